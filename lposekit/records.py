@@ -1,0 +1,59 @@
+"""The values that travel along the path of a record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+KEY_ROW_DIGITS = 4
+KEY_SHARD_DIGITS = 5
+
+
+def shard_name(shard: int) -> str:
+    """Base name of a shard's files: five digits, more when it takes more."""
+    return f"{shard:0{KEY_SHARD_DIGITS}d}"
+
+
+def sample_key(shard: int, row: int) -> str:
+    """Key of one sample: shard (5 digits) + row within the shard (4 digits), as img2dataset makes it."""
+    if not 0 <= row < 10**KEY_ROW_DIGITS:
+        raise ValueError(f"row {row} does not fit into {KEY_ROW_DIGITS} digits: use shards of at most 10000 rows")
+    return f"{shard_name(shard)}{row:0{KEY_ROW_DIGITS}d}"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """One input row. ``extra`` holds the list's other columns (similarity, punsafe, licence, ...) unchanged."""
+
+    key: str
+    url: str | None
+    caption: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Person:
+    """One detected person, in pixels of the stored image.
+
+    ``bbox_xyxy``: float32 [4], left, top, right, bottom. ``bbox_score`` in 0..1.
+    ``keypoints_K3``: float32 [K, 3], x, y and the model's raw score (its scale belongs to the model, see the zoo).
+    """
+
+    bbox_xyxy: npt.NDArray[np.float32]
+    bbox_score: float
+    keypoints_K3: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class PoseFailure:
+    """What stands in place of a picture's persons when the pose model failed on that picture alone.
+
+    ``outcome_crash`` is true when the model's process died on it, not only raised.
+    """
+
+    detail: str
+    outcome_crash: bool = False

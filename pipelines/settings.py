@@ -1,0 +1,155 @@
+"""Settings of the image build. Values only: how they are found and merged is `lposekit.settings`.
+
+Which of them change the bytes of a dataset is stated once, in `digest_fields`: a run with other values there may not
+continue a folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from lposekit.keypoints import PersonRule
+
+CliOnly = Annotated[bool, "flag only"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchSettings:
+    """How pictures are fetched."""
+
+    connect_timeout_s: float = 5.0
+    """Longest wait for a connection, TLS handshake included."""
+    idle_timeout_s: float = 5.0
+    """Longest silence of a server in the middle of an answer."""
+    total_timeout_s: float = 20.0
+    """Longest time for one row, all redirects and retries included."""
+    max_body_bytes: int = 32 * 2**20
+    """Largest body, as sent and after decoding; larger ones end as `too_big`."""
+    max_redirects: int = 5
+    retries: int = 2
+    """Further tries after a temporary failure (429, 5xx, reset), with jittered back-off and Retry-After."""
+    per_host_connections: int = 8
+    """Connections open to one host at the same time, in one worker."""
+    threads: int = 64
+    """Downloads at the same time, in one worker."""
+    user_agent: str = "lposekit/0.1 (dataset builder; +https://github.com/lposekit/lposekit)"
+    robots: bool = True
+    """Obey robots.txt (fetched once an origin, cached)."""
+    opt_out_headers: bool = True
+    """Obey X-Robots-Tag (noai, noimageai, noindex, noimageindex, noml) and TDM reservation."""
+    verify_hash: bool = True
+    """Check the list's md5, sha256 or hash column, where there is one."""
+    dedup: bool = False
+    """Turn down a picture whose sha256 already occurred in its shard."""
+    blocklist: tuple[Path, ...] = ()
+    """Files with one URL, domain or sha256 a line: never fetched, and refused by hash after the fetch."""
+    ca_file: Path | None = None
+    """Certificates to trust instead of the system's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSettings:
+    """What a stored picture is."""
+
+    size: int = 512
+    """Shorter side in pixels; the ratio is kept, and no picture is enlarged."""
+    jpeg_quality: int = 95
+    min_size: int = 64
+    """Pictures with a shorter side below this end as `too_small`."""
+    max_aspect_ratio: float = 8.0
+    max_pixels: int = 100_000_000
+    """Largest width x height, read from the header before anything is decoded."""
+    decode_memory_bytes: int = 2 * 2**30
+    decode_timeout_s: float = 20.0
+    decode_processes: int = 1
+    """Killable decoder children in one worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoseSettings:
+    """How persons and their keypoints are found."""
+
+    box_score_threshold: float = 0.5
+    min_box_area_fraction: float = 0.01
+    min_box_side_px: float = 48.0
+    keypoint_score_threshold: float | None = None
+    """Raw score from which a keypoint is detected; default: the model's own, from the zoo."""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: a GPU where there is one."""
+    precision: Literal["auto", "float32", "half", "bfloat16"] = "auto"
+    actors: int | None = None
+    """Pose model processes; default: `actors_per_gpu` a GPU, or one per `threads` cores."""
+    actors_per_gpu: int = 2
+    threads: int = 1
+    """Torch threads of one pose actor. Other thread counts give other last digits."""
+    batch_size: int = 16
+    """Pictures of one batch. Batches never cross shards."""
+    crop_batch_size: int = 32
+    attempts: int = 2
+    """Tries of a batch whose model process died before it is bisected to the picture that kills it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterSettings:
+    """Metadata filters, applied before any fetch. A row that lacks the column passes."""
+
+    max_punsafe: float | None = None
+    max_pwatermark: float | None = None
+    min_similarity: float | None = None
+    min_aesthetic: float | None = None
+    min_width: int | None = None
+    min_height: int | None = None
+    caption_pattern: str | None = None
+    """A regular expression that the caption must contain."""
+    max_caption_chars: int = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildImagesSettings:
+    """Settings of `lposekit build-laion-pose`."""
+
+    input: tuple[str, ...] = ()
+    """Lists of URLs and captions: parquet, csv, tsv, json, jsonl(.gz), txt; local or fsspec URL."""
+    output: Path | None = None
+    """The dataset folder."""
+    caption_column: str | None = None
+    url_column: str | None = None
+    rows_per_shard: int = 1000
+    workers: int | None = None
+    """Shards in work at the same time; default: one a core."""
+    min_detected: float = 0.5
+    """Share of the 17 body keypoints that a person needs."""
+    store_min_detected: float | None = None
+    """The same for what goes into the tars; default: `min_detected`."""
+    person_rule: PersonRule = "any"
+    detector: str = "rtmdet-m"
+    pose_model: str = "hrnet-w48"
+    weights_dir: Path | None = None
+    allow_private_addresses: CliOnly = False
+    """Fetch from private addresses too. A flag only: refused in settings files and environment."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster; default: a local one."""
+    min_success: float | None = None
+    """Exit 3 when a smaller share of the rows was fetched and decoded."""
+    shuffle_seed: int | None = None
+    """Shuffle the rows before sharding, against bursts to one host."""
+    max_rows: int | None = None
+    shard_attempts: int = 3
+    network_failure_limit: float | None = 0.9
+    """Stop (exit 3) when more than this share of the last rows failed by the network; none: never."""
+    network_failure_window: int = 500
+    fetch: FetchSettings = field(default_factory=FetchSettings)
+    image: ImageSettings = field(default_factory=ImageSettings)
+    pose: PoseSettings = field(default_factory=PoseSettings)
+    filter: FilterSettings = field(default_factory=FilterSettings)
+
+
+__all__ = [
+    "BuildImagesSettings",
+    "FetchSettings",
+    "FilterSettings",
+    "ImageSettings",
+    "PoseSettings",
+]
