@@ -1,0 +1,168 @@
+"""A dataset folder as a sequence of samples, without torch, Ray or MMPose."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lposekit.errors import LposekitError
+from lposekit.records import Person
+from lposekit.shards.card import read_card
+from lposekit.shards.index import ShardIndex, read_index
+from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.pose_json import person_from_record
+
+
+@dataclass(frozen=True)
+class PoseSample:
+    """One sample. ``members`` holds its files as bytes by name (``jpg``, ``txt``, ``json``, ``pose.json``, ``mp4``)."""
+
+    key: str
+    members: dict[str, bytes]
+
+    @property
+    def rgb_HWC(self) -> npt.NDArray[np.uint8]:
+        """The picture, uint8 [H, W, 3], RGB, 0..255, upright.
+
+        Raises:
+            LposekitError: the sample has no picture, or its bytes are damaged.
+        """
+        data = np.frombuffer(self.members.get("jpg", b""), np.uint8)
+        bgr_HWC = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        if bgr_HWC is None:
+            raise LposekitError(f"sample {self.key}: no readable picture. Run `lposekit verify` on its folder.")
+        return np.ascontiguousarray(bgr_HWC[:, :, ::-1])
+
+    @property
+    def caption(self) -> str:
+        return self.members.get("txt", b"").decode("utf-8")
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """The sample's row as stored in ``KEY.json``."""
+        return json.loads(self.members.get("json", b"{}"))
+
+    @cached_property
+    def pose(self) -> dict[str, Any]:
+        """``KEY.pose.json`` as stored; empty for a video clip."""
+        return json.loads(self.members.get("pose.json", b"{}"))
+
+    @cached_property
+    def persons(self) -> list[Person]:
+        """The persons, in pixels of `rgb_HWC`."""
+        return [person_from_record(record) for record in self.pose.get("persons", [])]
+
+    def skeleton(self, style: str = "followyourpose", size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+        """The persons drawn as a skeleton picture, uint8 [H, W, 3], RGB.
+
+        Args:
+            style: a style of `lposekit.skeleton`.
+            size: (height, width) to draw at; default: the picture's own.
+        """
+        from lposekit.skeleton import draw_skeleton
+
+        width, height = self.pose["width"], self.pose["height"]
+        keypoints_PK3 = np.stack([p.keypoints_K3 for p in self.persons]) if self.persons else np.zeros((0, 17, 3))
+        keypoints_PK3 = keypoints_PK3.astype(np.float32)
+        out_height, out_width = size or (height, width)
+        keypoints_PK3[..., 0] *= out_width / width
+        keypoints_PK3[..., 1] *= out_height / height
+        return draw_skeleton(
+            keypoints_PK3,
+            out_height,
+            out_width,
+            style=style,
+            score_threshold=self.pose["keypoint_score_threshold"],
+        )
+
+
+class PoseDataset(Sequence[PoseSample]):
+    """The samples of a dataset folder, in key order; reads by offset, keeps no picture in memory."""
+
+    def __init__(self, root: Path, card: dict[str, Any], shards: list[ShardIndex]) -> None:
+        self.root = root
+        self.card = card
+        self.shards = shards
+        self._ends = list(itertools.accumulate(len(shard.keys) for shard in shards))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> PoseSample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PoseSample]: ...
+    def __getitem__(self, index: int | slice) -> PoseSample | list[PoseSample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        index %= len(self)
+        which = bisect.bisect_right(self._ends, index)
+        shard = self.shards[which]
+        row = index - (self._ends[which] - len(shard.keys))
+        return PoseSample(shard.keys[row], read_members(shard, row))
+
+    def rows(self) -> pa.Table:
+        """One row per input row of the list, kept or not, as in the parquet files."""
+        layout = DatasetLayout(self.root)
+        tables = [pq.read_table(layout.parquet(shard.shard)) for shard in self.shards]
+        return pa.concat_tables(tables, promote_options="permissive")
+
+    def thumbnails(self) -> pa.Table:
+        """Small pictures (column ``jpeg``) of rows that were seen and turned down."""
+        layout = DatasetLayout(self.root)
+        return pa.concat_tables(
+            [pq.read_table(path) for shard in self.shards if (path := layout.thumbnails(shard.shard)).exists()]
+        )
+
+
+def read_members(shard: ShardIndex, row: int) -> dict[str, bytes]:
+    """The members of one sample, read by offset.
+
+    Raises:
+        LposekitError: the tar is shorter than its index says.
+    """
+    members = {}
+    with shard.tar_path.open("rb") as stream:
+        for name, (offset, size) in shard.members[row].items():
+            stream.seek(offset)
+            members[name] = stream.read(size)
+            if len(members[name]) != size:
+                raise LposekitError(
+                    f"shard {shard.tar_path}: cut short at sample {shard.keys[row]}. Run `lposekit verify` on it."
+                )
+    return members
+
+
+def open_dataset(dataset_dir: str | Path) -> PoseDataset:
+    """Open a dataset folder that `make laion-pose` or `lposekit build-video-shards` wrote.
+
+    Needs numpy, OpenCV and pyarrow only. Shards without a commit marker do not exist for it; the size of each tar is
+    compared with its marker.
+
+    Raises:
+        LposekitError: no dataset there, or a shard is damaged.
+    """
+    root = Path(dataset_dir)
+    shards = read_index(root)
+    for shard in shards:
+        found = shard.tar_path.stat().st_size if shard.tar_path.exists() else None
+        if found != shard.tar_bytes:
+            raise LposekitError(
+                f"shard {shard.tar_path}: {found} bytes, its commit says {shard.tar_bytes}. "
+                f"Run `lposekit verify {root}` to see all damage."
+            )
+    return PoseDataset(root, read_card(DatasetLayout(root)), shards)

@@ -1,0 +1,84 @@
+"""Where things lie in a dataset folder (DESIGN, "Dataset folder")."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lposekit.records import shard_name
+
+META_DIR = "_dataset"
+CARD_NAME = "dataset.json"
+SCHEMA_VERSION = 1
+_STATS_NAME = re.compile(r"^(\d{5,})_stats\.json$")
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetLayout:
+    """Paths of one dataset folder."""
+
+    root: Path
+
+    @property
+    def meta(self) -> Path:
+        return self.root / META_DIR
+
+    @property
+    def card(self) -> Path:
+        return self.meta / CARD_NAME
+
+    @property
+    def log(self) -> Path:
+        return self.meta / "log.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.meta / "report" / "index.html"
+
+    def tar(self, shard: int) -> Path:
+        return self.root / f"{shard_name(shard)}.tar"
+
+    def parquet(self, shard: int) -> Path:
+        return self.root / f"{shard_name(shard)}.parquet"
+
+    def stats(self, shard: int) -> Path:
+        return self.root / f"{shard_name(shard)}_stats.json"
+
+    def index(self, shard: int) -> Path:
+        return self.meta / "index" / f"{shard_name(shard)}.parquet"
+
+    def thumbnails(self, shard: int) -> Path:
+        return self.meta / "thumbnails" / f"{shard_name(shard)}.parquet"
+
+    def relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def committed_shards(self) -> list[int]:
+        """Shards with a commit marker, in order. What has none does not exist for a reader."""
+        if not self.root.is_dir():
+            return []
+        found = (_STATS_NAME.match(entry.name) for entry in self.root.iterdir())
+        return sorted(int(match.group(1)) for match in found if match)
+
+    def read_stats(self, shard: int) -> dict[str, Any]:
+        return json.loads(self.stats(shard).read_text(encoding="utf-8"))
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Counters added up by name, names sorted."""
+    total: dict[str, int] = {}
+    for count in counts:
+        for name, number in count.items():
+            total[name] = total.get(name, 0) + number
+    return dict(sorted(total.items()))

@@ -1,0 +1,78 @@
+"""``KEY.pose.json``: the persons of one picture, in pixels of the stored image (schema 1)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lposekit.keypoints import KeypointFormat, num_detected
+from lposekit.records import Person
+
+SCHEMA = 1
+PIXEL_DECIMALS = 2
+SCORE_DECIMALS = 4
+
+
+def _rounded(value: float, decimals: int) -> float | None:
+    # JSON has no NaN; a keypoint that the model gave no finite place is stored as null and read back as NaN.
+    return round(float(value), decimals) if math.isfinite(value) else None
+
+
+def person_record(
+    person: Person, width: int, height: int, keypoint_score_threshold: float, keypoint_format: KeypointFormat
+) -> dict[str, Any]:
+    """One person as stored: box (x, y, w, h), scores, keypoints, and how many of the 17 are detected."""
+    left, top, right, bottom = (float(v) for v in person.bbox_xyxy)
+    detected = num_detected(person.keypoints_K3, width, height, keypoint_score_threshold, keypoint_format.body17)
+    return {
+        "bbox": [_rounded(v, PIXEL_DECIMALS) for v in (left, top, right - left, bottom - top)],
+        "bbox_score": _rounded(person.bbox_score, SCORE_DECIMALS),
+        "keypoints": [
+            _rounded(value, SCORE_DECIMALS if column == 2 else PIXEL_DECIMALS)
+            for row in person.keypoints_K3
+            for column, value in enumerate(row)
+        ],
+        "num_detected": detected,
+        "detected_fraction": round(detected / len(keypoint_format.body17), SCORE_DECIMALS),
+    }
+
+
+def round_person(person: Person) -> Person:
+    """The person as it comes back from disk, so that a verdict now equals a verdict on the stored numbers."""
+    keypoints_K3 = np.empty_like(person.keypoints_K3)
+    keypoints_K3[:, :2] = np.round(person.keypoints_K3[:, :2].astype(np.float64), PIXEL_DECIMALS)
+    keypoints_K3[:, 2] = np.round(person.keypoints_K3[:, 2].astype(np.float64), SCORE_DECIMALS)
+    left, top, right, bottom = (float(v) for v in person.bbox_xyxy)
+    x, y, w, h = (round(v, PIXEL_DECIMALS) for v in (left, top, right - left, bottom - top))
+    return Person(
+        np.array([x, y, x + w, y + h], np.float32), round(float(person.bbox_score), SCORE_DECIMALS), keypoints_K3
+    )
+
+
+def pose_json(records: Sequence[dict[str, Any]], width: int, height: int, pose_card: Mapping[str, Any]) -> bytes:
+    """The bytes of ``KEY.pose.json``. ``pose_card`` has keypoint_format, pose_model, keypoint_score_threshold."""
+    value = {
+        "schema": SCHEMA,
+        "width": width,
+        "height": height,
+        "keypoint_format": pose_card["keypoint_format"],
+        "pose_model": pose_card["pose_model"],
+        "keypoint_score_threshold": pose_card["keypoint_score_threshold"],
+        "persons": list(records),
+    }
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def person_from_record(record: Mapping[str, Any]) -> Person:
+    """A stored person (from ``pose.json`` or the parquet column) as `Person`; null becomes NaN."""
+    x, y, w, h = (float(v) for v in record["bbox"])
+    values = [math.nan if v is None else float(v) for v in record["keypoints"]]
+    return Person(
+        np.array([x, y, x + w, y + h], np.float32),
+        float(record["bbox_score"]),
+        np.array(values, np.float32).reshape(-1, 3),
+    )

@@ -1,0 +1,185 @@
+"""Check a dataset folder: every byte against its commit marker, every sample against its rows, both accounting laws."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lposekit.errors import LposekitError, Outcome
+from lposekit.shards.card import read_card
+from lposekit.shards.layout import DatasetLayout, sha256_file
+
+IMAGE_MEMBERS = frozenset({"jpg", "txt", "json", "pose.json"})
+CLIP_MEMBERS = frozenset({"txt", "json"})
+MAX_MEMBER_BYTES = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One damage: where (a file, or a sample's key) and what."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+def verify_dataset(dataset_dir: Path) -> list[Finding]:
+    """Everything that is wrong with a dataset folder; an empty list when nothing is.
+
+    Nothing is unpacked or unpickled, and memory is bounded by one shard's rows.
+
+    Raises:
+        LposekitError: the folder is no dataset.
+    """
+    layout = DatasetLayout(Path(dataset_dir))
+    card = read_card(layout)
+    findings = list(_strange_files(layout))
+    seen: dict[str, str] = {}
+    for shard in layout.committed_shards():
+        findings.extend(_verify_shard(layout, shard, card, seen))
+    listed = set(card.get("shards", []))
+    missing = sorted(listed - {layout.tar(shard).stem for shard in layout.committed_shards()})
+    findings.extend(Finding(f"{name}_stats.json", "listed in the card, but not there") for name in missing)
+    return findings
+
+
+def _strange_files(layout: DatasetLayout) -> Iterator[Finding]:
+    """Files that no commit marker speaks of."""
+    committed = layout.committed_shards()
+    known = {p.name for s in committed for p in (layout.tar(s), layout.parquet(s), layout.stats(s))}
+    for path in sorted(layout.root.iterdir()):
+        if path.name == "_dataset" or path.name.startswith(".") or path.name in known:
+            continue
+        if ".partial" in path.name or path.name.endswith((".new", ".replaced")):
+            yield Finding(path.name, "left by a killed run; the same command, run again, removes it and resumes")
+        elif path.suffix in (".tar", ".parquet"):
+            yield Finding(path.name, "has no commit marker; the same command, run again, redoes the shard")
+        else:
+            yield Finding(path.name, "does not belong to the dataset")
+
+
+def _verify_shard(layout: DatasetLayout, shard: int, card: dict[str, Any], seen: dict[str, str]) -> Iterator[Finding]:
+    name = layout.stats(shard).name
+    try:
+        stats = layout.read_stats(shard)
+        files = dict(stats["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield Finding(name, f"the commit marker cannot be read ({error})")
+        return
+    damaged = list(_verify_files(layout, files))
+    yield from damaged
+    for path in (layout.tar(shard), layout.parquet(shard), layout.index(shard)):
+        if layout.relative(path) not in files:
+            damaged.append(Finding(name, f"does not speak of {layout.relative(path)}"))
+            yield damaged[-1]
+    if not damaged:
+        yield from _verify_content(layout, shard, stats, card, seen)
+
+
+def _verify_files(layout: DatasetLayout, files: dict[str, dict[str, Any]]) -> Iterator[Finding]:
+    for relative, described in sorted(files.items()):
+        path = layout.root / relative
+        if not path.is_file():
+            yield Finding(relative, "missing")
+        elif path.stat().st_size != described["bytes"]:
+            yield Finding(relative, f"{path.stat().st_size} bytes, its commit says {described['bytes']}")
+        elif sha256_file(path) != described["sha256"]:
+            yield Finding(relative, "sha256 differs from its commit: bytes were changed")
+
+
+def _verify_content(
+    layout: DatasetLayout, shard: int, stats: dict[str, Any], card: dict[str, Any], seen: dict[str, str]
+) -> Iterator[Finding]:
+    """A shard whose bytes are those of its commit: does it also make sense?"""
+    tar_name = layout.tar(shard).name
+    try:
+        table = pq.read_table(layout.parquet(shard))
+        index = pq.read_table(layout.index(shard)).to_pylist()
+        members = list(_tar_members(layout.tar(shard)))
+    except (OSError, pa.ArrowException, tarfile.TarError, LposekitError) as error:
+        yield Finding(tar_name, str(error))
+        return
+    yield from _verify_tar(tar_name, members, index, card)
+    yield from _verify_laws(layout.parquet(shard).name, table, stats, [row["key"] for row in index], card)
+    for key in table["key"].to_pylist():
+        if seen.setdefault(key, tar_name) != tar_name:
+            yield Finding(tar_name, f"key {key} also occurs in {seen[key]}")
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, data offset and size of each member.
+
+    Raises:
+        LposekitError: a member that is no plain file, or of an absurd size.
+    """
+    with tarfile.open(path, "r:", ignore_zeros=False) as tar:
+        for info in tar:
+            if not info.isreg() or info.size > MAX_MEMBER_BYTES:
+                raise LposekitError(f"member {info.name!r} is not a plain file of a sane size")
+            yield info.name, info.offset_data, info.size
+
+
+def _verify_tar(
+    tar_name: str, members: list[tuple[str, int, int]], index: list[dict[str, Any]], card: dict[str, Any]
+) -> Iterator[Finding]:
+    """Members: whitelisted, adjacent, complete, and where the index says."""
+    indexed = [(f"{row['key']}.{m['name']}", m["offset"], m["size"]) for row in index for m in row["members"]]
+    if indexed != members:
+        yield Finding(tar_name, f"its index names {len(indexed)} members that are not the {len(members)} in the tar")
+    keys = [row["key"] for row in index]
+    if keys != sorted(set(keys)):
+        yield Finding(tar_name, "keys are repeated, not adjacent or out of order")
+    for row in index:
+        names = {member["name"] for member in row["members"]}
+        if len(names) != len(row["members"]) or not _complete(names, card.get("kind", "image")):
+            yield Finding(tar_name, f"sample {row['key']} has the members {sorted(names)}")
+
+
+def _complete(names: set[str], kind: str) -> bool:
+    if kind == "image":
+        return names == IMAGE_MEMBERS
+    content = names - CLIP_MEMBERS
+    frames_only = all(name.endswith(".jpg") for name in content)
+    return names >= CLIP_MEMBERS and bool(content) and (content == {"mp4"} or frames_only)
+
+
+def _verify_laws(
+    parquet_name: str, table: pa.Table, stats: dict[str, Any], sample_keys: list[str], card: dict[str, Any]
+) -> Iterator[Finding]:
+    """Rows in = sum of outcomes; the kept rows are the samples; windows = clips written + dropped."""
+    outcomes = Counter(table["outcome"].to_pylist())
+    unknown = sorted(str(value) for value in outcomes if value not in set(Outcome))
+    if unknown:
+        yield Finding(parquet_name, f"unknown outcomes {unknown}")
+    if dict(outcomes) != {k: v for k, v in stats.get("outcomes", {}).items() if v} or len(table) != stats["count"]:
+        yield Finding(parquet_name, f"{len(table)} rows {dict(outcomes)}, its commit says {stats.get('outcomes')}")
+    if stats["num_samples"] != len(sample_keys):
+        yield Finding(parquet_name, f"{len(sample_keys)} samples, its commit says {stats['num_samples']}")
+    if card.get("kind", "image") == "image":
+        stored = set(sample_keys)
+        lost = [k for k, o in zip(table["key"].to_pylist(), table["outcome"].to_pylist(), strict=True) if o == "kept"]
+        if not set(lost) <= stored:
+            yield Finding(parquet_name, f"kept rows without a sample: {sorted(set(lost) - stored)[:3]}")
+        if not stored <= set(table["key"].to_pylist()):
+            yield Finding(parquet_name, "samples without a row")
+    else:
+        dropped = sum(stats.get("dropped", {}).values())
+        if stats.get("windows", 0) != stats.get("clips", 0) + dropped:
+            yield Finding(
+                parquet_name, f"{stats.get('windows')} windows, {stats.get('clips')} clips + {dropped} dropped"
+            )
+
+
+def findings_json(findings: list[Finding]) -> str:
+    """Findings as machine-readable JSON."""
+    return json.dumps([{"where": finding.where, "what": finding.what} for finding in findings], indent=1)

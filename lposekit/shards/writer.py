@@ -1,0 +1,222 @@
+"""One shard, committed by rename: tar, parquet, index and thumbnails first, ``_stats.json`` last.
+
+Same samples, same bytes: fixed tar times and owners, members sorted, parquet without dates. Until the last rename the
+shard does not exist for any reader; after it, all of it does.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lposekit.errors import LposekitError
+from lposekit.faults import fault_point
+from lposekit.records import shard_name
+from lposekit.shards.files import disk_error, sync_file, sync_folder, write_json
+from lposekit.shards.layout import DatasetLayout, sha256_file
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        (
+            "members",
+            pa.list_(pa.struct([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])),
+        ),
+    ]
+)
+THUMBNAIL_SCHEMA = pa.schema([("key", pa.string()), ("outcome", pa.string()), ("jpeg", pa.binary())])
+
+
+@dataclass(slots=True)
+class ShardWriter:
+    """Writes the files of one shard under partial names and commits them.
+
+    Args:
+        layout: the dataset folder, which must exist.
+        shard: number of the shard.
+        run_id: name of the run, part of the partial names, so that two runs never write the same file.
+    """
+
+    layout: DatasetLayout
+    shard: int
+    run_id: str
+    num_samples: int = 0
+    _last_key: str = ""
+    _tar: Any = None
+    _stream: Any = None
+    _thumbnails: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Append one sample; keys must rise.
+
+        Raises:
+            LposekitError: the disk is full.
+        """
+        assert key > self._last_key, f"keys must rise: {key} after {self._last_key}"
+        assert "." not in key, key
+        try:
+            self._open().write({"__key__": key, **members})
+        except OSError as error:
+            raise disk_error(error, self.layout.tar(self.shard), sum(map(len, members.values()))) from error
+        self._last_key = key
+        self.num_samples += 1
+
+    def add_thumbnail(self, key: str, outcome: str, jpeg: bytes) -> None:
+        """Keep a small picture of a rejected row for the report."""
+        self._thumbnails.append({"key": key, "outcome": outcome, "jpeg": jpeg})
+
+    def commit(self, table: pa.Table, stats: dict[str, Any]) -> dict[str, Any]:
+        """Make the shard visible. ``stats`` gains ``files`` and ``num_samples``; returns it.
+
+        Raises:
+            LposekitError: the disk is full; nothing became visible.
+        """
+        try:
+            partials = self._write_partials(table)
+            stats = {**stats, "num_samples": self.num_samples, "files": self._describe(partials)}
+            publish(self.layout, self.shard, partials, stats, self.run_id)
+        except OSError as error:
+            self.discard()
+            raise disk_error(error, self.layout.tar(self.shard), table.nbytes) from error
+        except LposekitError:
+            self.discard()
+            raise
+        return stats
+
+    def discard(self) -> None:
+        """Remove what was written and not committed."""
+        if self._stream is not None:
+            self._stream.close()
+        for path in self._final_paths():
+            self._partial(path).unlink(missing_ok=True)
+
+    def _final_paths(self) -> list[Path]:
+        layout, shard = self.layout, self.shard
+        return [layout.tar(shard), layout.parquet(shard), layout.index(shard), layout.thumbnails(shard)]
+
+    def _partial(self, path: Path) -> Path:
+        return path.with_name(f"{path.name}.{self.run_id}.partial")
+
+    def _open(self) -> Any:
+        if self._tar is None:
+            import webdataset  # one second, and only workers need it
+
+            self._stream = self._partial(self.layout.tar(self.shard)).open("wb")
+            self._tar = webdataset.TarWriter(
+                self._stream, encoder=False, compress=False, mtime=0, user="lposekit", group="lposekit"
+            )
+        return self._tar
+
+    def _write_partials(self, table: pa.Table) -> dict[Path, Path]:
+        """All files of the shard under partial names, synced. Returns final name -> partial name."""
+        self._open().close()
+        self._stream.close()
+        partials = {path: self._partial(path) for path in self._final_paths()}
+        tar, parquet, index, thumbnails = self._final_paths()
+        index.parent.mkdir(parents=True, exist_ok=True)
+        thumbnails.parent.mkdir(parents=True, exist_ok=True)
+        fault_point("shard:before_fsync")
+        pq.write_table(table, partials[parquet], compression="zstd")
+        pq.write_table(scan_members(partials[tar]), partials[index], compression="zstd")
+        pq.write_table(
+            pa.Table.from_pylist(self._thumbnails, schema=THUMBNAIL_SCHEMA), partials[thumbnails], compression="none"
+        )
+        for partial in partials.values():
+            sync_file(partial)
+        return partials
+
+    def _describe(self, partials: Mapping[Path, Path]) -> dict[str, dict[str, Any]]:
+        return {
+            self.layout.relative(final): {"bytes": partial.stat().st_size, "sha256": sha256_file(partial)}
+            for final, partial in partials.items()
+        }
+
+
+def scan_members(tar_path: Path) -> pa.Table:
+    """The index of a tar: one row per sample in tar order, members with absolute offset and size of their data."""
+    rows: list[dict[str, Any]] = []
+    with tarfile.open(tar_path, "r:") as tar:
+        for info in tar:
+            key, _, name = info.name.partition(".")
+            if not rows or rows[-1]["key"] != key:
+                rows.append({"key": key, "members": []})
+            rows[-1]["members"].append({"name": name, "offset": info.offset_data, "size": info.size})
+    return pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
+
+
+def publish(
+    layout: DatasetLayout, shard: int, partials: Mapping[Path, Path], stats: dict[str, Any], run_id: str
+) -> None:
+    """Rename a shard's synced partial files into place, the commit marker last.
+
+    A shard that is already committed is replaced: its marker is set aside first, beside the new one, so that a reader
+    sees the old shard, no shard, or the new one; `finish_replacements` completes a replacement that was killed.
+    """
+    marker = layout.stats(shard)
+    new_marker = marker.with_name(f"{marker.name}.{run_id}.new")
+    write_json(new_marker, stats)
+    if marker.exists():
+        marker.rename(marker.with_name(f"{marker.name}.{run_id}.replaced"))
+        sync_folder(layout.root)
+        fault_point("shard:marker_set_aside")
+    _rename_all(layout, shard, partials, new_marker)
+    marker.with_name(f"{marker.name}.{run_id}.replaced").unlink(missing_ok=True)
+
+
+def _rename_all(layout: DatasetLayout, shard: int, partials: Mapping[Path, Path], new_marker: Path) -> None:
+    for position, (final, partial) in enumerate(partials.items()):
+        partial.rename(final)
+        if position == 0:
+            fault_point("shard:between_tar_and_parquet")
+    for folder in {final.parent for final in partials}:
+        sync_folder(folder)
+    fault_point("shard:before_stats")
+    new_marker.rename(layout.stats(shard))
+    sync_folder(layout.root)
+
+
+def finish_replacements(layout: DatasetLayout) -> list[int]:
+    """Complete the replacements of committed shards that a kill cut short; returns the shards.
+
+    All new files were synced before the old marker was set aside, so going forward is always possible.
+    """
+    done = []
+    for aside in sorted(layout.root.glob("*_stats.json.*.replaced")):
+        base, run_id = aside.name.removesuffix(".replaced").split("_stats.json.")
+        shard = int(base)
+        new_marker = layout.root / f"{shard_name(shard)}_stats.json.{run_id}.new"
+        if new_marker.exists():
+            finals = _final_files(layout, shard)
+            partials = {final: final.with_name(f"{final.name}.{run_id}.partial") for final in finals}
+            _rename_all(layout, shard, {f: p for f, p in partials.items() if p.exists()}, new_marker)
+            done.append(shard)
+        aside.unlink()
+    return done
+
+
+def _final_files(layout: DatasetLayout, shard: int) -> list[Path]:
+    return [layout.tar(shard), layout.parquet(shard), layout.index(shard), layout.thumbnails(shard)]
+
+
+def remove_partials(layout: DatasetLayout) -> int:
+    """Remove what killed runs left under partial names; returns how many files.
+
+    Only for a driver that holds the folder's lock, after `finish_replacements`.
+    """
+    leftovers = [
+        path
+        for folder in (layout.root, layout.meta / "index", layout.meta / "thumbnails")
+        if folder.is_dir()
+        for pattern in ("*.partial", "*_stats.json.*.new")
+        for path in folder.glob(pattern)
+    ]
+    for path in leftovers:
+        os.unlink(path)
+    return len(leftovers)
