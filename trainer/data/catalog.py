@@ -1,0 +1,188 @@
+"""The shards that a run trains on, where each sample's bytes lie, and whether they are still what was committed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lposekit.errors import LposekitError, UsageError
+from lposekit.shards.card import read_card
+from lposekit.shards.layout import DatasetLayout, sha256_file
+from trainer.data.source import ByteSource, LocalFiles
+
+REQUIRED_MEMBERS = {"image": ("jpg", "txt", "pose.json"), "video": ("mp4", "txt", "json"), "latents": ("latents",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One committed shard. ``keys``: [N] strings; ``places``: member name -> int64 [N, 2] of (offset, size), -1 if absent.
+
+    Arrays rather than lists of dictionaries: an index of millions of clips stays small, and forked workers share it.
+    """
+
+    name: str
+    tar_name: str
+    tar_bytes: int
+    tar_sha256: str
+    keys: npt.NDArray[np.str_]
+    places: dict[str, npt.NDArray[np.int64]]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset folder as the trainer sees it. ``kind`` is ``image`` or ``video``."""
+
+    root: Path
+    kind: str
+    card: dict[str, Any]
+    shards: tuple[Shard, ...]
+    source: ByteSource
+
+    def digest(self) -> str:
+        """SHA-256 over the names and hashes of all shards: changes when any byte of the data does."""
+        lines = [f"{shard.name} {shard.tar_sha256} {len(shard)}" for shard in self.shards]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def read(self, shard: Shard, row: int, members: Sequence[str]) -> dict[str, bytes]:
+        """Members of one sample by name, read by offset.
+
+        Raises:
+            LposekitError: the shard is shorter than its index says, or cannot be read.
+        """
+        read = {}
+        for member in members:
+            offset, size = shard.places[member][row].tolist()
+            try:
+                read[member] = self.source.read(shard.tar_name, offset, size)
+            except OSError as error:
+                raise LposekitError(f"{self.describe(shard)}: {error}. {self._advice()}") from error
+            if len(read[member]) != size:
+                raise LposekitError(
+                    f"{self.describe(shard)}: cut short at sample {shard.keys[row]}, member {member}. {self._advice()}"
+                )
+        return read
+
+    def describe(self, shard: Shard) -> str:
+        return f"shard {shard.name} of {self.root}"
+
+    def check_sizes(self) -> None:
+        """Refuse, naming it, any shard that is gone or not as long as when it was committed."""
+        for shard in self.shards:
+            found = self.source.size(shard.tar_name)
+            if found is None:
+                raise LposekitError(f"{self.describe(shard)}: {shard.tar_name} is missing. {self._advice()}")
+            if found != shard.tar_bytes:
+                raise LposekitError(
+                    f"{self.describe(shard)}: {shard.tar_name} has {found} bytes, its commit says {shard.tar_bytes}. "
+                    f"{self._advice()}"
+                )
+
+    def check_hashes(self) -> None:
+        """Refuse, naming it, any shard with another SHA-256 than when it was committed. Reads everything."""
+        for shard in self.shards:
+            if sha256_file(self.root / shard.tar_name) != shard.tar_sha256:
+                raise LposekitError(f"{self.describe(shard)}: {shard.tar_name} has other bytes than it was committed with. {self._advice()}")
+
+    def _advice(self) -> str:
+        return f"Run `lposekit verify {self.root}` to see all damage, then build the shard again or restore it from a copy."
+
+
+def open_catalog(roots: Sequence[Path], kind: str) -> tuple[Dataset, ...]:
+    """The datasets of a run, all of ``kind``, with every shard's size checked.
+
+    Raises:
+        UsageError: no folder, or a dataset of the other kind.
+        LposekitError: no dataset there, or a shard is damaged, changed or shares keys with another.
+    """
+    if not roots:
+        raise UsageError("no data: name dataset folders with --data")
+    datasets = tuple(open_dataset_folder(Path(root)) for root in roots)
+    for dataset in datasets:
+        if dataset.kind != kind:
+            wanted = {"image": "stage 1 trains on pictures", "video": "stage 2 trains on clips"}[kind]
+            raise UsageError(f"{dataset.root} is a dataset of kind {dataset.kind!r}, but {wanted}: name another --data")
+        dataset.check_sizes()
+    return datasets
+
+
+def open_dataset_folder(root: Path) -> Dataset:
+    """Index of one dataset folder; no sizes are checked yet."""
+    layout = DatasetLayout(root)
+    numbers = layout.committed_shards()
+    if not numbers:
+        raise LposekitError(
+            f"{root}: no committed shard there. Name a folder that `make laion-pose` or `lposekit build-video-shards` wrote."
+        )
+    card = read_card(layout)
+    kind = str(card.get("kind", "image"))
+    shards = tuple(_read_shard(layout, number, REQUIRED_MEMBERS[kind]) for number in numbers)
+    _refuse_shared_keys(root, shards)
+    return Dataset(root, kind, card, shards, LocalFiles(root))
+
+
+def _read_shard(layout: DatasetLayout, number: int, required: Sequence[str]) -> Shard:
+    tar = layout.tar(number)
+    try:
+        described = layout.read_stats(number)["files"][layout.relative(tar)]
+        table = pq.read_table(layout.index(number)).combine_chunks()
+        keys = np.asarray(table["key"].to_pylist(), dtype=np.str_)
+        places = _places(table)
+    except (OSError, KeyError, json.JSONDecodeError, pa.ArrowInvalid) as error:
+        raise LposekitError(
+            f"shard {tar.stem} of {layout.root}: its index or commit marker cannot be read ({error}). "
+            f"Run `lposekit verify {layout.root}` to see all damage."
+        ) from error
+    shard = Shard(tar.stem, tar.name, described["bytes"], described["sha256"], keys, places)
+    _refuse_missing_members(layout.root, shard, required)
+    return shard
+
+
+def _places(table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
+    """Arrow's lists of (name, offset, size) as one array [N, 2] for each name."""
+    lists = table["members"].combine_chunks()
+    rows = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)  # pyright: ignore
+    members = pc.list_flatten(lists)  # pyright: ignore
+    names = np.asarray(members.field("name").to_pylist(), dtype=np.str_)
+    pairs = np.stack([members.field("offset").to_numpy(), members.field("size").to_numpy()], axis=1)
+    places = {}
+    for name in np.unique(names):
+        chosen = names == name
+        places[str(name)] = np.full((len(table), 2), -1, np.int64)
+        places[str(name)][rows[chosen]] = pairs[chosen]
+    return places
+
+
+def _refuse_missing_members(root: Path, shard: Shard, required: Sequence[str]) -> None:
+    for member in required:
+        places = shard.places.get(member)
+        absent = np.arange(len(shard)) if places is None else np.flatnonzero(places[:, 0] < 0)
+        if len(absent):
+            raise LposekitError(
+                f"shard {shard.name} of {root}: sample {shard.keys[absent[0]]} has no member {member!r} "
+                f"({len(absent)} of {len(shard)} samples lack it). Build the shard again."
+            )
+
+
+def _refuse_shared_keys(root: Path, shards: Sequence[Shard]) -> None:
+    seen: dict[str, str] = {}
+    for shard in shards:
+        if len(np.unique(shard.keys)) != len(shard.keys):
+            raise LposekitError(f"shard {shard.name} of {root}: two samples share a key. Build the shard again.")
+        # keys begin with the number of their shard, so first and last place a whole shard
+        for key in {str(key) for key in shard.keys[[0, -1]]} if len(shard) else set():
+            if key in seen:
+                raise LposekitError(f"shards {seen[key]} and {shard.name} of {root} share the key {key}. Build one of them again.")
+            seen[key] = shard.name

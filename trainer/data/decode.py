@@ -1,0 +1,202 @@
+"""From a sample's stored bytes to arrays: pictures, clips, keypoints.
+
+Pictures and clips are uint8 RGB: they stay small on their way through the worker's pipe, and the training device scales them.
+Bytes here were written by us and are checked by size or hash; anything that still fails names its sample.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from lposekit.keypoints import KEYPOINT_FORMATS
+from lposekit.shards.pose_json import person_from_record
+from lposekit.skeleton import draw_skeleton
+from lposekit.skeleton_styles import StyleName
+from trainer.data.geometry import Crop, Geometry, choose_geometry
+from trainer.data.random import SampleRandom
+
+_REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
+
+
+class DamagedSample(ValueError):
+    """A sample's bytes cannot be decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """How to draw. ``score_threshold`` None: the one that the dataset was built with."""
+
+    style: StyleName = "followyourpose"
+    score_threshold: float | None = None
+    line_width: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How to crop: see `choose_geometry`."""
+
+    size: int
+    crop: Crop = "center"
+    flip: float = 0.0
+
+
+def decode_picture(jpeg: bytes, framing: Framing, random: SampleRandom) -> tuple[npt.NDArray[np.uint8], Geometry]:
+    """The training picture uint8 [size, size, 3] of a stored JPEG, and its geometry.
+
+    A JPEG twice as large as needed, or more, is decoded at a fraction of its size.
+    """
+    height, width = _jpeg_size(jpeg)
+    geometry = choose_geometry(height, width, framing.size, framing.crop, framing.flip, random)
+    factor, flag = _reduction(geometry)
+    bgr_HWC = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    if bgr_HWC is None or bgr_HWC.shape[0] != -(-height // factor):
+        raise DamagedSample("its picture cannot be decoded")
+    return cv2.cvtColor(geometry.picture(bgr_HWC), cv2.COLOR_BGR2RGB), geometry  # pyright: ignore
+
+
+def _reduction(geometry: Geometry) -> tuple[int, int]:
+    for factor, flag in _REDUCED:
+        if geometry.source_height >= factor * geometry.height:
+            return factor, flag
+    return 1, cv2.IMREAD_COLOR
+
+
+def _jpeg_size(jpeg: bytes) -> tuple[int, int]:
+    """(height, width) from the frame header, without decoding (ITU T.81, B.2.2)."""
+    position = 2
+    while jpeg[:2] == b"\xff\xd8" and position + 9 <= len(jpeg) and jpeg[position] == 0xFF:
+        marker, length = jpeg[position + 1], int.from_bytes(jpeg[position + 2 : position + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            size = jpeg[position + 5 : position + 9]
+            height, width = int.from_bytes(size[:2], "big"), int.from_bytes(size[2:], "big")
+            if height and width:
+                return height, width
+            break
+        position += 2 + length
+    raise DamagedSample("its picture is no JPEG with a size")
+
+
+def decode_skeleton(pose_json: bytes, geometry: Geometry, skeleton: Skeleton) -> npt.NDArray[np.uint8]:
+    """The skeleton of all persons, uint8 [size, size, 3], drawn at the training picture's size."""
+    try:
+        pose = json.loads(pose_json)
+        points = KEYPOINT_FORMATS[pose["keypoint_format"]]
+        persons = [person_from_record(record).keypoints_K3 for record in pose["persons"]]
+        threshold = pose["keypoint_score_threshold"] if skeleton.score_threshold is None else skeleton.score_threshold
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedSample(f"its pose.json cannot be read ({error!r})") from error
+    empty = np.zeros((0, points.num_keypoints, 3), np.float32)
+    keypoints_PK3 = geometry.keypoints(np.stack(persons) if persons else empty, points)
+    return draw_skeleton(
+        keypoints_PK3,
+        geometry.size,
+        geometry.size,
+        style=skeleton.style,
+        score_threshold=threshold,
+        line_width=skeleton.line_width,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ClipPlan:
+    """Which source frames make a clip: `frames` of them from a drawn start on, `stride` apart.
+
+    ``stride_s`` overrides ``stride`` by the clip's frame rate.
+    """
+
+    frames: int
+    stride: int = 1
+    stride_s: float | None = None
+
+    def indices(self, num_frames: int, fps: float, random: SampleRandom) -> npt.NDArray[np.int64]:
+        """Source frames [frames], rising. A source too short for the stride takes the largest one that fits; one with
+        fewer frames than the clip repeats its last."""
+        stride = self.stride if self.stride_s is None else max(1, round(self.stride_s * fps))
+        if self.frames > 1:
+            stride = max(1, min(stride, (num_frames - 1) // (self.frames - 1)))
+        span = (self.frames - 1) * stride + 1
+        start = int(random.stream("clip_start").integers(max(1, num_frames - span + 1)))
+        return np.minimum(start + np.arange(self.frames) * stride, num_frames - 1)
+
+
+def read_clip_facts(sample_json: bytes) -> tuple[int, float]:
+    """(num_frames, fps) of a stored clip."""
+    try:
+        facts = json.loads(sample_json)
+        num_frames, fps = int(facts["num_frames"]), float(facts["fps"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedSample(f"its json lacks num_frames or fps ({error!r})") from error
+    if num_frames < 1 or not fps > 0:
+        raise DamagedSample(f"its json says {num_frames} frames at {fps} a second")
+    return num_frames, fps
+
+
+def decode_clip(
+    mp4: bytes, wanted_F: npt.NDArray[np.int64], framing: Framing, random: SampleRandom
+) -> npt.NDArray[np.uint8]:
+    """The training clip uint8 [F, size, size, 3]: source frames ``wanted_F`` (rising) of a stored mp4.
+
+    Seeks to the key frame before the first and decodes on; frames between are decoded and never converted.
+    """
+    clip_FHWC = np.empty((len(wanted_F), framing.size, framing.size, 3), np.uint8)
+    try:
+        with av.open(io.BytesIO(mp4), "r") as container:
+            found = _decode_frames(container, wanted_F, framing, random, clip_FHWC)
+    except (av.FFmpegError, IndexError) as error:
+        raise DamagedSample(f"its clip cannot be decoded ({error})") from error
+    if found < len(wanted_F):
+        raise DamagedSample(f"its clip ends before frame {wanted_F[found]}")
+    return clip_FHWC
+
+
+def _decode_frames(
+    container: av.container.InputContainer,
+    wanted_F: npt.NDArray[np.int64],
+    framing: Framing,
+    random: SampleRandom,
+    clip_FHWC: npt.NDArray[np.uint8],
+) -> int:
+    """Fills ``clip_FHWC``; returns how many of its frames were found."""
+    stream = container.streams.video[0]
+    # workers are the parallelism; a decoder with threads of its own would only fight them
+    stream.thread_type, stream.codec_context.thread_count = "SLICE", 1
+    rate, unit, origin = stream.average_rate, stream.time_base, stream.start_time or 0
+    if rate is None or unit is None:
+        raise DamagedSample("its clip has no frame rate")
+    ticks = float(1 / (rate * unit))
+    if wanted_F[0] > 0:
+        container.seek(origin + round(float(wanted_F[0]) * ticks), stream=stream)
+    geometry, found = None, 0
+    for frame in container.decode(stream):
+        if frame.pts is None:
+            raise DamagedSample("its clip has frames without a time")
+        index = round((frame.pts - origin) / ticks)
+        if index < wanted_F[found]:
+            continue
+        if index > wanted_F[found]:
+            raise DamagedSample(f"its clip lacks frame {wanted_F[found]}")
+        if geometry is None:
+            geometry = choose_geometry(frame.height, frame.width, framing.size, framing.crop, framing.flip, random)
+        picture = geometry.cut(_to_rgb(frame, geometry))
+        while found < len(wanted_F) and wanted_F[found] == index:
+            clip_FHWC[found] = picture
+            found += 1
+        if found == len(wanted_F):
+            break
+    return found
+
+
+def _to_rgb(frame: av.VideoFrame, geometry: Geometry) -> npt.NDArray[np.uint8]:
+    """RGB at the geometry's height x width; scaling and colour conversion in one pass."""
+    shrinks = frame.height > geometry.height
+    scaled = frame.reformat(
+        width=geometry.width, height=geometry.height, format="rgb24", interpolation="AREA" if shrinks else "BICUBIC"
+    )
+    return scaled.to_ndarray()
