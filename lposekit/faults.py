@@ -1,7 +1,7 @@
 """Named points at which a test kills the process for real. Without the environment variable they do nothing.
 
-``LPOSEKIT_FAULT="NAME@MARKER"``: the first process that reaches the point NAME creates the file MARKER and is killed with
-SIGKILL; later ones, the retry among them, pass.
+``LPOSEKIT_FAULT="NAME@MARKER"``: the first process that reaches the point NAME creates the file MARKER and is killed
+by SIGKILL; later ones, the retry among them, pass.
 """
 
 from __future__ import annotations

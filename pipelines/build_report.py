@@ -1,0 +1,112 @@
+"""How a build ended: the outcome table, the laws, the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lposekit.errors import SEEN_OUTCOMES, Interrupted, LimitsError, Outcome
+
+DIAGNOSES = {
+    Outcome.DNS: "names could not be resolved: check the resolver of this machine",
+    Outcome.CONNECT: "hosts did not answer: check the network and its firewall",
+    Outcome.TLS: "certificates were refused: check the system's certificates (or fetch.ca-file)",
+    Outcome.TIMEOUT: "servers were too slow: fewer fetch.threads, or larger time limits, may help",
+    Outcome.HTTP_4XX: "pictures are gone: usual for old lists",
+    Outcome.HTTP_5XX: "servers failed: run `lposekit retry` later",
+}
+LOW_SUCCESS = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """The end of a build, for people and machines.
+
+    ``outcomes`` are all rows of the folder, earlier runs included; ``expected_rows`` is the list's length if known.
+    """
+
+    root: Path
+    outcomes: Mapping[str, int]
+    num_samples: int
+    failures: Mapping[int, str] = field(default_factory=dict)
+    stopped: str | None = None
+    min_success: float | None = None
+    report_path: Path | None = None
+    seconds: float = 0.0
+    new_rows: int = 0
+    notes: tuple[str, ...] = ()
+    dry_run: bool = False
+    windows: int | None = None
+    dropped_windows: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.outcomes.values())
+
+    @property
+    def success(self) -> float:
+        """Share of the rows whose picture was fetched and decoded."""
+        seen = sum(self.outcomes.get(outcome.value, 0) for outcome in SEEN_OUTCOMES)
+        return seen / self.num_rows if self.num_rows else 0.0
+
+    @property
+    def exit_code(self) -> int:
+        if self.stopped == "interrupted":
+            return Interrupted.exit_code
+        if self.failures or self.stopped:
+            return LimitsError.exit_code
+        too_few = self.min_success is not None and not self.dry_run and self.success < self.min_success
+        return LimitsError.exit_code if too_few else 0
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "output": str(self.root),
+            "rows": self.num_rows,
+            "samples": self.num_samples,
+            "outcomes": dict(self.outcomes),
+            "success": round(self.success, 4),
+            "uncommitted": {f"{shard:05d}": why for shard, why in sorted(self.failures.items())},
+            "stopped": self.stopped,
+            "report": str(self.report_path) if self.report_path else None,
+            "seconds": round(self.seconds, 3),
+            "new_rows": self.new_rows,
+            "exit_code": self.exit_code,
+            "notes": list(self.notes),
+        } | (
+            {"windows": self.windows, "dropped_windows": dict(self.dropped_windows)} if self.windows is not None else {}
+        )
+
+    def summary_lines(self) -> list[str]:
+        """The end of a run on a terminal: outcome table, law, what to do next."""
+        lines = [*self.notes, *self._table()]
+        if self.windows is not None:
+            dropped = ", ".join(f"{name} {number}" for name, number in self.dropped_windows.items()) or "none"
+            lines.append(f"{self.windows} clip windows = {self.num_samples} clips + dropped: {dropped}")
+        if self.new_rows and self.seconds:
+            lines.append(f"{self.new_rows} rows in {self.seconds:.1f} s ({self.new_rows / self.seconds:.1f} rows/s)")
+        lines += [f"shard {shard:05d} is not committed: {why}" for shard, why in sorted(self.failures.items())]
+        if self.stopped:
+            lines.append(f"stopped: {self.stopped}. Run the same command again to resume.")
+        lines += self._diagnosis()
+        if self.report_path:
+            lines.append(f"report: {self.report_path}")
+        return lines
+
+    def _table(self) -> list[str]:
+        width = max((len(name) for name in self.outcomes), default=0)
+        ranked = sorted(self.outcomes.items(), key=lambda item: (-item[1], item[0]))
+        rows = [f"  {name:<{width}}  {number:>8}  {number / self.num_rows:6.1%}" for name, number in ranked]
+        return [f"outcome of {self.num_rows} rows, {self.num_samples} samples in {self.root}:", *rows]
+
+    def _diagnosis(self) -> list[str]:
+        if not self.num_rows or self.success >= LOW_SUCCESS:
+            return []
+        ranked = sorted(((self.outcomes.get(outcome.value, 0), outcome) for outcome in DIAGNOSES), reverse=True)
+        number, worst = ranked[0]
+        if not number:
+            return []
+        return [
+            f"only {self.success:.0%} of the rows succeeded; {number / self.num_rows:.0%} {worst.value}: {DIAGNOSES[worst]}"
+        ]

@@ -1,0 +1,188 @@
+"""Build one image shard: fetch -> decode -> pose -> keep? -> encode -> commit. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lposekit.errors import NETWORK_OUTCOMES, Outcome
+from lposekit.faults import fault_point
+from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.writer import ShardWriter
+from pipelines.fetch.download import FetchedRow
+from pipelines.image_rows import ImageRules, RowResult, rows_table, unseen_row
+from pipelines.lock import writer_lock
+from pipelines.plan import ShardPlan
+from pipelines.pose_pool import PoseClient
+from pipelines.pose_windows import PoseWindows
+from pipelines.settings import BuildImagesSettings
+from pipelines.shard_report import ShardReport
+
+Download = Callable[..., None]
+MIN_ROWS_FOR_BREAKER = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ImageJob:
+    """What all shards of a run share; plain values that travel to the workers."""
+
+    root: Path
+    run_id: str
+    settings: BuildImagesSettings
+    rules: ImageRules
+    allowed_local: frozenset[str] = frozenset()
+    """host:port pairs that may be private: the quickstart's own sample server."""
+
+
+@dataclass(slots=True)
+class _Account:
+    """What a shard's rows came to, while they are written."""
+
+    writer: ShardWriter
+    dedup: bool
+    results: list[RowResult]
+    seen_sha256: set[str]
+
+    def emit(self, result: RowResult) -> None:
+        """Write one row, in row order."""
+        sha256 = result.columns.get("sha256")
+        if self.dedup and result.members and sha256 in self.seen_sha256:
+            result = _as_duplicate(result)
+        elif sha256 and result.members:
+            self.seen_sha256.add(sha256)
+        if result.members:
+            self.writer.add(result.key, result.members)
+        if result.thumbnail is not None:
+            self.writer.add_thumbnail(result.key, result.outcome.value, result.thumbnail)
+        # The bytes are on the disk now; keep the account only.
+        self.results.append(replace(result, members={}, thumbnail=None))
+
+
+def _as_duplicate(result: RowResult) -> RowResult:
+    message = f"{Outcome.DUPLICATE.value}: the same bytes came earlier in this shard"
+    columns = result.columns | {
+        "outcome": Outcome.DUPLICATE.value,
+        "status": "failed_to_download",
+        "error_message": message,
+    }
+    return replace(result, outcome=Outcome.DUPLICATE, columns=columns, members={}, thumbnail=None)
+
+
+def build_image_shard(
+    plan: ShardPlan,
+    job: ImageJob,
+    poses: PoseClient,
+    download: Download,
+    *,
+    carried: Mapping[int, RowResult] | None = None,
+    cancel: threading.Event | None = None,
+) -> ShardReport:
+    """Fetch, judge and write one shard.
+
+    Args:
+        plan: the shard's rows; those that the plan decided (metadata filter) are not fetched.
+        download: ``download(rows, sink, work_dir, cancel)``, as `pipelines.fetch.download.download_rows` bound to its
+            opener and decoder.
+        carried: results by position that an earlier build of this shard left, taken over as they are (`retry`).
+
+    Returns:
+        The shard's account. It is committed, unless nearly every fetch failed by the network; then nothing is written.
+
+    Raises:
+        LposekitError: the disk is full, or the folder belongs to a newer run.
+    """
+    layout = DatasetLayout(job.root)
+    with writer_lock(layout, job.run_id), tempfile.TemporaryDirectory(prefix="lposekit-") as work_dir:
+        start = time.time()
+        writer = ShardWriter(layout, plan.shard, job.run_id)
+        account = _Account(writer, job.settings.fetch.dedup, [], set())
+        try:
+            _put_rows(plan, job, poses, download, account, carried or {}, Path(work_dir), cancel)
+            report = _report(plan.shard, account, job.settings, carried or {})
+            if not report.committed:
+                writer.discard()
+                return report
+            fault_point("shard:before_commit")
+            end = time.time()
+            writer.commit(rows_table(account.results), _stats(account, start, end))
+        except BaseException:
+            writer.discard()
+            raise
+        return replace(report, timings_s=report.timings_s | {"total": time.time() - start})
+
+
+def _put_rows(
+    plan: ShardPlan,
+    job: ImageJob,
+    poses: PoseClient,
+    download: Download,
+    account: _Account,
+    carried: Mapping[int, RowResult],
+    work_dir: Path,
+    cancel: threading.Event | None,
+) -> None:
+    rows = [planned.row for planned in plan.rows]
+    windows = PoseWindows(rows, poses, job.rules, job.settings.pose.batch_size, account.emit)
+    to_fetch = []
+    for position, planned in enumerate(plan.rows):
+        if position in carried:
+            windows.put_decided(position, carried[position])
+        elif planned.outcome is not None:
+            windows.put_decided(position, unseen_row(planned.row, planned.outcome, planned.detail))
+        else:
+            to_fetch.append(planned.row)
+    positions = {row.key: position for position, row in enumerate(rows)}
+
+    def sink(fetched: FetchedRow) -> None:
+        windows.put_fetched(positions[fetched.row.key], fetched)
+
+    if to_fetch:
+        download(to_fetch, sink, work_dir, cancel)
+    windows.finish()
+
+
+def _report(
+    shard: int, account: _Account, settings: BuildImagesSettings, carried: Mapping[int, RowResult]
+) -> ShardReport:
+    outcomes = Counter(result.outcome for result in account.results)
+    fetched = [r.outcome for i, r in enumerate(account.results) if i not in carried and _was_fetched(r.outcome)]
+    failed = sum(outcome in NETWORK_OUTCOMES for outcome in fetched)
+    limit = settings.network_failure_limit
+    down = limit is not None and len(fetched) >= MIN_ROWS_FOR_BREAKER and failed > limit * len(fetched)
+    worst = Counter(o for o in fetched if o in NETWORK_OUTCOMES).most_common(1)
+    note = f"{failed} of {len(fetched)} rows failed to fetch ({worst[0][0].value} {worst[0][1]})" if down else ""
+    return ShardReport(
+        shard=shard,
+        num_rows=len(account.results),
+        num_samples=account.writer.num_samples,
+        outcomes={outcome.value: number for outcome, number in sorted(outcomes.items())},
+        committed=not down,
+        note=note,
+    )
+
+
+def _was_fetched(outcome: Outcome) -> bool:
+    return outcome not in (Outcome.METADATA_FILTER, Outcome.BLOCKED, Outcome.BAD_URL)
+
+
+def _stats(account: _Account, start: float, end: float) -> dict[str, Any]:
+    """The commit marker: img2dataset's fields, then ours."""
+    statuses = Counter(result.columns["status"] for result in account.results)
+    outcomes = Counter(result.outcome.value for result in account.results)
+    return {
+        "count": len(account.results),
+        "successes": statuses["success"],
+        "failed_to_download": statuses["failed_to_download"],
+        "failed_to_resize": statuses["failed_to_resize"],
+        "duration": end - start,
+        "start_time": start,
+        "end_time": end,
+        "status_dict": {"success" if name == "kept" else name: number for name, number in sorted(outcomes.items())},
+        "outcomes": dict(sorted(outcomes.items())),
+    }

@@ -1,0 +1,294 @@
+"""`make laion-pose`: from a list of URLs and captions to shards of image, text and pose."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lposekit import __version__
+from lposekit.errors import UsageError
+from lposekit.keypoints import KeepRule
+from lposekit.pose.zoo import PoseEntry, detector_entry, pose_entry
+from lposekit.settings import flatten_settings
+from lposekit.shards.card import claim_folder, read_card, update_card
+from lposekit.shards.layout import DatasetLayout, sum_counts
+from lposekit.shards.writer import finish_replacements, remove_partials
+from pipelines.build_report import BuildReport
+from pipelines.cluster import Layout, connected, plan_layout
+from pipelines.image_rows import ImageRules
+from pipelines.image_shard import ImageJob
+from pipelines.lock import driver_lock
+from pipelines.plan import ShardPlan, count_rows, input_fingerprint, input_warnings, iter_shards
+from pipelines.pose_pool import PoseActor, PoseSpec
+from pipelines.progress import BuildProgress
+from pipelines.runner import RunResult, ShardRunner
+from pipelines.settings import BuildImagesSettings
+from pipelines.shard_worker import ShardWorker
+
+logger = logging.getLogger(__name__)
+
+FREE_SETTINGS = frozenset(
+    {
+        "input",
+        "output",
+        "workers",
+        "weights_dir",
+        "allow_private_addresses",
+        "ray_address",
+        "min_success",
+        "max_rows",
+        "shard_attempts",
+        "network_failure_limit",
+        "network_failure_window",
+        "fetch.connect_timeout_s",
+        "fetch.idle_timeout_s",
+        "fetch.total_timeout_s",
+        "fetch.retries",
+        "fetch.per_host_connections",
+        "fetch.threads",
+        "fetch.user_agent",
+        "fetch.ca_file",
+        "fetch.blocklist",
+        "image.decode_memory_bytes",
+        "image.decode_timeout_s",
+        "image.decode_processes",
+        "pose.actors",
+        "pose.actors_per_gpu",
+        "pose.attempts",
+    }
+)
+"""Settings that a run may change when it continues a folder: they do not decide what a row becomes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Interrupts:
+    """Ctrl-C once: hand out nothing more; twice: drop what is in work."""
+
+    stop: threading.Event
+    drop: threading.Event
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        old = signal.signal(signal.SIGINT, self._on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, old)
+
+    def _on_signal(self, *_: object) -> None:
+        if self.stop.is_set():
+            self.drop.set()
+            return
+        self.stop.set()
+        logger.warning("interrupted: finishing the shards in work; press Ctrl-C again to drop them")
+
+
+def run(settings: BuildImagesSettings, *, quickstart: bool = False, dry_run: bool = False) -> BuildReport:
+    """Build, or continue, a LAION-Pose dataset folder.
+
+    Args:
+        settings: where ``input`` and ``output`` are named, except for the quickstart.
+        quickstart: build the sample from photos that ship in a package, served by a server that this call starts.
+        dry_run: say what would be done.
+
+    Raises:
+        UsageError: the settings, the input or the folder cannot be used.
+        LposekitError: the disk is full, weights are missing, ...
+    """
+    if not quickstart:
+        return _run(settings, frozenset(), sample=False, dry_run=dry_run)
+    from pipelines.sample_photos import served_list
+
+    with served_list() as (list_path, host_and_port):
+        settings = replace(settings, input=(str(list_path),))
+        return _run(settings, frozenset({host_and_port}), sample=True, dry_run=dry_run)
+
+
+def keep_rules(settings: BuildImagesSettings, entry: PoseEntry) -> tuple[KeepRule, KeepRule]:
+    """The rule for keeping a picture, and the one for storing it."""
+    pose = settings.pose
+    threshold = pose.keypoint_score_threshold
+    keep = KeepRule(
+        keypoint_score_threshold=entry.keypoint_score_threshold if threshold is None else threshold,
+        min_detected=settings.min_detected,
+        person_rule=settings.person_rule,
+        box_score_threshold=pose.box_score_threshold,
+        min_box_area_fraction=pose.min_box_area_fraction,
+        min_box_side_px=pose.min_box_side_px,
+    )
+    store = settings.store_min_detected
+    return keep, keep if store is None else replace(keep, min_detected=store)
+
+
+def _run(settings: BuildImagesSettings, allowed_local: frozenset[str], *, sample: bool, dry_run: bool) -> BuildReport:
+    if settings.output is None or not settings.input:
+        raise UsageError("name the list of URLs with --input and the dataset folder with --output")
+    detector_entry(settings.detector)
+    entry = pose_entry(settings.pose_model)
+    layout = DatasetLayout(settings.output)
+    keep, store = keep_rules(settings, entry)
+    warnings = input_warnings(settings) if not sample else []
+    for warning in warnings:
+        logger.warning(warning)
+    card = _card(settings, entry, keep, warnings, sample)
+    total_rows = count_rows(settings)
+    if dry_run:
+        return _dry_run(layout, settings, total_rows)
+    run_id = secrets.token_hex(4)
+    with driver_lock(layout, run_id):
+        finish_replacements(layout)
+        remove_partials(layout)
+        claim_folder(layout, card)
+        pose_card = {
+            "keypoint_format": entry.keypoint_format,
+            "pose_model": entry.name,
+            "keypoint_score_threshold": keep.keypoint_score_threshold,
+        }
+        rules = ImageRules(keep, store, pose_card, settings.image.jpeg_quality)
+        job = ImageJob(layout.root.resolve(), run_id, settings, rules, allowed_local)
+        return build(job, iter_shards(settings, skip=set(layout.committed_shards())), total_rows)
+
+
+def _card(
+    settings: BuildImagesSettings, entry: PoseEntry, keep: KeepRule, warnings: list[str], sample: bool
+) -> dict[str, Any]:
+    flat = flatten_settings(settings)
+    return {
+        "kind": "image",
+        "sample": sample,
+        "lposekit": __version__,
+        "settings": flat,
+        "fixed": {
+            "settings": {name: value for name, value in flat.items() if name not in FREE_SETTINGS},
+            "input": input_fingerprint(settings),
+            "keypoint_score_threshold": keep.keypoint_score_threshold,
+        },
+        "keep_rule": flatten_settings(keep),
+        "keypoint_format": entry.keypoint_format,
+        "warnings": warnings,
+    }
+
+
+def _dry_run(layout: DatasetLayout, settings: BuildImagesSettings, total_rows: int | None) -> BuildReport:
+    done = layout.committed_shards()
+    rows = f"{total_rows} rows" if total_rows is not None else "rows (their number is not known before reading)"
+    notes = (
+        f"would read {rows} from {', '.join(settings.input)}",
+        f"would write shards of {settings.rows_per_shard} rows to {layout.root} ({len(done)} are committed already)",
+        f"would use {settings.detector} and {settings.pose_model}",
+    )
+    outcomes = sum_counts(layout.read_stats(shard)["outcomes"] for shard in done)
+    return BuildReport(layout.root, outcomes, 0, notes=notes, dry_run=True)
+
+
+def build(
+    job: ImageJob,
+    plans: Iterator[ShardPlan],
+    total_rows: int | None,
+    carry: Callable[[ShardPlan], Any] | None = None,
+) -> BuildReport:
+    """Run the planned shards on Ray, then complete card and report. The folder is locked by the caller."""
+    layout, settings = DatasetLayout(job.root), job.settings
+    start = time.monotonic()
+    done = sum_counts(layout.read_stats(shard)["outcomes"] for shard in layout.committed_shards())
+    interrupts = _Interrupts(threading.Event(), threading.Event())
+    first = next(plans, None)
+    result, progress = RunResult(), BuildProgress(layout.log, total_rows, done)
+    if first is not None:
+        plans = itertools.chain([first], plans)
+        with interrupts.installed(), connected(settings.ray_address), progress:
+            result = _run_on_ray(job, plans, progress, interrupts)
+    card = update_card(layout)
+    report_path = _write_report(layout)
+    new_rows = sum(progress.outcomes.values()) - sum(done.values())
+    return BuildReport(
+        layout.root,
+        card["totals"]["outcomes"],
+        card["totals"]["samples"],
+        failures=result.failures,
+        stopped=result.stopped,
+        min_success=settings.min_success,
+        report_path=report_path,
+        seconds=time.monotonic() - start,
+        new_rows=new_rows,
+    )
+
+
+def _run_on_ray(
+    job: ImageJob, plans: Iterator[ShardPlan], progress: BuildProgress, interrupts: _Interrupts
+) -> RunResult:
+    import ray
+
+    processes = plan_layout(job.settings.workers, job.settings.pose)
+    spec = pose_spec(job.settings, processes)
+    actors = _pose_actors(processes, spec)
+    layout = DatasetLayout(job.root)
+    models = ray.get(actors[0].card.remote())
+    _same_models(layout, models)
+    update_card(layout, models=models)
+    worker_class = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy="SPREAD")(ShardWorker)
+    numbers = itertools.count()
+    runner = ShardRunner(
+        lambda: worker_class.remote(job, actors, spec, next(numbers)),
+        num_workers=processes.num_workers,
+        attempts=job.settings.shard_attempts,
+        on_report=progress.add,
+        stop=interrupts.stop,
+        drop=interrupts.drop,
+    )
+    try:
+        return runner.run(plans)
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+def pose_spec(settings: BuildImagesSettings, processes: Layout) -> PoseSpec:
+    """The pose model of a run, on the device that the cluster's layout says."""
+    precision = settings.pose.precision
+    if precision == "auto":
+        precision = "half" if processes.pose_device.startswith("cuda") else "float32"
+    weights_dir = settings.weights_dir.resolve() if settings.weights_dir else None
+    return PoseSpec(
+        settings.detector, settings.pose_model, weights_dir, processes.pose_device, precision, settings.pose
+    )
+
+
+def _pose_actors(processes: Layout, spec: PoseSpec) -> list[Any]:
+    import ray
+
+    actor_class = ray.remote(
+        num_cpus=processes.pose_num_cpus, num_gpus=processes.pose_num_gpus, max_restarts=-1, max_task_retries=0
+    )(PoseActor)
+    return [actor_class.remote(spec) for _ in range(processes.num_pose_actors)]
+
+
+def _same_models(layout: DatasetLayout, models: dict[str, Any]) -> None:
+    """A folder goes on with the very weights that it was begun with."""
+    before = read_card(layout).get("models")
+    if before and before != models and layout.committed_shards():
+        names = sorted(name for name in before.keys() | models.keys() if before.get(name) != models.get(name))
+        raise UsageError(
+            f"{layout.root} was built with other models ({', '.join(names)} differ). Name another --output, or put the "
+            "same weights and package versions back."
+        )
+
+
+def _write_report(layout: DatasetLayout) -> Path | None:
+    if not layout.committed_shards():
+        return None
+    from lposekit.report.html import write_report
+
+    return write_report(layout.root)

@@ -1,0 +1,120 @@
+"""One driver a folder, and no writer left over from an older one.
+
+Two advisory locks (flock: released by the kernel when their holder dies, however it dies). ``driver.lock`` belongs to
+the one driver. ``writers.lock`` is shared by every shard that is being written; a new driver takes it alone once, which
+waits until the writers of a killed driver are gone (they were seen writing for seconds), and puts its own run id into
+``run_id``; a writer of another run finds a foreign id there and stops before it writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from lposekit.errors import LposekitError, UsageError
+from lposekit.shards.files import write_json
+from lposekit.shards.layout import DatasetLayout
+
+ORPHAN_WAIT_S = 120.0
+
+
+class StaleRun(LposekitError):
+    """A writer found that its run no longer owns the folder."""
+
+
+@contextlib.contextmanager
+def driver_lock(layout: DatasetLayout, run_id: str) -> Iterator[None]:
+    """Own the folder for one run.
+
+    Raises:
+        UsageError: another driver owns it, or the folder cannot be written.
+        LposekitError: writers of an older run did not end in time.
+    """
+    try:
+        layout.meta.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(layout.meta / "driver.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UsageError(
+            f"{layout.root} cannot be written: {error.strerror}. Name another folder with --output."
+        ) from error
+    try:
+        _take_driver_lock(layout, descriptor)
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(_identity(run_id)).encode(), 0)
+        _wait_for_orphans(layout, run_id)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _identity(run_id: str) -> dict[str, object]:
+    return {"run_id": run_id, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+
+
+def _take_driver_lock(layout: DatasetLayout, descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        try:
+            owner = json.loads(os.pread(descriptor, 4096, 0))
+            age_s = time.time() - owner["since"]
+            who = f"process {owner['pid']} on {owner['host']}, since {age_s:.0f} s"
+        except (ValueError, KeyError, TypeError):
+            who = "another process"
+        raise UsageError(
+            f"{layout.root} is being built by {who}. Wait for it, stop it, or name another --output."
+        ) from None
+
+
+def _wait_for_orphans(layout: DatasetLayout, run_id: str) -> None:
+    deadline = time.monotonic() + ORPHAN_WAIT_S
+    with _open_writers_lock(layout) as descriptor:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise LposekitError(
+                        f"{layout.root}: writers of an older run are still at work after {ORPHAN_WAIT_S:.0f} s. "
+                        "Stop that run's Ray processes, then run the same command again."
+                    ) from None
+                time.sleep(0.1)
+        write_json(layout.meta / "run_id", run_id)
+
+
+@contextlib.contextmanager
+def _open_writers_lock(layout: DatasetLayout) -> Iterator[int]:
+    descriptor = os.open(layout.meta / "writers.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def writer_lock(layout: DatasetLayout, run_id: str) -> Iterator[None]:
+    """Held while a shard is written.
+
+    Raises:
+        StaleRun: the folder belongs to a newer run by now.
+    """
+    with _open_writers_lock(layout) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        owner = _read_run_id(layout.meta / "run_id")
+        if owner != run_id:
+            raise StaleRun(f"{layout.root} belongs to run {owner} now; run {run_id} stops writing there.")
+        yield
+
+
+def _read_run_id(path: Path) -> str | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

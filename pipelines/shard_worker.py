@@ -1,0 +1,60 @@
+"""A Ray actor that builds shards: everything that is loaded once and used for many shards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lposekit.records import ImageRow
+from pipelines.image_rows import RowResult
+from pipelines.image_shard import ImageJob, build_image_shard
+from pipelines.plan import ShardPlan
+from pipelines.pose_pool import PoseSpec, RayPoses
+from pipelines.shard_report import ShardReport
+
+
+class ShardWorker:
+    """Builds one shard after the other.
+
+    Args:
+        job: what all shards share.
+        actors: the pose actors.
+        spec: their model, for isolating a picture that kills it.
+        number: number of this worker; workers start their round of the pose actors at different ones.
+    """
+
+    def __init__(self, job: ImageJob, actors: Sequence[Any], spec: PoseSpec, number: int) -> None:
+        self._job = job
+        self._poses = RayPoses(actors, spec, first=number)
+        self._download: Callable[..., None] | None = None
+
+    def build(self, plan: ShardPlan, carried: Mapping[int, RowResult] | None = None) -> ShardReport:
+        """Build and commit one shard; see `build_image_shard`."""
+        if self._download is None:
+            self._download = make_download(self._job)
+        return build_image_shard(plan, self._job, self._poses, self._download, carried=carried)
+
+
+def make_download(job: ImageJob) -> Callable[..., None]:
+    """The fetch and decode stage of a worker: opener, decoder children, img2dataset; loaded once a process."""
+    from pipelines.decode.images import SandboxedDecoder
+    from pipelines.fetch.download import FetchedRow, download_rows
+    from pipelines.fetch.polite import polite_opener
+
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    settings = job.settings
+    opener = polite_opener(
+        settings.fetch,
+        allow_private_addresses=settings.allow_private_addresses,
+        allowed_local=job.allowed_local,
+    )
+    decode = SandboxedDecoder(settings.image)
+
+    def download(
+        rows: Sequence[ImageRow], sink: Callable[[FetchedRow], None], work_dir: Path, cancel: Any = None
+    ) -> None:
+        download_rows(rows, opener=opener, decode=decode, settings=settings.fetch, sink=sink, work_dir=work_dir)
+
+    return download
