@@ -1,0 +1,148 @@
+"""Where one shot ends and the next begins, found while the frames go by.
+
+PySceneDetect's detectors, fed with small pictures of the frames that the clips use. Its minimum scene length is off:
+with it, a cut soon after another one is swallowed, and a clip would run across it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scenedetect import FrameTimecode
+from scenedetect.detectors import AdaptiveDetector, ContentDetector
+
+from pipelines.decode.video import SourceFrame
+from pipelines.decode.video_settings import ShotSettings
+
+_CLOCK_FPS = 1000.0  # the detectors see frame numbers only; the value has no effect while lengths are 0
+_WINDOW = 2  # frames on each side that the adaptive detector compares a frame with
+
+
+@dataclass(frozen=True, slots=True)
+class ShotFrame:
+    """A source frame, and whether it is the first one of a shot."""
+
+    source: SourceFrame
+    starts_shot: bool
+
+    @property
+    def pts(self) -> int:
+        return self.source.pts
+
+
+class CutFinder(Protocol):
+    """Takes frames in order; tells of each, at most `latency` frames later, whether it starts a shot."""
+
+    latency: int
+
+    def push(self, thumb_HWC: npt.NDArray[np.uint8]) -> list[int]:
+        """Numbers, counted from 0, of frames that start a shot."""
+        ...
+
+    def finish(self) -> list[int]:
+        """The same for what is left at the end."""
+        ...
+
+
+class ContentCuts:
+    """Cuts where neighbouring frames differ by more than a threshold in hue, saturation and brightness."""
+
+    latency = 0
+
+    def __init__(self, threshold: float) -> None:
+        self._detector = ContentDetector(threshold=threshold, min_scene_len=0)
+        self._count = 0
+
+    def push(self, thumb_HWC: npt.NDArray[np.uint8]) -> list[int]:
+        found = self._detector.process_frame(FrameTimecode(self._count, fps=_CLOCK_FPS), thumb_HWC)
+        self._count += 1
+        return [cut.frame_num for cut in found]
+
+    def finish(self) -> list[int]:
+        return []
+
+
+class AdaptiveCuts:
+    """Cuts where a frame's difference stands out from that of the two frames before and after it.
+
+    The detector is blind to the first and last two frames; here the ends are repeated, so that a cut there counts too.
+    """
+
+    latency = _WINDOW
+
+    def __init__(self, ratio: float) -> None:
+        self._detector = AdaptiveDetector(adaptive_threshold=ratio, min_scene_len=0, window_width=_WINDOW)
+        self._count = 0
+        self._last: npt.NDArray[np.uint8] | None = None
+
+    def push(self, thumb_HWC: npt.NDArray[np.uint8]) -> list[int]:
+        if self._last is None:
+            for _ in range(_WINDOW):
+                self._process(thumb_HWC)
+        self._last = thumb_HWC
+        return self._process(thumb_HWC)
+
+    def finish(self) -> list[int]:
+        last = self._last
+        return [] if last is None else [cut for _ in range(_WINDOW) for cut in self._process(last)]
+
+    def _process(self, thumb_HWC: npt.NDArray[np.uint8]) -> list[int]:
+        found = self._detector.process_frame(FrameTimecode(self._count, fps=_CLOCK_FPS), thumb_HWC)
+        self._count += 1
+        return [cut.frame_num - _WINDOW for cut in found]
+
+
+def cut_finder(settings: ShotSettings) -> CutFinder | None:
+    """The detector that the settings name; None for `none`."""
+    if settings.detector == "adaptive":
+        return AdaptiveCuts(3.0 if settings.threshold is None else settings.threshold)
+    if settings.detector == "content":
+        return ContentCuts(27.0 if settings.threshold is None else settings.threshold)
+    return None
+
+
+def with_found_shots(frames: Iterable[SourceFrame], finder: CutFinder) -> Iterator[ShotFrame]:
+    """Each frame with its mark, as soon as that is sure. Frames without a picture are passed on, unseen."""
+    waiting: deque[SourceFrame] = deque()  # not yet told apart
+    waiting_pictures = 0
+    seen = 0
+    cuts: set[int] = set()
+
+    def settle(keep: int) -> Iterator[ShotFrame]:
+        nonlocal waiting_pictures
+        while waiting_pictures > keep:
+            frame = waiting.popleft()
+            if frame.thumb_HWC is None:
+                yield ShotFrame(frame, False)
+                continue
+            number = seen - waiting_pictures
+            waiting_pictures -= 1
+            yield ShotFrame(frame, number in cuts)
+            cuts.discard(number)
+
+    for frame in frames:
+        waiting.append(frame)
+        if frame.thumb_HWC is not None:
+            waiting_pictures += 1
+            seen += 1
+            cuts.update(finder.push(frame.thumb_HWC))
+        yield from settle(finder.latency)
+    cuts.update(finder.finish())
+    yield from settle(0)
+    yield from (ShotFrame(frame, False) for frame in waiting)
+
+
+def with_given_shots(frames: Iterable[SourceFrame], cuts_pts: Sequence[int]) -> Iterator[ShotFrame]:
+    """The first frame at or after each of the sorted cuts starts a shot."""
+    left = deque(cuts_pts)
+    for frame in frames:
+        starts = False
+        while left and left[0] <= frame.pts:
+            left.popleft()
+            starts = True
+        yield ShotFrame(frame, starts)

@@ -1,0 +1,149 @@
+"""What goes into the clip builder and what comes out: plain values that travel through the sandbox as trees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lposekit.errors import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class TimedCaption:
+    """A caption of one moment: `time_s` from the first frame, or `frame` where the list counts frames."""
+
+    text: str
+    time_s: float | None = None
+    frame: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a video, in seconds from its first frame; `end_s` None: up to the end."""
+
+    start_s: float = 0.0
+    end_s: float | None = None
+    caption: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRow:
+    """One input row: where the video is, and what is said about it.
+
+    `spans`: the parts to use; empty: the whole video. `captions`: timed ones, in any order. `cuts_s`: known cuts, in
+    seconds; None: find them. `extra`: the list's other columns, unchanged.
+    """
+
+    name: str
+    path: str | None = None
+    url: str | None = None
+    caption: str = ""
+    spans: tuple[Span, ...] = ()
+    captions: tuple[TimedCaption, ...] = ()
+    cuts_s: tuple[float, ...] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_tree(self) -> dict[str, Any]:
+        """What the builder needs of the row, as plain values."""
+        return {
+            "name": self.name,
+            "caption": self.caption,
+            "spans": [asdict(span) for span in self.spans],
+            "captions": [asdict(caption) for caption in self.captions],
+            "cuts_s": None if self.cuts_s is None else list(self.cuts_s),
+        }
+
+    @staticmethod
+    def from_tree(tree: Mapping[str, Any]) -> VideoRow:
+        """The inverse of `to_tree`."""
+        return VideoRow(
+            name=tree["name"],
+            caption=tree["caption"],
+            spans=tuple(Span(**span) for span in tree["spans"]),
+            captions=tuple(TimedCaption(**caption) for caption in tree["captions"]),
+            cuts_s=None if tree["cuts_s"] is None else tuple(tree["cuts_s"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRecord:
+    """One written clip. Times in seconds from the video's first frame; `files` relative to the output folder."""
+
+    files: tuple[str, ...]
+    span: str | None
+    start_s: float
+    end_s: float
+    fps: float
+    num_frames: int
+    width: int
+    height: int
+    caption: str
+    repeated_frames: int
+    """Frames that show the same source frame as the one before: the source held its picture longer than one frame."""
+    motion: float | None
+    luma: float
+    sha256: str
+    source_frames: tuple[int, int]
+    """First and last source frame, counted in order of presentation."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRecord:
+    """One candidate window: written (`reason` None) or dropped."""
+
+    start_s: float
+    end_s: float
+    num_frames: int
+    reason: str | None
+    motion: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoResult:
+    """How one video ended. `windows` holds every candidate; clips written + dropped by reason = windows.
+
+    `info`: what was measured (see `video.VideoInfo.to_tree`). `cuts_s`: the cuts found or given.
+    """
+
+    outcome: Outcome
+    detail: str = ""
+    clips: tuple[ClipRecord, ...] = ()
+    windows: tuple[WindowRecord, ...] = ()
+    cuts_s: tuple[float, ...] = ()
+    captions: tuple[TimedCaption, ...] = ()
+    """All timed captions with their time in seconds, sorted."""
+    info: Mapping[str, Any] = field(default_factory=dict)
+    decoder: str = ""
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Windows dropped, by reason."""
+        counts: dict[str, int] = {}
+        for window in self.windows:
+            if window.reason is not None:
+                counts[window.reason] = counts.get(window.reason, 0) + 1
+        return counts
+
+    def to_tree(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "outcome": self.outcome.value}
+
+    @staticmethod
+    def from_tree(tree: Mapping[str, Any]) -> VideoResult:
+        """The inverse of `to_tree`. Raises KeyError, TypeError or ValueError where it is none."""
+        clips = (
+            {**clip, "files": tuple(clip["files"]), "source_frames": tuple(clip["source_frames"])}
+            for clip in tree["clips"]
+        )
+        return VideoResult(
+            outcome=Outcome(tree["outcome"]),
+            detail=tree["detail"],
+            clips=tuple(ClipRecord(**clip) for clip in clips),
+            windows=tuple(WindowRecord(**window) for window in tree["windows"]),
+            cuts_s=tuple(tree["cuts_s"]),
+            captions=tuple(TimedCaption(**caption) for caption in tree["captions"]),
+            info=tree["info"],
+            decoder=tree["decoder"],
+        )

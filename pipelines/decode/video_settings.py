@@ -1,0 +1,132 @@
+"""Settings of the way from one video file to clips. Values only; what a value means is said beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Decoder = Literal["decord", "pyav"]
+ShotDetector = Literal["adaptive", "content", "none"]
+ClipFormat = Literal["mp4", "frames"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoSettings:
+    """How a video file is read."""
+
+    decoder: Decoder = "decord"
+    """Files in which decord meets damage are read again with PyAV, which says where it is."""
+    max_frame_pixels: int = 4096 * 2304
+    """Largest width x height of a frame; larger ones end as `too_many_pixels` before anything is decoded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShotSettings:
+    """How cuts are found, where the row does not give them."""
+
+    detector: ShotDetector = "adaptive"
+    """PySceneDetect's detectors; `none`: the whole video is one shot."""
+    threshold: float | None = None
+    """Default: PySceneDetect's own, 3.0 (adaptive, a ratio) or 27.0 (content, mean HSV difference)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSettings:
+    """Which windows of a shot become clips. Where a value exists in frames and in seconds, frames win."""
+
+    length_s: float = 4.0
+    length_frames: int | None = None
+    stride_s: float | None = None
+    """From the start of one clip to the next; default: the length, so that clips neither overlap nor leave gaps."""
+    stride_frames: int | None = None
+    min_length_s: float = 1.0
+    """What is left of a shot makes a shorter clip, down to this length."""
+    min_length_frames: int | None = None
+    cut_margin_s: float = 0.1
+    """Frames this close to a cut are in no clip: cross-fades and the compression noise after a cut."""
+    cut_margin_frames: int | None = None
+    max_clips: int | None = None
+    """Clips written of one video, the first ones; later windows are dropped as `max_clips`."""
+    fps: float | None = None
+    """Frames per second of the clips; default: the measured rate of the video. Never above it: no frame is invented."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipFilterSettings:
+    """Which windows are dropped for what they show. Levels and differences are of 8-bit luma, 0..255."""
+
+    max_black_share: float = 0.2
+    """Share of frames that may be black."""
+    black_level: float = 32.0
+    """A frame is black when no more than one pixel in 500 is brighter than this."""
+    dark_level: float = 55.0
+    """A window is dark when in its median frame 98 of 100 pixels are no brighter than this. A high percentile, not the
+    mean: a thin skeleton on black has a mean of 5 and is not dark."""
+    max_frozen_s: float = 1.0
+    """Longest time (or the whole window) in which the picture may stand still."""
+    frozen_difference: float = 0.02
+    """Mean difference of consecutive frames up to which the picture stands still."""
+    min_motion: float = 0.002
+    """Share of the picture that changes by more than 4 levels within a quarter of a second, mean over the window."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeSettings:
+    """What a stored clip is."""
+
+    format: ClipFormat = "mp4"
+    """`frames`: numbered JPEG files in place of one mp4."""
+    size: int = 512
+    """Shorter side in pixels; the ratio is kept, both sides are made even, no video is enlarged."""
+    crf: float = 20.0
+    preset: str = "veryfast"
+    gop: int = 12
+    """Frames from one key frame to the next, at most 12: what a random read of the trainer has to decode."""
+    jpeg_quality: int = 95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildClipsSettings:
+    """All of them; what `build_clips` takes."""
+
+    video: VideoSettings = field(default_factory=VideoSettings)
+    shots: ShotSettings = field(default_factory=ShotSettings)
+    clips: ClipSettings = field(default_factory=ClipSettings)
+    filters: ClipFilterSettings = field(default_factory=ClipFilterSettings)
+    encode: EncodeSettings = field(default_factory=EncodeSettings)
+
+    def to_tree(self) -> dict[str, Any]:
+        """As plain values, for the way into the sandbox and into the dataset card."""
+        return asdict(self)
+
+    @staticmethod
+    def from_tree(tree: Mapping[str, Any]) -> BuildClipsSettings:
+        """The inverse of `to_tree`."""
+        return BuildClipsSettings(
+            video=VideoSettings(**tree["video"]),
+            shots=ShotSettings(**tree["shots"]),
+            clips=ClipSettings(**tree["clips"]),
+            filters=ClipFilterSettings(**tree["filters"]),
+            encode=EncodeSettings(**tree["encode"]),
+        )
+
+
+def settings_problem(settings: BuildClipsSettings) -> str | None:
+    """What is wrong with the settings, in one sentence, or None."""
+    clips, encode = settings.clips, settings.encode
+    positive = {
+        "clips.length": clips.length_frames if clips.length_frames is not None else clips.length_s,
+        "clips.stride": clips.stride_frames if clips.stride_frames is not None else clips.stride_s,
+        "clips.fps": clips.fps,
+        "clips.max_clips": clips.max_clips,
+        "encode.size": encode.size,
+    }
+    for name, value in positive.items():
+        if value is not None and value <= 0:
+            return f"{name} is {value}: give a value above 0"
+    if not 1 <= encode.gop <= 12:
+        return f"encode.gop is {encode.gop}: give 1 to 12, the dataset promises short groups"
+    if encode.size < 16:
+        return f"encode.size is {encode.size}: H.264 clips need at least 16 pixels"
+    return None
