@@ -1,0 +1,147 @@
+"""One HTTP connection to one checked address.
+
+Python's own http.client speaks the protocol. Ours are the two places where a client can be led astray: which address
+is dialled, and how long a read may last. (urllib3's pools resolve and time out inside, where neither can be reached
+without replacing private parts; its URL parser and Retry-After rules are used as they are.)
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import ssl
+import time
+from pathlib import Path
+
+import certifi
+
+from lposekit.errors import Outcome, Rejected, UsageError
+from pipelines.fetch.addresses import AddressGuard
+from pipelines.fetch.deadline import Deadline
+from pipelines.fetch.retry import TryAgain
+from pipelines.fetch.urls import DEFAULT_PORTS, WebUrl
+
+READ_BYTES = 64 * 1024
+MAX_DIALLED_ADDRESSES = 4
+
+
+def make_tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
+    """The TLS settings for all connections of a process: made once, because reading the certificates takes 20 ms.
+
+    ``ca_file`` replaces the system's certificates, which are found as Python does it (``SSL_CERT_FILE`` included); a
+    machine that has none gets certifi's. Raises ``UsageError`` if ``ca_file`` is unusable.
+    """
+    try:
+        context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    except OSError as problem:
+        raise UsageError(f"ca_file {ca_file} cannot be used: {problem}. Give a PEM file of certificates.") from problem
+    if ca_file is None and not _has_certificates(context):
+        context.load_verify_locations(certifi.where())
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _has_certificates(context: ssl.SSLContext) -> bool:
+    folder = ssl.get_default_verify_paths().capath  # its certificates are loaded when they are needed
+    return context.cert_store_stats()["x509_ca"] > 0 or bool(folder and any(Path(folder).iterdir()))
+
+
+class GuardedConnection(http.client.HTTPConnection):
+    """A connection that dials only what the guard checked, and whose every wait ends with ``deadline``.
+
+    ``url`` says where to, any URL of the origin will do. ``tls`` is None for plain http. Set ``deadline`` before each request; a kept connection serves many.
+    """
+
+    def __init__(self, url: WebUrl, guard: AddressGuard, tls: ssl.SSLContext | None, connect_timeout_s: float) -> None:
+        super().__init__(url.host, url.port)
+        self.url = url
+        self.guard = guard
+        self.tls = tls
+        self.connect_timeout_s = connect_timeout_s
+        self.deadline: Deadline
+        self.idle_since = 0.0
+        self.default_port = DEFAULT_PORTS[url.scheme]  # http.client leaves it out of the Host header
+
+    def connect(self) -> None:
+        """Resolve, check and dial. The name stays in SNI and Host; nobody looks it up a second time."""
+        addresses = self.guard.addresses(self.url)
+        dial_end = time.monotonic() + min(self.connect_timeout_s, self.deadline.remaining_s())
+        sock = _dial(addresses[:MAX_DIALLED_ADDRESSES], self.url.port, dial_end)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.settimeout(max(0.001, dial_end - time.monotonic()))
+            self.sock = sock if self.tls is None else self._start_tls(self.tls, sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    def send_get(self, target: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+        """Send one GET and read the answer's header. Raises ``OSError`` or ``http.client.HTTPException``."""
+        if self.sock is not None:
+            self.sock.settimeout(self.deadline.next_wait_s())
+        self.request("GET", target, headers=headers)
+        return self.getresponse()
+
+    def _start_tls(self, tls: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:
+        try:
+            return tls.wrap_socket(sock, server_hostname=self.url.host.rstrip("."))
+        except TimeoutError as problem:
+            raise Rejected(Outcome.TIMEOUT, f"{self.url.authority}: TLS handshake took too long") from problem
+        except ssl.SSLCertVerificationError as problem:
+            raise Rejected(Outcome.TLS, f"{self.url.authority}: {problem.verify_message}") from problem
+        except ssl.SSLError as problem:
+            raise Rejected(Outcome.TLS, f"{self.url.authority}: {problem.reason or problem}") from problem
+
+    def response_class(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self, sock: socket.socket, *args: object, **kwargs: object
+    ) -> http.client.HTTPResponse:
+        """What http.client calls to read an answer: its own class, over a reader that minds the deadline."""
+        response = http.client.HTTPResponse(sock, *args, **kwargs)  # pyright: ignore[reportArgumentType]
+        raw = response.fp.detach()  # pyright: ignore[reportAttributeAccessIssue]
+        timed = _TimedReader(raw, sock, self.deadline)
+        response.fp = io.BufferedReader(timed, READ_BYTES)  # pyright: ignore[reportArgumentType]
+        return response
+
+
+class _TimedReader(io.RawIOBase):
+    """Asks the deadline before every read of the socket, header lines and chunk sizes included."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: Deadline) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._sock.settimeout(self._deadline.next_wait_s())
+        return self._raw.readinto(buffer)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _dial(addresses: list[str], port: int, dial_end: float) -> socket.socket:
+    """Connect to the first address that answers; the time is shared out, so that a dead one leaves some to the next."""
+    problem: OSError | None = None
+    for position, address in enumerate(addresses):
+        left_s = dial_end - time.monotonic()
+        if left_s <= 0:
+            break
+        is_last = position == len(addresses) - 1
+        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+        sock.settimeout(left_s if is_last else left_s / 2)
+        try:
+            sock.connect((address, port))
+        except OSError as failure:
+            sock.close()
+            problem = failure
+        else:
+            return sock
+    where = f"{', '.join(addresses)} port {port}"
+    if problem is None or isinstance(problem, TimeoutError):
+        raise Rejected(Outcome.TIMEOUT, f"no connection to {where} in time") from problem
+    raise TryAgain(Outcome.CONNECT, f"{where}: {problem.strerror or problem}") from problem
