@@ -1,0 +1,187 @@
+"""The values of a settings class one by one: their names, how a text becomes one, and what is wrong with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lposekit.errors import UsageError
+
+ENVIRONMENT_PREFIX = "LPOSEKIT_"
+FLAG_ONLY = "flag only"
+"""Annotation mark of a setting that files and environment may not carry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One setting of a settings class."""
+
+    name: str
+    annotation: Any
+    default: Any
+
+    @property
+    def flag_only(self) -> bool:
+        return FLAG_ONLY in getattr(self.annotation, "__metadata__", ())
+
+
+def leaves(settings_class: type) -> dict[str, Leaf]:
+    """Every setting of the class, by dotted name, in the order of the source."""
+    hints = typing.get_type_hints(settings_class, include_extras=True)
+    found: dict[str, Leaf] = {}
+    for field in dataclasses.fields(settings_class):
+        annotation = hints[field.name]
+        if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+            for nested in leaves(annotation).values():
+                name = f"{field.name}.{nested.name}"
+                found[name] = dataclasses.replace(nested, name=name)
+        else:
+            found[field.name] = Leaf(field.name, annotation, field_default(field))
+    return found
+
+
+def field_default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def plain_leaves(settings: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from plain_leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, value
+
+
+def check_values(settings: Any) -> None:
+    """Checks each value against its annotation, limits included, wherever it came from. Raises `UsageError`."""
+    from pydantic import TypeAdapter, ValidationError
+
+    values, problems = dict(plain_leaves(settings)), []
+    for name, leaf in leaves(type(settings)).items():
+        try:
+            TypeAdapter(leaf.annotation).validate_python(values[name])
+        except ValidationError as error:
+            problems.append(f"{flag(name)} {values[name]}: {_reason(error, leaf.annotation)}")
+    raise_problems(problems)
+
+
+def flag(name: str) -> str:
+    """The flag of a setting: `fetch.ca_file` is `--fetch.ca-file`."""
+    return "--" + name.replace("_", "-")
+
+
+def variable_of(name: str) -> str:
+    return ENVIRONMENT_PREFIX + name.replace(".", "__").upper()
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """`. Did you mean X?` for the closest of the words, else a full stop: made to end a sentence."""
+    words = list(words)
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    close = close or [known for known in words if known.rpartition(".")[2] == word.rpartition(".")[2]][:1]
+    return f". Did you mean {close[0]}?" if close else "."
+
+
+def leaf_value(
+    known: Mapping[str, Leaf], name: str, parse: Callable[[Leaf], Any], spell: Callable[[str], str] = str
+) -> Any:
+    if name not in known:
+        hint = nearest(spell(name), map(spell, known))
+        raise ValueError(f"there is no such setting{hint}")
+    leaf = known[name]
+    if leaf.flag_only:
+        raise ValueError(f"a flag only, refused in files and environment. Give {flag(name)} on the command line.")
+    return parse(leaf)
+
+
+def parse_toml(leaf: Leaf, value: Any) -> Any:
+    """Strict: `"4"` is no number, `true` no 1; but a lone text may stand for a list of one, and "none" for no value."""
+    from pydantic import TypeAdapter, ValidationError
+
+    annotation = leaf.annotation
+    if _is_none(annotation, value):
+        return None
+    if _is_tuple(annotation) and not isinstance(value, list):
+        value = [value]
+    try:
+        return TypeAdapter(annotation).validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        raise ValueError(_reason(error, annotation)) from None
+
+
+def parse_text(leaf: Leaf, text: str) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    annotation = leaf.annotation
+    if _is_none(annotation, text):
+        return None
+    try:
+        if _is_tuple(annotation):
+            listed = text if text.lstrip().startswith("[") else json.dumps([text])
+            return TypeAdapter(annotation).validate_json(listed, strict=True)
+        return TypeAdapter(annotation).validate_strings(text)
+    except ValidationError as error:
+        raise ValueError(_reason(error, annotation)) from None
+
+
+def _reason(error: Any, annotation: Any) -> str:
+    messages = dict.fromkeys(problem["msg"] for problem in error.errors())
+    return f"{'; '.join(messages)}. Allowed: {describe(annotation)}."
+
+
+def describe(annotation: Any) -> str:
+    """What a setting may be, in words: `one of: any, main`, `number or none`, `list of text`."""
+    if hasattr(annotation, "__metadata__"):
+        limits = ", ".join(str(limit) for limit in annotation.__metadata__ if not isinstance(limit, str))
+        return describe(annotation.__origin__) + (f" ({limits})" if limits else "")
+    arguments = typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return "one of: " + ", ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe(argument) for argument in arguments)
+    if origin is tuple:
+        return f"list of {describe(arguments[0])}"
+    words = {int: "whole number", float: "number", str: "text", Path: "path", bool: "true or false", type(None): "none"}
+    return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    if hasattr(annotation, "__metadata__"):
+        return _alternatives(annotation.__origin__)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return tuple(found for argument in typing.get_args(annotation) for found in _alternatives(argument))
+    return (annotation,)
+
+
+def _is_none(annotation: Any, value: Any) -> bool:
+    return isinstance(value, str) and value.lower() == "none" and type(None) in _alternatives(annotation)
+
+
+def _is_tuple(annotation: Any) -> bool:
+    return any(typing.get_origin(each) is tuple for each in _alternatives(annotation))
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def raise_problems(problems: Sequence[str]) -> None:
+    if problems:
+        raise UsageError("\n".join(problems))
+
+

@@ -1,0 +1,199 @@
+"""How settings are found, checked and merged.
+
+A settings class is a tree of frozen dataclasses. Its values come in layers, and the first that names one wins: flags,
+environment (`LPOSEKIT_FETCH__THREADS=8`), `lposekit.toml` in the working directory (one table per command), a preset,
+the defaults. Below, a setting is called by its dotted name: `fetch.threads`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+import tomllib
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lposekit.errors import UsageError
+from lposekit.setting_values import (
+    ENVIRONMENT_PREFIX,
+    field_default,
+    flatten,
+    leaf_value,
+    leaves,
+    nearest,
+    parse_text,
+    parse_toml,
+    plain_leaves,
+    raise_problems,
+    variable_of,
+)
+
+# Read elsewhere, not settings of a command. Names below LPOSEKIT_TEST_ are free for the tests' own use.
+RESERVED_VARIABLES = frozenset({"WEIGHTS", "DEBUG", "PRESET", "FIXTURES", "REQUIRE_FIXTURES"})
+RESERVED_PREFIXES = ("TEST_",)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Checked values of one source, by dotted name. `origin` is what a user is told, `keys` the source's own names."""
+
+    origin: str
+    values: Mapping[str, Any]
+    keys: tuple[str, ...] = ()
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+
+
+def table_layer(settings_class: type, table: Mapping[str, Any], origin: str) -> Layer:
+    """Checks a TOML table. Raises `UsageError` that lists every wrong key and value at once."""
+    known, values, problems = leaves(settings_class), {}, []
+    for name, value in flatten(table):
+        try:
+            values[name] = leaf_value(known, name, lambda leaf, value=value: parse_toml(leaf, value))
+        except ValueError as error:
+            problems.append(f"{origin} {name} = {json.dumps(value, default=str)}: {error}")
+    raise_problems(problems)
+    return Layer(origin, values, tuple(values))
+
+
+def environment_layer(
+    settings_class: type, environ: Mapping[str, str], *, elsewhere: Callable[[], Iterable[str]] = tuple
+) -> Layer:
+    """Checks the `LPOSEKIT_*` variables. `elsewhere` gives the settings of other commands: those are passed over."""
+    known, values, keys, problems = leaves(settings_class), {}, [], []
+    for variable in sorted(environ):
+        rest = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if rest == variable or rest in RESERVED_VARIABLES or rest.startswith(RESERVED_PREFIXES):
+            continue
+        name, text = rest.lower().replace("__", "."), environ[variable]
+        if name not in known and name in elsewhere():
+            continue
+        try:
+            values[name] = leaf_value(known, name, lambda leaf, text=text: parse_text(leaf, text), variable_of)
+            keys.append(variable)
+        except ValueError as error:
+            problems.append(f"environment {variable}={text!r}: {error}")
+    raise_problems(problems)
+    return Layer("environment", values, tuple(keys))
+
+
+def read_toml(path: Path, commands: Sequence[str]) -> dict[str, Any]:
+    """A settings file as a dict: tables named after commands, and `preset`. Raises `UsageError`."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not valid TOML: {error}. `lposekit init` writes a valid file to compare.") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}. Check the path and its permissions.") from error
+    problems = []
+    for key, value in content.items():
+        if key == "preset" and isinstance(value, str):
+            continue
+        if key not in commands or not isinstance(value, dict):
+            kind = "table" if isinstance(value, dict) else "key"
+            hint = nearest(key, [*commands, "preset"])
+            problems.append(f"{path}: unknown {kind} {key!r}{hint} Tables are named after commands: {', '.join(commands)}.")
+    raise_problems(problems)
+    return content
+
+
+def preset_path(name: str) -> Path:
+    """The file of a preset: a name from `lposekit/presets`, or any path that ends in `.toml`. Raises `UsageError`."""
+    folder = Path(str(resources.files("lposekit"))) / "presets"
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    if path.is_file():
+        return path
+    presets = sorted(file.stem for file in folder.glob("*.toml"))
+    hint = nearest(name, presets)
+    raise UsageError(f"preset {name!r} does not exist{hint} There are: {', '.join(presets)}; a path to a .toml file is one too.")
+
+
+def merge(settings_class: type, layers: Sequence[Layer], *, missing: Any = dataclasses.MISSING) -> Any:
+    """An instance of the class; earlier layers win. A field without a value or default becomes `missing`."""
+    merged: dict[str, Any] = {}
+    for layer in reversed(layers):
+        merged |= layer.values
+    return _build(settings_class, merged, "", missing)
+
+
+def _build(settings_class: type, values: Mapping[str, Any], prefix: str, missing: Any) -> Any:
+    hints = typing.get_type_hints(settings_class, include_extras=True)
+    arguments = {}
+    for field in dataclasses.fields(settings_class):
+        name, annotation = prefix + field.name, hints[field.name]
+        if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+            arguments[field.name] = _build(annotation, values, f"{name}.", missing)
+        else:
+            default = field_default(field)
+            arguments[field.name] = values.get(name, missing if default is dataclasses.MISSING else default)
+    return settings_class(**arguments)
+
+
+# --- identity --------------------------------------------------------------------------------------------------------
+
+
+class Difference(NamedTuple):
+    """One setting that differs; `str()` is the line for the user."""
+
+    name: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}: {json.dumps(self.old)} before, {json.dumps(self.new)} now"
+
+
+def flatten_settings(settings: Any) -> dict[str, Any]:
+    """JSON-ready values by dotted name. Takes a settings dataclass, or the nested dict that a card carries."""
+    if isinstance(settings, Mapping):
+        return dict(flatten(settings))
+    return {name: _jsonable(value) for name, value in plain_leaves(settings)}
+
+
+def settings_digest(settings: Any, *, excluded: frozenset[str] = frozenset()) -> str:
+    """sha256 (hex) of all settings but the excluded ones: equal digests promise equal bytes.
+
+    `excluded` holds dotted names, a group's name stands for all of it. A name that the class does not have raises
+    `ValueError`, so that a renamed setting cannot slip in or out of the digest unseen.
+    """
+    kept = _without(settings, excluded)
+    text = json.dumps(kept, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def diff_settings(old: Any, new: Any, *, excluded: frozenset[str] = frozenset()) -> list[Difference]:
+    """The settings that differ, excluded ones aside; each side a settings dataclass or a card's dict."""
+    before, now = _without(old, excluded), _without(new, excluded)
+    return [
+        Difference(name, before.get(name), now.get(name))
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+
+
+def _without(settings: Any, excluded: frozenset[str]) -> dict[str, Any]:
+    flat = flatten_settings(settings)
+    matched = {name: {name} & excluded | {group for group in excluded if name.startswith(f"{group}.")} for name in flat}
+    unknown = excluded.difference(*matched.values())
+    if unknown and not isinstance(settings, Mapping):
+        raise ValueError(f"excluded settings that {type(settings).__name__} does not have: {sorted(unknown)}")
+    return {name: value for name, value in flat.items() if not matched[name]}
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Path):
+        return value.as_posix()
+    if isinstance(value, (tuple, list)):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    return value
