@@ -21,12 +21,9 @@ from diffusers.training_utils import compute_snr
 from einops import reduce
 from torch import Tensor, nn
 
-from trainer.model.pose_encoder import PoseEncoder, build_pose_encoder
+from trainer.model.pose_encoder import POSE_PREFIX, PoseEncoder, build_pose_encoder
 from trainer.model.switches import ModelSwitches, trains_in_stage2
 from trainer.model.unet import VideoUNet, inflate
-
-POSE_PREFIX = "skeleton_adapter."
-"""What the official UNet state dict puts before the names of the pose encoder."""
 
 StageNumber = Literal[1, 2]
 

@@ -20,10 +20,10 @@ from tests.golden.fixture_set import HEAD_KEYS, Case, FixtureSet, Weights
 from trainer.inference.sample import GUIDANCE, ddim_scheduler, ddim_steps
 from trainer.model.attention import sparse_causal_attention
 from trainer.model.blocks import ConvTemporal, inflate_resnet, inflate_transformer, inflate_transformer_block
-from trainer.model.pose_encoder import BLOCKS_PER_LEVEL, PoseEncoder, build_pose_encoder
+from trainer.model.pose_encoder import BLOCKS_PER_LEVEL, POSE_PREFIX, PoseEncoder, build_pose_encoder
 from trainer.model.switches import OFFICIAL
 from trainer.model.unet import VideoUNet, inflate
-from trainer.stages import POSE_PREFIX, StageModel, StageNumber, freeze_all_but_trained
+from trainer.stages import StageModel, StageNumber, freeze_all_but_trained
 
 Tensors = dict[str, Tensor]
 

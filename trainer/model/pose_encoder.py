@@ -19,6 +19,8 @@ from trainer.model.switches import ModelSwitches
 
 BLOCKS_PER_LEVEL = 2
 OFFICIAL_WIDTHS = (320, 640, 1280, 1280)
+POSE_PREFIX = "skeleton_adapter."
+"""What the official UNet state dict puts before the names of the pose encoder."""
 
 
 class PoseEncoder(nn.Module):

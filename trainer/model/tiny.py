@@ -1,0 +1,115 @@
+"""The base `tiny`: a random model of Stable Diffusion's shape, built by code in diffusers layout.
+
+It has every part of a real base at a size that trains on a laptop: UNet of four levels, VAE with 8-fold reduction,
+CLIP text encoder, a tokenizer of single characters. Everything follows from `SEED`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import string
+import tempfile
+from pathlib import Path
+
+import platformdirs
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+logger = logging.getLogger(__name__)
+
+TINY = "tiny"
+"""The name of this base."""
+VERSION = 1
+"""Part of the folder's name in the cache; raise it with every change to what `build_tiny` writes."""
+SEED = 20240320
+START, END = "<|startoftext|>", "<|endoftext|>"
+TEXT_WIDTH = 32
+WIDTHS = (32, 48, 64, 64)
+
+
+def tiny_folder() -> Path:
+    """The folder of the tiny base in the user's cache, built on first use. Safe to call from several processes."""
+    folder = Path(platformdirs.user_cache_dir("lposekit")) / f"tiny-v{VERSION}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="tiny-") as temporary:
+            build_tiny(Path(temporary) / "base")
+            move_unless_there(Path(temporary) / "base", folder)
+        logger.info("built the base %s in %s", TINY, folder)
+    return folder
+
+
+def move_unless_there(source: Path, target: Path) -> None:
+    """Renames a folder; another process that was faster has written the same, so its folder stays."""
+    try:
+        os.rename(source, target)
+    except OSError:
+        if not target.exists():
+            raise
+
+
+def build_tiny(folder: Path, seed: int = SEED) -> None:
+    """Writes the tiny base to a folder in diffusers layout."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = tiny_tokenizer()
+        tokenizer.save_pretrained(folder / "tokenizer")
+        tiny_text_encoder(tokenizer).save_pretrained(folder / "text_encoder")
+        tiny_vae().save_pretrained(folder / "vae")
+        tiny_unet().save_pretrained(folder / "unet")
+        tiny_scheduler().save_pretrained(folder / "scheduler")
+
+
+def tiny_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer without merges: every printable ASCII character is a token, at a word's end another."""
+    characters = string.ascii_lowercase + string.digits + string.punctuation
+    tokens = [*characters, *(f"{character}</w>" for character in characters), START, END]
+    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=77)
+
+
+def tiny_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=2 * TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=77,
+            bos_token_id=tokenizer.get_vocab()[START],
+            eos_token_id=tokenizer.get_vocab()[END],
+            pad_token_id=tokenizer.get_vocab()[END],
+        )
+    )
+
+
+def tiny_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore
+        up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore
+        block_out_channels=(16, 16, 32, 32),  # pyright: ignore
+        layers_per_block=1,
+        norm_num_groups=8,
+        latent_channels=4,
+        sample_size=64,
+    )
+
+
+def tiny_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=WIDTHS,
+        layers_per_block=2,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
+
+
+def tiny_scheduler() -> DDPMScheduler:
+    """The noise schedule of Stable Diffusion 1.4."""
+    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
