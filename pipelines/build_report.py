@@ -107,6 +107,5 @@ class BuildReport:
         number, worst = ranked[0]
         if not number:
             return []
-        return [
-            f"only {self.success:.0%} of the rows succeeded; {number / self.num_rows:.0%} {worst.value}: {DIAGNOSES[worst]}"
-        ]
+        share = number / self.num_rows
+        return [f"only {self.success:.0%} of the rows succeeded; {share:.0%} {worst.value}: {DIAGNOSES[worst]}"]

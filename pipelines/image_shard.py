@@ -6,17 +6,18 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lposekit.errors import NETWORK_OUTCOMES, Outcome
 from lposekit.faults import fault_point
+from lposekit.records import Person
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.writer import ShardWriter
 from pipelines.fetch.download import FetchedRow
-from pipelines.image_rows import ImageRules, RowResult, rows_table, unseen_row
+from pipelines.image_rows import ImageRules, RowResult, rows_table, seen_row, unseen_row
 from pipelines.lock import writer_lock
 from pipelines.plan import ShardPlan
 from pipelines.pose_pool import PoseClient
@@ -38,6 +39,22 @@ class ImageJob:
     rules: ImageRules
     allowed_local: frozenset[str] = frozenset()
     """host:port pairs that may be private: the quickstart's own sample server."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPose:
+    """A row whose poses are known, and whose pixels are wanted again."""
+
+    sha256: str
+    persons: list[Person]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryInput:
+    """What a shard's earlier build left, by position: rows that stay as they are, and poses that are known."""
+
+    carried: Mapping[int, RowResult] = field(default_factory=dict)
+    known: Mapping[int, KnownPose] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -80,7 +97,7 @@ def build_image_shard(
     poses: PoseClient,
     download: Download,
     *,
-    carried: Mapping[int, RowResult] | None = None,
+    retry: RetryInput | None = None,
     cancel: threading.Event | None = None,
 ) -> ShardReport:
     """Fetch, judge and write one shard.
@@ -89,7 +106,7 @@ def build_image_shard(
         plan: the shard's rows; those that the plan decided (metadata filter) are not fetched.
         download: ``download(rows, sink, work_dir, cancel)``, as `pipelines.fetch.download.download_rows` bound to its
             opener and decoder.
-        carried: results by position that an earlier build of this shard left, taken over as they are (`retry`).
+        retry: what an earlier build of this shard left and this one takes over.
 
     Returns:
         The shard's account. It is committed, unless nearly every fetch failed by the network; then nothing is written.
@@ -103,14 +120,14 @@ def build_image_shard(
         writer = ShardWriter(layout, plan.shard, job.run_id)
         account = _Account(writer, job.settings.fetch.dedup, [], set())
         try:
-            _put_rows(plan, job, poses, download, account, carried or {}, Path(work_dir), cancel)
-            report = _report(plan.shard, account, job.settings, carried or {})
+            _put_rows(plan, job, poses, download, account, retry or RetryInput(), Path(work_dir), cancel)
+            report = _report(plan.shard, account, job.settings, retry or RetryInput())
             if not report.committed:
                 writer.discard()
                 return report
             fault_point("shard:before_commit")
             end = time.time()
-            writer.commit(rows_table(account.results), _stats(account, start, end))
+            writer.commit(rows_table(account.results), stats_of(account.results, start, end))
         except BaseException:
             writer.discard()
             raise
@@ -123,7 +140,7 @@ def _put_rows(
     poses: PoseClient,
     download: Download,
     account: _Account,
-    carried: Mapping[int, RowResult],
+    retry: RetryInput,
     work_dir: Path,
     cancel: threading.Event | None,
 ) -> None:
@@ -131,8 +148,8 @@ def _put_rows(
     windows = PoseWindows(rows, poses, job.rules, job.settings.pose.batch_size, account.emit)
     to_fetch = []
     for position, planned in enumerate(plan.rows):
-        if position in carried:
-            windows.put_decided(position, carried[position])
+        if position in retry.carried:
+            windows.put_decided(position, retry.carried[position])
         elif planned.outcome is not None:
             windows.put_decided(position, unseen_row(planned.row, planned.outcome, planned.detail))
         else:
@@ -140,18 +157,20 @@ def _put_rows(
     positions = {row.key: position for position, row in enumerate(rows)}
 
     def sink(fetched: FetchedRow) -> None:
-        windows.put_fetched(positions[fetched.row.key], fetched)
+        position = positions[fetched.row.key]
+        if position in retry.known and fetched.outcome is None:
+            windows.put_decided(position, _with_known_pose(fetched, retry.known[position], job.rules))
+        else:
+            windows.put_fetched(position, fetched)
 
     if to_fetch:
         download(to_fetch, sink, work_dir, cancel)
     windows.finish()
 
 
-def _report(
-    shard: int, account: _Account, settings: BuildImagesSettings, carried: Mapping[int, RowResult]
-) -> ShardReport:
+def _report(shard: int, account: _Account, settings: BuildImagesSettings, retry: RetryInput) -> ShardReport:
     outcomes = Counter(result.outcome for result in account.results)
-    fetched = [r.outcome for i, r in enumerate(account.results) if i not in carried and _was_fetched(r.outcome)]
+    fetched = [r.outcome for i, r in enumerate(account.results) if i not in retry.carried and _was_fetched(r.outcome)]
     failed = sum(outcome in NETWORK_OUTCOMES for outcome in fetched)
     limit = settings.network_failure_limit
     down = limit is not None and len(fetched) >= MIN_ROWS_FOR_BREAKER and failed > limit * len(fetched)
@@ -171,12 +190,20 @@ def _was_fetched(outcome: Outcome) -> bool:
     return outcome not in (Outcome.METADATA_FILTER, Outcome.BLOCKED, Outcome.BAD_URL)
 
 
-def _stats(account: _Account, start: float, end: float) -> dict[str, Any]:
-    """The commit marker: img2dataset's fields, then ours."""
-    statuses = Counter(result.columns["status"] for result in account.results)
-    outcomes = Counter(result.outcome.value for result in account.results)
+def _with_known_pose(fetched: FetchedRow, known: KnownPose, rules: ImageRules) -> RowResult:
+    """A row whose poses were found in an earlier build: only its pixels were missing."""
+    assert fetched.image is not None
+    if fetched.sha256 != known.sha256:
+        return unseen_row(fetched.row, Outcome.HASH_MISMATCH, "the picture changed since its poses were found")
+    return seen_row(fetched.row, fetched.image, fetched.sha256, known.persons, rules)
+
+
+def stats_of(results: Sequence[RowResult], start: float, end: float) -> dict[str, Any]:
+    """The commit marker of rows: img2dataset's fields, then ours. ``start`` and ``end`` are Unix times."""
+    statuses = Counter(result.columns["status"] for result in results)
+    outcomes = Counter(result.outcome.value for result in results)
     return {
-        "count": len(account.results),
+        "count": len(results),
         "successes": statuses["success"],
         "failed_to_download": statuses["failed_to_download"],
         "failed_to_resize": statuses["failed_to_resize"],

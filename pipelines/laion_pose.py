@@ -9,7 +9,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,13 @@ from pipelines.cluster import Layout, connected, plan_layout
 from pipelines.image_rows import ImageRules
 from pipelines.image_shard import ImageJob
 from pipelines.lock import driver_lock
-from pipelines.plan import ShardPlan, count_rows, input_fingerprint, input_warnings, iter_shards
+from pipelines.plan import ShardPlan, count_rows, input_fingerprint, iter_shards, list_warnings
 from pipelines.pose_pool import PoseActor, PoseSpec
 from pipelines.progress import BuildProgress
 from pipelines.runner import RunResult, ShardRunner
 from pipelines.settings import BuildImagesSettings
 from pipelines.shard_worker import ShardWorker
+from pipelines.stored_rows import RetryPlan
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,6 @@ FREE_SETTINGS = frozenset(
         "allow_private_addresses",
         "ray_address",
         "min_success",
-        "max_rows",
         "shard_attempts",
         "network_failure_limit",
         "network_failure_window",
@@ -139,7 +139,7 @@ def _run(settings: BuildImagesSettings, allowed_local: frozenset[str], *, sample
     entry = pose_entry(settings.pose_model)
     layout = DatasetLayout(settings.output)
     keep, store = keep_rules(settings, entry)
-    warnings = input_warnings(settings) if not sample else []
+    warnings = list_warnings(settings) if not sample else []
     for warning in warnings:
         logger.warning(warning)
     card = _card(settings, entry, keep, warnings, sample)
@@ -195,9 +195,8 @@ def _dry_run(layout: DatasetLayout, settings: BuildImagesSettings, total_rows: i
 
 def build(
     job: ImageJob,
-    plans: Iterator[ShardPlan],
+    plans: Iterator[ShardPlan | RetryPlan],
     total_rows: int | None,
-    carry: Callable[[ShardPlan], Any] | None = None,
 ) -> BuildReport:
     """Run the planned shards on Ray, then complete card and report. The folder is locked by the caller."""
     layout, settings = DatasetLayout(job.root), job.settings
@@ -227,7 +226,7 @@ def build(
 
 
 def _run_on_ray(
-    job: ImageJob, plans: Iterator[ShardPlan], progress: BuildProgress, interrupts: _Interrupts
+    job: ImageJob, plans: Iterator[ShardPlan | RetryPlan], progress: BuildProgress, interrupts: _Interrupts
 ) -> RunResult:
     import ray
 

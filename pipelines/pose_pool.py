@@ -139,10 +139,11 @@ class RayPoses:
     def _try(self, ticket: _Ticket) -> list[Poses] | None:
         """The batch's poses, or None if the actor died on the way."""
         import ray
+        from ray.exceptions import RayActorError
 
         try:
             poses, seconds = ray.get(ticket.reference)
-        except ray.exceptions.RayActorError as error:
+        except RayActorError as error:
             logger.warning("a pose model's process died with a batch of %d pictures: %s", len(ticket.images), error)
             return None
         self.busy_s += seconds

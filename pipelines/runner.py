@@ -113,17 +113,18 @@ class ShardRunner:
 
     def _collect(self, reference: Any, work: _Work) -> None:
         import ray
+        from ray.exceptions import RayActorError, RayTaskError
 
         shard = work.unit.shard
         try:
             report: ShardReport = ray.get(reference)
-        except ray.exceptions.RayActorError as error:
+        except RayActorError as error:
             logger.warning("the worker of shard %s died (try %d): %s", shard_name(shard), work.attempt, _brief(error))
             if work.attempt < self._attempts and not self._halted():
                 self._hand_out(work.unit, work.attempt + 1)
             else:
                 self._fail(shard, f"its worker died {work.attempt} times")
-        except ray.exceptions.RayTaskError as error:
+        except RayTaskError as error:
             self._idle.append(work.worker)
             self._fail(shard, _brief(error.cause if getattr(error, "cause", None) else error))
         else:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lposekit.records import ImageRow
-from pipelines.image_rows import RowResult
+from lposekit.shards.layout import DatasetLayout
 from pipelines.image_shard import ImageJob, build_image_shard
 from pipelines.plan import ShardPlan
 from pipelines.pose_pool import PoseSpec, RayPoses
 from pipelines.shard_report import ShardReport
+from pipelines.stored_rows import RetryPlan, load_retry
 
 
 class ShardWorker:
@@ -30,16 +31,19 @@ class ShardWorker:
         self._poses = RayPoses(actors, spec, first=number)
         self._download: Callable[..., None] | None = None
 
-    def build(self, plan: ShardPlan, carried: Mapping[int, RowResult] | None = None) -> ShardReport:
-        """Build and commit one shard; see `build_image_shard`."""
+    def build(self, plan: ShardPlan | RetryPlan) -> ShardReport:
+        """Build and commit one shard, or rows of one again; see `build_image_shard`."""
         if self._download is None:
             self._download = make_download(self._job)
-        return build_image_shard(plan, self._job, self._poses, self._download, carried=carried)
+        retry = None
+        if isinstance(plan, RetryPlan):
+            plan, retry = load_retry(DatasetLayout(self._job.root), plan)
+        return build_image_shard(plan, self._job, self._poses, self._download, retry=retry)
 
 
 def make_download(job: ImageJob) -> Callable[..., None]:
     """The fetch and decode stage of a worker: opener, decoder children, img2dataset; loaded once a process."""
-    from pipelines.decode.images import SandboxedDecoder
+    from pipelines.decode.images import ImageDecoder
     from pipelines.fetch.download import FetchedRow, download_rows
     from pipelines.fetch.polite import polite_opener
 
@@ -50,11 +54,20 @@ def make_download(job: ImageJob) -> Callable[..., None]:
         allow_private_addresses=settings.allow_private_addresses,
         allowed_local=job.allowed_local,
     )
-    decode = SandboxedDecoder(settings.image)
+    decoder = ImageDecoder(settings.image)
 
     def download(
         rows: Sequence[ImageRow], sink: Callable[[FetchedRow], None], work_dir: Path, cancel: Any = None
     ) -> None:
-        download_rows(rows, opener=opener, decode=decode, settings=settings.fetch, sink=sink, work_dir=work_dir)
+        download_rows(
+            rows,
+            opener=opener,
+            decode=decoder.decode,
+            settings=settings.fetch,
+            sink=sink,
+            work_dir=work_dir,
+            cancel=cancel,
+            decode_threads=decoder.parallel,
+        )
 
     return download

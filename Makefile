@@ -1,0 +1,66 @@
+# lposekit: every target sets up what it needs. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.lposekit-setup
+# The first Python that numpy 2.4 (>= 3.11) and img2dataset 1.47 (< 3.13) both run on.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo "$$p" && break; done)
+# Model weights lie in the first of these that exists; without any, they are downloaded from their publisher.
+export LPOSEKIT_WEIGHTS ?= $(firstword $(wildcard weights ../shared/weights))
+ifeq ($(LPOSEKIT_WEIGHTS),)
+unexport LPOSEKIT_WEIGHTS
+endif
+
+.PHONY: help
+help:  ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(STAMP)  ## make the virtual environment and install the pinned wheels (once)
+
+$(STAMP): lposekit/pins.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "lposekit needs Python 3.11 or 3.12 (numpy 2.4 needs 3.11, img2dataset 1.47 fails on 3.13)." \
+		"Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' lposekit/pins.txt)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: --no-deps -r lposekit/pins.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: laion-pose
+laion-pose: setup  ## build LAION-Pose; INPUT=list OUTPUT=folder ARGS=..., without INPUT a sample of real photos
+	$(BIN)/lposekit build-laion-pose $(if $(INPUT),--input $(INPUT)) $(if $(OUTPUT),--output "$(OUTPUT)") $(ARGS)
+
+.PHONY: test
+test: setup  ## all tests but the slow ones (under 15 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+.PHONY: test-kill
+test-kill: setup  ## kill drivers, workers and models at random moments; compare the finished folders (long)
+	$(BIN)/python -m pytest -m slow tests/faults --timeout 3600 $(ARGS)
+
+.PHONY: test-slow
+test-slow: setup  ## every slow test: fuzzing, kills, soak runs (long)
+	$(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
+
+.PHONY: lint
+lint: setup  ## ruff and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+.PHONY: type
+type: setup  ## pyright
+	$(BIN)/pyright
+
+.PHONY: bench
+bench: setup  ## all benchmarks; writes docs/benchmarks.md
+	$(BIN)/python -m tests.benchmarks.run $(ARGS)
+
+.PHONY: clean
+clean:  ## remove what the quickstart built
+	rm -rf quickstart

@@ -1,0 +1,124 @@
+"""`lposekit retry`: fetch rows of a finished dataset again, and put what comes back into their shards."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lposekit.errors import NETWORK_OUTCOMES, Outcome, UsageError
+from lposekit.keypoints import KeepRule
+from lposekit.settings import merge, table_layer
+from lposekit.shards.card import read_card
+from lposekit.shards.layout import DatasetLayout, sum_counts
+from lposekit.shards.writer import finish_replacements, remove_partials
+from pipelines.build_report import BuildReport
+from pipelines.image_rows import ImageRules
+from pipelines.image_shard import ImageJob
+from pipelines.laion_pose import build
+from pipelines.lock import driver_lock
+from pipelines.plan import ShardPlan
+from pipelines.settings import BuildImagesSettings
+from pipelines.stored_rows import RetryPlan
+
+RETRIED_BY_DEFAULT = frozenset({*NETWORK_OUTCOMES, Outcome.WORKER_CRASH, Outcome.POSE_FAILED})
+
+
+def run(
+    dataset: Path,
+    only: Collection[str] = (),
+    *,
+    allow_private_addresses: bool = False,
+    workers: int | None = None,
+    ray_address: str | None = None,
+    weights_dir: Path | None = None,
+    dry_run: bool = False,
+) -> BuildReport:
+    """Fetch the rows with certain outcomes again, in place; every other row of their shards stays as it is.
+
+    Rows that the pose model saw before (``few_keypoints``, ``no_person``) are fetched by URL and sha256 and judged on
+    their stored poses by the folder's keep rule, without running a model.
+
+    Args:
+        only: outcomes to retry; default: failures of the network and crashes.
+
+    Raises:
+        UsageError: an unknown outcome, or no image dataset.
+    """
+    layout = DatasetLayout(dataset)
+    card = read_card(layout)
+    if card["kind"] != "image":
+        raise UsageError(f"{dataset} holds video clips: retry works on image datasets.")
+    outcomes = _outcomes(only)
+    if dry_run:
+        return _dry_run(layout, outcomes)
+    changes = {
+        "output": dataset,
+        "workers": workers,
+        "ray_address": ray_address,
+        "weights_dir": weights_dir,
+        "allow_private_addresses": allow_private_addresses,
+        "network_failure_limit": None,
+    }
+    settings = replace(settings_of_card(card), **changes)
+    if not card.get("sample"):
+        return _run(layout, card, settings, outcomes, frozenset())
+    from pipelines.sample_photos import served_list
+
+    with served_list() as (_, host_and_port):
+        return _run(layout, card, settings, outcomes, frozenset({host_and_port}))
+
+
+def settings_of_card(card: Mapping[str, Any]) -> BuildImagesSettings:
+    """The settings that a dataset was built with, from its card."""
+    given = {k: v for k, v in card["settings"].items() if v is not None and k != "allow_private_addresses"}
+    return merge(BuildImagesSettings, [table_layer(BuildImagesSettings, given, "dataset card")])
+
+
+def _outcomes(only: Collection[str]) -> frozenset[Outcome]:
+    if not only:
+        return RETRIED_BY_DEFAULT
+    unknown = sorted(set(only) - {outcome.value for outcome in Outcome} - {"kept"})
+    if unknown or "kept" in only:
+        wrong = ", ".join(unknown or ["kept"])
+        raise UsageError(f"--only {wrong}: no such outcome to retry. Known: {', '.join(Outcome)}.")
+    return frozenset(Outcome(name) for name in only)
+
+
+def _dry_run(layout: DatasetLayout, outcomes: frozenset[Outcome]) -> BuildReport:
+    counts = sum_counts(layout.read_stats(shard)["outcomes"] for shard in layout.committed_shards())
+    number = sum(counts.get(outcome.value, 0) for outcome in outcomes)
+    return BuildReport(layout.root, counts, 0, notes=(f"would fetch {number} rows again",), dry_run=True)
+
+
+def _run(
+    layout: DatasetLayout,
+    card: dict[str, Any],
+    settings: BuildImagesSettings,
+    outcomes: frozenset[Outcome],
+    allowed_local: frozenset[str],
+) -> BuildReport:
+    run_id = secrets.token_hex(4)
+    keep = KeepRule(**card["keep_rule"])
+    store_min = settings.store_min_detected
+    pose_card = {
+        "keypoint_format": card["keypoint_format"],
+        "pose_model": settings.pose_model,
+        "keypoint_score_threshold": keep.keypoint_score_threshold,
+    }
+    store = keep if store_min is None else replace(keep, min_detected=store_min)
+    rules = ImageRules(keep, store, pose_card, settings.image.jpeg_quality)
+    with driver_lock(layout, run_id):
+        finish_replacements(layout)
+        remove_partials(layout)
+        job = ImageJob(layout.root.resolve(), run_id, settings, rules, allowed_local)
+        return build(job, _plans(layout, outcomes), None)
+
+
+def _plans(layout: DatasetLayout, outcomes: frozenset[Outcome]) -> Iterator[ShardPlan | RetryPlan]:
+    for shard in layout.committed_shards():
+        found = layout.read_stats(shard)["outcomes"]
+        if any(outcome.value in found for outcome in outcomes):
+            yield RetryPlan(shard, outcomes)
