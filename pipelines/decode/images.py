@@ -144,6 +144,11 @@ class ImageDecoder:
             raise TooSmall(answer["too_small"], image)
         return image
 
+    def start(self) -> None:
+        """Start the children now, rather than with the first pictures."""
+        for sandbox in self._sandboxes:
+            sandbox.start()
+
     def close(self) -> None:
         """End the children."""
         for sandbox in self._sandboxes:

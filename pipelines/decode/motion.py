@@ -22,7 +22,7 @@ THUMB_WIDTH = 256
 _METER_WIDTH = 64
 _MOTION_SPACING_S = Fraction(1, 4)
 _MOVED_LEVELS = 4
-_BRIGHT_PERCENTILES = (98.0, 99.8)
+_BRIGHT_SHARES = (0.98, 0.998)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class MotionMeter:
     def measure(self, thumb_HWC: npt.NDArray[np.uint8]) -> FrameMeasure:
         """`thumb_HWC`: BGR picture of about `THUMB_WIDTH` pixels width."""
         luma_HW = cv2.cvtColor(thumb_HWC, cv2.COLOR_BGR2GRAY)
-        bright_98, bright_998 = (float(value) for value in np.percentile(luma_HW, _BRIGHT_PERCENTILES))
+        bright_98, bright_998 = _percentiles(luma_HW)
         small_HW = cv2.resize(luma_HW, _meter_size(luma_HW), interpolation=cv2.INTER_AREA).astype(np.int16)
         change = moved = None
         if self._past:
@@ -56,6 +56,12 @@ class MotionMeter:
             moved = float((np.abs(small_HW - self._past[0]) > _MOVED_LEVELS).mean())
         self._past.append(small_HW)
         return FrameMeasure(float(small_HW.mean()), bright_98, bright_998, change, moved)
+
+
+def _percentiles(luma_HW: npt.NDArray[np.uint8]) -> tuple[float, float]:
+    darker_256 = np.bincount(luma_HW.ravel(), minlength=256).cumsum()  # ten times faster than np.percentile
+    levels = np.searchsorted(darker_256, [share * luma_HW.size for share in _BRIGHT_SHARES])
+    return float(levels[0]), float(levels[1])
 
 
 def _meter_size(luma_HW: npt.NDArray[np.uint8]) -> tuple[int, int]:

@@ -25,10 +25,10 @@ _WINDOW = 2  # frames on each side that the adaptive detector compares a frame w
 
 @dataclass(frozen=True, slots=True)
 class ShotFrame:
-    """A source frame, and whether it is the first one of a shot."""
+    """A source frame, and the number of the shot that it belongs to."""
 
     source: SourceFrame
-    starts_shot: bool
+    shot: int
 
     @property
     def pts(self) -> int:
@@ -106,43 +106,50 @@ def cut_finder(settings: ShotSettings) -> CutFinder | None:
     return None
 
 
-def with_found_shots(frames: Iterable[SourceFrame], finder: CutFinder) -> Iterator[ShotFrame]:
-    """Each frame with its mark, as soon as that is sure. Frames without a picture are passed on, unseen."""
-    waiting: deque[SourceFrame] = deque()  # not yet told apart
-    waiting_pictures = 0
-    seen = 0
-    cuts: set[int] = set()
+class _Settler:
+    """Holds frames back until the finder can no longer call them the start of a shot."""
 
-    def settle(keep: int) -> Iterator[ShotFrame]:
-        nonlocal waiting_pictures
-        while waiting_pictures > keep:
-            frame = waiting.popleft()
-            if frame.thumb_HWC is None:
-                yield ShotFrame(frame, False)
-                continue
-            number = seen - waiting_pictures
-            waiting_pictures -= 1
-            yield ShotFrame(frame, number in cuts)
-            cuts.discard(number)
+    def __init__(self) -> None:
+        self.cuts: set[int] = set()
+        self._waiting: deque[SourceFrame] = deque()
+        self._waiting_pictures = 0
+        self._pictures = 0
+        self._shot = 0
 
-    for frame in frames:
-        waiting.append(frame)
+    def add(self, frame: SourceFrame) -> None:
+        self._waiting.append(frame)
         if frame.thumb_HWC is not None:
-            waiting_pictures += 1
-            seen += 1
-            cuts.update(finder.push(frame.thumb_HWC))
-        yield from settle(finder.latency)
-    cuts.update(finder.finish())
-    yield from settle(0)
-    yield from (ShotFrame(frame, False) for frame in waiting)
+            self._waiting_pictures += 1
+            self._pictures += 1
+
+    def settled(self, keep_pictures: int) -> Iterator[ShotFrame]:
+        while self._waiting and (self._waiting_pictures > keep_pictures or self._waiting[0].thumb_HWC is None):
+            frame = self._waiting.popleft()
+            if frame.thumb_HWC is not None:
+                number = self._pictures - self._waiting_pictures
+                self._waiting_pictures -= 1
+                if number in self.cuts:
+                    self.cuts.remove(number)
+                    self._shot += 1
+            yield ShotFrame(frame, self._shot)
 
 
-def with_given_shots(frames: Iterable[SourceFrame], cuts_pts: Sequence[int]) -> Iterator[ShotFrame]:
-    """The first frame at or after each of the sorted cuts starts a shot."""
-    left = deque(cuts_pts)
+def with_found_shots(frames: Iterable[SourceFrame], finder: CutFinder) -> Iterator[ShotFrame]:
+    """Each frame with its shot, as soon as that is sure. Frames without a picture are passed on, unseen."""
+    settler = _Settler()
     for frame in frames:
-        starts = False
-        while left and left[0] <= frame.pts:
-            left.popleft()
-            starts = True
-        yield ShotFrame(frame, starts)
+        settler.add(frame)
+        if frame.thumb_HWC is not None:
+            settler.cuts.update(finder.push(frame.thumb_HWC))
+        yield from settler.settled(finder.latency)
+    settler.cuts.update(finder.finish())
+    yield from settler.settled(0)
+
+
+def with_given_shots(frames: Iterable[SourceFrame], cuts_pts: Sequence[float]) -> Iterator[ShotFrame]:
+    """The first frame at or after each of the sorted cuts starts a shot."""
+    shot = 0
+    for frame in frames:
+        while shot < len(cuts_pts) and cuts_pts[shot] <= frame.pts:
+            shot += 1
+        yield ShotFrame(frame, shot)

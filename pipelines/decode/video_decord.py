@@ -1,0 +1,59 @@
+"""Frames through decord: fast, and silent about damage. What it hides is found here, and the file then read otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import decord
+from decord import DECORDError
+
+from pipelines.decode.native_log import NativeLog
+from pipelines.decode.video import DamageSuspectedError, SourceFrame, VideoInfo, pictured
+
+_ANY_COPY = 1e-6  # decord's fault tolerance as a share of the frames: raise at the first frame replaced by a copy
+
+
+class DecordReader:
+    """Reads a file whose packets are in order (`VideoInfo.orderly`): frame i is the one with the i-th time stamp."""
+
+    def __init__(self, path: Path, info: VideoInfo, size: tuple[int, int], beat: Callable[[], None]) -> None:
+        self._path = path
+        self._info = info
+        self._size = size
+        self._beat = beat
+        self._reader: decord.VideoReader | None = None
+        self._position = 0
+
+    def frames(self, start: int, stop: int) -> Iterator[SourceFrame]:
+        if not self._info.orderly:
+            raise DamageSuspectedError("packets without time stamps, marked as damaged, or not to be shown")
+        with NativeLog() as log:
+            try:
+                yield from self._frames(start, stop, log)
+            except (DECORDError, RuntimeError, StopIteration, IndexError, AssertionError) as err:
+                raise DamageSuspectedError(f"decord: {str(err).splitlines()[0] if str(err) else err!r}") from err
+
+    def _frames(self, start: int, stop: int, log: NativeLog) -> Iterator[SourceFrame]:
+        reader = self._opened()
+        if start != self._position:
+            reader.seek_accurate(start)
+        for index in range(start, stop):
+            upright_HWC = reader.next().asnumpy()
+            self._position = index + 1
+            if complaint := log.complaint():
+                raise DamageSuspectedError(complaint)
+            self._beat()
+            yield pictured(index, int(self._info.pts[index]), upright_HWC, self._size)
+
+    def _opened(self) -> decord.VideoReader:
+        if self._reader is None:
+            decord.logging.set_level(decord.logging.INFO)  # FFmpeg tells of concealed errors at this level
+            self._reader = decord.VideoReader(str(self._path.resolve()), num_threads=1, fault_tol=_ANY_COPY)
+            if len(self._reader) != len(self._info.pts):
+                raise DamageSuspectedError(f"decord counts {len(self._reader)} frames of {len(self._info.pts)}")
+        return self._reader
+
+    def close(self) -> None:
+        """Free the decoder and its thread."""
+        self._reader = None
