@@ -6,6 +6,7 @@ shard does not exist for any reader; after it, all of it does.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tarfile
 from collections.abc import Mapping
@@ -93,7 +94,8 @@ class ShardWriter:
     def discard(self) -> None:
         """Remove what was written and not committed."""
         if self._stream is not None:
-            self._stream.close()
+            with contextlib.suppress(OSError):  # closing flushes, onto the disk that is full
+                self._stream.close()
         for path in self._final_paths():
             self._partial(path).unlink(missing_ok=True)
 
