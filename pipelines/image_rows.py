@@ -70,6 +70,8 @@ def unseen_row(
 ) -> RowResult:
     """A row that ended before the pose model saw it."""
     columns = _columns(row, outcome, detail, stored=False) | {"sha256": sha256}
+    if image is not None:
+        columns |= _size_columns(image, sha256)
     small = thumbnail(image.rgb_HWC) if image is not None and outcome in THUMBNAIL_OUTCOMES else None
     return RowResult(row.key, outcome, columns, thumbnail=small)
 
