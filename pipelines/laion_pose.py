@@ -233,14 +233,21 @@ def _run_on_ray(
     processes = plan_layout(job.settings.workers, job.settings.pose)
     spec = pose_spec(job.settings, processes)
     actors = _pose_actors(processes, spec)
-    layout = DatasetLayout(job.root)
-    models = ray.get(actors[0].card.remote())
-    _same_models(layout, models)
-    update_card(layout, models=models)
     worker_class = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy="SPREAD")(ShardWorker)
     numbers = itertools.count()
+
+    def spawn() -> Any:
+        return worker_class.remote(job, actors, spec, next(numbers))
+
+    workers = [spawn() for _ in range(processes.num_workers)]  # they start while the models load
+    layout = DatasetLayout(job.root)
+    models: dict[str, Any] = ray.get([actor.card.remote() for actor in actors])[0]
+    _same_models(layout, models)
+    update_card(layout, models=models)
+    progress.ready()
     runner = ShardRunner(
-        lambda: worker_class.remote(job, actors, spec, next(numbers)),
+        spawn,
+        workers=workers,
         num_workers=processes.num_workers,
         attempts=job.settings.shard_attempts,
         on_report=progress.add,

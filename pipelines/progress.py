@@ -32,6 +32,7 @@ class BuildProgress:
         self._outcomes = Counter(done)
         self._earlier_rows = sum(done.values())
         self._start = time.monotonic()
+        self.startup_s = 0.0
         self._bar: Any = None
         self._task: Any = None
 
@@ -50,6 +51,11 @@ class BuildProgress:
         if self._bar is not None:
             self._bar.stop()
 
+    def ready(self) -> None:
+        """The models are loaded and the workers wait: the speed is counted from here."""
+        self.startup_s = self.seconds
+        self._write({"event": "ready", "startup_s": self.startup_s})
+
     @property
     def outcomes(self) -> dict[str, int]:
         return dict(self._outcomes)
@@ -60,8 +66,7 @@ class BuildProgress:
 
     def add(self, report: ShardReport) -> None:
         """Count a shard that came back."""
-        with self._log_path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"time": time.time(), **asdict(report)}, sort_keys=True) + "\n")
+        self._write({"event": "shard", **asdict(report)})
         if not report.committed:
             return
         self._outcomes.update(report.outcomes)
@@ -71,8 +76,13 @@ class BuildProgress:
         else:
             logger.info("shard %05d: %s", report.shard, self._line())
 
+    def _write(self, event: Mapping[str, Any]) -> None:
+        with self._log_path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"time": time.time(), **event}, sort_keys=True) + "\n")
+
     def _line(self) -> str:
         rows = sum(self._outcomes.values()) - self._earlier_rows
+        seconds = max(self.seconds - self.startup_s, 1e-9)
         kept = self._outcomes.get("kept", 0)
         others = ", ".join(f"{name} {n}" for name, n in self._outcomes.most_common(5) if name != "kept")
-        return f"{kept} kept, {rows / max(self.seconds, 1e-9):.1f} images/s ({others})"
+        return f"{kept} kept, {rows / seconds:.1f} images/s ({others})"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -52,6 +52,7 @@ class ShardRunner:
 
     Args:
         spawn: makes one worker actor with a remote method ``build(unit)``.
+        workers: actors that are there already.
         num_workers: units in work at the same time.
         attempts: tries of a unit whose worker died.
         on_report: called with each unit's report, in the driver.
@@ -63,6 +64,7 @@ class ShardRunner:
         self,
         spawn: Callable[[], Any],
         *,
+        workers: Sequence[Any] = (),
         num_workers: int,
         attempts: int,
         on_report: Callable[[ShardReport], None],
@@ -75,8 +77,7 @@ class ShardRunner:
         self._on_report = on_report
         self._stop = stop
         self._drop = drop
-        self._idle: list[Any] = []
-        self._num_spawned = 0
+        self._idle = list(workers)
         self._work: dict[Any, _Work] = {}
         self._result = RunResult()
 

@@ -29,12 +29,10 @@ class ShardWorker:
     def __init__(self, job: ImageJob, actors: Sequence[Any], spec: PoseSpec, number: int) -> None:
         self._job = job
         self._poses = RayPoses(actors, spec, first=number)
-        self._download: Callable[..., None] | None = None
+        self._download = make_download(job)
 
     def build(self, plan: ShardPlan | RetryPlan) -> ShardReport:
         """Build and commit one shard, or rows of one again; see `build_image_shard`."""
-        if self._download is None:
-            self._download = make_download(self._job)
         retry = None
         if isinstance(plan, RetryPlan):
             plan, retry = load_retry(DatasetLayout(self._job.root), plan)
