@@ -12,25 +12,29 @@ from pipelines.fetch.connection import READ_BYTES
 from pipelines.fetch.retry import TryAgain, describe
 
 
-def read_body(response: http.client.HTTPResponse, sink: BinaryIO, max_body_bytes: int) -> int:
+def read_body(
+    response: http.client.HTTPResponse, sink: BinaryIO, max_body_bytes: int, *, cut_at_cap: bool = False
+) -> int:
     """Write the decoded body to ``sink`` as it arrives and return its number of bytes.
 
-    ``max_body_bytes`` holds for the body as sent and as decoded; a larger Content-Length is refused unread.
+    ``max_body_bytes`` holds for the body as sent and as decoded; a larger Content-Length is refused unread. With
+    ``cut_at_cap`` a larger body is no failure: its beginning is kept, the rest is not read.
     Raises ``Rejected``: TOO_BIG, BAD_ENCODING, SHORT_READ (another try may help).
     """
     decoder = _decoder_for(response.headers)
-    if response.length is not None and response.length > max_body_bytes:
+    if response.length is not None and response.length > max_body_bytes and not cut_at_cap:
         raise Rejected(Outcome.TOO_BIG, f"Content-Length {response.length} (limit {max_body_bytes})")
     num_raw = num_decoded = 0
     while chunk := _read_chunk(response):
         num_raw += len(chunk)
-        if num_raw > max_body_bytes:
-            raise Rejected(Outcome.TOO_BIG, f"body of more than {max_body_bytes} bytes")
-        decoded = decoder.decode(chunk, max_body_bytes - num_decoded)
-        num_decoded += len(decoded)
-        if num_decoded > max_body_bytes:
-            raise Rejected(Outcome.TOO_BIG, f"body of more than {max_body_bytes} bytes after decoding")
-        sink.write(decoded)
+        room = max_body_bytes - num_decoded
+        decoded = decoder.decode(chunk, room)
+        is_over = num_raw > max_body_bytes or len(decoded) > room
+        if is_over and not cut_at_cap:
+            raise Rejected(Outcome.TOO_BIG, f"body of more than {max_body_bytes} bytes, sent or decoded")
+        num_decoded += sink.write(decoded[:room] if is_over else decoded)
+        if is_over:
+            return num_decoded
     if response.length:
         raise TryAgain(Outcome.SHORT_READ, f"body ends after {num_raw} bytes, {response.length} are missing")
     decoder.finish()

@@ -50,7 +50,8 @@ def _has_certificates(context: ssl.SSLContext) -> bool:
 class GuardedConnection(http.client.HTTPConnection):
     """A connection that dials only what the guard checked, and whose every wait ends with ``deadline``.
 
-    ``url`` says where to, any URL of the origin will do. ``tls`` is None for plain http. Set ``deadline`` before each request; a kept connection serves many.
+    ``url``: any URL of the origin to connect to. ``tls`` is None for plain http. Set ``deadline`` before each request;
+    a kept connection serves many.
     """
 
     def __init__(self, url: WebUrl, guard: AddressGuard, tls: ssl.SSLContext | None, connect_timeout_s: float) -> None:

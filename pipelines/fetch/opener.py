@@ -119,23 +119,24 @@ class GuardedOpener:
         *,
         max_body_bytes: int | None = None,
         into: BinaryIO | None = None,
+        cut_at_cap: bool = False,
         deadline: Deadline | None = None,
     ) -> Fetched:
         """Fetch one URL, following redirects and trying again where that may help.
 
         ``max_body_bytes`` replaces the settings' cap. With ``into`` (a seekable file) the body is written there as it
-        arrives; after a failure the file holds what had come. ``deadline``: the clock of a row that this fetch is part
-        of; default: a new one.
+        arrives; after a failure the file holds what had come. ``cut_at_cap``: of a larger body, take the beginning.
+        ``deadline``: the clock of a row that this fetch is part of; default: a new one.
         Raises ``Rejected`` with one of the outcomes of `lposekit.errors`; after a failure that is tried again
         (``TryAgain``) the detail counts the attempts.
         """
         first_hop = parse_web_url(url)
         clock = deadline or Deadline.start(self.settings.total_timeout_s, self.settings.idle_timeout_s)
         cap_bytes = self.settings.max_body_bytes if max_body_bytes is None else max_body_bytes
-        sink = _Sink.over(into)
+        sink = _Sink.over(into, cap_bytes, cut_at_cap)
         for attempt in itertools.count(1):
             try:
-                response, final_url, num_bytes = self._follow(first_hop, clock, cap_bytes, sink)
+                response, final_url, num_bytes = self._follow(first_hop, clock, sink)
                 return Fetched(sink.body(), str(final_url), response.status, response.headers, attempt, num_bytes)
             except TryAgain as problem:
                 wait_s = self._retry.wait_s(problem, attempt, clock.remaining_s())
@@ -149,19 +150,17 @@ class GuardedOpener:
         """Close the connections at rest."""
         self.transport.idle.close()
 
-    def _follow(
-        self, url: WebUrl, deadline: Deadline, cap_bytes: int, sink: _Sink
-    ) -> tuple[http.client.HTTPResponse, WebUrl, int]:
+    def _follow(self, url: WebUrl, deadline: Deadline, sink: _Sink) -> tuple[http.client.HTTPResponse, WebUrl, int]:
         for _ in range(self.settings.max_redirects + 1):
             self.rules.check_request(url, deadline)
             with self.transport.answer(url, deadline) as response:
                 location = response.headers.get("Location")
                 if response.status not in _REDIRECTS or location is None:
-                    return response, url, self._keep(response, cap_bytes, sink)
+                    return response, url, self._keep(response, sink)
             url = redirect_target(url, location)
         raise Rejected(Outcome.REDIRECT, f"more than {self.settings.max_redirects} redirects")
 
-    def _keep(self, response: http.client.HTTPResponse, cap_bytes: int, sink: _Sink) -> int:
+    def _keep(self, response: http.client.HTTPResponse, sink: _Sink) -> int:
         if response.status < 200 or 300 <= response.status < 400:
             raise Rejected(Outcome.REDIRECT, f"status {response.status} leads nowhere")
         if response.status >= 400:
@@ -169,7 +168,7 @@ class GuardedOpener:
         if response.status == 206:
             raise Rejected(Outcome.SHORT_READ, "status 206: a part that nobody asked for")
         self.rules.check_headers(response.headers)
-        num_bytes = read_body(response, sink.file, cap_bytes)
+        num_bytes = read_body(response, sink.file, sink.cap_bytes, cut_at_cap=sink.cut_at_cap)
         if sink.is_memory:
             self.rules.check_body(sink.body())
         return num_bytes
@@ -177,15 +176,18 @@ class GuardedOpener:
 
 @dataclass(slots=True)
 class _Sink:
-    """Where a body goes: memory, or the caller's file from its present position on."""
+    """Where a body goes, and how much of it: memory, or the caller's file from its present position on."""
 
     file: BinaryIO
     start: int
     is_memory: bool
+    cap_bytes: int
+    cut_at_cap: bool
 
     @classmethod
-    def over(cls, into: BinaryIO | None) -> _Sink:
-        return cls(io.BytesIO(), 0, True) if into is None else cls(into, into.tell(), False)
+    def over(cls, into: BinaryIO | None, cap_bytes: int, cut_at_cap: bool) -> _Sink:
+        file = io.BytesIO() if into is None else into
+        return cls(file, file.tell(), into is None, cap_bytes, cut_at_cap)
 
     def restart(self) -> None:
         self.file.seek(self.start)

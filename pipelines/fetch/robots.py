@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 from collections import OrderedDict
@@ -69,12 +68,13 @@ class RobotsRules:
             return entry
 
     def _fetch(self, origin: str, deadline: Deadline) -> Protego | Rejected:
-        text = io.BytesIO()
         try:
-            self.opener.fetch(f"{origin}/robots.txt", max_body_bytes=MAX_ROBOTS_BYTES, into=text, deadline=deadline)
+            fetched = self.opener.fetch(
+                f"{origin}/robots.txt", max_body_bytes=MAX_ROBOTS_BYTES, cut_at_cap=True, deadline=deadline
+            )
         except Rejected as problem:
-            return _verdict_on_failure(problem, origin, text.getvalue())
-        return _parse(text.getvalue(), origin)
+            return _verdict_on_failure(problem, origin)
+        return _parse(fetched.body, origin)
 
 
 @dataclass(slots=True)
@@ -93,11 +93,9 @@ def _parse(body: bytes, origin: str) -> Protego | Rejected:
     return Protego.parse(text)
 
 
-def _verdict_on_failure(problem: Rejected, origin: str, body: bytes) -> Protego | Rejected:
+def _verdict_on_failure(problem: Rejected, origin: str) -> Protego | Rejected:
     detail = f"{origin}/robots.txt: {problem.detail}"
     match problem.outcome:
-        case Outcome.TOO_BIG:
-            return _parse(body, origin)
         case Outcome.REDIRECT:
             return _NO_RULES
         case Outcome.HTTP_4XX if not isinstance(problem, TryAgain):

@@ -64,7 +64,7 @@ class BadServer:
         self._server.pages = self.pages
         self._server.tls = self.tls
         self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), name="bad server", daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), name="bad server", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -205,28 +205,39 @@ def _retry_after(arguments: list[str]) -> tuple[tuple[str, str], ...]:
 
 @_behaviour("encoded")
 def _encoded(talk: Conversation, arguments: list[str]) -> None:
-    """/encoded/KIND: an encoding that nobody asked for. See `_encodings`."""
-    name, body = _encodings()[arguments[0]]
+    """/encoded/KIND: an encoding that nobody asked for. See `encoded_body`."""
+    name, body = encoded_body(arguments[0])
     talk.page(Page(body, headers=(("Content-Encoding", name),)))
 
 
 @cache
-def _encodings() -> dict[str, tuple[str, bytes]]:
+def encoded_body(kind: str) -> tuple[str, bytes]:
+    """Content-Encoding and body of `/encoded/KIND`."""
     jpeg = tiny_jpeg()
-    bare = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    return {
-        "gzip": ("gzip", gzip.compress(jpeg)),
-        "x-gzip": ("x-gzip", gzip.compress(jpeg)),
-        "deflate": ("deflate", zlib.compress(jpeg)),
-        "bare-deflate": ("deflate", bare.compress(jpeg) + bare.flush()),
-        "stacked": ("gzip, gzip", gzip.compress(gzip.compress(jpeg))),
-        "brotli": ("br", jpeg),
-        "trailing": ("gzip", gzip.compress(jpeg) + b"trailing garbage"),
-        "two-members": ("gzip", gzip.compress(jpeg) * 2),
-        "cut": ("gzip", gzip.compress(jpeg)[:-12]),
-        "not-gzip": ("gzip", jpeg),
-        "bomb": ("gzip", gzip.compress(bytes(256 * 2**20), compresslevel=9)),
-    }
+    packed = gzip.compress(jpeg)
+    match kind:
+        case "gzip" | "x-gzip":
+            return kind, packed
+        case "deflate":
+            return kind, zlib.compress(jpeg)
+        case "bare-deflate":
+            bare = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+            return "deflate", bare.compress(jpeg) + bare.flush()
+        case "stacked":
+            return "gzip, gzip", gzip.compress(packed)
+        case "brotli":
+            return "br", jpeg
+        case "trailing":
+            return "gzip", packed + b"trailing garbage"
+        case "two-members":
+            return "gzip", packed * 2
+        case "cut":
+            return "gzip", packed[:-12]
+        case "not-gzip":
+            return "gzip", jpeg
+        case "bomb":
+            return "gzip", gzip.compress(bytes(128 * 2**20), compresslevel=1)
+    raise KeyError(kind)
 
 
 @_behaviour("body")

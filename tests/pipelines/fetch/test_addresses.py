@@ -1,0 +1,186 @@
+"""No URL, redirect or name server can make us connect to an address that is not public (cases 2, 3 and 4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from lposekit.errors import Outcome
+from pipelines.fetch.addresses import SystemResolver, is_public
+from pipelines.fetch.opener import GuardedOpener
+from pipelines.settings import FetchSettings
+from tests.pipelines.fetch.conftest import names, opener_for, outcome, quick_settings
+from tests.support.bad_server import BadServer, closed_port
+
+pytestmark = pytest.mark.timeout(30)
+
+PRIVATE = """
+    127.0.0.1 127.255.255.254 0.0.0.0 10.1.2.3 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254 100.64.0.1
+    100.127.255.255 192.0.0.8 192.0.2.1 192.88.99.1 198.18.0.1 198.51.100.1 203.0.113.1 224.0.0.1 239.1.1.1 240.0.0.1
+    255.255.255.255 ::1 :: ::ffff:10.0.0.1 ::ffff:8.8.8.8 ::8.8.8.8 64:ff9b::a00:1 64:ff9b::808:808 64:ff9b:1::1
+    2002:a00:1:: 2002:808:808:: 2001::1 2001:db8::1 3fff::1 100::1 fc00::1 fd12::1 fe80::1 fe80::1%eth0 fec0::1
+    ff02::1 5f00::1
+""".split()  # noqa: SIM905
+
+
+# Mutations: return True; leave out `_SPECIAL_6`, `_SPECIAL_4`, `_GLOBAL_UNICAST_6`, or `is_multicast`.
+@pytest.mark.parametrize("address", PRIVATE)
+def test_special_addresses_are_not_public(address: str) -> None:
+    assert not is_public(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "93.184.216.34", "2606:4700::1111", "2a00:1450:4001::200e"])
+def test_addresses_of_public_hosts_are_public(address: str) -> None:
+    assert is_public(ipaddress.ip_address(address))
+
+
+# Mutation: skip `_may_dial` for resolved names.
+@pytest.mark.parametrize("address", PRIVATE)
+def test_a_name_that_leads_inside_is_refused_before_connecting(server: BadServer, address: str) -> None:
+    opener = GuardedOpener(quick_settings(), resolver=names({"inside.test": [address]}))
+    assert outcome(opener, f"{server.url_as('inside.test')}/ok") is Outcome.PRIVATE_ADDRESS
+    assert server.num_connections == 0
+
+
+# Mutation: let `_literal` read canonical spellings only, so that the rest goes to the resolver.
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "0x7f000001", "2130706433", "127.1", "0177.0.0.1", "[::1]", "[::ffff:127.0.0.1]"]
+)
+def test_every_spelling_of_a_local_address_is_refused_before_connecting(server: BadServer, host: str) -> None:
+    opener = GuardedOpener(quick_settings(), resolver=names({}))
+    assert outcome(opener, f"http://{host}:{server.port}/ok") is Outcome.PRIVATE_ADDRESS
+    assert server.num_connections == 0
+
+
+# Mutation: check `found[:1]` only.
+def test_one_private_address_among_public_ones_refuses_the_host(server: BadServer) -> None:
+    opener = GuardedOpener(quick_settings(), resolver=names({"mixed.test": ["93.184.216.34", "127.0.0.1"]}))
+    assert outcome(opener, f"{server.url_as('mixed.test')}/ok") is Outcome.PRIVATE_ADDRESS
+    assert server.num_connections == 0
+
+
+# Mutation: check addresses for the first hop only (in `connect`, `if self.url` is the list's URL).
+@pytest.mark.parametrize(
+    "target", ["http://inside.test:{port}/ok", "http://127.0.0.1:{port}/ok", "//0x7f000001:{port}/ok"]
+)
+def test_a_redirect_that_leads_inside_is_refused_at_the_second_hop(
+    server: BadServer, other_server: BadServer, target: str
+) -> None:
+    opener = GuardedOpener(
+        quick_settings(),
+        resolver=names({"public.test": ["127.0.0.1"], "inside.test": ["127.0.0.1"]}),
+        allowed_local=frozenset({f"public.test:{server.port}"}),
+    )
+    url = f"{server.url_as('public.test')}/to?{target.format(port=other_server.port)}"
+    assert outcome(opener, url) is Outcome.PRIVATE_ADDRESS
+    assert len(server.hits) == 1
+    assert other_server.num_connections == 0
+
+
+# Mutation: in `_dial`, connect to the host's name (the resolver is asked again and answers with the other address).
+def test_the_address_that_was_checked_is_the_one_dialled(server: BadServer) -> None:
+    with BadServer(address="127.0.0.2", port=server.port) as rebound:
+        answers = itertools.chain([["127.0.0.1"]], itertools.repeat(["127.0.0.2"]))
+        asked: list[str] = []
+
+        def resolve(host: str) -> Sequence[str]:
+            asked.append(host)
+            return next(answers)
+
+        opener = GuardedOpener(
+            quick_settings(), resolver=resolve, allowed_local=frozenset({f"moving.test:{server.port}"})
+        )
+        opener.fetch(f"{server.url_as('moving.test')}/ok")
+        assert asked == ["moving.test"]
+        assert [hit.host for hit in server.hits] == [f"moving.test:{server.port}"]
+        assert rebound.num_connections == 0
+
+
+def test_a_second_answer_that_leads_inside_is_refused_too(server: BadServer) -> None:
+    answers = iter([["127.0.0.1"], ["10.0.0.1"]])
+    opener = GuardedOpener(
+        quick_settings(),
+        resolver=lambda _: next(answers),
+        allowed_local=frozenset({f"moving.test:{server.port}"}),
+    )
+    url = f"{server.url_as('moving.test')}/hang-up-after"
+    opener.fetch(url)
+    time.sleep(0.1)  # the kept connection ends, so the second fetch has to connect anew
+    assert outcome(opener, url) is Outcome.PRIVATE_ADDRESS
+
+
+# Mutation: compare hosts only, or lift the check for any address of an allowed pair.
+def test_allowed_local_pairs_are_exact_and_loopback_only(server: BadServer, other_server: BadServer) -> None:
+    opener = GuardedOpener(
+        quick_settings(),
+        resolver=names({"sample.test": ["127.0.0.1"], "alias.test": ["127.0.0.1"], "lan.test": ["10.0.0.1"]}),
+        allowed_local=frozenset({f"sample.test:{server.port}", f"lan.test:{server.port}"}),
+    )
+    assert opener.fetch(f"{server.url_as('sample.test')}/ok").http_status == 200
+    for url in (other_server.url_as("sample.test"), server.url_as("alias.test"), server.url_as("lan.test"), server.url):
+        assert outcome(opener, f"{url}/ok") is Outcome.PRIVATE_ADDRESS
+    assert len(server.hits) == 1
+    assert other_server.num_connections == 0
+
+
+def test_private_addresses_open_by_argument_only(server: BadServer) -> None:
+    assert GuardedOpener(quick_settings(), allow_private_addresses=True).fetch(f"{server.url}/ok").http_status == 200
+    assert not [field.name for field in dataclasses.fields(FetchSettings) if "private" in field.name]
+
+
+# Mutation: give the first address all of the time in `_dial`, or raise at its failure.
+def test_a_dead_address_leaves_the_next_one_its_turn(server: BadServer) -> None:
+    opener = GuardedOpener(
+        quick_settings(),
+        resolver=names({"twin.test": ["127.0.0.3", "127.0.0.1"]}),
+        allowed_local=frozenset({f"twin.test:{server.port}"}),
+    )
+    assert opener.fetch(f"{server.url_as('twin.test')}/ok").http_status == 200
+
+
+def test_unknown_names_and_closed_ports_have_their_own_outcomes() -> None:
+    opener = GuardedOpener(quick_settings(retries=0), resolver=names({}))
+    assert outcome(opener, "http://nowhere.test/a.jpg") is Outcome.DNS
+    with BadServer() as gone:
+        pass
+    assert outcome(opener_for(gone, retries=0), f"{gone.url}/ok") is Outcome.CONNECT
+    assert closed_port() != gone.port
+
+
+# Mutation: call `socket.getaddrinfo` in the caller's thread.
+def test_a_silent_name_server_holds_nobody_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(10) and [])
+    opener = GuardedOpener(quick_settings(connect_timeout_s=0.3, retries=0))
+    started_at = time.monotonic()
+    assert outcome(opener, "http://slow.test/a.jpg") is Outcome.DNS
+    assert time.monotonic() - started_at < 1.0
+    released.set()
+
+
+def test_a_name_is_looked_up_once_for_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    entry = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", 0))
+
+    def look_up(host: str, *_: object, **__: object) -> list[object]:
+        asked.append(host)
+        time.sleep(0.05)
+        return [entry, entry]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    resolver = SystemResolver()
+    answers: list[Sequence[str]] = []
+    threads = [threading.Thread(target=lambda: answers.append(resolver("one.test"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert answers == [["93.184.216.34"]] * 8
+    assert asked == ["one.test"]

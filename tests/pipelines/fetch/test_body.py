@@ -1,0 +1,56 @@
+"""An encoding nobody asked for is decoded within the cap, or refused (case 9)."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tracemalloc
+
+import pytest
+
+from lposekit.errors import Outcome
+from tests.pipelines.fetch.conftest import MIB, opener_for, outcome, rejection
+from tests.support.bad_server import BadServer
+from tests.support.misbehaviours import encoded_body
+from tests.support.pages import Page, tiny_jpeg
+
+pytestmark = pytest.mark.timeout(30)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "x-gzip", "deflate", "bare-deflate"])
+def test_one_known_encoding_is_decoded(server: BadServer, kind: str) -> None:
+    assert opener_for(server).fetch(f"{server.url}/encoded/{kind}").body == tiny_jpeg()
+
+
+# Mutations: take the first of several names; let unknown names pass; no look at `unused_data`; an empty `finish`.
+@pytest.mark.parametrize("kind", ["stacked", "brotli", "trailing", "two-members", "cut", "not-gzip"])
+def test_a_stacked_unknown_cut_or_followed_encoding_is_refused(server: BadServer, kind: str) -> None:
+    assert outcome(opener_for(server), f"{server.url}/encoded/{kind}") is Outcome.BAD_ENCODING
+    assert len(server.hits) == 1
+
+
+def test_bytes_that_follow_the_stream_in_a_later_packet_are_refused() -> None:
+    gzip_then_junk = gzip.compress(b"x" * 10) + bytes(200_000)
+    with BadServer({"/late": Page(gzip_then_junk, headers=(("Content-Encoding", "gzip"),))}) as server:
+        assert outcome(opener_for(server), f"{server.url}/late") is Outcome.BAD_ENCODING
+
+
+# Mutation: `decompress(chunk)` without a limit, or no check of `num_decoded`.
+def test_a_gzip_bomb_stops_at_the_cap(server: BadServer) -> None:
+    opener = opener_for(server)
+    encoded_body("bomb")  # the server makes its body now, outside the measurement
+    sink = io.BytesIO()
+    tracemalloc.start()
+    try:
+        why = rejection(opener, f"{server.url}/encoded/bomb", into=sink)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert why.outcome is Outcome.TOO_BIG
+    assert len(sink.getvalue()) <= MIB
+    assert peak_bytes < 8 * MIB
+
+
+def test_an_empty_body_is_empty_whatever_its_encoding() -> None:
+    with BadServer({"/empty": Page(b"", headers=(("Content-Encoding", "gzip"),))}) as server:
+        assert opener_for(server).fetch(f"{server.url}/empty").body == b""

@@ -1,0 +1,264 @@
+"""Every row ends within its time and its bytes, whatever the server does (cases 5 to 8, 10, 11)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import threading
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from lposekit.errors import Outcome, Rejected
+from tests.pipelines.fetch.conftest import MIB, Naps, opener_for, outcome, quick_settings, rejection
+from tests.support.bad_server import BadServer, deaf_port
+from tests.support.pages import Page, tiny_jpeg
+
+pytestmark = pytest.mark.timeout(30)
+
+
+# Case 5. Mutation: `for _ in itertools.count()` in `_follow`.
+def test_redirects_end_after_five(server: BadServer) -> None:
+    opener = opener_for(server)
+    assert opener.fetch(f"{server.url}/hops/5").final_url == f"{server.url}/hops/0"
+    for path in ("/loop", "/hops/6", "/hops/9"):
+        before = len(server.hits)
+        assert outcome(opener, server.url + path) is Outcome.REDIRECT
+        assert len(server.hits) - before == 6
+
+
+# Case 5. Mutation: `parse_web_url` without its check of the scheme.
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://example.org/a", "data:,x", "http://", "http://a:b@c/"])
+def test_a_redirect_to_anything_but_the_web_is_refused(server: BadServer, target: str) -> None:
+    assert outcome(opener_for(server), f"{server.url}/to?{target}") is Outcome.REDIRECT
+
+
+# Case 6. Mutation: no check of `num_raw` in `read_body` (the time limit ends it, after gigabytes).
+@pytest.mark.parametrize("path", ["/endless", "/endless/chunked"])
+def test_an_endless_body_stops_at_the_cap(server: BadServer, path: str) -> None:
+    opener = opener_for(server)
+    sink = io.BytesIO()
+    tracemalloc.start()
+    try:
+        why = rejection(opener, server.url + path, into=sink)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert why.outcome is Outcome.TOO_BIG
+    assert len(sink.getvalue()) <= MIB + 65536
+    assert peak_bytes < 4 * MIB
+
+
+# Case 7. Mutation: drop the check of `response.length` (the server sends no body, so the idle time has to pass).
+def test_a_declared_huge_body_is_refused_from_the_header(server: BadServer) -> None:
+    started_at = time.monotonic()
+    assert outcome(opener_for(server), f"{server.url}/declared-huge") is Outcome.TOO_BIG
+    assert time.monotonic() - started_at < 0.5
+
+
+def test_a_body_of_exactly_the_cap_is_taken() -> None:
+    with BadServer({"/full": Page(b"x" * MIB), "/over": Page(b"x" * (MIB + 1))}) as server:
+        opener = opener_for(server)
+        assert opener.fetch(f"{server.url}/full").num_bytes == MIB
+        assert outcome(opener, f"{server.url}/over") is Outcome.TOO_BIG
+        assert opener.fetch(f"{server.url}/over", max_body_bytes=2 * MIB).num_bytes == MIB + 1
+
+
+# Case 8. Mutation: in `_TimedReader.readinto`, wait `idle_timeout_s` whatever remains.
+@pytest.mark.parametrize("path", ["/drip/0.2", "/drip/0.2/header"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_dripping_server_holds_a_thread_no_longer_than_the_total_time(path: str, scheme: str, authority) -> None:
+    with BadServer(tls=authority.server_context("127.0.0.1") if scheme == "https" else None) as server:
+        opener = opener_for(server, ca_file=authority.ca_file, total_timeout_s=1.5)
+        started_at = time.monotonic()
+        assert outcome(opener, server.url + path) is Outcome.TIMEOUT
+        assert 1.3 < time.monotonic() - started_at < 2.3
+
+
+# Case 8. Mutation: no `settimeout` in `_TimedReader.readinto` and `connect`.
+@pytest.mark.parametrize("path", ["/silent", "/mute"])
+def test_a_silent_server_is_left_after_the_idle_time(server: BadServer, path: str) -> None:
+    num_threads = threading.active_count()
+    started_at = time.monotonic()
+    assert outcome(opener_for(server, idle_timeout_s=0.4), server.url + path) is Outcome.TIMEOUT
+    assert time.monotonic() - started_at < 1.2
+    server.__exit__()
+    time.sleep(0.2)
+    assert threading.active_count() <= num_threads
+
+
+# Case 8. Mutation: `sock.settimeout(None)` in `_dial`.
+def test_a_server_that_never_accepts_is_left_after_the_connect_time() -> None:
+    with deaf_port() as port:
+        opener = opener_for(BadServer(port=port), connect_timeout_s=0.5)
+        started_at = time.monotonic()
+        assert outcome(opener, f"http://127.0.0.1:{port}/ok") is Outcome.TIMEOUT
+        assert time.monotonic() - started_at < 1.5
+
+
+# Case 8. Mutation: no `settimeout` before `_start_tls`.
+def test_a_tls_handshake_that_never_comes_is_left_after_the_connect_time(server: BadServer) -> None:
+    opener = opener_for(server, connect_timeout_s=0.5)
+    started_at = time.monotonic()
+    with BadServer() as plain:  # waits for a request line while we wait for its handshake
+        opener = opener_for(plain, connect_timeout_s=0.5, retries=0)
+        assert outcome(opener, f"https://{plain.authority}/ok") in (Outcome.TIMEOUT, Outcome.TLS)
+    assert time.monotonic() - started_at < 1.5
+
+
+# Case 10. Mutations: drop `if response.length` in `read_body` (half a picture is a success); raise `Rejected`, not
+# `TryAgain` (one attempt only).
+@pytest.mark.parametrize("path", ["/short", "/short/chunked", "/reset/body"])
+def test_a_cut_body_is_never_a_success_and_is_tried_again(server: BadServer, path: str) -> None:
+    why = rejection(opener_for(server), server.url + path)
+    assert why.outcome is Outcome.SHORT_READ
+    assert why.detail.endswith("(attempt 3)")
+    assert len(server.hits) == 3
+
+
+@pytest.mark.parametrize("path", ["/reset", "/garbage"])
+def test_a_reset_or_a_foreign_protocol_is_a_failed_connection(server: BadServer, path: str) -> None:
+    why = rejection(opener_for(server), server.url + path)
+    assert why.outcome is Outcome.CONNECT
+    assert "\n" not in str(why)
+    assert len(server.hits) == 3
+
+
+def test_what_one_more_try_mends_is_mended(server: BadServer) -> None:
+    opener = opener_for(server)
+    assert opener.fetch(f"{server.url}/reset/once").attempts == 2
+    assert opener.fetch(f"{server.url}/busy/503/2").attempts == 3
+    assert opener.fetch(f"{server.url}/busy/429/1").attempts == 2
+
+
+# Case 11. Mutation: call every 4xx temporary in `status_problem`.
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
+def test_a_permanent_status_is_asked_for_once(server: BadServer, status: int) -> None:
+    why = rejection(opener_for(server), f"{server.url}/status/{status}")
+    assert (why.outcome, why.detail) == (Outcome.HTTP_4XX, f"status {status}")
+    assert len(server.hits) == 1
+
+
+# Case 11. Mutations: `retries + 1` in `RetryPolicy.wait_s`; no jitter.
+@pytest.mark.parametrize(
+    ("status", "expected"), [(429, Outcome.HTTP_4XX), (500, Outcome.HTTP_5XX), (503, Outcome.HTTP_5XX)]
+)
+def test_a_temporary_status_is_tried_a_bounded_number_of_times(
+    server: BadServer, status: int, expected: Outcome
+) -> None:
+    opener = opener_for(server, total_timeout_s=30.0)
+    naps = opener._sleep
+    assert isinstance(naps, Naps)
+    whys = [rejection(opener, f"{server.url}/status/{status}") for _ in range(4)]
+    assert {why.outcome for why in whys} == {expected}
+    assert all(why.detail == f"status {status} (attempt 3)" for why in whys)
+    assert len(server.hits) == 12
+    first_waits, second_waits = naps[::2], naps[1::2]
+    assert all(0.25 <= wait <= 0.5 for wait in first_waits)
+    assert all(0.5 <= wait <= 1.0 for wait in second_waits)
+    assert len(set(naps)) == len(naps)  # jittered: threads that failed together do not come back together
+
+
+# Case 11. Mutation: ignore `retry_after_s` in `RetryPolicy.wait_s`.
+@pytest.mark.parametrize(("value", "least_s", "most_s"), [("2", 2.0, 2.2), ("date", 1.5, 3.3)])
+def test_retry_after_is_obeyed_in_both_its_forms(server: BadServer, value: str, least_s: float, most_s: float) -> None:
+    opener = opener_for(server, total_timeout_s=30.0)
+    naps = opener._sleep
+    assert isinstance(naps, Naps)
+    assert opener.fetch(f"{server.url}/busy/503/1/retry-after/{value}").attempts == 2
+    assert len(naps) == 1
+    assert least_s <= naps[0] <= most_s
+
+
+# Mutation: wait although the server asks for more time than the row has.
+@pytest.mark.parametrize("value", ["3600", "99999999999999999999"])
+def test_a_server_that_asks_for_too_much_time_is_not_asked_again(server: BadServer, value: str) -> None:
+    opener = opener_for(server)
+    assert outcome(opener, f"{server.url}/status/429/retry-after/{value}") is Outcome.HTTP_4XX
+    assert opener._sleep == []
+    assert len(server.hits) == 1
+
+
+def test_nonsense_in_retry_after_falls_back_to_back_off(server: BadServer) -> None:
+    assert opener_for(server).fetch(f"{server.url}/busy/503/1/retry-after/soon").attempts == 2
+
+
+def test_the_request_says_honestly_who_asks_and_nothing_more() -> None:
+    with BadServer() as server:
+        opener = opener_for(server, user_agent="lposekit/0.1 (tests; +https://example.org)")
+        sent = json.loads(opener.fetch(f"{server.url}/to?/echo").body)
+    assert sent == {
+        "Host": server.authority,
+        "User-Agent": "lposekit/0.1 (tests; +https://example.org)",
+        "Accept": "*/*",
+        "Accept-Encoding": "identity",
+    }
+
+
+def test_into_a_file_the_body_is_written_once_even_after_another_try() -> None:
+    with BadServer() as server:
+        sink = io.BytesIO()
+        sink.write(b"head")
+        fetched = opener_for(server).fetch(f"{server.url}/reset/once", into=sink)
+        assert sink.getvalue() == b"head" + tiny_jpeg()
+        assert (fetched.body, fetched.num_bytes) == (b"", len(tiny_jpeg()))
+
+
+# Mutation: never `put` a connection back.
+def test_one_connection_serves_many_requests_of_a_host(server: BadServer) -> None:
+    opener = opener_for(server)
+    for path in ["/ok", "/status/404", "/to?/ok", "/encoded/gzip"] * 3:
+        with contextlib.suppress(Rejected):
+            opener.fetch(server.url + path)
+    assert len(server.hits) == 15
+    assert server.num_connections == 1
+
+
+# Mutation: raise instead of `pass` after a kept connection failed.
+def test_a_connection_that_ended_while_it_rested_costs_no_attempt(server: BadServer) -> None:
+    opener = opener_for(server, retries=0)
+    for _ in range(5):
+        assert opener.fetch(f"{server.url}/hang-up-after").attempts == 1
+
+
+# Mutation: keep every connection (the next answer then starts in the middle of the last body).
+def test_a_connection_with_a_rest_in_it_is_not_used_again(server: BadServer) -> None:
+    opener = opener_for(server, max_body_bytes=2000, retries=0)
+    for path in ("/body/html", "/endless/chunked", "/declared-huge", "/short", "/silent"):
+        with contextlib.suppress(Rejected):
+            opener.fetch(server.url + path)
+        assert opener.fetch(f"{server.url}/ok").body == tiny_jpeg()
+
+
+# Mutation: `HostSlots.hold` without its semaphore.
+def test_a_host_gets_no_more_requests_at_once_than_its_share(server: BadServer) -> None:
+    opener = opener_for(server, per_host_connections=2)
+    with ThreadPoolExecutor(12) as threads:
+        results = list(threads.map(lambda _: opener.fetch(f"{server.url}/slow/0.05"), range(12)))
+    assert len(results) == 12
+    assert server.most_at_once == 2
+
+
+# Mutation: no `forgive` in `_wait_for` (rows that waited in our own queue end as timeouts of the server).
+def test_waiting_for_our_own_queue_does_not_count_against_the_server(server: BadServer) -> None:
+    opener = opener_for(server, per_host_connections=1, total_timeout_s=1.2)
+    with ThreadPoolExecutor(4) as threads:
+        started = [threads.submit(opener.fetch, f"{server.url}/slow/0.35") for _ in range(3)]
+        assert [one.result().http_status for one in started] == [200, 200, 200]
+
+
+# Mutation: `semaphore.acquire()` without a time limit.
+def test_a_host_that_hangs_does_not_hold_the_rows_behind_it_for_ever(server: BadServer) -> None:
+    opener = opener_for(server, per_host_connections=1, idle_timeout_s=0.6, total_timeout_s=0.6)
+    started_at = time.monotonic()
+    with ThreadPoolExecutor(6) as threads:
+        outcomes = list(threads.map(lambda _: outcome(opener, f"{server.url}/mute"), range(6)))
+    assert set(outcomes) == {Outcome.TIMEOUT}
+    assert time.monotonic() - started_at < 2.5
+
+
+def test_settings_of_the_tests_are_the_real_settings() -> None:
+    assert quick_settings().max_redirects == 5

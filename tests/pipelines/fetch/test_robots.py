@@ -1,0 +1,133 @@
+"""robots.txt is asked once an origin, through the same guard, and obeyed; what cannot be read is no permission."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from lposekit.errors import Outcome, Rejected
+from pipelines.fetch.opener import GuardedOpener
+from pipelines.fetch.polite import polite_opener
+from tests.pipelines.fetch.conftest import names, outcome, quick_settings
+from tests.support.bad_server import BadServer
+from tests.support.pages import Page, tiny_jpeg
+
+pytestmark = pytest.mark.timeout(30)
+
+
+def polite(server: BadServer, **changes: object) -> GuardedOpener:
+    return polite_opener(
+        quick_settings(**changes),
+        resolver=names({}),
+        allowed_local=frozenset({server.authority}),
+        sleep=lambda _: None,
+    )
+
+
+def with_robots(server: BadServer, text: str, **page: object) -> BadServer:
+    server.pages["/robots.txt"] = Page(text.encode(), "text/plain", **page)  # type: ignore[arg-type]
+    return server
+
+
+# Mutations: `check` returns early; the full User-Agent is given to the parser; the first rule wins, not the longest.
+@pytest.mark.parametrize(
+    ("text", "is_allowed"),
+    [
+        ("User-agent: *\nDisallow: /", False),
+        ("User-agent: lposekit\nDisallow: /ok\n", False),
+        ("User-agent: LPoseKit\nDisallow: /o*k$\n", False),
+        ("User-agent: *\nDisallow: /\nAllow: /ok\n", True),
+        ("User-agent: *\nDisallow: /\n\nUser-agent: lposekit\nAllow: /\n", True),
+        ("User-agent: otherbot\nDisallow: /\n", True),
+        ("User-agent: builder\nDisallow: /\n", True),
+        ("User-agent: *\nDisallow:\n", True),
+        ("<html>no such page</html>", True),
+        ("", True),
+    ],
+)
+def test_the_rules_for_us_are_obeyed(server: BadServer, text: str, is_allowed: bool) -> None:
+    opener = polite(with_robots(server, text))
+    if is_allowed:
+        assert opener.fetch(f"{server.url}/ok").body == tiny_jpeg()
+    else:
+        assert outcome(opener, f"{server.url}/ok") is Outcome.ROBOTS
+        assert server.hits_of("/ok") == []
+    assert len(server.hits_of("/robots.txt")) == 1
+
+
+def test_the_switch_is_a_setting(server: BadServer) -> None:
+    opener = polite(with_robots(server, "User-agent: *\nDisallow: /"), robots=False)
+    assert opener.fetch(f"{server.url}/ok").body == tiny_jpeg()
+    assert server.hits_of("/robots.txt") == []
+
+
+# Mutation: no lock in `check` (every thread asks).
+def test_many_threads_ask_once(server: BadServer) -> None:
+    opener = polite(with_robots(server, "User-agent: *\nDisallow: /private"))
+    with ThreadPoolExecutor(8) as threads:
+        bodies = list(threads.map(lambda _: opener.fetch(f"{server.url}/ok").body, range(40)))
+    assert bodies == [tiny_jpeg()] * 40
+    assert len(server.hits_of("/robots.txt")) == 1
+
+
+# Mutations: the two verdicts exchanged; 429 treated as 404.
+@pytest.mark.parametrize(
+    ("status", "is_allowed"), [(404, True), (403, True), (410, True), (429, False), (500, False), (503, False)]
+)
+def test_no_file_allows_all_and_a_failing_server_nothing(server: BadServer, status: int, is_allowed: bool) -> None:
+    opener = polite(with_robots(server, "sorry", status=status))
+    for _ in range(3):
+        if is_allowed:
+            assert opener.fetch(f"{server.url}/ok").body == tiny_jpeg()
+        else:
+            assert outcome(opener, f"{server.url}/ok") is Outcome.ROBOTS
+    assert len(server.hits_of("/robots.txt")) == 1
+    assert len(server.hits_of("/ok")) == (3 if is_allowed else 0)
+
+
+def test_redirects_are_followed_and_a_loop_means_no_file(server: BadServer) -> None:
+    server.pages["/robots.txt"] = Page(b"", headers=(("Location", "/moved.txt"),), status=301)
+    server.pages["/moved.txt"] = Page(b"User-agent: *\nDisallow: /ok")
+    assert outcome(polite(server), f"{server.url}/ok") is Outcome.ROBOTS
+    server.pages["/robots.txt"] = Page(b"", headers=(("Location", "/loop"),), status=301)
+    assert polite(server).fetch(f"{server.url}/ok").body == tiny_jpeg()
+
+
+# Mutation: let `_verdict_on_failure` allow everything; or call a dead host `robots`.
+def test_a_host_that_cannot_be_reached_keeps_its_own_reason(server: BadServer) -> None:
+    assert outcome(polite(server), "http://nowhere.test/a.jpg") is Outcome.DNS
+    assert outcome(polite(server), "http://10.0.0.1/a.jpg") is Outcome.PRIVATE_ADDRESS
+    with BadServer() as gone:
+        pass
+    assert outcome(polite(gone), f"{gone.url}/ok") is Outcome.CONNECT
+
+
+def test_a_robots_file_that_leads_inside_is_refused(server: BadServer, other_server: BadServer) -> None:
+    server.pages["/robots.txt"] = Page(b"", headers=(("Location", f"{other_server.url}/ok"),), status=301)
+    assert outcome(polite(server), f"{server.url}/ok") is Outcome.PRIVATE_ADDRESS
+    assert other_server.num_connections == 0
+
+
+# Mutation: no cap, or TOO_BIG treated as a failure.
+def test_of_a_huge_file_the_first_half_mebibyte_counts(server: BadServer) -> None:
+    rules = "User-agent: *\nDisallow: /ok\n" + "# filler\n" * 100_000
+    assert outcome(polite(with_robots(server, rules)), f"{server.url}/ok") is Outcome.ROBOTS
+    late = "# filler\n" * 100_000 + "User-agent: *\nDisallow: /ok\n"
+    assert polite(with_robots(server, late)).fetch(f"{server.url}/ok").body == tiny_jpeg()
+
+
+# Mutation: drop the limit of agents times rules (minutes of CPU).
+@pytest.mark.timeout(10)
+def test_a_robots_file_made_to_hurt_is_not_evaluated(server: BadServer) -> None:
+    agents = "".join(f"User-agent: a{number}\n" for number in range(10_000))
+    rules = "".join(f"Disallow: /{number}\n" for number in range(10_000))
+    assert outcome(polite(with_robots(server, agents + rules)), f"{server.url}/ok") is Outcome.ROBOTS
+
+
+def test_robots_txt_shares_the_time_of_its_row(server: BadServer) -> None:
+    server.pages["/robots.txt"] = Page(b"", headers=(("Location", "/mute"),), status=302)
+    opener = polite(server, idle_timeout_s=5.0, total_timeout_s=0.8)
+    with pytest.raises(Rejected) as caught:
+        opener.fetch(f"{server.url}/ok")
+    assert caught.value.outcome is Outcome.TIMEOUT
