@@ -166,7 +166,7 @@ def test_every_format_shows_its_size_before_it_is_decoded(header: bytes) -> None
 
 
 def test_a_jpeg_with_two_frame_headers_does_not_slip_past_the_limit() -> None:
-    # mutation: drop _check_size -> a 16 x 16 header in front lets a large picture through
+    # two guards, and either is enough: libjpeg refuses the second frame header, _check_size the other size
     small, large = encoded(photo_rgb(16, 16), "JPEG"), encoded(photo_rgb(1600, 1600), "JPEG")
     frame = small.index(b"\xff\xc0")
     forged = large[:2] + small[frame : frame + 19] + large[2:]
@@ -212,7 +212,7 @@ def transparent_palette() -> bytes:
     return encoded(image, "PNG", transparency=image.getpixel((40, 40)))
 
 
-# mutations: BGR2RGB dropped; `257` to `256` with `>> 8`; alpha over black; `;I` conventions of CMYK
+# mutations: BGR2RGB exchanged for another; 16 bits by `>> 8`; alpha over black
 PIXELS = {
     "grey png": (encoded(flat(77), "PNG"), (77, 77, 77)),
     "one bit": (encoded(Image.new("1", (80, 80), 1), "PNG"), (255, 255, 255)),
@@ -222,8 +222,8 @@ PIXELS = {
     "alpha": (encoded(flat(0, 0, 200, 51), "PNG"), (204, 204, 244)),
     "grey alpha": (encoded(Image.fromarray(flat(0, 0, 0, 102)).convert("LA"), "PNG"), (153, 153, 153)),
     "alpha webp": (encoded(flat(0, 0, 200, 51), "WEBP", lossless=True), (204, 204, 244)),
-    "16 bit grey": (png_16_bit(40 * 257 + 128, 1), (40, 40, 40)),
-    "16 bit rgb": (png_16_bit(200 * 257 - 128, 3), (200, 200, 200)),
+    "16 bit grey": (png_16_bit(40 * 257 + 200, 1), (41, 41, 41)),
+    "16 bit rgb": (png_16_bit(10 * 257 - 100, 3), (10, 10, 10)),
     "16 bit alpha": (png_16_bit(0xFFFF, 4), (255, 255, 255)),
 }
 
@@ -429,8 +429,15 @@ def test_a_downscaled_picture_is_upright_too() -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"II*\0", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff" + b"\xff" * 40])
 def test_broken_exif_counts_as_upright(damage: bytes) -> None:
-    data = encoded(photo_rgb(), "JPEG", exif=b"Exif\0\0" + damage)
-    assert decode_image(data, SETTINGS).width == 320
+    image = decode_image(encoded(photo_rgb(), "JPEG", exif=b"Exif\0\0" + damage), SETTINGS)
+    assert (image.width, image.original_width) == (320, 320)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_does_not_exist_counts_as_upright(orientation: int) -> None:
+    # mutation: the value returned as it is -> original width and height are exchanged
+    image = decode_image(encoded(photo_rgb(), "JPEG", exif=exif_bytes(orientation)), SETTINGS)
+    assert (image.width, image.original_width) == (320, 320)
 
 
 def test_no_metadata_leaves() -> None:
@@ -461,7 +468,7 @@ def test_the_shorter_side_is_the_size_and_nothing_is_enlarged(width: int, height
 
 @pytest.mark.parametrize("side", [(1023, 1400), (1024, 1400), (1025, 2049), (2048, 3000), (4200, 4100)])
 def test_scaled_decode_agrees_with_full_decode(side: tuple[int, int]) -> None:
-    # mutation: a divisor one step too large -> the picture is enlarged from 256 and differs
+    # mutation: twice the divisor -> the picture is enlarged and differs
     rgb = cv2.resize(photo_rgb(), side, interpolation=cv2.INTER_CUBIC)
     image = decode_image(encoded(rgb, "JPEG", quality=95), SETTINGS)
     expected = cv2.resize(rgb, (image.width, image.height), interpolation=cv2.INTER_AREA)
