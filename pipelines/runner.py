@@ -155,6 +155,6 @@ class ShardRunner:
 
 
 def _brief(error: BaseException) -> str:
-    """The last telling line of an error that crossed processes."""
+    """The telling part of an error that crossed processes: the last line of a traceback, without Ray's advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return lines[-1].partition(" Some common causes")[0] if lines else type(error).__name__
