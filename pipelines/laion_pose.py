@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import secrets
-import signal
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from lposekit import __version__
@@ -23,9 +18,11 @@ from lposekit.shards.card import claim_folder, read_card, update_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.shards.writer import finish_replacements, remove_partials
 from pipelines.build_report import BuildReport
-from pipelines.cluster import Layout, connected, plan_layout
+from pipelines.cluster import Layout, plan_layout
 from pipelines.image_rows import ImageRules
 from pipelines.image_shard import ImageJob
+from pipelines.interrupts import Interrupts
+from pipelines.job import run_job
 from pipelines.lock import driver_lock
 from pipelines.plan import ShardPlan, count_rows, input_fingerprint, iter_shards, list_warnings
 from pipelines.pose_pool import PoseActor, PoseSpec
@@ -67,32 +64,6 @@ FREE_SETTINGS = frozenset(
     }
 )
 """Settings that a run may change when it continues a folder: they do not decide what a row becomes."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Interrupts:
-    """Ctrl-C once: hand out nothing more; twice: drop what is in work."""
-
-    stop: threading.Event
-    drop: threading.Event
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        old = signal.signal(signal.SIGINT, self._on_signal)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, old)
-
-    def _on_signal(self, *_: object) -> None:
-        if self.stop.is_set():
-            self.drop.set()
-            return
-        self.stop.set()
-        logger.warning("interrupted: finishing the shards in work; press Ctrl-C again to drop them")
 
 
 def run(settings: BuildImagesSettings, *, quickstart: bool = False, dry_run: bool = False) -> BuildReport:
@@ -193,40 +164,24 @@ def _dry_run(layout: DatasetLayout, settings: BuildImagesSettings, total_rows: i
     return BuildReport(layout.root, outcomes, 0, notes=notes, dry_run=True)
 
 
-def build(
-    job: ImageJob,
-    plans: Iterator[ShardPlan | RetryPlan],
-    total_rows: int | None,
-) -> BuildReport:
+def build(job: ImageJob, plans: Iterator[ShardPlan | RetryPlan], total_rows: int | None) -> BuildReport:
     """Run the planned shards on Ray, then complete card and report. The folder is locked by the caller."""
-    layout, settings = DatasetLayout(job.root), job.settings
-    start = time.monotonic()
-    done = sum_counts(layout.read_stats(shard)["outcomes"] for shard in layout.committed_shards())
-    interrupts = _Interrupts(threading.Event(), threading.Event())
-    first = next(plans, None)
-    result, progress = RunResult(), BuildProgress(layout.log, total_rows, done)
-    if first is not None:
-        plans = itertools.chain([first], plans)
-        with interrupts.installed(), connected(settings.ray_address), progress:
-            result = _run_on_ray(job, plans, progress, interrupts)
-    card = update_card(layout)
-    report_path = _write_report(layout)
-    new_rows = sum(progress.outcomes.values()) - sum(done.values())
-    return BuildReport(
-        layout.root,
-        card["totals"]["outcomes"],
-        card["totals"]["samples"],
-        failures=result.failures,
-        stopped=result.stopped,
-        min_success=settings.min_success,
-        report_path=report_path,
-        seconds=time.monotonic() - start,
-        new_rows=new_rows,
+
+    def run_plans(plans: Iterator[ShardPlan | RetryPlan], progress: BuildProgress, interrupts: Interrupts) -> RunResult:
+        return _run_on_ray(job, plans, progress, interrupts)
+
+    return run_job(
+        DatasetLayout(job.root),
+        plans,
+        run_plans,
+        total_rows=total_rows,
+        ray_address=job.settings.ray_address,
+        min_success=job.settings.min_success,
     )
 
 
 def _run_on_ray(
-    job: ImageJob, plans: Iterator[ShardPlan | RetryPlan], progress: BuildProgress, interrupts: _Interrupts
+    job: ImageJob, plans: Iterator[ShardPlan | RetryPlan], progress: BuildProgress, interrupts: Interrupts
 ) -> RunResult:
     import ray
 
@@ -290,11 +245,3 @@ def _same_models(layout: DatasetLayout, models: dict[str, Any]) -> None:
             f"{layout.root} was built with other models ({', '.join(names)} differ). Name another --output, or put the "
             "same weights and package versions back."
         )
-
-
-def _write_report(layout: DatasetLayout) -> Path | None:
-    if not layout.committed_shards():
-        return None
-    from lposekit.report.html import write_report
-
-    return write_report(layout.root)

@@ -1,0 +1,73 @@
+"""What every job over a dataset folder does around its shards: resume, progress, Ray, card, report, account."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lposekit.shards.card import update_card
+from lposekit.shards.layout import DatasetLayout, sum_counts
+from pipelines.build_report import BuildReport
+from pipelines.cluster import connected
+from pipelines.interrupts import Interrupts
+from pipelines.progress import BuildProgress
+from pipelines.runner import RunResult
+
+P = TypeVar("P")
+RunPlans = Callable[[Iterator[P], BuildProgress, Interrupts], RunResult]
+
+
+def run_job(
+    layout: DatasetLayout,
+    plans: Iterator[P],
+    run_plans: RunPlans[P],
+    *,
+    total_rows: int | None,
+    ray_address: str | None,
+    min_success: float | None,
+) -> BuildReport:
+    """Build the planned shards, then complete card and report. The folder is locked by the caller.
+
+    Ray is not started when nothing is left to do.
+
+    Args:
+        plans: the shards that are not committed yet.
+        run_plans: builds them on the connected Ray.
+        total_rows: rows of the whole input, if known.
+    """
+    start = time.monotonic()
+    done = _outcomes(layout)
+    first = next(plans, None)
+    result, progress, interrupts = RunResult(), BuildProgress(layout.log, total_rows, done), Interrupts()
+    if first is not None:
+        with interrupts.installed(), connected(ray_address), progress:
+            result = run_plans(itertools.chain([first], plans), progress, interrupts)
+    totals: dict[str, Any] = update_card(layout)["totals"]
+    return BuildReport(
+        layout.root,
+        totals["outcomes"],
+        totals["samples"],
+        failures=result.failures,
+        stopped=result.stopped,
+        min_success=min_success,
+        report_path=_write_report(layout),
+        seconds=time.monotonic() - start,
+        new_rows=sum(progress.outcomes.values()) - sum(done.values()),
+        windows=totals.get("windows"),
+        dropped_windows=totals.get("dropped_windows", {}),
+    )
+
+
+def _outcomes(layout: DatasetLayout) -> dict[str, int]:
+    return sum_counts(layout.read_stats(shard)["outcomes"] for shard in layout.committed_shards())
+
+
+def _write_report(layout: DatasetLayout) -> Path | None:
+    if not layout.committed_shards():
+        return None
+    from lposekit.report.html import write_report
+
+    return write_report(layout.root)
