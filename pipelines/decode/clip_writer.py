@@ -16,18 +16,36 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
-from av.video.reformatter import Colorspace, ColorRange
+from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
+from einops import rearrange
 
 from pipelines.decode.video_settings import EncodeSettings
 
 _BT601 = 6  # AVCOL_SPC_SMPTE170M
+_RGB_TO_UV = np.array(
+    [[-0.148223, -0.290993, 0.439216, 128.0], [0.439216, -0.367788, -0.071427, 128.0]], dtype=np.float32
+)
+
+
+Prepared = npt.NDArray[np.uint8]
+"""A frame as its writer wants it: yuv420p planes [H * 3 / 2, W] for mp4, the bytes of a JPEG file for frames. It takes
+half the memory of the picture or less, and windows that overlap share it."""
+
+
+def prepared(rgb_HWC: npt.NDArray[np.uint8], settings: EncodeSettings) -> Prepared:
+    """One frame of a clip, ready to be written."""
+    if settings.format == "mp4":
+        return yuv420(rgb_HWC)
+    bgr_HWC = cv2.cvtColor(rgb_HWC, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", bgr_HWC, [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality])
+    return np.frombuffer(data, dtype=np.uint8)
 
 
 class ClipWriter(Protocol):
-    """Takes frames in order. `finish` returns the files written; `discard` removes them."""
+    """Takes prepared frames in order. `finish` returns the files written; `discard` removes them."""
 
-    def write(self, rgb_HWC: npt.NDArray[np.uint8]) -> None: ...
+    def write(self, frame: Prepared) -> None: ...
 
     def finish(self) -> list[Path]: ...
 
@@ -37,7 +55,7 @@ class ClipWriter(Protocol):
 def clip_writer(stem: Path, size: tuple[int, int], fps: Fraction, settings: EncodeSettings) -> ClipWriter:
     """A writer of `stem`.mp4, or of `stem`.000000.jpg and so on. `size`: width and height, both even."""
     if settings.format == "frames":
-        return FramesWriter(stem, settings.jpeg_quality)
+        return FramesWriter(stem)
     return Mp4Writer(stem.with_name(f"{stem.name}.mp4"), size, fps, settings)
 
 
@@ -66,12 +84,12 @@ class Mp4Writer:
         codec.options = {"crf": f"{settings.crf:g}", "preset": settings.preset, "sc_threshold": "0"}
         return stream
 
-    def write(self, rgb_HWC: npt.NDArray[np.uint8]) -> None:
-        frame = yuv_frame(rgb_HWC)
-        frame.pts = self._count
-        frame.time_base = 1 / self._fps
+    def write(self, frame: Prepared) -> None:
+        picture = VideoFrame.from_ndarray(frame, format="yuv420p")
+        picture.pts = self._count
+        picture.time_base = 1 / self._fps
         self._count += 1
-        self._container.mux(self._stream.encode(frame))
+        self._container.mux(self._stream.encode(picture))
 
     def finish(self) -> list[Path]:
         self._container.mux(self._stream.encode(None))
@@ -86,16 +104,13 @@ class Mp4Writer:
 class FramesWriter:
     """Numbered JPEG files."""
 
-    def __init__(self, stem: Path, quality: int) -> None:
+    def __init__(self, stem: Path) -> None:
         self._stem = stem
-        self._quality = quality
         self._paths: list[Path] = []
 
-    def write(self, rgb_HWC: npt.NDArray[np.uint8]) -> None:
+    def write(self, frame: Prepared) -> None:
         path = self._stem.with_name(f"{self._stem.name}.{len(self._paths):06d}.jpg")
-        bgr_HWC = cv2.cvtColor(rgb_HWC, cv2.COLOR_RGB2BGR)
-        _, data = cv2.imencode(".jpg", bgr_HWC, [cv2.IMWRITE_JPEG_QUALITY, self._quality])
-        path.write_bytes(data.tobytes())
+        path.write_bytes(frame.tobytes())
         self._paths.append(path)
 
     def finish(self) -> list[Path]:
@@ -106,12 +121,17 @@ class FramesWriter:
             path.unlink()
 
 
-def yuv_frame(rgb_HWC: npt.NDArray[np.uint8]) -> VideoFrame:
-    """`rgb_HWC` (even sides) as BT.601 yuv420p, colour averaged over 2x2 pixels."""
-    frame = VideoFrame.from_ndarray(rgb_HWC, format="rgb24")
-    return frame.reformat(
-        format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG
-    )
+def yuv420(rgb_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """`rgb_HWC` (even sides) as BT.601 planes, uint8 [H * 3 / 2, W]: luma, then both colour planes, of 2x2 pixels' means.
+
+    OpenCV's own conversion takes the colour of one pixel of four, swscale's takes 1.6 ms a frame; this one 0.5 ms.
+    """
+    height, width = rgb_HWC.shape[:2]
+    planes = np.asarray(cv2.cvtColor(rgb_HWC, cv2.COLOR_RGB2YUV_I420), dtype=np.uint8)
+    half_HWC = cv2.resize(rgb_HWC, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    colour_HWC = cv2.transform(half_HWC, _RGB_TO_UV)
+    planes[height:] = rearrange(np.stack(cv2.split(colour_HWC)), "c h w -> (c h w)").reshape(height // 2, width)
+    return planes
 
 
 def sha256_of(paths: list[Path]) -> str:

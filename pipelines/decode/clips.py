@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Literal
 
 from pipelines.decode.video_settings import ClipSettings
@@ -61,7 +62,7 @@ def clip_windows(boundaries: Sequence[int], fps: Fraction, settings: ClipSetting
     frames = WindowFrames.at(fps, settings)
     windows: list[Window] = []
     last = len(boundaries) - 2
-    for shot, (begin, end) in enumerate(zip(boundaries, boundaries[1:], strict=False)):
+    for shot, (begin, end) in enumerate(pairwise(boundaries)):
         first_usable = begin if shot == 0 else begin + frames.margin
         past_usable = end if shot == last else end - frames.margin
         windows += _shot_windows(first_usable, past_usable, TOO_SHORT if shot == last else CUT, frames)

@@ -27,8 +27,8 @@ _BRIGHT_SHARES = (0.98, 0.998)
 
 @dataclass(frozen=True, slots=True)
 class FrameMeasure:
-    """Luma levels 0..255. `change`: mean difference to the frame before; `moved`: share of the picture that differs from
-    the frame a quarter of a second before; None where there is no such frame."""
+    """Luma levels 0..255. `change`: mean difference to the frame before; `moved`: share of the picture that differs
+    from the frame a quarter of a second before; None where there is no such frame."""
 
     luma: float
     bright_98: float
@@ -46,7 +46,7 @@ class MotionMeter:
 
     def measure(self, thumb_HWC: npt.NDArray[np.uint8]) -> FrameMeasure:
         """`thumb_HWC`: BGR picture of about `THUMB_WIDTH` pixels width."""
-        luma_HW = cv2.cvtColor(thumb_HWC, cv2.COLOR_BGR2GRAY)
+        luma_HW = np.asarray(cv2.cvtColor(thumb_HWC, cv2.COLOR_BGR2GRAY), dtype=np.uint8)
         bright_98, bright_998 = _percentiles(luma_HW)
         small_HW = cv2.resize(luma_HW, _meter_size(luma_HW), interpolation=cv2.INTER_AREA).astype(np.int16)
         change = moved = None

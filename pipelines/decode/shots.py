@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from scenedetect import FrameTimecode
@@ -20,6 +21,9 @@ from pipelines.decode.video import SourceFrame
 from pipelines.decode.video_settings import ShotSettings
 
 _CLOCK_FPS = 1000.0  # the detectors see frame numbers only; the value has no effect while lengths are 0
+_ADAPTIVE_RATIO, _CONTENT_THRESHOLD, _MIN_DIFFERENCE = 3.0, 27.0, 15.0  # PySceneDetect's own
+_DARK = 24
+_CHANGED = 0.5  # differences below are those of a repeated picture, coded again
 _WINDOW = 2  # frames on each side that the adaptive detector compares a frame with
 
 
@@ -59,7 +63,7 @@ class ContentCuts:
         self._count = 0
 
     def push(self, thumb_HWC: npt.NDArray[np.uint8]) -> list[int]:
-        found = self._detector.process_frame(FrameTimecode(self._count, fps=_CLOCK_FPS), thumb_HWC)
+        found = self._detector.process_frame(FrameTimecode(self._count, fps=_CLOCK_FPS), without_dark_colour(thumb_HWC))
         self._count += 1
         return [cut.frame_num for cut in found]
 
@@ -68,41 +72,65 @@ class ContentCuts:
 
 
 class AdaptiveCuts:
-    """Cuts where a frame's difference stands out from that of the two frames before and after it.
+    """Cuts where a frame's difference stands out from the mean of the two frames before and after it.
 
-    The detector is blind to the first and last two frames; here the ends are repeated, so that a cut there counts too.
+    Two weaknesses of the detector are made good. It is blind to frames that lack some of these neighbours, yet a frame
+    left over from another shot is common at the ends of a trimmed video. And where frames are repeated (animation "on
+    threes", frames doubled to reach a higher rate) the neighbours' differences are 0, so that each new picture would
+    be a cut. In both places a frame is compared with those neighbours that exist and changed.
     """
 
     latency = _WINDOW
 
     def __init__(self, ratio: float) -> None:
+        self._ratio = ratio
         self._detector = AdaptiveDetector(adaptive_threshold=ratio, min_scene_len=0, window_width=_WINDOW)
         self._count = 0
-        self._last: npt.NDArray[np.uint8] | None = None
+        self._scores: deque[float] = deque(maxlen=2 * _WINDOW + 1)
+        self._older_changes: deque[float] = deque(maxlen=_WINDOW)
 
     def push(self, thumb_HWC: npt.NDArray[np.uint8]) -> list[int]:
-        if self._last is None:
-            for _ in range(_WINDOW):
-                self._process(thumb_HWC)
-        self._last = thumb_HWC
-        return self._process(thumb_HWC)
+        found = self._detector.process_frame(FrameTimecode(self._count, fps=_CLOCK_FPS), without_dark_colour(thumb_HWC))
+        if len(self._scores) == self._scores.maxlen and self._scores[0] >= _CHANGED:
+            self._older_changes.append(self._scores[0])
+        self._scores.append(self._detector._frame_score or 0.0)
+        self._count += 1
+        cuts = [cut.frame_num for cut in found if self._stands_out(cut.frame_num)]
+        if self._count == _WINDOW + 2 and self._stands_out(1):
+            cuts.append(1)
+        return cuts
 
     def finish(self) -> list[int]:
-        last = self._last
-        return [] if last is None else [cut for _ in range(_WINDOW) for cut in self._process(last)]
+        first = 1 if self._count < _WINDOW + 2 else max(2, self._count - _WINDOW)
+        return [frame for frame in range(first, self._count) if self._stands_out(frame)]
 
-    def _process(self, thumb_HWC: npt.NDArray[np.uint8]) -> list[int]:
-        found = self._detector.process_frame(FrameTimecode(self._count, fps=_CLOCK_FPS), thumb_HWC)
-        self._count += 1
-        return [cut.frame_num - _WINDOW for cut in found]
+    def _stands_out(self, frame: int) -> bool:
+        scores = {self._count - len(self._scores) + place: score for place, score in enumerate(self._scores)}
+        score = scores.pop(frame)
+        scores.pop(0, None)  # the first frame has nothing to differ from
+        near = [other for place, other in scores.items() if abs(place - frame) <= _WINDOW]
+        around = [other for other in near if other >= _CHANGED]
+        if len(around) < len(near):
+            around += self._older_changes
+            if score >= _CONTENT_THRESHOLD:  # between still pictures nothing else can be asked
+                return True
+        return score >= max(self._ratio * sum(around) / max(len(around), 1), _MIN_DIFFERENCE)
+
+
+def without_dark_colour(thumb_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Nearly black pixels made black. The detectors compare hue and saturation, and those of black are coding noise."""
+    blue_HW, green_HW, red_HW = cv2.split(thumb_HWC)
+    brightest_HW = cv2.max(cv2.max(blue_HW, green_HW), red_HW)
+    _, mask_HW = cv2.threshold(brightest_HW, _DARK - 1, 255, cv2.THRESH_BINARY)
+    return cv2.bitwise_and(thumb_HWC, thumb_HWC, mask=mask_HW)
 
 
 def cut_finder(settings: ShotSettings) -> CutFinder | None:
     """The detector that the settings name; None for `none`."""
     if settings.detector == "adaptive":
-        return AdaptiveCuts(3.0 if settings.threshold is None else settings.threshold)
+        return AdaptiveCuts(_ADAPTIVE_RATIO if settings.threshold is None else settings.threshold)
     if settings.detector == "content":
-        return ContentCuts(27.0 if settings.threshold is None else settings.threshold)
+        return ContentCuts(_CONTENT_THRESHOLD if settings.threshold is None else settings.threshold)
     return None
 
 

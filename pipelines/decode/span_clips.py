@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from pipelines.decode.clip_writer import ClipWriter, clip_writer, sha256_of
+from pipelines.decode.clip_writer import ClipWriter, Prepared, clip_writer, prepared, sha256_of
 from pipelines.decode.clips import MAX_CLIPS, Step, Window, WindowCursor, WindowFrames
 from pipelines.decode.motion import FrameMeasure, MotionMeter, WindowMeasure, judge_window
 from pipelines.decode.shots import ShotFrame, cut_finder, with_found_shots, with_given_shots
@@ -19,7 +18,7 @@ from pipelines.decode.video import SourceFrame, VideoInfo, VideoReader
 from pipelines.decode.video_account import DAMAGED, VideoAccount
 from pipelines.decode.video_records import ClipRecord, Span, WindowRecord
 
-_BUFFER_BYTES = 64 * 2**20
+_BUFFER_BYTES = 128 * 2**20  # of all open windows: 4 s of 910x512 at 30 fps take 84 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +40,20 @@ class _Draft:
     measures: list[FrameMeasure] = field(default_factory=list)
     repeated: int = 0
     damaged: bool = False
-    buffer: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+    buffer: list[Prepared] = field(default_factory=list)
     writer: ClipWriter | None = None
 
-    def add(self, frame: _ClipFrame) -> None:
+    def add(self, frame: _ClipFrame, picture: Prepared | None) -> None:
         self.first = self.first or frame.source
         self.last = frame.source
-        if frame.measure is None or frame.source.rgb_HWC is None:
+        if frame.measure is None or picture is None:
             self.damaged = True
             self.buffer.clear()
             return
         self.repeated += frame.repeated and bool(self.measures)
         self.measures.append(frame.measure)
         if not self.damaged:
-            self.buffer.append(frame.source.rgb_HWC)
+            self.buffer.append(picture)
 
     def discard(self) -> None:
         """Remove what was written ahead."""
@@ -127,24 +126,25 @@ class SpanClips:
                 self._close(step.window)
 
     def _feed(self, frame: _ClipFrame) -> None:
-        if self._account.full:
+        if self._account.full or not self._drafts:
             return
+        rgb_HWC = frame.source.rgb_HWC
+        picture = None if rgb_HWC is None else prepared(rgb_HWC, self._account.settings.encode)
         for draft in self._drafts.values():
-            draft.add(frame)
-            self._write_ahead(draft)
+            draft.add(frame, picture)
+        if picture is not None and self._buffered_bytes(picture) > _BUFFER_BYTES:
+            self._write(next(iter(self._drafts.values())))
 
-    def _write_ahead(self, draft: _Draft) -> None:
-        width, height = self._account.size
-        overlapping = -(-self._frames.length // self._frames.stride)
-        if len(draft.buffer) * width * height * 3 * overlapping >= _BUFFER_BYTES:
-            self._write(draft)
+    def _buffered_bytes(self, picture: Prepared) -> int:
+        # drafts that overlap share their pictures: the oldest unwritten one holds nearly all there are
+        return max(len(draft.buffer) for draft in self._drafts.values()) * picture.nbytes
 
     def _write(self, draft: _Draft) -> ClipWriter:
         account = self._account
         if draft.writer is None:
             draft.writer = clip_writer(draft.stem, account.size, account.fps, account.settings.encode)
-        for rgb_HWC in draft.buffer:
-            draft.writer.write(rgb_HWC)
+        for picture in draft.buffer:
+            draft.writer.write(picture)
         draft.buffer.clear()
         return draft.writer
 
@@ -166,13 +166,13 @@ class SpanClips:
             return None, MAX_CLIPS
         if draft.damaged:
             return None, DAMAGED
-        measured = judge_window(
-            draft.measures, self._account.fps, self._meter.spacing, self._account.settings.filters
-        )
+        measured = judge_window(draft.measures, self._account.fps, self._meter.spacing, self._account.settings.filters)
         return measured, measured.reason
 
     def _clip_record(self, window: Window, draft: _Draft, measured: WindowMeasure | None) -> ClipRecord:
-        assert draft.first is not None and draft.last is not None and measured is not None
+        assert draft.first is not None
+        assert draft.last is not None
+        assert measured is not None
         account = self._account
         files = [_numbered(path, len(account.clips)) for path in self._write(draft).finish()]
         start_s, end_s = self._times(window)

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -116,7 +117,7 @@ def open_container(path: Path) -> InputContainer:
 def video_stream(container: InputContainer) -> VideoStream:
     """The stream that players show. Raises `Rejected`."""
     stream = container.streams.best("video")
-    if not isinstance(stream, VideoStream) or bool(stream.disposition & av.stream.Disposition.attached_pic):
+    if not isinstance(stream, VideoStream) or bool(stream.disposition & Disposition.attached_pic):
         kinds = sorted({each.type for each in container.streams})
         raise Rejected(Outcome.NO_VIDEO_STREAM, f"the file holds no video stream, only {', '.join(kinds) or 'nothing'}")
     if stream.codec_context is None:
@@ -238,8 +239,8 @@ def scaled(rgb_HWC: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray
     if factor > 1:
         rows, columns = rgb_HWC.shape[0] // factor, rgb_HWC.shape[1] // factor
         whole_HWC = rgb_HWC[: rows * factor, : columns * factor]
-        rgb_HWC = cv2.resize(whole_HWC, (columns, rows), interpolation=cv2.INTER_AREA)
-    return cv2.resize(rgb_HWC, size, interpolation=cv2.INTER_LINEAR)
+        rgb_HWC = _resized(whole_HWC, (columns, rows), cv2.INTER_AREA)
+    return _resized(rgb_HWC, size, cv2.INTER_LINEAR)
 
 
 def thumb(rgb_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -248,8 +249,12 @@ def thumb(rgb_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     small_HWC = rgb_HWC
     if width > THUMB_WIDTH:
         size = (THUMB_WIDTH, max(1, round(height * THUMB_WIDTH / width)))
-        small_HWC = cv2.resize(rgb_HWC, size, interpolation=cv2.INTER_LINEAR)
-    return cv2.cvtColor(small_HWC, cv2.COLOR_RGB2BGR)
+        small_HWC = _resized(rgb_HWC, size, cv2.INTER_LINEAR)
+    return np.asarray(cv2.cvtColor(small_HWC, cv2.COLOR_RGB2BGR), dtype=np.uint8)
+
+
+def _resized(rgb_HWC: npt.NDArray[np.uint8], size: tuple[int, int], interpolation: int) -> npt.NDArray[np.uint8]:
+    return np.asarray(cv2.resize(rgb_HWC, size, interpolation=interpolation), dtype=np.uint8)
 
 
 def pictured(index: int, pts: int, upright_HWC: npt.NDArray[np.uint8], size: tuple[int, int]) -> SourceFrame:

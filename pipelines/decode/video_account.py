@@ -1,4 +1,4 @@
-"""The account of one video: what was measured, every candidate window, the clips written, and the outcome that follows."""
+"""The account of one video: what was measured, every candidate window, the clips written, the outcome that follows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames through decord: fast, and silent about damage. What it hides is found here, and the file then read otherwise."""
+"""Frames through decord: fast, and silent about damage. That is found out here, and the file then read otherwise."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class DecordReader:
     def _opened(self) -> decord.VideoReader:
         if self._reader is None:
             decord.logging.set_level(decord.logging.INFO)  # FFmpeg tells of concealed errors at this level
-            self._reader = decord.VideoReader(str(self._path.resolve()), num_threads=1, fault_tol=_ANY_COPY)
+            self._reader = decord.VideoReader(str(self._path.resolve()), num_threads=1, fault_tol=_ANY_COPY)  # pyright: ignore[reportArgumentType]
             if len(self._reader) != len(self._info.pts):
                 raise DamageSuspectedError(f"decord counts {len(self._reader)} frames of {len(self._info.pts)}")
         return self._reader

@@ -84,7 +84,7 @@ class PyavReader:
         pts = int(self._info.pts[index])
         if damage.covers(pts):
             return SourceFrame(index, pts, None, None)
-        native_HWC = frame.to_ndarray(format="rgb24")
+        native_HWC = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
         quarter_turns = round(frame.rotation / 90) % 4
         upright_HWC = np.ascontiguousarray(np.rot90(native_HWC, quarter_turns)) if quarter_turns else native_HWC
         return pictured(index, pts, upright_HWC, self._size)
