@@ -168,6 +168,8 @@ class WatchSettings:
     """DDIM steps."""
     guidance: float = 12.5
     tensorboard: bool = True
+    mfu: bool = True
+    """Count the arithmetic of a step and measure the device's matmul peak at start-up, which takes some seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

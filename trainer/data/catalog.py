@@ -20,7 +20,7 @@ from lposekit.shards.card import read_card
 from lposekit.shards.layout import DatasetLayout, sha256_file
 from trainer.data.source import ByteSource, LocalFiles
 
-REQUIRED_MEMBERS = {"image": ("jpg", "txt", "pose.json"), "video": ("mp4", "txt", "json"), "latents": ("latents",)}
+REQUIRED_MEMBERS = {"image": ("jpg", "txt", "pose.json"), "video": ("mp4", "txt", "json"), "latents": ("latents.npy",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,9 @@ class Dataset:
         """Refuse, naming it, any shard with another SHA-256 than when it was committed. Reads everything."""
         for shard in self.shards:
             if sha256_file(self.root / shard.tar_name) != shard.tar_sha256:
-                raise LposekitError(f"{self.describe(shard)}: {shard.tar_name} has other bytes than it was committed with. {self._advice()}")
+                raise LposekitError(
+                    f"{self.describe(shard)}: {shard.tar_name} has other bytes than it was committed with. {self._advice()}"
+                )
 
     def _advice(self) -> str:
         return f"Run `lposekit verify {self.root}` to see all damage, then build the shard again or restore it from a copy."
@@ -184,5 +186,7 @@ def _refuse_shared_keys(root: Path, shards: Sequence[Shard]) -> None:
         # keys begin with the number of their shard, so first and last place a whole shard
         for key in {str(key) for key in shard.keys[[0, -1]]} if len(shard) else set():
             if key in seen:
-                raise LposekitError(f"shards {seen[key]} and {shard.name} of {root} share the key {key}. Build one of them again.")
+                raise LposekitError(
+                    f"shards {seen[key]} and {shard.name} of {root} share the key {key}. Build one of them again."
+                )
             seen[key] = shard.name

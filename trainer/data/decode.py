@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 
 import av
+import av.container
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -52,13 +53,18 @@ def decode_picture(jpeg: bytes, framing: Framing, random: SampleRandom) -> tuple
 
     A JPEG twice as large as needed, or more, is decoded at a fraction of its size.
     """
-    height, width = _jpeg_size(jpeg)
-    geometry = choose_geometry(height, width, framing.size, framing.crop, framing.flip, random)
+    geometry = picture_geometry(jpeg, framing, random)
     factor, flag = _reduction(geometry)
     bgr_HWC = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
-    if bgr_HWC is None or bgr_HWC.shape[0] != -(-height // factor):
+    if bgr_HWC is None or bgr_HWC.shape[0] != -(-geometry.source_height // factor):
         raise DamagedSample("its picture cannot be decoded")
     return cv2.cvtColor(geometry.picture(bgr_HWC), cv2.COLOR_BGR2RGB), geometry  # pyright: ignore
+
+
+def picture_geometry(jpeg: bytes, framing: Framing, random: SampleRandom) -> Geometry:
+    """The geometry of a stored JPEG's training picture, from its header alone."""
+    height, width = jpeg_size(jpeg)
+    return choose_geometry(height, width, framing.size, framing.crop, framing.flip, random)
 
 
 def _reduction(geometry: Geometry) -> tuple[int, int]:
@@ -68,7 +74,7 @@ def _reduction(geometry: Geometry) -> tuple[int, int]:
     return 1, cv2.IMREAD_COLOR
 
 
-def _jpeg_size(jpeg: bytes) -> tuple[int, int]:
+def jpeg_size(jpeg: bytes) -> tuple[int, int]:
     """(height, width) from the frame header, without decoding (ITU T.81, B.2.2)."""
     position = 2
     while jpeg[:2] == b"\xff\xd8" and position + 9 <= len(jpeg) and jpeg[position] == 0xFF:
@@ -199,4 +205,4 @@ def _to_rgb(frame: av.VideoFrame, geometry: Geometry) -> npt.NDArray[np.uint8]:
     scaled = frame.reformat(
         width=geometry.width, height=geometry.height, format="rgb24", interpolation="AREA" if shrinks else "BICUBIC"
     )
-    return scaled.to_ndarray()
+    return scaled.to_ndarray()  # pyright: ignore

@@ -142,9 +142,7 @@ class SampleOrder:
         return self._pieces[epoch]
 
 
-def _shuffled_pieces(
-    shard_sizes: Sequence[Sequence[int]], weights: Sequence[float], seed: int, epoch: int
-) -> _Pieces:
+def _shuffled_pieces(shard_sizes: Sequence[Sequence[int]], weights: Sequence[float], seed: int, epoch: int) -> _Pieces:
     columns = [
         np.concatenate(parts)
         for parts in zip(

@@ -1,0 +1,152 @@
+"""From the name of a draw to its sample: read by offset, decode, draw, and all of its random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lposekit.errors import LposekitError
+from trainer.data.batch import Sample
+from trainer.data.catalog import Dataset
+from trainer.data.decode import (
+    ClipPlan,
+    DamagedSample,
+    Framing,
+    Skeleton,
+    decode_clip,
+    decode_picture,
+    decode_skeleton,
+    picture_geometry,
+    read_clip_facts,
+)
+from trainer.data.latents import LatentCache
+from trainer.data.order import SampleRef
+from trainer.data.random import SampleRandom
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseRecipe:
+    """The random numbers of a sample's diffusion step. ``downscale``: pixels of a picture to one of its latent."""
+
+    channels: int = 4
+    downscale: int = 8
+    num_timesteps: int = 1000
+    offset_noise: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRecipe:
+    """How a sample is made. ``skeleton`` None: no pose (stage 2). ``noise`` None: no random numbers (to time the rest)."""
+
+    framing: Framing
+    seed: int
+    skeleton: Skeleton | None = None
+    clip: ClipPlan | None = None
+    caption_dropout: float = 0.0
+    noise: NoiseRecipe | None = NoiseRecipe()
+
+    @property
+    def frames(self) -> int:
+        return 1 if self.clip is None else self.clip.frames
+
+
+@dataclass(frozen=True, slots=True)
+class SampleReader:
+    """Reads draws of the datasets' samples. ``caches``: one for each dataset, or none at all."""
+
+    datasets: Sequence[Dataset]
+    recipe: SampleRecipe
+    caches: Sequence[LatentCache] = ()
+
+    def read(self, ref: SampleRef) -> Sample:
+        """The sample of a draw; the same for the same draw, always and everywhere.
+
+        Raises:
+            LposekitError: names the shard and the sample whose bytes are damaged.
+        """
+        dataset = self.datasets[ref.dataset]
+        shard = dataset.shards[ref.shard]
+        try:
+            return self._make(ref)
+        except DamagedSample as error:
+            raise LposekitError(
+                f"{dataset.describe(shard)}: sample {shard.keys[ref.row]} is damaged: {error}. "
+                f"Run `lposekit verify {dataset.root}`."
+            ) from error
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of all datasets."""
+        return sum(len(shard) for dataset in self.datasets for shard in dataset.shards)
+
+    def ref(self, index: int, visit: int) -> SampleRef:
+        """The draw of sample ``index``, counted through all datasets and shards. Raises IndexError behind the last."""
+        for d, dataset in enumerate(self.datasets):
+            for s, shard in enumerate(dataset.shards):
+                if index < len(shard):
+                    return SampleRef(d, s, index, visit)
+                index -= len(shard)
+        raise IndexError("behind the last sample")
+
+    def key(self, ref: SampleRef) -> str:
+        """Name of a sample for logs and messages."""
+        key = str(self.datasets[ref.dataset].shards[ref.shard].keys[ref.row])
+        return key if len(self.datasets) == 1 else f"{ref.dataset}:{key}"
+
+    def where(self, dataset: int, shard: int) -> str:
+        """Name of a shard for messages."""
+        return self.datasets[dataset].describe(self.datasets[dataset].shards[shard])
+
+    def _make(self, ref: SampleRef) -> Sample:
+        random = SampleRandom(self.recipe.seed, ref)
+        text = self._members(ref, "txt")["txt"]
+        caption = text.decode("utf-8", errors="replace")
+        if self.recipe.caption_dropout and random.stream("caption").random() < self.recipe.caption_dropout:
+            caption = ""
+        rgb, skeleton, moments = self._clip(ref, random) if self.recipe.clip else self._picture(ref, random)
+        timestep, noise, latent_noise = self._noise(random)
+        return Sample(self.key(ref), caption, timestep, noise, latent_noise, rgb, skeleton, moments)
+
+    def _members(self, ref: SampleRef, *names: str) -> dict[str, bytes]:
+        dataset = self.datasets[ref.dataset]
+        return dataset.read(dataset.shards[ref.shard], ref.row, names)
+
+    def _picture(self, ref: SampleRef, random: SampleRandom) -> tuple[npt.NDArray | None, ...]:
+        members = self._members(ref, "jpg", *(("pose.json",) if self.recipe.skeleton else ()))
+        rgb_FHWC = moments_FCHW = None
+        if self.caches:
+            geometry = picture_geometry(members["jpg"], self.recipe.framing, random)
+            moments_FCHW = self.caches[ref.dataset].read(ref.shard, ref.row, np.zeros(1, np.int64))
+        else:
+            rgb_HWC, geometry = decode_picture(members["jpg"], self.recipe.framing, random)
+            rgb_FHWC = rgb_HWC[None]
+        skeleton_FHWC = None
+        if self.recipe.skeleton:
+            skeleton_FHWC = decode_skeleton(members["pose.json"], geometry, self.recipe.skeleton)[None]
+        return rgb_FHWC, skeleton_FHWC, moments_FCHW
+
+    def _clip(self, ref: SampleRef, random: SampleRandom) -> tuple[npt.NDArray | None, ...]:
+        assert self.recipe.clip is not None
+        num_frames, fps = read_clip_facts(self._members(ref, "json")["json"])
+        wanted_F = self.recipe.clip.indices(num_frames, fps, random)
+        if self.caches:
+            return None, None, self.caches[ref.dataset].read(ref.shard, ref.row, wanted_F)
+        mp4 = self._members(ref, "mp4")["mp4"]
+        return decode_clip(mp4, wanted_F, self.recipe.framing, random), None, None
+
+    def _noise(self, random: SampleRandom) -> tuple[int, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        recipe = self.recipe.noise
+        if recipe is None:
+            return 0, np.zeros(0, np.float32), np.zeros(0, np.float32)
+        side = self.recipe.framing.size // recipe.downscale
+        shape = (recipe.channels, self.recipe.frames, side, side)
+        noise_CFHW = random.stream("noise").standard_normal(shape, np.float32)
+        if recipe.offset_noise:
+            shift_C111 = random.stream("offset_noise").standard_normal((recipe.channels, 1, 1, 1), np.float32)
+            noise_CFHW += np.float32(recipe.offset_noise) * shift_C111
+        latent_shape = (self.recipe.frames, recipe.channels, side, side)
+        latent_noise_FCHW = random.stream("latent").standard_normal(latent_shape, np.float32)
+        return int(random.stream("timestep").integers(recipe.num_timesteps)), noise_CFHW, latent_noise_FCHW

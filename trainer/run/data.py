@@ -1,0 +1,80 @@
+"""The data of a run: datasets, their order, the reader and the loader, as the settings say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.data.catalog import Dataset, open_catalog
+from trainer.data.decode import ClipPlan, Framing, Skeleton
+from trainer.data.latents import cache_identity, open_cache
+from trainer.data.loader import SampleLoader, Share
+from trainer.data.order import SampleOrder
+from trainer.data.reader import NoiseRecipe, SampleReader, SampleRecipe
+from trainer.model.base import Base, weights_digest
+from trainer.run.distributed import World
+from trainer.settings import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """What a run reads. ``facts``: what must be the same when it is resumed."""
+
+    datasets: tuple[Dataset, ...]
+    loader: SampleLoader
+    facts: dict[str, Any]
+
+
+def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:
+    """Open the datasets and check every shard, before anything is trained.
+
+    Raises:
+        UsageError: wrong folders or settings; LposekitError: a shard is damaged, or the latent cache does not fit.
+    """
+    datasets = open_catalog(settings.data, "image" if settings.stage == 1 else "video")
+    if settings.loader.verify_sha256 and world.is_main:
+        for dataset in datasets:
+            dataset.check_hashes()
+    # no process begins before the hashes are seen to be right
+    world.barrier()
+    caches = ()
+    if settings.loader.latents:
+        identity = cache_identity(weights_digest(base.vae), settings.picture.size)
+        caches = tuple(open_cache(dataset, identity) for dataset in datasets)
+    weights = settings.loader.weights or (1.0,) * len(datasets)
+    sizes = [[len(shard) for shard in dataset.shards] for dataset in datasets]
+    order = SampleOrder(sizes, weights, settings.seed, settings.loader.block_samples)
+    reader = SampleReader(datasets, sample_recipe(settings, base), caches)
+    micro_batch = settings.optim.micro_batch or max(1, settings.batch_size // world.size)
+    share = Share(settings.batch_size, micro_batch, world.rank, world.size)
+    share.check()
+    loader = SampleLoader(
+        reader, order, share, settings.loader.workers, settings.loader.prefetch, world.device.type == "cuda"
+    )
+    facts = {
+        "stage": settings.stage,
+        "seed": settings.seed,
+        "data": [dataset.digest() for dataset in datasets],
+        "weights": list(weights),
+        "block_samples": settings.loader.block_samples,
+    }
+    return RunData(datasets, loader, facts)
+
+
+def sample_recipe(settings: TrainSettings, base: Base) -> SampleRecipe:
+    """How the settings want a sample to be made."""
+    picture, clip, pose = settings.picture, settings.clip, settings.pose
+    noise = NoiseRecipe(
+        channels=base.unet.config["in_channels"],
+        downscale=2 ** (len(base.vae.config["block_out_channels"]) - 1),
+        num_timesteps=base.scheduler.config["num_train_timesteps"],
+        offset_noise=settings.loss.offset_noise,
+    )
+    return SampleRecipe(
+        framing=Framing(picture.size, picture.crop, picture.flip),
+        seed=settings.seed,
+        skeleton=Skeleton(pose.style, pose.score_threshold, pose.line_width) if settings.stage == 1 else None,
+        clip=ClipPlan(clip.frames, clip.stride, clip.stride_s) if settings.stage == 2 else None,
+        caption_dropout=settings.loss.caption_dropout,
+        noise=noise,
+    )

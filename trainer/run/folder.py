@@ -1,0 +1,96 @@
+"""The run folder: its settings, what it was made from, and the lock of the run that writes it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lposekit.errors import LposekitError, UsageError
+from lposekit.setting_values import plain_leaves
+from lposekit.shards.card import differing_fields
+from lposekit.shards.files import disk_error, write_json
+from trainer.settings import TrainSettings
+
+RUN_NAME = "run.json"
+SETTINGS_NAME = "settings.toml"
+SCHEMA = 1
+
+
+@contextlib.contextmanager
+def own_folder(run_dir: Path) -> Iterator[None]:
+    """Makes the folder if need be, and holds it: two runs must not write one folder.
+
+    Raises:
+        UsageError: another run holds it.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise disk_error(error, run_dir) from error
+    try:
+        # released by the kernel when its holder dies, however it dies
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UsageError(f"another run is writing to {run_dir}: wait for it, or name another --output") from None
+    finally:
+        os.close(descriptor)
+
+
+def write_settings(run_dir: Path, settings: TrainSettings) -> None:
+    """`settings.toml`: every setting of the run, by its dotted name."""
+    lines = [
+        # what JSON writes of these values is TOML as well; TOML has no null, and none is the default of what has it
+        f"{name} = {json.dumps(value, default=str)}"
+        for name, value in plain_leaves(settings)
+        if value is not None
+    ]
+    path = run_dir / SETTINGS_NAME
+    try:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def write_run_card(run_dir: Path, card: dict[str, Any]) -> None:
+    """`run.json`: what the weights of this run need around them."""
+    write_json(run_dir / RUN_NAME, {"schema": SCHEMA, **card})
+
+
+def read_run_card(run_dir: Path) -> dict[str, Any]:
+    """`run.json` of a run folder. Raises LposekitError if it is not one."""
+    path = run_dir / RUN_NAME
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LposekitError(f"{run_dir} is no run folder: it has no {RUN_NAME}") from None
+    except ValueError as error:
+        raise LposekitError(f"{path}: not readable as JSON ({error})") from error
+
+
+def refuse_other_run(found: dict[str, Any], wanted: dict[str, Any], where: Path) -> None:
+    """Raises UsageError if a checkpoint was made with other data or settings that decide the order of samples."""
+    differing = differing_fields(found, json.loads(json.dumps(wanted)))
+    if differing:
+        raise UsageError(
+            f"{where} cannot be resumed, its data or settings were others:\n  " + "\n  ".join(differing) + "\n"
+            "Go back to those, or start a new run in another --output."
+        )
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 over the names, shapes and first values of all weights: tells models apart without reading gigabytes."""
+    sha = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        first = value.detach().flatten()[:256].float().cpu()
+        sha.update(f"{name} {tuple(value.shape)}\n".encode() + first.numpy().tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,157 @@
+"""What a run measures: `metrics.jsonl`, TensorBoard, and where the time goes.
+
+Losses are written as decimal numbers and as hexadecimal floats: the latter compare runs bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import psutil
+import torch
+
+log = logging.getLogger(__name__)
+
+METRICS_NAME = "metrics.jsonl"
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics file; one that a kill cut short is left out."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines
+
+
+def rewind(path: Path, step: int) -> None:
+    """Drop what a killed run wrote after the checkpoint that is resumed; those steps are made again."""
+    if not path.exists():
+        return
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    partial.rename(path)
+
+
+class JsonLines:
+    """A file of one JSON object a line, complete up to the last line after any kill."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stream: TextIO | None = None
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        if self._stream is None:
+            self._stream = self.path.open("a", encoding="utf-8")
+        self._stream.write(json.dumps(values) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+class ScalarBoard:
+    """TensorBoard's scalars and pictures; nothing at all if switched off."""
+
+    def __init__(self, folder: Path, enabled: bool, purge_step: int) -> None:
+        self.folder = folder
+        self.enabled = enabled
+        self.purge_step = purge_step
+        self._writer: Any = None
+
+    def write(self, values: Mapping[str, Any], step: int) -> None:
+        for name, value in values.items():
+            if self.enabled and isinstance(value, int | float) and name != "step":
+                self._open().add_scalar(name, value, step)
+
+    def picture(self, name: str, rgb_HWC: Any, step: int) -> None:
+        if self.enabled:
+            self._open().add_image(name, rgb_HWC, step, dataformats="HWC")
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _open(self) -> Any:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # one second, and only the main process writes
+
+            # drops the scalars of steps that a resumed run makes again
+            self._writer = SummaryWriter(str(self.folder), purge_step=self.purge_step)
+        return self._writer
+
+
+@dataclass(slots=True)
+class Clock:
+    """Time since the last report, and how much of it went into waiting for data or into looking (probes, pictures)."""
+
+    _start: float = field(default_factory=time.perf_counter)
+    _spent: dict[str, float] = field(default_factory=dict)
+    _steps: int = 0
+
+    @contextmanager
+    def spending(self, what: str) -> Iterator[None]:
+        """Counts the time inside under a name."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[what] = self._spent.get(what, 0.0) + time.perf_counter() - start
+
+    def tick(self) -> None:
+        """One step is done."""
+        self._steps += 1
+
+    def report(self, samples_per_step: int, tflop_per_step: float, peak_tflops: float) -> dict[str, float]:
+        """Rates since the last report. ``tflop_per_step`` and ``peak_tflops`` are those of one process.
+
+        Time spent looking is left out: it is not training.
+        """
+        total = max(time.perf_counter() - self._start - self._spent.get("looking", 0.0), 1e-9)
+        steps_per_s = self._steps / total
+        tflops = steps_per_s * tflop_per_step
+        rates = {
+            "steps_per_s": steps_per_s,
+            "samples_per_s": steps_per_s * samples_per_step,
+            "tflops": tflops,
+            "mfu": tflops / peak_tflops if peak_tflops else 0.0,
+            "data_wait": self._spent.get("data", 0.0) / total,
+        }
+        self._start, self._spent, self._steps = time.perf_counter(), {}, 0
+        return rates
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Largest memory of the device so far; on a CPU, what the process holds now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return psutil.Process().memory_info().rss / 2**30
+
+
+def measure_peak_tflops(device: torch.device, dtype: torch.dtype) -> float:
+    """Matmul throughput of this device now, in TFLOP/s: the best of a few large products."""
+    side = 8192 if device.type == "cuda" else 1024
+    a = torch.ones(side, side, device=device, dtype=dtype)
+    seconds = min(_time_product(a) for _ in range(5))
+    return 2 * side**3 / seconds / 1e12
+
+
+def _time_product(a: torch.Tensor) -> float:
+    if a.device.type == "cuda":
+        torch.cuda.synchronize(a.device)
+    start = time.perf_counter()
+    torch.mm(a, a)
+    if a.device.type == "cuda":
+        torch.cuda.synchronize(a.device)
+    return time.perf_counter() - start

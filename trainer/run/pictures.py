@@ -1,0 +1,103 @@
+"""Validation pictures: the same prompts, poses and noise every time, so that only the weights differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from einops import rearrange
+
+from lposekit.errors import LposekitError
+from trainer.data.reader import SampleReader
+from trainer.inference.sample import ddim_sample, ddim_scheduler
+from trainer.run.learner import Learner
+from trainer.run.probe import PROBE_VISIT
+from trainer.run.walker import walker_skeletons
+from trainer.settings import TrainSettings
+from trainer.stages import run_pose_encoder
+
+NOISE_SEED = 33
+"""The released sampler's."""
+MAX_SIDE_PX = 256
+"""Pictures are stored no larger than this: a page shows dozens of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationSet:
+    """Prompts and skeleton pictures uint8 [N, F, H, W, 3] that are drawn with every few steps."""
+
+    prompts: list[str]
+    skeletons_NFHWC: npt.NDArray[np.uint8]
+    latent_shape: tuple[int, int, int, int]
+    steps: int
+    guidance: float
+
+    @torch.no_grad()
+    def generate(self, learner: Learner) -> npt.NDArray[np.uint8]:
+        """Generated pictures uint8 [N, F, H, W, 3], by the moving average's weights if there is one."""
+        generator = torch.Generator().manual_seed(NOISE_SEED)
+        device, stage = learner.world.device, learner.stage
+        ddim = ddim_scheduler(stage.scheduler, self.steps)
+        made = []
+        with learner.averaged():
+            # one by one: a clip at full size fills a GPU by itself
+            for prompt, skeletons in zip(self.prompts, self.skeletons_NFHWC, strict=True):
+                latents = torch.randn((1, *self.latent_shape), generator=generator).to(device)
+                text, negative = learner.encoders.text_BLD([prompt]), learner.encoders.text_BLD([""])
+                out = ddim_sample(
+                    stage.unet, ddim, latents, text, negative, self._pose(learner, skeletons), self.guidance
+                )
+                made.append(learner.encoders.pictures_BFHWC(out)[0].numpy())
+        return np.stack(made)
+
+    def _pose(self, learner: Learner, skeletons_FHWC: npt.NDArray[np.uint8]) -> list[torch.Tensor] | None:
+        encoder = learner.stage.pose_encoder
+        if encoder is None:
+            return None
+        pose = torch.from_numpy(skeletons_FHWC).to(learner.world.device).float() / 255
+        return run_pose_encoder(
+            encoder, rearrange(pose, "f h w c -> 1 f c h w"), learner.stage.unet.conv_in.weight.dtype
+        )
+
+    def grid(self, pictures_NFHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """One picture RGB [H, W, 3]: for each prompt a row of skeletons over a row of frames; single frames side by side."""
+        both = np.stack([self.skeletons_NFHWC, pictures_NFHWC], 1)
+        if both.shape[2] == 1:
+            grid = rearrange(both, "n two 1 h w c -> (two h) (n w) c")
+            scale = MAX_SIDE_PX / both.shape[3]
+        else:
+            grid = rearrange(both, "n two f h w c -> (n two h) (f w) c")
+            scale = MAX_SIDE_PX / 2 / both.shape[3]
+        if scale < 1:
+            size = (round(grid.shape[1] * scale), round(grid.shape[0] * scale))
+            grid = cv2.resize(grid, size, interpolation=cv2.INTER_AREA)
+        return grid  # pyright: ignore
+
+
+def build_validation(
+    reader: SampleReader, settings: TrainSettings, latent_channels: int, downscale: int
+) -> ValidationSet:
+    """Stage 1: poses (and captions, unless prompts are set) of the first samples. Stage 2: captions of the first clips, and
+    the walking figure, for clips carry no pose."""
+    watch, size = settings.watch, settings.picture.size
+    count = min(watch.sample_count, reader.num_samples)
+    samples = [reader.read(reader.ref(i, PROBE_VISIT)) for i in range(count)]
+    prompts = list(watch.sample_prompts) or [sample.caption for sample in samples]
+    frames = settings.clip.frames if settings.stage == 2 else 1
+    if settings.stage == 1:
+        drawn = np.stack([samples[i % len(samples)].skeleton_FHWC for i in range(len(prompts))])  # pyright: ignore
+    else:
+        drawn = np.stack([walker_skeletons(frames, size, settings.pose.style)] * len(prompts))
+    shape = (latent_channels, frames, size // downscale, size // downscale)
+    return ValidationSet(prompts, drawn, shape, watch.sample_steps, watch.guidance)
+
+
+def write_picture(path: Path, rgb_HWC: npt.NDArray[np.uint8]) -> None:
+    """A JPEG of a picture. Raises LposekitError if it cannot be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), np.ascontiguousarray(rgb_HWC[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 90]):
+        raise LposekitError(f"{path}: the picture cannot be written. Free space or check the folder.")

@@ -1,0 +1,78 @@
+"""The panel "is the pose learned?": losses on a batch that never changes, with the matching pose, another's pose, and none.
+
+While the first two are equal, the model ignores the pose, whatever the training loss does. In stage 2, which sees no pose, the
+panel asks the same of time: clips in order against the same clips with their frames shuffled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trainer.data.batch import Batch, stack_samples
+from trainer.data.reader import SampleReader
+from trainer.run.learner import Learner
+
+PROBE_VISIT = 1 << 40
+"""A visit that no training reaches: the probe's random numbers are its own."""
+PROBE_SEED = 20230403
+
+
+@dataclass(frozen=True, slots=True)
+class PoseProbe:
+    """The fixed micro-batches: their timesteps are spread evenly, so that few samples tell much."""
+
+    batches: list[Batch]
+    seed: int
+
+    def measure(self, learner: Learner) -> dict[str, float]:
+        """Mean losses of the panel's cases, with the moving average's weights if there is one."""
+        totals: dict[str, float] = {}
+        count = 0
+        with torch.no_grad(), learner.averaged():
+            for batch in self.batches:
+                for name, losses_B in self._losses(learner, batch).items():
+                    totals[name] = totals.get(name, 0.0) + float(losses_B.double().sum())
+                count += len(batch)
+        return {f"probe/{name}": total / count for name, total in totals.items()}
+
+    def _losses(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
+        latents, noise, timesteps, text, pose = learner.inputs(batch)
+        stage = learner.stage
+        if pose is not None:
+            return {
+                "matching_pose": stage.losses(latents, noise, timesteps, text, pose),
+                "shuffled_pose": stage.losses(latents, noise, timesteps, text, pose.roll(1, 0)),
+                "no_pose": stage.losses(latents, noise, timesteps, text, None),
+            }
+        shuffled = latents[:, :, _derangement(latents.shape[2], self.seed)]
+        return {
+            "frames_in_order": stage.losses(latents, noise, timesteps, text),
+            "frames_shuffled": stage.losses(shuffled, noise, timesteps, text),
+        }
+
+
+def _derangement(frames: int, seed: int) -> Tensor:
+    """A fixed order of the frames in which none stands where it was (with one frame there is no other)."""
+    generator = torch.Generator().manual_seed(seed)
+    while frames > 1:
+        order = torch.randperm(frames, generator=generator)
+        if not (order == torch.arange(frames)).any():
+            return order
+    return torch.arange(frames)
+
+
+def build_probe(reader: SampleReader, count: int, micro_batch: int, num_timesteps: int) -> PoseProbe:
+    """The probe over ``count`` samples spread evenly over all datasets."""
+    count = min(count, reader.num_samples)
+    samples = [reader.read(reader.ref(i * reader.num_samples // count, PROBE_VISIT)) for i in range(count)]
+    spread = [round((i + 0.5) * num_timesteps / count) for i in range(count)]
+    samples = [replace(sample, timestep=t) for sample, t in zip(samples, spread, strict=True)]
+    # a last batch of one could not shuffle its pose
+    size = max(2, micro_batch)
+    groups = [samples[i : i + size] for i in range(0, count, size)]
+    if len(groups) > 1 and len(groups[-1]) == 1:
+        groups[-2:] = [groups[-2] + groups[-1]]
+    return PoseProbe([stack_samples(group) for group in groups], PROBE_SEED)

@@ -1,0 +1,160 @@
+"""What a run shows of itself while it trains: numbers, the panel "is the pose learned?", validation pictures, a bar."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from trainer.data.order import OrderState
+from trainer.run.build import step_tflop
+from trainer.run.data import RunData
+from trainer.run.learner import Learner, StepOutcome
+from trainer.run.metrics import (
+    METRICS_NAME,
+    Clock,
+    JsonLines,
+    ScalarBoard,
+    measure_peak_tflops,
+    peak_memory_gib,
+    rewind,
+)
+from trainer.run.pictures import ValidationSet, build_validation, write_picture
+from trainer.run.probe import PoseProbe, build_probe
+from trainer.settings import TrainSettings, max_steps
+
+log = logging.getLogger(__name__)
+
+KEYS_NAME = "keys.jsonl"
+LINE_EVERY_S = 15.0
+
+
+@dataclass(slots=True)
+class Watch:
+    """The main process's view of a run. Made by `open_watch`."""
+
+    settings: TrainSettings
+    learner: Learner
+    output: Path
+    metrics: JsonLines
+    keys: JsonLines
+    board: ScalarBoard
+    bar: Progress
+    task: TaskID
+    probe: PoseProbe | None
+    validation: ValidationSet | None
+    tflop_per_step: float
+    peak_tflops: float
+    clock: Clock = field(default_factory=Clock)
+    last: dict[str, Any] = field(default_factory=dict)
+    _next_line_s: float = 0.0
+
+    def waiting(self) -> contextlib.AbstractContextManager[None]:
+        """Around the wait for data."""
+        return self.clock.spending("data")
+
+    def record(self, step: int, outcome: StepOutcome, order: OrderState, keys: Sequence[str] | None) -> None:
+        """One finished step."""
+        self.clock.tick()
+        self.bar.update(self.task, completed=step, loss=f"{outcome.loss:.4f}")
+        if keys is not None:
+            self.keys.write({"step": step, "keys": list(keys)})
+        if step % self.settings.watch.log_every and step != max_steps(self.settings):
+            return
+        values = {
+            "step": step,
+            "loss": outcome.loss,
+            "loss_hex": outcome.loss.hex(),
+            "grad_norm": outcome.grad_norm,
+            "lr": outcome.lr,
+            "epoch": order.epoch,
+            "consumed": order.consumed,
+            **self.clock.report(self.settings.batch_size, self.tflop_per_step, self.peak_tflops),
+            "peak_memory_gib": peak_memory_gib(self.learner.world.device),
+        }
+        self._write(values)
+        self._log_line(values)
+
+    def look(self, step: int, *, last: bool = False) -> None:
+        """Probe and draw, if the step is one for it: every so many, and the last."""
+        watch = self.settings.watch
+        with self.clock.spending("looking"):
+            if self.probe and (last or step % watch.probe_every == 0):
+                self._write({"step": step, **self.probe.measure(self.learner)})
+            if self.validation and (last or step % watch.sample_every == 0):
+                grid = self.validation.grid(self.validation.generate(self.learner))
+                write_picture(self.output / "samples" / f"step-{step:06d}.jpg", grid)
+                self.board.picture("samples", grid, step)
+
+    def close(self) -> None:
+        for part in (self.metrics, self.keys, self.board):
+            part.close()
+
+    def _write(self, values: dict[str, Any]) -> None:
+        self.last.update(values)
+        self.metrics.write(values)
+        self.board.write(values, values["step"])
+
+    def _log_line(self, values: dict[str, Any]) -> None:
+        if time.monotonic() < self._next_line_s:
+            return
+        self._next_line_s = time.monotonic() + LINE_EVERY_S
+        log.info(
+            "step %d  loss %.4f  %.2f step/s  %.1f samples/s  %.2f TFLOP/s  MFU %.0f%%  data wait %.0f%%  memory %.1f GiB",
+            *(values[name] for name in ("step", "loss", "steps_per_s", "samples_per_s", "tflops")),
+            100 * values["mfu"],
+            100 * values["data_wait"],
+            values["peak_memory_gib"],
+        )
+
+
+@contextlib.contextmanager
+def open_watch(settings: TrainSettings, learner: Learner, data: RunData, step: int) -> Iterator[Watch]:
+    """The watch of a run that stands at ``step``; what was written of later steps is dropped, they are made again."""
+    assert settings.output is not None
+    for name in (METRICS_NAME, KEYS_NAME):
+        rewind(settings.output / name, step)
+    reader, watch = data.loader.reader, settings.watch
+    noise = reader.recipe.noise
+    assert noise is not None
+    bar = Progress(
+        TextColumn(f"stage {settings.stage}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
+    probe = validation = None
+    if watch.probe_every:
+        probe = build_probe(reader, watch.probe_samples, data.loader.share.micro_batch, noise.num_timesteps)
+    if watch.sample_every:
+        validation = build_validation(reader, settings, noise.channels, noise.downscale)
+    with bar:
+        opened = Watch(
+            settings=settings,
+            learner=learner,
+            output=settings.output,
+            metrics=JsonLines(settings.output / METRICS_NAME),
+            keys=JsonLines(settings.output / KEYS_NAME),
+            board=ScalarBoard(settings.output / "tensorboard", watch.tensorboard, step + 1),
+            bar=bar,
+            task=bar.add_task("train", total=max_steps(settings), completed=step, loss="-"),
+            probe=probe,
+            validation=validation,
+            tflop_per_step=step_tflop(learner, data) if watch.mfu else 0.0,
+            peak_tflops=measure_peak_tflops(learner.world.device, learner.encoders.vae.dtype) if watch.mfu else 0.0,
+        )
+        try:
+            yield opened
+        finally:
+            opened.close()

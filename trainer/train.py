@@ -1,0 +1,183 @@
+"""Train one stage: build, resume, loop, close. Read this first; each line's work is in the module that it names.
+
+All randomness of a sample is a function of the sample (`trainer.data.random`), and the order of samples is a function of the
+seed (`trainer.data.order`). So a run that is killed and resumed goes on to the bit as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lposekit.errors import UsageError
+from lposekit.faults import fault_point
+from trainer.data.batch import Batch
+from trainer.data.order import OrderState
+from trainer.model.base import Base, load_base
+from trainer.run.build import build, prepare_torch
+from trainer.run.checkpoint import (
+    Checkpoint,
+    list_steps,
+    load_checkpoint,
+    newest_whole,
+    prune,
+    remove_leftovers,
+    save_checkpoint,
+)
+from trainer.run.data import RunData, open_data
+from trainer.run.distributed import World, choose_device, open_world
+from trainer.run.folder import fingerprint, own_folder, refuse_other_run, write_run_card, write_settings
+from trainer.run.interrupt import stop_request
+from trainer.run.learner import Learner
+from trainer.run.outcome import DryRunReport, TrainReport, describe_run
+from trainer.run.pose_weights import find_pose_encoder, keep_pose_encoder
+from trainer.run.watch import Watch, open_watch
+from trainer.settings import CheckpointSettings, TrainSettings, check_settings, max_steps
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Run:
+    """One run, ready to train: where it stands, and everything it needs."""
+
+    settings: TrainSettings
+    output: Path
+    world: World
+    data: RunData
+    learner: Learner
+    card: dict
+    step: int = 0
+    order: OrderState = OrderState()
+
+
+def run(settings: TrainSettings, *, dry_run: bool = False) -> TrainReport | DryRunReport:
+    """Train as the settings say, or, with ``dry_run``, only say what that would cost.
+
+    Starts where the run folder's newest whole checkpoint is. Under torchrun, all processes call this alike.
+
+    Raises:
+        UsageError: the settings cannot work, or do not fit the checkpoint. LposekitError: data or checkpoint are damaged,
+        the loss is not finite, the disk is full, a worker or another process died.
+    """
+    check_settings(settings)
+    started = time.monotonic()
+    device = choose_device(settings.compute.device)
+    with open_world(device, settings.compute.timeout_s) as world:
+        prepare_torch(settings)
+        trainee = build_run(settings, world)
+        if dry_run:
+            return describe_run(settings, trainee.learner, trainee.data)
+        if not world.is_main:
+            resume(trainee)
+            return train(trainee, None, started)
+        with own_folder(trainee.output):
+            remove_leftovers(trainee.output)
+            resume(trainee)
+            with open_watch(settings, trainee.learner, trainee.data, trainee.step) as watch:
+                describe_folder(trainee)
+                return train(trainee, watch, started)
+
+
+def build_run(settings: TrainSettings, world: World) -> Run:
+    """Open the data, load the base, and put the model together."""
+    assert settings.base is not None
+    assert settings.output is not None
+    base = load_base(settings.base)
+    data = open_data(settings, base, world)
+    widths = base.unet.config["block_out_channels"]
+    pose_encoder = find_pose_encoder(settings.pose_encoder, settings.stage, widths, settings.output)
+    card = run_card(settings, base, data)
+    learner = build(settings, base, pose_encoder, world)
+    return Run(settings, settings.output, world, data, learner, card)
+
+
+def run_card(settings: TrainSettings, base: Base, data: RunData) -> dict:
+    """What `run.json` says: enough to sample from the run, and to refuse a checkpoint of something else."""
+    return {
+        "stage": settings.stage,
+        "base": {"name": settings.base, "source": base.source, "unet": fingerprint(base.unet)},
+        "data": [str(dataset.root) for dataset in data.datasets],
+        "fixed": {**data.facts, "unet": fingerprint(base.unet)},
+    }
+
+
+def resume(run: Run) -> None:
+    """Put the run where its checkpoint left it, the same one on all processes; at step 0 if there is none."""
+    folder = run.world.from_main(choose_checkpoint(run.settings.resume, run.output) if run.world.is_main else None)
+    if folder is None:
+        return
+    checkpoint = load_checkpoint(folder)
+    refuse_other_run(checkpoint.facts["fixed"], run.card["fixed"], folder)
+    run.learner.restore(checkpoint, f"checkpoint {folder}")
+    run.step, run.order = checkpoint.step, OrderState(**checkpoint.facts["order"])
+    log.info("resuming after step %d from %s", run.step, folder)
+
+
+def choose_checkpoint(resume: str, output: Path) -> Path | None:
+    """The checkpoint to start from. Raises UsageError if `--resume none` meets a run folder with checkpoints."""
+    if resume == "auto":
+        return newest_whole(output)
+    if resume != "none":
+        return Path(resume)
+    if list_steps(output):
+        raise UsageError(f"{output} has checkpoints, and --resume none wants a new run: name another --output.")
+    return None
+
+
+def describe_folder(run: Run) -> None:
+    """Write what the run is made from, and the pose encoder that it carries along."""
+    write_settings(run.output, run.settings)
+    encoder = run.learner.stage.pose_encoder
+    if run.settings.stage == 2 and encoder is not None:
+        run.card["pose_encoder"] = keep_pose_encoder(encoder, run.output, run.settings.pose_encoder)
+    write_run_card(run.output, run.card)
+
+
+def train(run: Run, watch: Watch | None, started: float) -> TrainReport:
+    """The loop. ``watch`` is there on the main process only."""
+    first, last = run.step, max_steps(run.settings)
+    loader, learner, interrupted = run.data.loader, run.learner, False
+    batches = loader.batches(run.order, max(0, last - run.step))
+    with stop_request() as request, loader.named_worker_deaths():
+        if watch and run.step == 0:
+            watch.look(run.step)
+        while run.step < last and not interrupted:
+            with watch.waiting() if watch else contextlib.nullcontext():
+                passes = [next(batches) for _ in range(loader.share.passes)]
+            outcome = learner.step(run.step + 1, passes, request.wanted)
+            run.step, run.order = run.step + 1, loader.advance(run.order)
+            interrupted = outcome.stop and run.step < last
+            keys = keys_of_all(run.world, passes) if run.settings.watch.keys else None
+            if watch:
+                watch.record(run.step, outcome, run.order, keys)
+                watch.look(run.step, last=run.step == last)
+            if run.world.is_main and (interrupted or is_due(run.step, last, run.settings.checkpoint)):
+                keep(run)
+            fault_point("train:after_step")
+    measured = watch.last if watch else {}
+    seconds = time.monotonic() - started
+    return TrainReport(run.settings.stage, run.output, first, run.step, last, interrupted, seconds, measured)
+
+
+def keys_of_all(world: World, passes: list[Batch]) -> list[str]:
+    """Keys of a step's samples, over all processes, in their order."""
+    return [key for keys in world.gather([key for batch in passes for key in batch.keys]) for key in keys]
+
+
+def is_due(step: int, last: int, settings: CheckpointSettings) -> bool:
+    """Whether a step ends with a checkpoint."""
+    return step == last or step % settings.every_steps == 0
+
+
+def keep(run: Run) -> None:
+    """Write a checkpoint of the step, then remove the oldest ones."""
+    tensors, facts = run.learner.state()
+    order = {"epoch": run.order.epoch, "consumed": run.order.consumed}
+    facts = {**facts, "order": order, "fixed": run.card["fixed"], "batch_size": run.settings.batch_size}
+    save_checkpoint(run.output, Checkpoint(run.step, tensors, facts))
+    every = run.settings.checkpoint.keep_every_steps
+    prune(run.output, run.settings.checkpoint.keep, lambda step: every is not None and step % every == 0)
