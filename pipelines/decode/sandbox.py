@@ -198,6 +198,8 @@ class _Child:
         if kind == _MEMORY:
             raise SandboxMemory(f"{self._name}: asked for more than {self.arena.limit_bytes} bytes of memory")
         try:
+            if kind not in (_ANSWER, _REJECTED):
+                raise ValueError(f"a message of the unknown kind {kind!r}")
             answer = self.arena.read(place, length)
             self.arena.empty_if_large()
             rejected = Rejected(Outcome(answer["outcome"]), str(answer["detail"])) if kind == _REJECTED else None

@@ -272,7 +272,9 @@ def damaged_jpegs(jpeg: bytes, seed: int) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}], ids=["plain", "progressive", "444"])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}], ids=["plain", "progressive", "444"]
+)
 def test_a_damaged_jpeg_is_corrupt_never_half_a_picture(options: dict[str, Any]) -> None:
     jpeg = encoded(photo_rgb(), "JPEG", quality=90, **options)
     assert outcome_of(jpeg) is None
@@ -364,7 +366,7 @@ def test_a_killed_child_costs_one_row_and_the_next_one_is_decoded() -> None:
         assert sandbox.pid is not None
         os.kill(sandbox.pid, signal.SIGSTOP)  # a decoder that does not come back
         began_s = time.monotonic()
-        with pytest.raises(Rejected, match="2.0 s") as caught:
+        with pytest.raises(Rejected, match=r"2\.0 s") as caught:
             decoder.decode(encoded(photo_rgb(), "JPEG"))
         assert caught.value.outcome is Outcome.WORKER_CRASH
         assert time.monotonic() - began_s < 6
