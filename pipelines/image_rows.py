@@ -167,11 +167,11 @@ def rows_table(results: Sequence[RowResult]) -> pa.Table:
         elif name in ("url", "caption"):
             arrays.append(pa.array(values, pa.string()))
         else:
-            arrays.append(_free_column(values))
+            arrays.append(free_column(values))
     return pa.Table.from_arrays(arrays, names=names)
 
 
-def _free_column(values: list[Any]) -> pa.Array:
+def free_column(values: list[Any]) -> pa.Array:
     """A pass-through column; one whose values have several types becomes text."""
     try:
         return pa.array(values)

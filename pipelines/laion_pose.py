@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from lposekit import __version__
@@ -221,7 +223,9 @@ def pose_spec(settings: BuildImagesSettings, processes: Layout) -> PoseSpec:
     precision = settings.pose.precision
     if precision == "auto":
         precision = "half" if processes.pose_device.startswith("cuda") else "float32"
-    weights_dir = settings.weights_dir.resolve() if settings.weights_dir else None
+    # Named here, not left to the environment: the actors may run on other machines and in bare children.
+    named = settings.weights_dir or os.environ.get("LPOSEKIT_WEIGHTS")
+    weights_dir = Path(named).resolve() if named else None
     return PoseSpec(
         settings.detector, settings.pose_model, weights_dir, processes.pose_device, precision, settings.pose
     )

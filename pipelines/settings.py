@@ -1,8 +1,4 @@
-"""Settings of the image build. Values only: how they are found and merged is `lposekit.settings`.
-
-Which of them change the bytes of a dataset is stated once, in `digest_fields`: a run with other values there may not
-continue a folder.
-"""
+"""Settings of the image and video builds. Values only: how they are found and merged is `lposekit.settings`."""
 
 from __future__ import annotations
 
@@ -11,6 +7,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from lposekit.keypoints import PersonRule
+from pipelines.decode.video_settings import (
+    ClipFilterSettings,
+    ClipSettings,
+    EncodeSettings,
+    ShotSettings,
+    VideoSettings,
+)
 
 CliOnly = Annotated[bool, "flag only"]
 
@@ -146,10 +149,48 @@ class BuildImagesSettings:
     filter: FilterSettings = field(default_factory=FilterSettings)
 
 
-__all__ = [
-    "BuildImagesSettings",
-    "FetchSettings",
-    "FilterSettings",
-    "ImageSettings",
-    "PoseSettings",
-]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeLimits:
+    """What one video may cost. A video that exceeds a limit is killed and set aside; the run goes on."""
+
+    timeout_s: float = 3600.0
+    """Longest time for one video."""
+    heartbeat_timeout_s: float = 60.0
+    """Longest time without a decoded frame; then the video ends as `decode_hang`."""
+    memory_bytes: int = 4 * 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildVideoSettings:
+    """Settings of `lposekit build-video-shards`."""
+
+    input: tuple[str, ...] = ()
+    """Manifests (generic csv/jsonl/parquet, WebVid csv, HD-VILA jsonl, Panda-70M csv) or folders of videos."""
+    output: Path | None = None
+    """The dataset folder."""
+    format: str | None = None
+    """The manifest's layout; default: detected from its columns."""
+    captions: Path | None = None
+    """A file of captions that is joined by key."""
+    rows_per_shard: int = 100
+    """Videos of one shard."""
+    workers: int | None = None
+    """Videos in work at the same time; default: one a core."""
+    allow_private_addresses: CliOnly = False
+    """Fetch from private addresses too. A flag only: refused in files and environment."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster; default: a local one."""
+    min_success: float | None = None
+    """Exit 3 when a smaller share of the videos was decoded."""
+    shard_attempts: int = 3
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    fetch: FetchSettings = field(
+        default_factory=lambda: FetchSettings(
+            max_body_bytes=4 * 2**30, total_timeout_s=1800.0, idle_timeout_s=20.0, threads=4
+        )
+    )
+    video: VideoSettings = field(default_factory=VideoSettings)
+    shots: ShotSettings = field(default_factory=ShotSettings)
+    clips: ClipSettings = field(default_factory=ClipSettings)
+    filters: ClipFilterSettings = field(default_factory=ClipFilterSettings)
+    encode: EncodeSettings = field(default_factory=EncodeSettings)

@@ -1,0 +1,158 @@
+"""Build one video shard: fetch -> decode, cut, filter and encode in a killable child -> commit. Free of Ray."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lposekit.errors import Outcome, Rejected
+from lposekit.faults import fault_point
+from lposekit.records import sample_key
+from lposekit.shards.layout import DatasetLayout, sha256_file, sum_counts
+from lposekit.shards.writer import ShardWriter
+from pipelines.decode.sandbox import Sandbox, SandboxCrashed, SandboxMemory, SandboxTimeout
+from pipelines.decode.video_records import VideoResult, VideoRow
+from pipelines.decode.video_settings import BuildClipsSettings
+from pipelines.lock import writer_lock
+from pipelines.settings import BuildVideoSettings
+from pipelines.shard_report import ShardReport
+from pipelines.video_rows import VideoRowResult, clip_members, video_row, video_rows_table
+
+Fetch = Callable[[str, BinaryIO], None]
+"""Fetches a URL into a file; raises `Rejected`."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoPlan:
+    """The videos of one shard, in the order of their keys."""
+
+    shard: int
+    rows: tuple[VideoRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoJob:
+    """What all shards of a run share; plain values that travel to the workers."""
+
+    root: Path
+    run_id: str
+    settings: BuildVideoSettings
+    allowed_local: frozenset[str] = frozenset()
+
+
+def clips_settings(settings: BuildVideoSettings) -> BuildClipsSettings:
+    """What the clip builder needs of the build's settings."""
+    return BuildClipsSettings(
+        video=settings.video,
+        shots=settings.shots,
+        clips=settings.clips,
+        filters=settings.filters,
+        encode=settings.encode,
+    )
+
+
+def build_video_shard(plan: VideoPlan, job: VideoJob, fetch: Fetch, sandbox: Sandbox) -> ShardReport:
+    """Build and commit one shard; clips go to the tar as their video is done, so memory is that of one video's clips.
+
+    Raises:
+        LposekitError: the disk is full, or the folder belongs to a newer run.
+    """
+    layout = DatasetLayout(job.root)
+    with writer_lock(layout, job.run_id):
+        start = time.time()
+        writer = ShardWriter(layout, plan.shard, job.run_id)
+        try:
+            results = [_build_video(plan.shard, i, row, job, fetch, sandbox, writer) for i, row in enumerate(plan.rows)]
+            fault_point("shard:before_commit")
+            stats = _stats(results, start, time.time())
+            writer.commit(video_rows_table(results), stats)
+        except BaseException:
+            writer.discard()
+            raise
+    return ShardReport(
+        plan.shard,
+        len(results),
+        writer.num_samples,
+        stats["outcomes"],
+        timings_s={"total": time.time() - start},
+        extra={"windows": stats["windows"], "dropped": stats["dropped"]},
+    )
+
+
+def _build_video(
+    shard: int, position: int, row: VideoRow, job: VideoJob, fetch: Fetch, sandbox: Sandbox, writer: ShardWriter
+) -> VideoRowResult:
+    """One video, from its source to its clips in the tar."""
+    key = sample_key(shard, position)
+    with tempfile.TemporaryDirectory(prefix="lposekit-") as name:
+        work_dir = Path(name)
+        out_dir = work_dir / "clips"
+        out_dir.mkdir()
+        try:
+            path = _local_file(row, work_dir, fetch)
+            sha256 = sha256_file(path)
+        except Rejected as rejected:
+            return video_row(key, row, VideoResult(rejected.outcome, rejected.detail), None)
+        result = _decode(path, row, job, sandbox, out_dir)
+        for clip, members in clip_members(key, row, result, out_dir):
+            writer.add(clip, members)
+        return video_row(key, row, result, sha256)
+
+
+def _local_file(row: VideoRow, work_dir: Path, fetch: Fetch) -> Path:
+    if row.path is not None:
+        path = Path(row.path)
+        if not path.is_file():
+            raise Rejected(Outcome.BAD_URL, f"no file at {path}")
+        return path
+    if row.url is None:
+        raise Rejected(Outcome.BAD_URL, "the row names neither a path nor a URL")
+    path = work_dir / "source"
+    with path.open("wb") as stream:
+        fetch(row.url, stream)
+    return path
+
+
+def _decode(path: Path, row: VideoRow, job: VideoJob, sandbox: Sandbox, out_dir: Path) -> VideoResult:
+    limits = job.settings.limits
+    payload = {
+        "path": str(path),
+        "row": row.to_tree(),
+        "settings": clips_settings(job.settings).to_tree(),
+        "out_dir": str(out_dir),
+    }
+    try:
+        tree = sandbox.call(payload, timeout_s=limits.timeout_s, heartbeat_timeout_s=limits.heartbeat_timeout_s)
+        return VideoResult.from_tree(tree)
+    except SandboxTimeout as error:
+        return VideoResult(Outcome.DECODE_HANG, str(error))
+    except (SandboxCrashed, SandboxMemory) as error:
+        return VideoResult(Outcome.CORRUPT, f"the decoder died on it: {error}")
+
+
+def _stats(results: Sequence[VideoRowResult], start: float, end: float) -> dict[str, Any]:
+    """The commit marker: img2dataset's fields, the outcomes, and the account of the clip windows."""
+    statuses = Counter(result.columns["status"] for result in results)
+    outcomes = dict(sorted(Counter(result.outcome.value for result in results).items()))
+    windows, clips = sum(r.num_windows for r in results), sum(r.num_clips for r in results)
+    dropped = sum_counts(result.dropped for result in results)
+    assert windows == clips + sum(dropped.values()), (windows, clips, dropped)
+    return {
+        "count": len(results),
+        "successes": statuses["success"],
+        "failed_to_download": statuses["failed_to_download"],
+        "failed_to_resize": statuses["failed_to_resize"],
+        "duration": end - start,
+        "start_time": start,
+        "end_time": end,
+        "status_dict": {"success" if name == "kept" else name: number for name, number in outcomes.items()},
+        "outcomes": outcomes,
+        "windows": windows,
+        "clips": clips,
+        "dropped": dropped,
+    }

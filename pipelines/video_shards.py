@@ -1,0 +1,170 @@
+"""`lposekit build-video-shards`: from videos to shards of short captioned clips."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+from lposekit import __version__
+from lposekit.errors import UsageError
+from lposekit.settings import flatten_settings
+from lposekit.shards.card import claim_folder
+from lposekit.shards.layout import DatasetLayout, sum_counts
+from lposekit.shards.writer import finish_replacements, remove_partials
+from pipelines.build_report import BuildReport
+from pipelines.decode.video_settings import settings_problem
+from pipelines.interrupts import Interrupts
+from pipelines.job import run_job
+from pipelines.lock import driver_lock
+from pipelines.progress import BuildProgress
+from pipelines.runner import RunResult, ShardRunner
+from pipelines.settings import BuildVideoSettings
+from pipelines.shard_report import ShardReport
+from pipelines.video_shard import VideoJob, VideoPlan, build_video_shard, clips_settings
+
+logger = logging.getLogger(__name__)
+
+FREE_SETTINGS = frozenset(
+    {
+        "input",
+        "output",
+        "workers",
+        "allow_private_addresses",
+        "ray_address",
+        "min_success",
+        "shard_attempts",
+        "limits.timeout_s",
+        "limits.heartbeat_timeout_s",
+        "limits.memory_bytes",
+        "fetch.connect_timeout_s",
+        "fetch.idle_timeout_s",
+        "fetch.total_timeout_s",
+        "fetch.retries",
+        "fetch.per_host_connections",
+        "fetch.threads",
+        "fetch.user_agent",
+        "fetch.ca_file",
+        "fetch.blocklist",
+    }
+)
+"""Settings that a run may change when it continues a folder: they do not decide what a video becomes."""
+
+
+class VideoWorker:
+    """A Ray actor that builds video shards: one opener, one killable child."""
+
+    def __init__(self, job: VideoJob) -> None:
+        from pipelines.decode.sandbox import Sandbox
+        from pipelines.fetch.polite import polite_opener
+
+        self._job = job
+        self._opener = polite_opener(
+            job.settings.fetch,
+            allow_private_addresses=job.settings.allow_private_addresses,
+            allowed_local=job.allowed_local,
+        )
+        self._sandbox = Sandbox(
+            "pipelines.decode.video_build:build_clips_payload", memory_limit_bytes=job.settings.limits.memory_bytes
+        )
+
+    def build(self, plan: VideoPlan) -> ShardReport:
+        """Build and commit one shard."""
+
+        def fetch(url: str, stream: BinaryIO) -> None:
+            self._opener.fetch(url, into=stream)
+
+        return build_video_shard(plan, self._job, fetch, self._sandbox)
+
+
+def run(settings: BuildVideoSettings, *, quickstart: bool = False, dry_run: bool = False) -> BuildReport:
+    """Build, or continue, a dataset folder of clips.
+
+    Raises:
+        UsageError: the settings, the input or the folder cannot be used.
+        LposekitError: the disk is full, ...
+    """
+    if not quickstart:
+        return _run(settings, sample=False, dry_run=dry_run)
+    from pipelines.sample_videos import sample_folder
+
+    with sample_folder() as folder:
+        return _run(replace(settings, input=(str(folder),)), sample=True, dry_run=dry_run)
+
+
+def _run(settings: BuildVideoSettings, *, sample: bool, dry_run: bool) -> BuildReport:
+    from pipelines.video_plan import input_fingerprint, iter_plans
+
+    if settings.output is None or not settings.input:
+        raise UsageError("name the videos with --input and the dataset folder with --output")
+    problem = settings_problem(clips_settings(settings))
+    if problem:
+        raise UsageError(problem)
+    layout = DatasetLayout(settings.output)
+    if dry_run:
+        return _dry_run(layout, settings)
+    flat = flatten_settings(settings)
+    card: dict[str, Any] = {
+        "kind": "video",
+        "sample": sample,
+        "lposekit": __version__,
+        "settings": flat,
+        "fixed": {
+            "settings": {name: value for name, value in flat.items() if name not in FREE_SETTINGS},
+            "input": input_fingerprint(settings),
+        },
+        "warnings": [],
+    }
+    run_id = secrets.token_hex(4)
+    with driver_lock(layout, run_id):
+        finish_replacements(layout)
+        remove_partials(layout)
+        claim_folder(layout, card)
+        job = VideoJob(layout.root.resolve(), run_id, settings)
+        return _build(job, iter_plans(settings, skip=set(layout.committed_shards())))
+
+
+def _dry_run(layout: DatasetLayout, settings: BuildVideoSettings) -> BuildReport:
+    from pipelines.video_plan import iter_plans
+
+    done = layout.committed_shards()
+    shards = rows = 0
+    for plan in iter_plans(settings, skip=set(done)):
+        shards, rows = shards + 1, rows + len(plan.rows)
+    notes = (f"would build {rows} videos in {shards} shards into {layout.root} ({len(done)} are committed already)",)
+    outcomes = sum_counts(layout.read_stats(shard)["outcomes"] for shard in done)
+    return BuildReport(layout.root, outcomes, 0, notes=notes, dry_run=True)
+
+
+def _build(job: VideoJob, plans: Iterator[VideoPlan]) -> BuildReport:
+    def run_plans(plans: Iterator[VideoPlan], progress: BuildProgress, interrupts: Interrupts) -> RunResult:
+        return _run_on_ray(job, plans, progress, interrupts)
+
+    return run_job(
+        DatasetLayout(job.root),
+        plans,
+        run_plans,
+        total_rows=None,
+        ray_address=job.settings.ray_address,
+        min_success=job.settings.min_success,
+    )
+
+
+def _run_on_ray(
+    job: VideoJob, plans: Iterator[VideoPlan], progress: BuildProgress, interrupts: Interrupts
+) -> RunResult:
+    import ray
+
+    num_workers = job.settings.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    worker_class = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy="SPREAD")(VideoWorker)
+    progress.ready()
+    return ShardRunner(
+        lambda: worker_class.remote(job),
+        num_workers=num_workers,
+        attempts=job.settings.shard_attempts,
+        on_report=progress.add,
+        stop=interrupts.stop,
+        drop=interrupts.drop,
+    ).run(plans)
