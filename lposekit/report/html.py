@@ -1,0 +1,28 @@
+"""`lposekit view`: one self-contained HTML file that shows what is in a dataset folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lposekit.errors import LposekitError
+from lposekit.report.images import write_image_report
+from lposekit.shards.dataset import open_dataset
+
+_WRITERS = {"image": write_image_report}
+
+
+def write_report(dataset_dir: Path, *, public: bool = False) -> Path:
+    """Write the report of a dataset folder to ``_dataset/report/index.html``; returns its path.
+
+    Args:
+        dataset_dir: a folder that `make laion-pose` or `lposekit build-video-shards` wrote.
+        public: make a page that may be shown to others: skeletons without photos, captions, web addresses and paths.
+
+    Raises:
+        LposekitError: no dataset there, or it is damaged.
+    """
+    dataset = open_dataset(dataset_dir)
+    kind = dataset.card.get("kind", "image")
+    if kind not in _WRITERS:
+        raise LposekitError(f"{dataset_dir}: no report for a dataset of kind {kind!r}. Upgrade lposekit.")
+    return _WRITERS[kind](dataset, public=public)

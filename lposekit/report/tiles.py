@@ -1,0 +1,123 @@
+"""The pictures of the report of an image dataset: kept samples, and rows that were seen and turned down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lposekit.errors import Outcome
+from lposekit.keypoints import num_detected
+from lposekit.report.facts import THUMBNAIL_OUTCOMES, ImageFacts, spread_rows
+from lposekit.report.pictures import Rgb, decode_jpeg, photo_uri, skeleton_uri
+from lposekit.shards.dataset import PoseDataset, read_members
+from lposekit.shards.index import ShardIndex
+from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.pose_json import person_from_record
+
+KEPT_SHOWN = 64
+REJECTED_SHOWN = 12
+PICTURE_SIDE_PX = 340
+THUMBNAIL_SIDE_PX = 200
+MIN_RATIO, MAX_RATIO = 0.5, 2.2
+"""Width to height of a frame; pictures beyond are letterboxed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One picture of the page. ``photo`` is None on a public page, ``skeleton`` where no person was found."""
+
+    key: str
+    caption: str
+    address: str | None
+    photo: str | None
+    skeleton: str | None
+    ratio: float
+    alt: str
+    note: str
+
+
+def kept_tiles(dataset: PoseDataset, facts: ImageFacts, *, public: bool) -> list[Tile]:
+    """Up to `KEPT_SHOWN` kept samples, spread over the shards."""
+    tiles = []
+    for shard, row in spread_rows(dataset, facts, Outcome.KEPT, KEPT_SHOWN):
+        rgb_HWC = None if public else _stored_picture(shard, row["key"])
+        photo = None if rgb_HWC is None else photo_uri(rgb_HWC, PICTURE_SIDE_PX)
+        tiles.append(_tile(row, facts, photo, PICTURE_SIDE_PX, public=public))
+    return tiles
+
+
+def rejected_tiles(dataset: PoseDataset, facts: ImageFacts) -> dict[str, list[Tile]]:
+    """Up to `REJECTED_SHOWN` pictures of each outcome that keeps thumbnails, with what was detected, by outcome."""
+    layout = DatasetLayout(dataset.root)
+    shown: dict[str, list[Tile]] = {}
+    for outcome in THUMBNAIL_OUTCOMES:
+        tiles = []
+        for shard, row in spread_rows(dataset, facts, outcome, REJECTED_SHOWN):
+            # a looser rule for storing than for keeping leaves the whole picture in the tar, and no thumbnail
+            rgb_HWC = _stored_picture(shard, row["key"])
+            rgb_HWC = _thumbnail(layout, shard, row["key"]) if rgb_HWC is None else rgb_HWC
+            if rgb_HWC is not None:
+                photo = photo_uri(rgb_HWC, THUMBNAIL_SIDE_PX)
+                tiles.append(_tile(row, facts, photo, THUMBNAIL_SIDE_PX, public=False))
+        if tiles:
+            shown[outcome.value] = tiles
+    return shown
+
+
+def _stored_picture(shard: ShardIndex, key: str) -> Rgb | None:
+    """The picture of a sample in the tar; None if the row has no sample or its bytes are damaged."""
+    if key not in shard.keys:
+        return None
+    return decode_jpeg(read_members(shard, shard.keys.index(key)).get("jpg", b""))
+
+
+def _thumbnail(layout: DatasetLayout, shard: ShardIndex, key: str) -> Rgb | None:
+    path = layout.thumbnails(shard.shard)
+    if not path.exists():
+        return None
+    found = pq.read_table(path, columns=["jpeg"], filters=pc.field("key") == key)["jpeg"].to_pylist()
+    return decode_jpeg(found[0]) if found else None
+
+
+def _tile(row: Mapping[str, Any], facts: ImageFacts, photo: str | None, side_px: int, *, public: bool) -> Tile:
+    rule, body17 = facts.rule, facts.keypoint_format.body17
+    height, width = row["height"], row["width"]
+    persons = [person_from_record(person) for person in row.get("persons") or []]
+    counts = [
+        num_detected(person.keypoints_K3, width, height, rule.keypoint_score_threshold, body17) for person in persons
+    ]
+    skeleton = None
+    if persons:
+        keypoints_PK3 = np.stack([person.keypoints_K3 for person in persons])
+        skeleton = skeleton_uri(keypoints_PK3, (height, width), side_px, rule.keypoint_score_threshold)
+    return Tile(
+        key=row["key"],
+        caption="" if public else row.get("caption") or "",
+        address=None if public else row.get("url"),
+        photo=photo,
+        skeleton=skeleton,
+        ratio=min(max(width / height, MIN_RATIO), MAX_RATIO),
+        alt=_alt_text(counts, len(body17)),
+        note=_detected_text(counts, len(body17)),
+    )
+
+
+def _alt_text(counts: Sequence[int], total: int) -> str:
+    if not counts:
+        return "no person found"
+    people = "1 person" if len(counts) == 1 else f"{len(counts)} persons"
+    return f"{people}, at most {max(counts)} of {total} keypoints detected"
+
+
+def _detected_text(counts: Sequence[int], total: int) -> str:
+    if not counts:
+        return "no person"
+    people = "1 person" if len(counts) == 1 else f"{len(counts)} persons"
+    best = sorted(counts, reverse=True)
+    more = ", ..." if best[3:] else ""
+    return f"{people}: " + ", ".join(f"{count}/{total}" for count in best[:3]) + more

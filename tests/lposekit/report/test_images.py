@@ -1,0 +1,263 @@
+"""Contract of `write_report` on image datasets: one file, true numbers, nothing from outside, no text that acts.
+
+How it looks and loads in a browser is `test_browser.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from lposekit.errors import LposekitError, Outcome
+from lposekit.report.facts import spread
+from lposekit.report.html import write_report
+from lposekit.shards.layout import DatasetLayout
+from tests.support.dataset_folder import make_results
+from tests.support.datasets import (
+    make_dataset_of,
+    make_empty_dataset,
+    make_hostile_dataset,
+)
+from tests.support.fixtures import fixture_path
+
+SERVER = "http://127.0.0.1:1"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text a reader sees."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self._inside: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        self._inside = [tag] if tag in ("style", "script") else []
+        self.text += " "
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = []
+        self.text += " "
+
+    def handle_data(self, data: str) -> None:
+        if not self._inside:
+            self.text += data
+
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+    def sources(self) -> list[str]:
+        """What a browser would load."""
+        return [attrs[name] for _, attrs in self.tags for name in ("src", "srcset", "data", "poster") if name in attrs]
+
+    def links(self) -> list[str]:
+        return [attrs["href"] for tag, attrs in self.tags if tag == "a"]
+
+
+@pytest.fixture(scope="module")
+def photo_page(photos: DatasetLayout) -> Page:
+    return Page(write_report(photos.root))
+
+
+def outcomes_of(layout: DatasetLayout) -> dict[str, int]:
+    return json.loads(layout.card.read_text())["totals"]["outcomes"]
+
+
+def test_the_same_dataset_gives_the_same_bytes_where_the_contract_says(photos: DatasetLayout) -> None:
+    path = write_report(photos.root)
+    assert path == photos.root / "_dataset" / "report" / "index.html"
+    assert [path.name for path in photos.report.parent.iterdir()] == ["index.html"]
+    first = path.read_bytes()
+    assert write_report(photos.root).read_bytes() == first
+
+
+def test_the_numbers_are_those_of_the_dataset(photos: DatasetLayout, photo_page: Page) -> None:
+    outcomes = outcomes_of(photos)
+    words = photo_page.words()
+    assert f"{sum(outcomes.values())} rows in = {sum(outcomes.values())} rows with exactly one outcome." in words
+    for outcome, count in outcomes.items():
+        assert re.search(rf"{outcome} {count} \d", words), outcome
+    kept, judged = outcomes["kept"], sum(outcomes[name] for name in ("kept", "few_keypoints", "no_person"))
+    assert f"{kept} kept" in words
+    assert f"set: 0.5, keeps {100 * kept / judged:.1f}%" in words, "the curve at the setting is the verdict itself"
+    assert f"set: 0.4, keeps {100 * kept / judged:.1f}%" in words
+
+
+def test_every_kept_sample_is_shown_with_skeleton_over_and_beside_the_photo(
+    photos: DatasetLayout, photo_page: Page
+) -> None:
+    kept = outcomes_of(photos)["kept"]
+    alts = [attrs["alt"] for tag, attrs in photo_page.tags if tag == "img"]
+    assert sum(alt.startswith("Photo: ") for alt in alts) == kept
+    assert sum(alt.startswith("Skeletons: ") for alt in alts) == kept
+    assert sum(attrs.get("class") == "over" for _, attrs in photo_page.tags) >= kept
+    assert all("person" in alt for alt in alts if alt)
+
+
+def test_rejected_pictures_are_shown_by_reason_and_refused_ones_never(photos: DatasetLayout, photo_page: Page) -> None:
+    outcomes = outcomes_of(photos)
+    shown = [attrs for tag, attrs in photo_page.tags if tag == "img" and attrs["alt"].startswith("Rejected")]
+    assert len(shown) == min(12, outcomes["few_keypoints"]) + min(12, outcomes["no_person"])
+    for outcome in ("robots", "opt_out", "blocked"):
+        assert outcomes[outcome] > 0, "the dataset has refused rows"
+        assert f"h3><code>{outcome}" not in photos.report.read_text()
+
+
+def test_nothing_is_loaded_from_outside_of_the_file(photo_page: Page) -> None:
+    assert photo_page.sources()
+    assert all(source.startswith("data:image/") for source in photo_page.sources())
+    assert not [tag for tag, _ in photo_page.tags if tag in ("script", "link", "iframe", "object", "embed", "base")]
+    policies = [
+        attrs["content"] for _, attrs in photo_page.tags if attrs.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert len(policies) == 1
+    assert policies[0].startswith("default-src 'none'; img-src data:")
+
+
+def test_refused_rows_are_not_linked_to(photo_page: Page) -> None:
+    # Mutation: may_link = True. Rows 3, 7, ... fail, in the order of FAILURES: 15 is robots, 19 opt_out, 27 blocked.
+    links = " ".join(photo_page.links())
+    assert "https://photos.example/3.jpg" in links, "a row that failed by the network is"
+    for refused in (15, 19, 27):
+        assert f"/{refused}.jpg" not in links
+
+
+def test_samples_are_spread_evenly_over_the_dataset() -> None:
+    assert spread(3, 64) == [0, 1, 2]
+    assert spread(0, 64) == []
+    chosen = spread(10_000, 64)
+    assert len(set(chosen)) == 64
+    gaps = {b - a for a, b in itertools.pairwise(chosen)}
+    assert gaps <= {156, 157}
+
+
+def test_samples_come_from_every_shard(tmp_path: Path) -> None:
+    layout = make_dataset_of(tmp_path / "d", [make_results(shard, 80) for shard in range(3)])
+    page = Page(write_report(layout.root))
+    keys = re.findall(r"\b(\d{5})\d{4}\b", page.words().split("Small pictures of rows")[0])
+    assert len(keys) == 64
+    assert {shard: keys.count(shard) for shard in sorted(set(keys))} == {"00000": 21, "00001": 22, "00002": 21}
+
+
+# texts from strangers
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_hostile_texts_stay_texts(tmp_path: Path, public: bool) -> None:
+    # Mutations: autoescape=False; web_address returning every text.
+    page = Page(write_report(make_hostile_dataset(tmp_path / "d", SERVER).root, public=public))
+    assert not [tag for tag, _ in page.tags if tag == "script"]
+    assert sum(tag == "style" for tag, _ in page.tags) == 1
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+    assert all(source.startswith("data:image/") for source in page.sources())
+    assert all(link.startswith(("#", SERVER)) for link in page.links())
+    assert "<script>" in page.text, "and are shown"
+    assert "49" not in page.text.replace("{{ 7 * 7 }}", ""), "no template in a caption is rendered"
+
+
+def test_pages_without_a_kept_sample_say_so(tmp_path: Path) -> None:
+    page = Page(write_report(make_empty_dataset(tmp_path / "d").root))
+    assert "No picture was kept." in page.words()
+    assert "dns 5 100%" in page.words()
+
+
+# public
+
+
+def test_the_public_page_has_skeletons_but_no_photo_caption_address_or_path(photos: DatasetLayout) -> None:
+    # Mutations: `None if public` dropped in kept_tiles; `_shown` without public. (Captions are left out twice.)
+    path = write_report(photos.root, public=True)
+    page = Page(path)
+    assert all(source.startswith("data:image/png") for source in page.sources())
+    alts = [attrs["alt"] for tag, attrs in page.tags if tag == "img"]
+    assert len(alts) == outcomes_of(photos)["kept"]
+    assert all(alt.startswith("Skeletons: ") for alt in alts)
+    assert all(link.startswith("#") for link in page.links())
+    text = path.read_text(encoding="utf-8")
+    assert "://" not in text
+    assert "photos.example" not in text
+    assert "/data/lists" not in text
+    assert "no address for the name" not in text, "messages of rows may name places"
+    captions = [
+        caption
+        for line in (fixture_path("data/images") / "annotations.jsonl").read_text().splitlines()
+        for caption in json.loads(line)["captions"][:1]
+    ]
+    assert captions
+    assert not [caption for caption in captions if caption in page.text]
+
+
+def test_the_private_page_shows_captions_and_links(photo_page: Page) -> None:
+    assert "A child holding a flowered umbrella and petting a yak." in photo_page.words()
+    assert "/data/lists/part-0.parquet" in photo_page.words()
+    assert any(link.startswith("https://photos.example/") for link in photo_page.links())
+
+
+# what the card says
+
+
+def test_sample_provisional_threshold_and_warnings_are_said(tmp_path: Path) -> None:
+    rows = [make_results(0, 8)]
+    layout = make_dataset_of(tmp_path / "d", rows, sample=True, warnings=["no `punsafe` column"])
+    words = Page(write_report(layout.root)).words()
+    assert "Sample." in words
+    assert "Provisional threshold." in words
+    assert "Warning. no punsafe column" in words
+    calm = make_dataset_of(tmp_path / "e", rows, models={"pose": {"name": "stub", "provisional": False}})
+    words = Page(write_report(calm.root)).words()
+    assert not [text for text in ("Sample.", "Provisional", "Warning.") if text in words]
+
+
+def test_licences_of_kept_rows_are_counted(tmp_path: Path) -> None:
+    layout = make_dataset_of(tmp_path / "d", [make_results(0, 16)])
+    assert "cc0 8" in Page(write_report(layout.root)).words()
+
+
+def test_a_broken_account_is_said(tmp_path: Path) -> None:
+    # Mutation: the count of the stats taken from the parquet.
+    layout = make_dataset_of(tmp_path / "d", [make_results(0, 8)])
+    stats = layout.read_stats(0)
+    layout.stats(0).write_text(json.dumps({**stats, "count": 9}))
+    assert "The account does not close: 9 rows in, 8 rows with an outcome." in Page(write_report(layout.root)).words()
+
+
+def test_samples_stored_by_a_looser_rule_are_shown_among_the_rejected(tmp_path: Path) -> None:
+    """After `refilter`, a row may be few_keypoints and still have its picture in the tar, and no thumbnail."""
+    rows = make_results(0, 8)
+    layout = make_dataset_of(tmp_path / "d", [rows])
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(layout.parquet(0))
+    outcomes = [Outcome.FEW_KEYPOINTS.value if name == "kept" else name for name in table["outcome"].to_pylist()]
+    table = table.set_column(table.schema.get_field_index("outcome"), "outcome", pa.array(outcomes))
+    pq.write_table(table, layout.parquet(0))
+    page = Page(write_report(layout.root))
+    assert sum(attrs.get("alt", "").startswith("Rejected") for _, attrs in page.tags) == 6
+    assert "No picture was kept." in page.words()
+
+
+@pytest.mark.parametrize("broken", [{"keep_rule": None}, {"keypoint_format": "hand21"}, {"keep_rule": {}}])
+def test_a_card_without_a_rule_is_an_error_that_says_so(tmp_path: Path, broken: dict[str, object]) -> None:
+    layout = make_dataset_of(tmp_path / "d", [make_results(0, 4)], **broken)
+    with pytest.raises(LposekitError, match="no keep rule and keypoint format"):
+        write_report(layout.root)
+
+
+def test_a_folder_that_is_no_dataset_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(LposekitError, match="no committed shard"):
+        write_report(tmp_path)
+
+
+def test_an_unknown_kind_is_an_error_that_says_so(tmp_path: Path) -> None:
+    layout = make_dataset_of(tmp_path / "d", [make_results(0, 4)], kind="audio")
+    with pytest.raises(LposekitError, match="kind 'audio'"):
+        write_report(layout.root)
