@@ -7,14 +7,15 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lposekit import __version__
 from lposekit.errors import UsageError
 from lposekit.keypoints import KeepRule
-from lposekit.pose.zoo import PoseEntry, detector_entry, pose_entry
+from lposekit.pose import stub
+from lposekit.pose.zoo import detector_entry, pose_entry
 from lposekit.settings import flatten_settings
 from lposekit.shards.card import claim_folder, read_card, update_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
@@ -68,6 +69,15 @@ FREE_SETTINGS = frozenset(
 """Settings that a run may change when it continues a folder: they do not decide what a row becomes."""
 
 
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """What a pose model's zoo entry says that a build needs before the model is loaded."""
+
+    name: str
+    keypoint_format: str
+    keypoint_score_threshold: float
+
+
 def run(settings: BuildImagesSettings, *, quickstart: bool = False, dry_run: bool = False) -> BuildReport:
     """Build, or continue, a LAION-Pose dataset folder.
 
@@ -89,7 +99,20 @@ def run(settings: BuildImagesSettings, *, quickstart: bool = False, dry_run: boo
         return _run(settings, frozenset({host_and_port}), sample=True, dry_run=dry_run)
 
 
-def keep_rules(settings: BuildImagesSettings, entry: PoseEntry) -> tuple[KeepRule, KeepRule]:
+def known_model(settings: BuildImagesSettings) -> KnownModel:
+    """What is known of the pose model before it is loaded.
+
+    Raises:
+        UsageError: no such detector or pose model.
+    """
+    if settings.pose_model == stub.NAME:
+        return KnownModel(stub.NAME, stub.KEYPOINT_FORMAT, stub.KEYPOINT_SCORE_THRESHOLD)
+    detector_entry(settings.detector)
+    entry = pose_entry(settings.pose_model)
+    return KnownModel(entry.name, entry.keypoint_format, entry.keypoint_score_threshold)
+
+
+def keep_rules(settings: BuildImagesSettings, entry: KnownModel) -> tuple[KeepRule, KeepRule]:
     """The rule for keeping a picture, and the one for storing it."""
     pose = settings.pose
     threshold = pose.keypoint_score_threshold
@@ -108,8 +131,7 @@ def keep_rules(settings: BuildImagesSettings, entry: PoseEntry) -> tuple[KeepRul
 def _run(settings: BuildImagesSettings, allowed_local: frozenset[str], *, sample: bool, dry_run: bool) -> BuildReport:
     if settings.output is None or not settings.input:
         raise UsageError("name the list of URLs with --input and the dataset folder with --output")
-    detector_entry(settings.detector)
-    entry = pose_entry(settings.pose_model)
+    entry = known_model(settings)
     layout = DatasetLayout(settings.output)
     keep, store = keep_rules(settings, entry)
     warnings = list_warnings(settings) if not sample else []
@@ -135,7 +157,7 @@ def _run(settings: BuildImagesSettings, allowed_local: frozenset[str], *, sample
 
 
 def _card(
-    settings: BuildImagesSettings, entry: PoseEntry, keep: KeepRule, warnings: list[str], sample: bool
+    settings: BuildImagesSettings, entry: KnownModel, keep: KeepRule, warnings: list[str], sample: bool
 ) -> dict[str, Any]:
     flat = flatten_settings(settings)
     return {

@@ -1,7 +1,7 @@
 """Where the tests take their photos, videos, weights and golden outputs from.
 
-The folder is named by ``LPOSEKIT_FIXTURES`` (default: ``shared`` beside the repository). A missing fixture skips the test
-with a reason; with ``LPOSEKIT_REQUIRE_FIXTURES=1``, which CI sets, it fails.
+The folder is named by ``LPOSEKIT_FIXTURES`` (default: ``shared`` beside the repository). A missing fixture skips the
+test with a reason; with ``LPOSEKIT_REQUIRE_FIXTURES=1``, which CI sets, it fails.
 """
 
 from __future__ import annotations
