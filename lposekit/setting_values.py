@@ -32,22 +32,25 @@ class Leaf:
         return FLAG_ONLY in getattr(self.annotation, "__metadata__", ())
 
 
-def leaves(settings_class: type) -> dict[str, Leaf]:
-    """Every setting of the class, by dotted name, in the order of the source."""
+def leaves(settings_class: type, defaults: Any = dataclasses.MISSING) -> dict[str, Leaf]:
+    """Every setting of the class, by dotted name, in the order of the source. `defaults`: an instance that has them."""
     hints = typing.get_type_hints(settings_class, include_extras=True)
     found: dict[str, Leaf] = {}
     for field in dataclasses.fields(settings_class):
-        annotation = hints[field.name]
+        annotation, default = hints[field.name], field_default(field, defaults)
         if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-            for nested in leaves(annotation).values():
+            for nested in leaves(annotation, default).values():
                 name = f"{field.name}.{nested.name}"
                 found[name] = dataclasses.replace(nested, name=name)
         else:
-            found[field.name] = Leaf(field.name, annotation, field_default(field))
+            found[field.name] = Leaf(field.name, annotation, default)
     return found
 
 
-def field_default(field: dataclasses.Field[Any]) -> Any:
+def field_default(field: dataclasses.Field[Any], defaults: Any = dataclasses.MISSING) -> Any:
+    """The default of a field; that of `defaults` goes first, for a group may differ from its class's defaults."""
+    if defaults is not dataclasses.MISSING:
+        return getattr(defaults, field.name)
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
@@ -87,8 +90,8 @@ def variable_of(name: str) -> str:
 def nearest(word: str, words: Iterable[str]) -> str:
     """`. Did you mean X?` for the closest of the words, else a full stop: made to end a sentence."""
     words = list(words)
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    close = close or [known for known in words if known.rpartition(".")[2] == word.rpartition(".")[2]][:1]
+    close = [known for known in words if known.rpartition(".")[2] == word.rpartition(".")[2]][:1]
+    close = close or difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     return f". Did you mean {close[0]}?" if close else "."
 
 
@@ -183,5 +186,3 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
 def raise_problems(problems: Sequence[str]) -> None:
     if problems:
         raise UsageError("\n".join(problems))
-
-

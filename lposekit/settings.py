@@ -35,7 +35,7 @@ from lposekit.setting_values import (
 )
 
 # Read elsewhere, not settings of a command. Names below LPOSEKIT_TEST_ are free for the tests' own use.
-RESERVED_VARIABLES = frozenset({"WEIGHTS", "DEBUG", "PRESET", "FIXTURES", "REQUIRE_FIXTURES"})
+RESERVED_VARIABLES = frozenset({"WEIGHTS", "DEBUG", "PRESET", "FIXTURES", "REQUIRE_FIXTURES", "FAULT"})
 RESERVED_PREFIXES = ("TEST_",)
 
 
@@ -99,7 +99,7 @@ def read_toml(path: Path, commands: Sequence[str]) -> dict[str, Any]:
         if key not in commands or not isinstance(value, dict):
             kind = "table" if isinstance(value, dict) else "key"
             hint = nearest(key, [*commands, "preset"])
-            problems.append(f"{path}: unknown {kind} {key!r}{hint} Tables are named after commands: {', '.join(commands)}.")
+            problems.append(f"{path}: unknown {kind} {key!r}{hint} Tables go by command: {', '.join(commands)}.")
     raise_problems(problems)
     return content
 
@@ -108,11 +108,12 @@ def preset_path(name: str) -> Path:
     """The file of a preset: a name from `lposekit/presets`, or any path that ends in `.toml`. Raises `UsageError`."""
     folder = Path(str(resources.files("lposekit"))) / "presets"
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
-    if path.is_file():
+    # `_project.toml` is what `lposekit init` writes, no preset.
+    presets = sorted(file.stem for file in folder.glob("[!_]*.toml"))
+    if path.is_file() and (name.endswith(".toml") or name in presets):
         return path
-    presets = sorted(file.stem for file in folder.glob("*.toml"))
     hint = nearest(name, presets)
-    raise UsageError(f"preset {name!r} does not exist{hint} There are: {', '.join(presets)}; a path to a .toml file is one too.")
+    raise UsageError(f"preset {name!r} does not exist{hint} There are: {', '.join(presets)}, or a .toml file.")
 
 
 def merge(settings_class: type, layers: Sequence[Layer], *, missing: Any = dataclasses.MISSING) -> Any:
@@ -123,15 +124,16 @@ def merge(settings_class: type, layers: Sequence[Layer], *, missing: Any = datac
     return _build(settings_class, merged, "", missing)
 
 
-def _build(settings_class: type, values: Mapping[str, Any], prefix: str, missing: Any) -> Any:
+def _build(
+    settings_class: type, values: Mapping[str, Any], prefix: str, missing: Any, defaults: Any = dataclasses.MISSING
+) -> Any:
     hints = typing.get_type_hints(settings_class, include_extras=True)
     arguments = {}
     for field in dataclasses.fields(settings_class):
-        name, annotation = prefix + field.name, hints[field.name]
+        name, annotation, default = prefix + field.name, hints[field.name], field_default(field, defaults)
         if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-            arguments[field.name] = _build(annotation, values, f"{name}.", missing)
+            arguments[field.name] = _build(annotation, values, f"{name}.", missing, default)
         else:
-            default = field_default(field)
             arguments[field.name] = values.get(name, missing if default is dataclasses.MISSING else default)
     return settings_class(**arguments)
 

@@ -1,0 +1,7 @@
+"""`python -m lposekit`."""
+
+import sys
+
+from lposekit.cli import main
+
+sys.exit(main())

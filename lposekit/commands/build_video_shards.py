@@ -1,0 +1,18 @@
+"""`lposekit build-video-shards`: from videos to a dataset of short captioned clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lposekit.commands.flags import load
+from lposekit.commands.output import finish
+from lposekit.commands.registry import COMMANDS
+
+
+def run(argv: Sequence[str]) -> int:
+    command = COMMANDS["build-video-shards"]
+    loaded = load(command, command.load_settings_class(), argv)
+    from pipelines import video_shards
+
+    report = video_shards.run(loaded.settings, quickstart=loaded.quickstart, dry_run=loaded.dry_run)
+    return finish(report, as_json=loaded.json)

@@ -1,0 +1,18 @@
+"""`lposekit cache-latents DIR`: the VAE latents of a dataset, written beside its shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lposekit.commands.flags import load
+from lposekit.commands.output import finish
+from lposekit.commands.registry import COMMANDS
+from trainer.settings import CacheLatentsSettings
+
+
+def run(argv: Sequence[str]) -> int:
+    loaded = load(COMMANDS["cache-latents"], CacheLatentsSettings, argv)
+    from trainer.data import latents
+
+    report = latents.run(loaded.settings, dry_run=loaded.dry_run)
+    return finish(report, as_json=loaded.json)

@@ -1,0 +1,35 @@
+"""What a command says at its end: lines for people or one JSON object, on standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+
+class Report(Protocol):
+    """What a finished job hands back to its command."""
+
+    @property
+    def exit_code(self) -> int: ...
+
+    def as_json(self) -> dict[str, Any]: ...
+
+    def summary_lines(self) -> list[str]: ...
+
+
+def finish(report: Report, *, as_json: bool) -> int:
+    """Writes the report and gives its exit code."""
+    write_result(report.as_json(), report.summary_lines(), as_json=as_json)
+    return report.exit_code
+
+
+def write_result(value: Mapping[str, Any] | Sequence[Any], lines: Sequence[str], *, as_json: bool) -> None:
+    text = json.dumps(value, indent=1, default=str) if as_json else "\n".join(lines)
+    if text:
+        # Names of files and captions may hold what a C locale cannot write: better escaped than lost.
+        stream = sys.stdout
+        encoding = stream.encoding or "utf-8"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.flush()

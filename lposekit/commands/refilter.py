@@ -1,0 +1,53 @@
+"""`lposekit refilter DIR --output DIR`: another keep rule for a finished dataset, from the stored poses alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lposekit.commands.flags import load
+from lposekit.commands.output import finish
+from lposekit.commands.registry import COMMANDS
+from lposekit.keypoints import PersonRule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefilterSettings:
+    """Settings of `lposekit refilter`. A rule that is not named stays as the dataset was built with."""
+
+    data: Path | None = None
+    """The dataset folder; also taken without its flag."""
+    output: Path | None = None
+    """The new dataset folder."""
+    min_detected: float | None = None
+    """Share of the 17 body keypoints that a person needs."""
+    person_rule: PersonRule | None = None
+    keypoint_score_threshold: float | None = None
+    """Raw score from which a keypoint is detected."""
+    box_score_threshold: float | None = None
+    min_box_area_fraction: float | None = None
+    min_box_side_px: float | None = None
+    dedup: bool = False
+    """Turn down pictures whose bytes came in an earlier row, over the whole dataset."""
+
+
+RULES = (
+    "min_detected",
+    "person_rule",
+    "keypoint_score_threshold",
+    "box_score_threshold",
+    "min_box_area_fraction",
+    "min_box_side_px",
+)
+
+
+def run(argv: Sequence[str]) -> int:
+    loaded = load(COMMANDS["refilter"], RefilterSettings, argv)
+    settings = loaded.settings
+    assert settings.data is not None
+    from pipelines import refilter
+
+    changes = {name: getattr(settings, name) for name in RULES}
+    report = refilter.run(settings.data, settings.output, changes, dedup=settings.dedup, dry_run=loaded.dry_run)
+    return finish(report, as_json=loaded.json)

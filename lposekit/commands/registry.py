@@ -1,0 +1,118 @@
+"""The commands: what `lposekit --help` lists, and which settings each takes. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command. `settings` is the `module:class` of its settings, the class being a dataclass."""
+
+    name: str
+    summary: str
+    settings: str
+    input_field: str | None = None
+    """Setting that names the input; without one the command runs the preset `quickstart`."""
+    output_field: str | None = None
+    """Setting that a run cannot do without, once its input is named."""
+    folder_field: str | None = None
+    """Setting that names the folder at hand: it may be given without its flag, and must be given."""
+    variant: Callable[[Any], str] | None = None
+    """Name of a further settings table, given the settings: `train-stage-1`."""
+    variants: tuple[str, ...] = ()
+    can_dry_run: bool = False
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return (self.name, *self.variants)
+
+    @property
+    def module(self) -> str:
+        return "lposekit.commands." + self.name.replace("-", "_")
+
+    def load_settings_class(self) -> type:
+        module, _, name = self.settings.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command(
+            "build-laion-pose",
+            "build an image-text-pose dataset from a list of URLs and captions",
+            settings="pipelines.settings:BuildImagesSettings",
+            input_field="input",
+            output_field="output",
+            can_dry_run=True,
+        ),
+        Command(
+            "build-video-shards",
+            "build a dataset of short captioned clips from videos",
+            settings="pipelines.settings:BuildVideoSettings",
+            input_field="input",
+            output_field="output",
+            can_dry_run=True,
+        ),
+        Command(
+            "train",
+            "train stage 1 (pose encoder, on images) or stage 2 (temporal layers, on clips)",
+            settings="trainer.settings:TrainSettings",
+            input_field="data",
+            output_field="output",
+            variant=lambda settings: f"train-stage-{settings.stage}",
+            variants=("train-stage-1", "train-stage-2"),
+            can_dry_run=True,
+        ),
+        Command(
+            "refilter",
+            "apply another keep rule to a dataset, without fetching and without a GPU",
+            settings="lposekit.commands.refilter:RefilterSettings",
+            folder_field="data",
+            can_dry_run=True,
+        ),
+        Command(
+            "retry",
+            "fetch the rows of a dataset again that failed by the network",
+            settings="lposekit.commands.retry:RetrySettings",
+            folder_field="data",
+            can_dry_run=True,
+        ),
+        Command(
+            "cache-latents",
+            "write the VAE latents of a dataset, to train without the VAE",
+            settings="trainer.settings:CacheLatentsSettings",
+            folder_field="data",
+            can_dry_run=True,
+        ),
+        Command(
+            "view",
+            "write an HTML report of a dataset or of a training run",
+            settings="lposekit.commands.view:ViewSettings",
+            folder_field="data",
+        ),
+        Command(
+            "verify",
+            "check every file of a dataset",
+            settings="lposekit.commands.verify:VerifySettings",
+            folder_field="data",
+        ),
+        Command(
+            "doctor",
+            "check this machine, one line each, with the fix",
+            settings="lposekit.commands.doctor:DoctorSettings",
+        ),
+        Command(
+            "init",
+            "write a commented lposekit.toml for a real project",
+            settings="lposekit.commands.init:InitSettings",
+        ),
+    )
+}
+
+TABLES = tuple(table for command in COMMANDS.values() for table in command.tables)
+"""Every table name that a settings file may carry."""

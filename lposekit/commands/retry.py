@@ -1,0 +1,50 @@
+"""`lposekit retry DIR --only dns,timeout`: fetch rows of a dataset again, and put what comes back into their shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from lposekit.commands.flags import load
+from lposekit.commands.output import finish
+from lposekit.commands.registry import COMMANDS
+from lposekit.setting_values import FLAG_ONLY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrySettings:
+    """Settings of `lposekit retry`."""
+
+    data: Path | None = None
+    """The dataset folder; also taken without its flag."""
+    only: Annotated[str | None, tyro.conf.arg(aliases=["--outcome"])] = None
+    """Outcomes to fetch again, with commas: `dns,timeout`; default: failures of the network, and crashes."""
+    workers: int | None = None
+    """Shards in work at the same time; default: one a core."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster; default: a local one."""
+    weights_dir: Path | None = None
+    allow_private_addresses: Annotated[bool, FLAG_ONLY] = False
+    """Fetch from private addresses too. A flag only: refused in settings files and environment."""
+
+
+def run(argv: Sequence[str]) -> int:
+    loaded = load(COMMANDS["retry"], RetrySettings, argv)
+    settings = loaded.settings
+    assert settings.data is not None
+    from pipelines import retry
+
+    report = retry.run(
+        settings.data,
+        [name.strip() for name in (settings.only or "").split(",") if name.strip()],
+        allow_private_addresses=settings.allow_private_addresses,
+        workers=settings.workers,
+        ray_address=settings.ray_address,
+        weights_dir=settings.weights_dir,
+        dry_run=loaded.dry_run,
+    )
+    return finish(report, as_json=loaded.json)

@@ -1,0 +1,33 @@
+"""`lposekit verify DIR`: every byte of a dataset against its commits; exit code 1 with findings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lposekit.commands.flags import load
+from lposekit.commands.output import write_result
+from lposekit.commands.registry import COMMANDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifySettings:
+    """Settings of `lposekit verify`."""
+
+    data: Path | None = None
+    """The dataset folder; also taken without its flag."""
+
+
+def run(argv: Sequence[str]) -> int:
+    loaded = load(COMMANDS["verify"], VerifySettings, argv)
+    folder = loaded.settings.data
+    assert folder is not None
+    from lposekit.shards.verify import verify_dataset
+
+    findings = verify_dataset(folder)
+    rows = [{"where": finding.where, "what": finding.what} for finding in findings]
+    verdict = f"{folder}: {len(findings)} findings" if findings else f"{folder}: every file is as it was committed"
+    lines = [*map(str, findings), verdict]
+    write_result({"dataset": str(folder), "findings": rows}, lines, as_json=loaded.json)
+    return 1 if findings else 0

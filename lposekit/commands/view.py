@@ -1,0 +1,46 @@
+"""`lposekit view DIR`: an HTML report of a dataset or of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lposekit.commands.flags import load
+from lposekit.commands.output import write_result
+from lposekit.commands.registry import COMMANDS
+from lposekit.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewSettings:
+    """Settings of `lposekit view`."""
+
+    data: Path | None = None
+    """The dataset folder or run folder; also taken without its flag."""
+    public: bool = False
+    """Skeletons and numbers without photos or captions: a report that may be shown to others."""
+
+
+def run(argv: Sequence[str]) -> int:
+    loaded = load(COMMANDS["view"], ViewSettings, argv)
+    folder = loaded.settings.data
+    assert folder is not None
+    path = _write(folder, public=loaded.settings.public)
+    write_result({"report": str(path)}, [f"report: {path}"], as_json=loaded.json)
+    return 0
+
+
+def _write(folder: Path, *, public: bool) -> Path:
+    if (folder / "_dataset" / "dataset.json").is_file():
+        from lposekit.report.html import write_report
+
+        return write_report(folder, public=public)
+    if (folder / "metrics.jsonl").is_file():
+        from trainer.run.view import write_report as write_run_report
+
+        return write_run_report(folder, public=public)
+    raise UsageError(
+        f"{folder} is neither a dataset folder (no _dataset/dataset.json) nor a run folder (no metrics.jsonl). "
+        "Name the folder that was given as --output."
+    )
