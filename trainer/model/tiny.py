@@ -19,13 +19,17 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from trainer.model.fit import fit_unet, fit_vae, random_pictures
+
 logger = logging.getLogger(__name__)
 
 TINY = "tiny"
 """The name of this base."""
-VERSION = 1
+VERSION = 3
 """Part of the folder's name in the cache; raise it with every change to what `build_tiny` writes."""
 SEED = 20240320
+FIT_SAMPLES = 48
+"""Pictures of 64 x 64 that the last layers are fitted on."""
 START, END = "<|startoftext|>", "<|endoftext|>"
 TEXT_WIDTH = 32
 WIDTHS = (32, 48, 64, 64)
@@ -56,12 +60,14 @@ def build_tiny(folder: Path, seed: int = SEED) -> None:
     """Writes the tiny base to a folder in diffusers layout."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tokenizer = tiny_tokenizer()
+        tokenizer, vae, unet, scheduler = tiny_tokenizer(), tiny_vae(), tiny_unet(), tiny_scheduler()
+        fit_vae(vae, random_pictures(FIT_SAMPLES))
+        fit_unet(unet, vae, scheduler, random_pictures(FIT_SAMPLES))
         tokenizer.save_pretrained(folder / "tokenizer")
         tiny_text_encoder(tokenizer).save_pretrained(folder / "text_encoder")
-        tiny_vae().save_pretrained(folder / "vae")
-        tiny_unet().save_pretrained(folder / "unet")
-        tiny_scheduler().save_pretrained(folder / "scheduler")
+        vae.save_pretrained(folder / "vae")
+        unet.save_pretrained(folder / "unet")
+        scheduler.save_pretrained(folder / "scheduler")
 
 
 def tiny_tokenizer() -> CLIPTokenizer:
