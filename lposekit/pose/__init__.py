@@ -1,0 +1,5 @@
+import os
+
+# OpenMP reads this once, when torch loads. By default its threads spin while they wait: on a machine whose cores are
+# shared with other workers two such threads took five to ten times as long as two that sleep (docs/decisions).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

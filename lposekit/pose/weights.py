@@ -1,0 +1,170 @@
+"""Find a model's weights, or download them from their publisher, and check that they are the right ones.
+
+Looked for in: the folder given (``--weights-dir``), the folder in ``LPOSEKIT_WEIGHTS``, the user's cache; in each of
+them also in ``pth/`` below it. Then they are downloaded into the cache. The sha256 is checked first, whatever the place
+it came from; then the file is read by `lposekit.pose.checkpoint` and kept as safetensors in the cache.
+
+A file with another hash is refused. To use it nevertheless, write its sha256 into ``FILE.sha256`` beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import logging
+import os
+import urllib.request
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+import torch
+from filelock import FileLock
+
+from lposekit.pose.checkpoint import WeightsError, read_checkpoint, read_converted, save_converted
+from lposekit.pose.zoo import WeightsFile
+
+_LOG = logging.getLogger(__name__)
+_DOWNLOAD_TIMEOUT_S = 60.0  # without a byte
+_MAX_BYTES = 2**31
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Weights on the CPU, with the file and the full sha256 they came from."""
+
+    state: OrderedDict[str, torch.Tensor]
+    path: Path
+    sha256: str
+
+
+def cache_folder() -> Path:
+    """Where downloads and converted weights are kept (platformdirs; ``XDG_CACHE_HOME`` moves it on Linux)."""
+    return platformdirs.user_cache_path("lposekit") / "weights"
+
+
+def load_weights(weights: WeightsFile, weights_dir: Path | None = None) -> LoadedWeights:
+    """Find or download, check and read a model's weights.
+
+    Raises:
+        WeightsError: they cannot be had, have another hash, or do not load; the message names the ways on.
+    """
+    path = find_weights(weights, weights_dir) or download(weights, weights_dir)
+    digest = checked_sha256(path, weights)
+    converted = cache_folder() / f"{path.stem}.{digest[:16]}.safetensors"
+    state = read_converted(converted, digest) if converted.is_file() else None
+    if state is None:
+        state = read_checkpoint(path)
+        _keep_converted(state, converted, digest)
+    return LoadedWeights(state, path, digest)
+
+
+def search_folders(weights_dir: Path | None) -> Iterator[Path]:
+    """The folders that are looked into, in order."""
+    named = os.environ.get("LPOSEKIT_WEIGHTS")
+    for folder in (weights_dir, Path(named) if named else None, cache_folder()):
+        if folder is not None:
+            yield folder
+            yield folder / "pth"
+
+
+def find_weights(weights: WeightsFile, weights_dir: Path | None = None) -> Path | None:
+    """The first file of that name in the search folders; None if there is none."""
+    return next((path for folder in search_folders(weights_dir) if (path := folder / weights.file).is_file()), None)
+
+
+def checked_sha256(path: Path, weights: WeightsFile) -> str:
+    """The sha256 of a file of weights.
+
+    Raises:
+        WeightsError: it is none of the accepted ones, and no ``FILE.sha256`` beside it vouches for it.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    note = path.with_name(path.name + ".sha256")
+    vouched = note.read_text(encoding="utf-8").split()[:1] if note.is_file() else []
+    if digest.startswith(weights.sha256) or vouched == [digest]:
+        return digest
+    raise WeightsError(
+        f"{path} has the sha256 {digest}, but {_expected(weights)} is expected: it is damaged, or not the file it "
+        f"claims to be. Delete it and fetch it again{f' from {weights.url}' if weights.url else ''}; if you trust this "
+        f"very file, write its sha256 into {note}."
+    )
+
+
+def download(weights: WeightsFile, weights_dir: Path | None = None) -> Path:
+    """Download a file of weights from its publisher into the cache, and check it before it gets its name.
+
+    Raises:
+        WeightsError: no publisher serves it, the download failed, or the file is not the right one.
+    """
+    target = cache_folder() / weights.file
+    if weights.url is None:
+        raise WeightsError(f"the weights {weights.file} are missing. {_ways_on(weights, weights_dir)}")
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(target.name + ".lock")):
+            if not target.is_file():  # another process may have been first
+                _LOG.info("downloading %s", weights.url)
+                _fetch(weights.url, partial)
+                _check_download(partial, weights)
+                os.replace(partial, target)
+    except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
+        raise WeightsError(f"cannot download {weights.url}: {error}. {_ways_on(weights, weights_dir)}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _fetch(url: str, target: Path) -> None:
+    # An opener of our own: the one that the fetch stage installs in its workers is made for pictures.
+    request = urllib.request.Request(url, headers={"User-Agent": "lposekit"})
+    with urllib.request.build_opener().open(request, timeout=_DOWNLOAD_TIMEOUT_S) as reply, target.open("wb") as file:
+        declared = int(reply.headers.get("Content-Length") or -1)
+        while chunk := reply.read(_CHUNK_BYTES):
+            file.write(chunk)
+            if file.tell() > _MAX_BYTES:
+                raise OSError(f"more than {_MAX_BYTES} bytes")
+        if declared not in (-1, file.tell()):
+            raise OSError(f"the connection ended after {file.tell()} of {declared} bytes")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check_download(partial: Path, weights: WeightsFile) -> None:
+    with partial.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(weights.sha256):
+        raise WeightsError(
+            f"{weights.url} served a file with the sha256 {digest}, but {_expected(weights)} is expected: not kept. "
+            f"Try again; if the publisher really replaced the file and you trust it, put it into {cache_folder()} "
+            f"together with {weights.file}.sha256 that holds this sha256."
+        )
+
+
+def _keep_converted(state: OrderedDict[str, torch.Tensor], target: Path, digest: str) -> None:
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_converted(state, partial, digest)
+        os.replace(partial, target)
+    except OSError as error:
+        _LOG.warning("cannot keep converted weights in %s (%s): the .pth is read again next time", target.parent, error)
+        partial.unlink(missing_ok=True)
+
+
+def _expected(weights: WeightsFile) -> str:
+    return " or ".join(digest if len(digest) == 64 else f"{digest}..." for digest in weights.sha256)
+
+
+def _ways_on(weights: WeightsFile, weights_dir: Path | None) -> str:
+    folders = ", ".join(str(folder) for folder in search_folders(weights_dir))
+    command = f"\n  curl -L --create-dirs -o {cache_folder() / weights.file} {weights.url}" if weights.url else ""
+    return (
+        f"Put {weights.file} (sha256 {_expected(weights)}) into one of the folders that are searched: {folders}; or "
+        f"name another with --weights-dir or LPOSEKIT_WEIGHTS.{command}"
+    )
