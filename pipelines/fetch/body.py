@@ -32,7 +32,8 @@ def read_body(
         is_over = num_raw > max_body_bytes or len(decoded) > room
         if is_over and not cut_at_cap:
             raise Rejected(Outcome.TOO_BIG, f"body of more than {max_body_bytes} bytes, sent or decoded")
-        num_decoded += sink.write(decoded[:room] if is_over else decoded)
+        sink.write(decoded[:room] if is_over else decoded)
+        num_decoded += min(len(decoded), room)
         if is_over:
             return num_decoded
     if response.length:
@@ -78,8 +79,6 @@ class _Inflate:
     def decode(self, chunk: bytes, room: int) -> bytes:
         if self.stream is None:
             self.stream = zlib.decompressobj(_window_bits(self.name, chunk))
-        if self.stream.eof:
-            raise Rejected(Outcome.BAD_ENCODING, f"bytes after the end of the {self.name} stream")
         try:
             decoded = self.stream.decompress(chunk, room + 1)
         except zlib.error as problem:

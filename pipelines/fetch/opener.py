@@ -9,7 +9,8 @@ img2dataset's Downloader. What it promises, for hostile lists, servers and name 
 - every row ends within its total time, whatever the server does (`deadline`), and no host gets more than its share of
   connections (`pool`);
 - a body is never larger than the cap, as sent or as decoded (`body`);
-- temporary failures are tried again a bounded number of times, as late as the server asks (`retry`).
+- temporary failures are tried again a bounded number of times, as late as the server asks (`retry`); meanwhile no
+  other row asks it either (`pool`).
 """
 
 from __future__ import annotations
@@ -152,19 +153,22 @@ class GuardedOpener:
 
     def _follow(self, url: WebUrl, deadline: Deadline, sink: _Sink) -> tuple[http.client.HTTPResponse, WebUrl, int]:
         for _ in range(self.settings.max_redirects + 1):
+            self.transport.resting.check(url.host)
             self.rules.check_request(url, deadline)
             with self.transport.answer(url, deadline) as response:
                 location = response.headers.get("Location")
                 if response.status not in _REDIRECTS or location is None:
-                    return response, url, self._keep(response, sink)
+                    return response, url, self._keep(url, response, sink)
             url = redirect_target(url, location)
         raise Rejected(Outcome.REDIRECT, f"more than {self.settings.max_redirects} redirects")
 
-    def _keep(self, response: http.client.HTTPResponse, sink: _Sink) -> int:
+    def _keep(self, url: WebUrl, response: http.client.HTTPResponse, sink: _Sink) -> int:
         if response.status < 200 or 300 <= response.status < 400:
             raise Rejected(Outcome.REDIRECT, f"status {response.status} leads nowhere")
         if response.status >= 400:
-            raise status_problem(response.status, response.headers.get("Retry-After"))
+            problem = status_problem(response.status, response.headers.get("Retry-After"))
+            self.transport.resting.note(url.host, problem)
+            raise problem
         if response.status == 206:
             raise Rejected(Outcome.SHORT_READ, "status 206: a part that nobody asked for")
         self.rules.check_headers(response.headers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pipelines.fetch.addresses import Resolver
 from pipelines.fetch.connection import make_tls_context
@@ -61,7 +61,7 @@ def polite_opener(
         sleep=sleep,
     )
     agent = product_token(settings.user_agent)
-    for_robots = GuardedOpener(replace(settings, retries=0), transport=opener.transport)
+    for_robots = GuardedOpener(settings, transport=opener.transport, sleep=sleep)
     opener.rules = PoliteRules(
         agent,
         Blocklist.from_files(settings.blocklist) if blocklist is None else blocklist,

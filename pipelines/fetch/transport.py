@@ -13,7 +13,7 @@ from lposekit.errors import Outcome, Rejected
 from pipelines.fetch.addresses import AddressGuard
 from pipelines.fetch.connection import GuardedConnection, make_tls_context
 from pipelines.fetch.deadline import Deadline
-from pipelines.fetch.pool import HostSlots, IdleConnections
+from pipelines.fetch.pool import HostSlots, IdleConnections, RestingHosts
 from pipelines.fetch.retry import TryAgain, describe
 from pipelines.fetch.urls import WebUrl
 from pipelines.settings import FetchSettings
@@ -30,6 +30,7 @@ class Transport:
     slots: HostSlots
     idle: IdleConnections
     tls: ssl.SSLContext | None = None
+    resting: RestingHosts = field(default_factory=RestingHosts)
     _tls_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextmanager

@@ -236,6 +236,15 @@ def deaf_port() -> Iterator[int]:
                 caller.close()
 
 
+@contextmanager
+def mute_port() -> Iterator[int]:
+    """A port that takes connections (the system does) behind which nobody ever says a word."""
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        listener.listen(8)
+        yield listener.getsockname()[1]
+
+
 def closed_port() -> int:
     """A port on which nobody listens."""
     with socket.socket() as probe:

@@ -197,7 +197,7 @@ def _retry_after(arguments: list[str]) -> tuple[tuple[str, str], ...]:
         return ()
     value = arguments[1]
     if value == "date":
-        value = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=3)).strftime(
+        value = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=2)).strftime(
             "%a, %d %b %Y %H:%M:%S GMT"
         )
     return (("Retry-After", value),)

@@ -64,12 +64,14 @@ class Naps(list[float]):
         self.append(seconds)
 
 
-def opener_for(*servers: BadServer, ca_file: Path | None = None, **changes: object) -> GuardedOpener:
-    """An opener that may talk to these servers of the test, and to nothing else on this machine."""
+def opener_for(
+    *servers: BadServer, ca_file: Path | None = None, sleep: Callable[[float], None] | None = None, **changes: object
+) -> GuardedOpener:
+    """An opener that may talk to these servers of the test, and to nothing else on this machine; it never sleeps."""
     return GuardedOpener(
         quick_settings(ca_file=ca_file, **changes),
         allowed_local=frozenset(one.authority for one in servers),
-        sleep=Naps(),
+        sleep=sleep or Naps(),
     )
 
 

@@ -71,6 +71,12 @@ def test_many_threads_ask_once(server: BadServer) -> None:
     assert len(server.hits_of("/robots.txt")) == 1
 
 
+# Mutation: an opener for robots.txt that tries once (one lost packet turns down the host's rows for a minute).
+def test_a_passing_failure_of_robots_txt_is_tried_again(server: BadServer) -> None:
+    server.pages["/robots.txt"] = Page(b"", headers=(("Location", "/busy/503/1"),), status=301)
+    assert polite(server).fetch(f"{server.url}/ok").body == tiny_jpeg()
+
+
 # Mutations: the two verdicts exchanged; 429 treated as 404.
 @pytest.mark.parametrize(
     ("status", "is_allowed"), [(404, True), (403, True), (410, True), (429, False), (500, False), (503, False)]
@@ -82,7 +88,7 @@ def test_no_file_allows_all_and_a_failing_server_nothing(server: BadServer, stat
             assert opener.fetch(f"{server.url}/ok").body == tiny_jpeg()
         else:
             assert outcome(opener, f"{server.url}/ok") is Outcome.ROBOTS
-    assert len(server.hits_of("/robots.txt")) == 1
+    assert len(server.hits_of("/robots.txt")) == (1 if is_allowed else 3)  # once, and two more tries
     assert len(server.hits_of("/ok")) == (3 if is_allowed else 0)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.fetch.urls import parse_web_url, redirect_target
+from pipelines.fetch.urls import WebUrl, parse_web_url, redirect_target
 from tests.pipelines.fetch.conftest import opener_for, outcome
 
 pytestmark = pytest.mark.timeout(20)
@@ -85,6 +89,31 @@ def test_ports_of_other_services_are_refused(port: int) -> None:
 )
 def test_urls_of_real_lists_are_made_sendable(text: str, expected: str) -> None:
     assert str(parse_web_url(text)) == expected
+
+
+def url_or_outcome(parse: Callable[[], WebUrl]) -> WebUrl | Outcome:
+    try:
+        return parse()
+    except Rejected as why:
+        return why.outcome
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.one_of(st.text(), st.text().map(lambda text: f"http://{text}"), st.text().map(lambda text: f"http://a/{text}"))
+)
+def test_any_text_is_an_address_that_can_be_sent_or_a_bad_url(text: str) -> None:
+    answer = url_or_outcome(lambda: parse_web_url(text))
+    if answer is not Outcome.BAD_URL:
+        assert re.fullmatch(r"https?://[!-~]+", str(answer))
+        assert parse_web_url(str(answer)) == answer
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(max_codepoint=255)))
+def test_any_location_is_an_address_or_a_bad_redirect(location: str) -> None:
+    answer = url_or_outcome(lambda: redirect_target(parse_web_url("https://example.org/a"), location))
+    assert answer is Outcome.REDIRECT or isinstance(answer, WebUrl)
 
 
 def test_a_redirect_may_be_relative_and_carry_raw_utf8() -> None:
