@@ -142,7 +142,7 @@ class _Shard:
 
     def deliver(self, index: int, body: bytes | None, message: str | None) -> None:
         """Take a row from the engine, waiting until the caller has room for it."""
-        while not self.slots.acquire(timeout=_LOOK_EVERY_S):
+        while self.stopped.is_set() or not self.slots.acquire(timeout=_LOOK_EVERY_S):
             if self.stopped.is_set():
                 return
         if body is not None:

@@ -103,6 +103,16 @@ def test_objects_are_refused_before_anything_is_sent() -> None:
     os.close(arena.fd)
 
 
+def test_a_tree_larger_than_the_limit_is_not_read() -> None:
+    # mutation: the limit in _Buffers.take dropped
+    arena = Arena(os.memfd_create("test"), limit_bytes=1000)
+    for tree in ({"data": bytes(1001)}, [bytes(600), bytes(600)], np.zeros(2000, np.uint8)):
+        with pytest.raises(ValueError, match="bytes where"):
+            arena.read(*arena.write(tree))
+    assert arena.read(*arena.write(bytes(1000))) == bytes(1000)
+    os.close(arena.fd)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.binary(max_size=50),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -245,7 +255,6 @@ FORGED = {
 
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
 def test_a_forged_answer_is_a_crash_and_nothing_worse(bad: Sandbox, forged: dict[str, Any]) -> None:
-    # mutation: the limit in _Buffers.take dropped -> MemoryError or a wrong error in the parent
     with pytest.raises(SandboxCrashed):
         call(bad, "forge", **forged)
 
