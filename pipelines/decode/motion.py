@@ -22,6 +22,7 @@ THUMB_WIDTH = 256
 _METER_WIDTH = 64
 _MOTION_SPACING_S = Fraction(1, 4)
 _MOVED_LEVELS = 4
+_STILL_SHARE = 0.0005
 _BRIGHT_SHARES = (0.98, 0.998)
 
 
@@ -86,19 +87,18 @@ def judge_window(
     # differences to frames before the window do not count
     moved = [frame.moved for frame in frames[spacing:] if frame.moved is not None]
     motion = float(np.mean(moved)) if moved else None
-    return WindowMeasure(luma, motion, _drop_reason(frames, fps, motion, rule))
+    return WindowMeasure(luma, motion, _drop_reason(frames, fps, spacing, motion, rule))
 
 
 def _drop_reason(
-    frames: Sequence[FrameMeasure], fps: Fraction, motion: float | None, rule: ClipFilterSettings
+    frames: Sequence[FrameMeasure], fps: Fraction, spacing: int, motion: float | None, rule: ClipFilterSettings
 ) -> str | None:
     black = sum(frame.bright_998 <= rule.black_level for frame in frames)
     if black > rule.max_black_share * len(frames):
         return BLACK
     if float(np.median([frame.bright_98 for frame in frames])) <= rule.dark_level and not _has_lights(frames, rule):
         return DARK
-    still = _longest_still_run(frames, rule.frozen_difference)
-    if still > rule.max_frozen_s * fps or (len(frames) > 1 and still == len(frames) - 1):
+    if _stands_still(frames[spacing:], fps, spacing, rule):
         return FROZEN
     if motion is not None and motion < rule.min_motion:
         return LOW_MOTION
@@ -110,9 +110,21 @@ def _has_lights(frames: Sequence[FrameMeasure], rule: ClipFilterSettings) -> boo
     return float(np.median([frame.bright_998 for frame in frames])) > 2 * rule.dark_level
 
 
-def _longest_still_run(frames: Sequence[FrameMeasure], difference: float) -> int:
-    longest = run = 0
-    for frame in frames[1:]:
-        run = run + 1 if frame.change is not None and frame.change <= difference else 0
-        longest = max(longest, run)
-    return longest
+def _stands_still(frames: Sequence[FrameMeasure], fps: Fraction, spacing: int, rule: ClipFilterSettings) -> bool:
+    """Whether a run of frames is still and longer than allowed (or all of the window).
+
+    Still: nothing moved for a quarter of a second, and the usual change from frame to frame is none. The usual, not
+    the largest: a codec sharpens a still picture bit by bit, and codes it anew at each key frame.
+    """
+    longest: list[float] = []
+    run: list[float] = []
+    for frame in frames:
+        still = frame.moved is not None and frame.moved <= _STILL_SHARE
+        if still:
+            run.append(frame.change or 0.0)
+        else:
+            run = []
+        longest = run if len(run) > len(longest) else longest
+    allowed = max(rule.max_frozen_s * fps - spacing, 0)
+    too_long = len(longest) > allowed or len(longest) == len(frames)
+    return bool(longest) and too_long and float(np.median(longest)) <= rule.frozen_difference

@@ -122,7 +122,7 @@ def without_dark_colour(thumb_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint
     blue_HW, green_HW, red_HW = cv2.split(thumb_HWC)
     brightest_HW = cv2.max(cv2.max(blue_HW, green_HW), red_HW)
     _, mask_HW = cv2.threshold(brightest_HW, _DARK - 1, 255, cv2.THRESH_BINARY)
-    return cv2.bitwise_and(thumb_HWC, thumb_HWC, mask=mask_HW)
+    return np.asarray(cv2.bitwise_and(thumb_HWC, thumb_HWC, mask=mask_HW), dtype=np.uint8)
 
 
 def cut_finder(settings: ShotSettings) -> CutFinder | None:

@@ -52,9 +52,16 @@ class VideoInfo:
     """Sorted time stamps of all pictures that the file holds packets of."""
     orderly: bool
     """Every packet has a time stamp, none is marked as damaged or as not to be shown."""
+    counted: bool
+    """The container stores the order of decoding only (AVI): pictures are placed by counting them."""
     header_frames: int
     header_duration_s: float | None
     header_fps: float | None
+
+    @property
+    def seekable(self) -> bool:
+        """The container has an index of key frames; elsewhere a seek may land between them, or behind its aim."""
+        return "mp4" in self.container or "matroska" in self.container
 
     @property
     def interval(self) -> float:
@@ -205,8 +212,9 @@ def _info(
         time_base=time_base,
         pts=pts,
         orderly=orderly,
+        counted=container.format.name == "avi",
         header_frames=stream.frames,
-        header_duration_s=float(stream.duration * time_base) if stream.duration else None,
+        header_duration_s=container.duration / av.time_base if container.duration else None,
         header_fps=float(stated) if stated else None,
     )
 

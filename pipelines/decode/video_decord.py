@@ -26,6 +26,8 @@ class DecordReader:
         self._position = 0
 
     def frames(self, start: int, stop: int) -> Iterator[SourceFrame]:
+        if not self._info.seekable:
+            raise DamageSuspectedError(f"{self._info.container}: decord misplaces frames where there is no index")
         if not self._info.orderly:
             raise DamageSuspectedError("packets without time stamps, marked as damaged, or not to be shown")
         with NativeLog() as log:
@@ -43,6 +45,8 @@ class DecordReader:
             self._position = index + 1
             if complaint := log.complaint():
                 raise DamageSuspectedError(complaint)
+            if upright_HWC.shape[2] != 3:  # decord2 3.4 takes the padding of short rows (96 pixels) for a channel
+                raise DamageSuspectedError(f"decord answers with {upright_HWC.shape[2]} channels")
             self._beat()
             yield pictured(index, int(self._info.pts[index]), upright_HWC, self._size)
 

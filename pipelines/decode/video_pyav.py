@@ -30,9 +30,9 @@ class PyavReader:
         self._beat = beat
 
     def frames(self, start: int, stop: int) -> Iterator[SourceFrame]:
-        expected = start
-        damage = _Damage()
-        for frame in self._decoded(start, damage):
+        damage = _Damage(places_are_counted=self._info.counted)
+        expected = start if self._info.seekable else 0
+        for frame in self._decoded(expected, damage):
             index = self._index(frame, expected)
             if index < expected:
                 continue
@@ -41,8 +41,9 @@ class PyavReader:
             expected = index + 1
             if index >= stop:
                 break
-            yield self._source_frame(index, frame, damage)
-        for missing in range(expected, stop):
+            if index >= start:
+                yield self._source_frame(index, frame, damage)
+        for missing in range(max(expected, start), stop):
             yield from self._missing(missing, damage)
 
     def close(self) -> None:
@@ -66,7 +67,7 @@ class PyavReader:
                 yield from damage.watch(packet)
 
     def _index(self, frame: VideoFrame, expected: int) -> int:
-        if frame.pts is None:
+        if frame.pts is None or self._info.counted:
             return expected
         index = int(np.searchsorted(self._info.pts, frame.pts))
         if index >= len(self._info.pts):
@@ -93,8 +94,9 @@ class PyavReader:
 class _Damage:
     """Which time stamps are damaged, known as soon as their packet has been decoded. Keeps two key-frame groups."""
 
-    def __init__(self) -> None:
+    def __init__(self, places_are_counted: bool) -> None:
         self.truncated = False
+        self._places_are_counted = places_are_counted
         self._tainted = False
         self._tainted_before: int | None = None
         self._stamps: set[int] = set()
@@ -121,6 +123,8 @@ class _Damage:
             av.logging.set_level(None)
         failed |= bool(lines) or any(frame.is_corrupt for frame in frames)
         self._tainted |= failed
+        # a picture that is lost moves all later ones to wrong places
+        self.truncated |= failed and self._places_are_counted
         stamp = packet.pts if packet.pts is not None else packet.dts
         if stamp is not None and (self._tainted or self._before_key(stamp)):
             self._stamps.add(stamp)

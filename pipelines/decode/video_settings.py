@@ -66,7 +66,8 @@ class ClipFilterSettings:
     max_frozen_s: float = 1.0
     """Longest time (or the whole window) in which the picture may stand still."""
     frozen_difference: float = 0.02
-    """Mean difference of consecutive frames up to which the picture stands still."""
+    """Median difference of consecutive frames up to which a picture in which nothing moves stands still; above it the
+    noise of a camera shows, and `min_motion` decides."""
     min_motion: float = 0.002
     """Share of the picture that changes by more than 4 levels within a quarter of a second, mean over the window."""
 
