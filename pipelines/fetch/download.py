@@ -4,7 +4,7 @@
 
 The Downloader fetches (see `engine`); threads of our own decode, since it would resize in one thread only, between two
 downloads; the caller's thread alone calls `sink`. Memory is bounded by `max_waiting` pictures and `_MAX_WAITING_BYTES`
-of bodies, not by the shard. Reasons and findings: docs/decisions/2026-11-20-download-decode.md.
+of bodies, not by the shard. Reasons and findings: docs/decisions/2026-11-20-download-engine.md.
 """
 
 from __future__ import annotations
