@@ -117,14 +117,14 @@ def _declared_huge(talk: Conversation, arguments: list[str]) -> None:
 
 @_behaviour("drip")
 def _drip(talk: Conversation, arguments: list[str]) -> None:
-    """/drip/SECONDS: a body of one byte per that many seconds; /drip/SECONDS/header: the header itself."""
+    """/drip/SECONDS: a body of one byte per that many seconds (default 1); /drip/SECONDS/header: the header itself."""
     header = b"HTTP/1.1 200 x\r\nContent-Length: 100000\r\n\r\n"
     is_header = arguments[1:] == ["header"]
     if not is_header:
         talk.write(header)
     for byte in header[:-2] + b"X-Filler: x\r\n" * 1000 if is_header else bytes(100_000):
         talk.write(bytes([byte]))
-        talk.pause(float(arguments[0]))
+        talk.pause(float(arguments[0]) if arguments else 1.0)
 
 
 @_behaviour("silent")

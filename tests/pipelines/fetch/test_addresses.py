@@ -161,7 +161,7 @@ def test_a_silent_name_server_holds_nobody_beyond_the_limit(monkeypatch: pytest.
     opener = GuardedOpener(quick_settings(connect_timeout_s=0.3, retries=0))
     started_at = time.monotonic()
     assert outcome(opener, "http://slow.test/a.jpg") is Outcome.DNS
-    assert time.monotonic() - started_at < 1.0
+    assert time.monotonic() - started_at < 3.0
     released.set()
 
 

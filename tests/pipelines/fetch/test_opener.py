@@ -55,8 +55,8 @@ def test_an_endless_body_stops_at_the_cap(server: BadServer, path: str) -> None:
 # Case 7. Mutation: drop the check of `response.length` (the server sends no body, so the idle time has to pass).
 def test_a_declared_huge_body_is_refused_from_the_header(server: BadServer) -> None:
     started_at = time.monotonic()
-    assert outcome(opener_for(server), f"{server.url}/declared-huge") is Outcome.TOO_BIG
-    assert time.monotonic() - started_at < 0.5
+    assert outcome(opener_for(server, idle_timeout_s=3.0), f"{server.url}/declared-huge") is Outcome.TOO_BIG
+    assert time.monotonic() - started_at < 2.0
 
 
 def test_a_body_of_exactly_the_cap_is_taken() -> None:
@@ -75,7 +75,7 @@ def test_a_dripping_server_holds_a_thread_no_longer_than_the_total_time(path: st
         opener = opener_for(server, ca_file=authority.ca_file, total_timeout_s=1.5)
         started_at = time.monotonic()
         assert outcome(opener, server.url + path) is Outcome.TIMEOUT
-        assert 1.3 < time.monotonic() - started_at < 2.3
+        assert 1.3 < time.monotonic() - started_at < 3.5
 
 
 # Case 8. Mutation: no `settimeout` in `_TimedReader.readinto` and `connect`.
@@ -84,7 +84,7 @@ def test_a_silent_server_is_left_after_the_idle_time(server: BadServer, path: st
     num_threads = threading.active_count()
     started_at = time.monotonic()
     assert outcome(opener_for(server, connect_timeout_s=3.0, idle_timeout_s=0.4), server.url + path) is Outcome.TIMEOUT
-    assert time.monotonic() - started_at < 1.2
+    assert time.monotonic() - started_at < 2.0
     server.__exit__()
     time.sleep(0.2)
     assert threading.active_count() <= num_threads
@@ -96,7 +96,7 @@ def test_a_server_that_never_accepts_is_left_after_the_connect_time() -> None:
         opener = opener_for(BadServer(port=port), connect_timeout_s=0.5)
         started_at = time.monotonic()
         assert outcome(opener, f"http://127.0.0.1:{port}/ok") is Outcome.TIMEOUT
-        assert time.monotonic() - started_at < 1.5
+        assert time.monotonic() - started_at < 2.5
 
 
 # Case 8. Mutation: no `settimeout` before `_start_tls`.
@@ -105,7 +105,7 @@ def test_a_tls_handshake_that_never_comes_is_left_after_the_connect_time() -> No
         opener = opener_for(BadServer(port=port), connect_timeout_s=0.5)
         started_at = time.monotonic()
         assert outcome(opener, f"https://127.0.0.1:{port}/ok") is Outcome.TIMEOUT
-        assert time.monotonic() - started_at < 1.5
+        assert time.monotonic() - started_at < 2.5
 
 
 # Case 10. Mutations: drop `if response.length` in `read_body` (half a picture is a success); raise `Rejected`, not
@@ -259,9 +259,9 @@ def test_a_host_gets_no_more_requests_at_once_than_its_share(server: BadServer) 
 
 # Mutation: no `forgive` in `_wait_for` (rows that waited in our own queue end as timeouts of the server).
 def test_waiting_for_our_own_queue_does_not_count_against_the_server(server: BadServer) -> None:
-    opener = opener_for(server, per_host_connections=1, total_timeout_s=1.0)
+    opener = opener_for(server, per_host_connections=1, idle_timeout_s=3.0, total_timeout_s=2.0)
     with ThreadPoolExecutor(2) as threads:
-        started = [threads.submit(opener.fetch, f"{server.url}/slow/0.6") for _ in range(2)]
+        started = [threads.submit(opener.fetch, f"{server.url}/slow/1.2") for _ in range(2)]
         assert [one.result().http_status for one in started] == [200, 200]
 
 
@@ -272,7 +272,7 @@ def test_a_host_that_hangs_does_not_hold_the_rows_behind_it_for_ever(server: Bad
     with ThreadPoolExecutor(6) as threads:
         outcomes = list(threads.map(lambda _: outcome(opener, f"{server.url}/mute"), range(6)))
     assert set(outcomes) == {Outcome.TIMEOUT}
-    assert time.monotonic() - started_at < 2.5
+    assert time.monotonic() - started_at < 3.0
 
 
 def test_settings_of_the_tests_are_the_real_settings() -> None:
