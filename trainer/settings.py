@@ -132,7 +132,8 @@ class ComputeSettings:
     threads: int | None = None
     """Torch threads; default: torch's."""
     deterministic: bool = False
-    """Refuse operations whose result depends on timing. On one device type and world size, runs are then equal to the bit."""
+    """Refuse operations whose result depends on timing. On one device type and world size, runs are then equal to
+    the bit."""
     timeout_s: float = 600.0
     """How long a process waits for the others before it stops."""
 
@@ -185,14 +186,16 @@ class TrainSettings:
     base: str | None = None
     """Stable Diffusion in diffusers layout: a folder, a hub id, or `tiny`."""
     pose_encoder: str | None = None
-    """Stage 1: weights to start from. Stage 2: the trained pose encoder to carry along: a stage-1 run, a file, or `none`."""
+    """Stage 1: weights to start from. Stage 2: the trained pose encoder to carry along: a stage-1 run, a file, or
+    `none`."""
     max_steps: int | None = None
     """Default: 100,000 in stage 1, 50,000 in stage 2."""
     batch_size: int = 64
     """Samples of one step, over all processes."""
     seed: int = 0
     resume: str = "auto"
-    """`auto`: the newest whole checkpoint of the run folder, if any. `none`: refuse a folder that has one. Or a checkpoint."""
+    """`auto`: the newest whole checkpoint of the run folder, if any. `none`: refuse a folder that has one. Or a
+    checkpoint."""
     picture: PictureSettings = field(default_factory=PictureSettings)
     clip: ClipSettings = field(default_factory=ClipSettings)
     pose: PoseSettings = field(default_factory=PoseSettings)

@@ -1,7 +1,8 @@
 """Train one stage: build, resume, loop, close. Read this first; each line's work is in the module that it names.
 
-All randomness of a sample is a function of the sample (`trainer.data.random`), and the order of samples is a function of the
-seed (`trainer.data.order`). So a run that is killed and resumed goes on to the bit as if nothing had happened.
+All randomness of a sample is a function of the sample (`trainer.data.random`), and the order of samples is a
+function of the seed (`trainer.data.order`). So a run that is killed and resumed goes on to the bit as if nothing
+had happened.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lposekit.errors import UsageError
@@ -51,7 +52,7 @@ class Run:
     learner: Learner
     card: dict
     step: int = 0
-    order: OrderState = OrderState()
+    order: OrderState = field(default_factory=OrderState)
 
 
 def run(settings: TrainSettings, *, dry_run: bool = False) -> TrainReport | DryRunReport:
@@ -60,8 +61,8 @@ def run(settings: TrainSettings, *, dry_run: bool = False) -> TrainReport | DryR
     Starts where the run folder's newest whole checkpoint is. Under torchrun, all processes call this alike.
 
     Raises:
-        UsageError: the settings cannot work, or do not fit the checkpoint. LposekitError: data or checkpoint are damaged,
-        the loss is not finite, the disk is full, a worker or another process died.
+        UsageError: the settings cannot work, or do not fit the checkpoint. LposekitError: data or checkpoint are
+        damaged, the loss is not finite, the disk is full, a worker or another process died.
     """
     check_settings(settings)
     started = time.monotonic()

@@ -5,7 +5,7 @@ Shape letters: B samples, F frames (1 for pictures), C latent channels, H and W 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -31,7 +31,8 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Samples stacked. ``rgb`` and ``skeleton`` are uint8 RGB; ``moments`` are the VAE's mean and log-variance, float16.
+    """Samples stacked. ``rgb`` and ``skeleton`` are uint8 RGB; ``moments`` are the VAE's mean and log-variance,
+    float16.
 
     keys: name of each sample (with its dataset's number in front if there are several). captions: empty where dropped.
     timesteps: int64 [B]. noise: what the model learns to predict. latent_noise: draws the latent from its distribution.
@@ -57,7 +58,7 @@ class Batch:
         """Called by torch's loader, for asynchronous copies to a GPU."""
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, change) -> Batch:  # noqa: ANN001
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
 

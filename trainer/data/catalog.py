@@ -25,7 +25,8 @@ REQUIRED_MEMBERS = {"image": ("jpg", "txt", "pose.json"), "video": ("mp4", "txt"
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One committed shard. ``keys``: [N] strings; ``places``: member name -> int64 [N, 2] of (offset, size), -1 if absent.
+    """One committed shard. ``keys``: [N] strings; ``places``: member name -> int64 [N, 2] of (offset, size), -1 if
+    absent.
 
     Arrays rather than lists of dictionaries: an index of millions of clips stays small, and forked workers share it.
     """
@@ -95,11 +96,12 @@ class Dataset:
         for shard in self.shards:
             if sha256_file(self.root / shard.tar_name) != shard.tar_sha256:
                 raise LposekitError(
-                    f"{self.describe(shard)}: {shard.tar_name} has other bytes than it was committed with. {self._advice()}"
+                    f"{self.describe(shard)}: {shard.tar_name} has other bytes than it was committed with. "
+                    f"{self._advice()}"
                 )
 
     def _advice(self) -> str:
-        return f"Run `lposekit verify {self.root}` to see all damage, then build the shard again or restore it from a copy."
+        return f"Run `lposekit verify {self.root}`, then build the shard again or restore it from a copy."
 
 
 def open_catalog(roots: Sequence[Path], kind: str) -> tuple[Dataset, ...]:
@@ -126,7 +128,8 @@ def open_dataset_folder(root: Path) -> Dataset:
     numbers = layout.committed_shards()
     if not numbers:
         raise LposekitError(
-            f"{root}: no committed shard there. Name a folder that `make laion-pose` or `lposekit build-video-shards` wrote."
+            f"{root}: no committed shard there. Name a folder that `make laion-pose` or `lposekit "
+            "build-video-shards` wrote."
         )
     card = read_card(layout)
     kind = str(card.get("kind", "image"))

@@ -1,7 +1,8 @@
 """From a sample's stored bytes to arrays: pictures, clips, keypoints.
 
-Pictures and clips are uint8 RGB: they stay small on their way through the worker's pipe, and the training device scales them.
-Bytes here were written by us and are checked by size or hash; anything that still fails names its sample.
+Pictures and clips are uint8 RGB: they stay small on their way through the worker's pipe, and the training device
+scales them. Bytes here were written by us and are checked by size or hash; anything that still fails names its
+sample.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Reading cached VAE latents (decision 12): sibling shards of a dataset, below its `_dataset/latents/`.
 
-One cache belongs to one VAE and one picture size; its card says which. It is a dataset folder like any other, with one member
-`KEY.latents.npy` a sample: float16 [F, 2C, H, W], mean over log-variance of every frame's latent distribution (not scaled), of
-the unflipped centre crop. A cache that is not exactly right for a run is refused, never mixed with uncached samples.
+One cache belongs to one VAE and one picture size; its card says which. It is a dataset folder like any other, with
+one member `KEY.latents.npy` a sample: float16 [F, 2C, H, W], mean over log-variance of every frame's latent
+distribution (not scaled), of the unflipped centre crop. A cache that is not exactly right for a run is refused,
+never mixed with uncached samples.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def open_cache(dataset: Dataset, identity: Mapping[str, Any]) -> LatentCache:
         LposekitError: it does not cover every shard, was made from other shards, or is damaged.
     """
     root = _find_cache(dataset, identity)
-    covered = {root_shard for root_shard in DatasetLayout(root).committed_shards()}
+    covered = set(DatasetLayout(root).committed_shards())
     wanted = [int(shard.name) for shard in dataset.shards]
     absent = [number for number in wanted if number not in covered]
     if absent:
@@ -113,6 +114,7 @@ def _check_origin(layout: DatasetLayout, dataset: Dataset, shard: Shard, cached:
     origin = layout.read_stats(int(shard.name)).get("source_sha256")
     if origin != shard.tar_sha256 or not np.array_equal(shard.keys, cached.keys):
         raise LposekitError(
-            f"the latent cache {layout.root} was made from another {dataset.describe(shard)}: that shard was built again since. "
+            f"the latent cache {layout.root} was made from another {dataset.describe(shard)}: that shard was "
+            "built again since. "
             "Delete the cache and run `lposekit cache-latents` again."
         )

@@ -43,8 +43,10 @@ class Share:
         """Raises UsageError if the batch cannot be divided so."""
         if self.batch_size % (self.world * self.micro_batch):
             raise UsageError(
-                f"a batch of {self.batch_size} samples cannot be divided among {self.world} processes in forward passes of "
-                f"{self.micro_batch}: choose --batch-size, --optim.micro-batch and the number of processes so that it can"
+                f"a batch of {self.batch_size} samples cannot be divided among {self.world} processes in forward "
+                "passes of "
+                f"{self.micro_batch}: choose --batch-size, --optim.micro-batch and the number of processes so "
+                "that it can"
             )
 
     def micro_batches(self, refs: Sequence[SampleRef]) -> list[list[SampleRef]]:
@@ -63,7 +65,8 @@ class _Failure:
 
 @dataclass(slots=True)
 class _BatchMaker:
-    """Runs in the workers. ``reading``: int64 [workers, 3] in shared memory, (pid, dataset, shard) of what each reads."""
+    """Runs in the workers. ``reading``: int64 [workers, 3] in shared memory, (pid, dataset, shard) of what each
+    reads."""
 
     reader: SampleReader
     reading: Tensor

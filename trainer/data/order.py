@@ -1,13 +1,13 @@
 """Which sample comes when: a pure function of the shards' sizes, the weights, the seed and the epoch.
 
-Nothing here knows of ranks, workers or files, so any number of them sees the same order, and a run resumes anywhere at the
-cost of starting at 0 (decision 10). An epoch is made in three moves:
+Nothing here knows of ranks, workers or files, so any number of them sees the same order, and a run resumes anywhere
+at the cost of starting at 0 (decision 10). An epoch is made in three moves:
 
-1. Each shard gives its samples: all of them at weight 1; at weight 0.25 a quarter, the next quarter in the next epoch; at
-   weight 2 all of them twice.
+1. Each shard gives its samples: all of them at weight 1; at weight 0.25 a quarter, the next quarter in the next
+   epoch; at weight 2 all of them twice.
 2. The shards are shuffled, samples within a shard staying together.
-3. That list is cut into blocks of `block_samples`, and each block is shuffled within itself. So a reader is inside a few
-   shards at a time, and what lies ahead of it is known.
+3. That list is cut into blocks of `block_samples`, and each block is shuffled within itself. So a reader is inside
+   a few shards at a time, and what lies ahead of it is known.
 
 Last batch: epochs follow one another without a gap, and a batch that begins at the end of one epoch is filled from the
 next. All batches are whole, all ranks make the same number of steps, and no sample is dropped.
@@ -114,8 +114,8 @@ class SampleOrder:
         size = self.epoch_size(state.epoch)
         if state.consumed > size:
             raise LposekitError(
-                f"the data state says {state.consumed} samples of epoch {state.epoch} are consumed, but that epoch has {size}: "
-                "it belongs to other datasets or weights. Resume with those of the checkpoint."
+                f"the data state says {state.consumed} samples of epoch {state.epoch} are consumed, but that "
+                f"epoch has {size}: it belongs to other datasets or weights. Resume with those of the checkpoint."
             )
         empty = 0
         while state.consumed == self.epoch_size(state.epoch):
@@ -161,8 +161,8 @@ def _shuffled_pieces(shard_sizes: Sequence[Sequence[int]], weights: Sequence[flo
 def _dataset_pieces(number: int, sizes: Ints, weight: float, epoch: int) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """One dataset's part of an epoch: arrays dataset, shard, visit, first row and number of rows of each run.
 
-    A shard's rows form an endless cycle; epoch e takes the stretch from e x weight to (e + 1) x weight cycles, cut where
-    a cycle ends. So fractions add up exactly: after four epochs of weight 0.25 each sample was visited once.
+    A shard's rows form an endless cycle; epoch e takes the stretch from e x weight to (e + 1) x weight cycles, cut
+    where a cycle ends. So fractions add up exactly: after four epochs of weight 0.25 each sample was visited once.
     """
     share = Fraction(weight).limit_denominator(1000)
     start = epoch * share.numerator * sizes // share.denominator

@@ -39,7 +39,8 @@ class NoiseRecipe:
 
 @dataclass(frozen=True, slots=True)
 class SampleRecipe:
-    """How a sample is made. ``skeleton`` None: no pose (stage 2). ``noise`` None: no random numbers (to time the rest)."""
+    """How a sample is made. ``skeleton`` None: no pose (stage 2). ``noise`` None: no random numbers (to time the
+    rest)."""
 
     framing: Framing
     seed: int

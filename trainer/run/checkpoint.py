@@ -1,8 +1,8 @@
 """Checkpoints that are whole or not there.
 
 A checkpoint is the folder `checkpoints/step-NNNNNN` of a run: safetensors of the trained weights, their moving average,
-the optimiser and the random state, and `checkpoint.json` with everything else and the SHA-256 of each file. It is written
-beside as `.tmp`, synced and renamed, so a kill leaves the one before. Nothing in it is pickled.
+the optimiser and the random state, and `checkpoint.json` with everything else and the SHA-256 of each file. It is
+written beside as `.tmp`, synced and renamed, so a kill leaves the one before. Nothing in it is pickled.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ _NAME = re.compile(r"^step-(\d{6,})$")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The contents of a checkpoint. ``tensors``: file name without ending -> tensors by name. ``facts``: JSON values."""
+    """The contents of a checkpoint. ``tensors``: file name without ending -> tensors by name. ``facts``: JSON
+    values."""
 
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]

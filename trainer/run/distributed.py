@@ -41,7 +41,7 @@ class World:
         if self.size == 1:
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(module, ids, gradient_as_bucket_view=True, forward_sync_buffers=False)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place."""
@@ -127,5 +127,6 @@ def _lost(error: BaseException, timeout_s: float) -> LposekitError:
     rank = os.environ.get("RANK", "?")
     return LposekitError(
         f"rank {rank}: another training process died or did not answer within {timeout_s:g} s ({first}). "
-        "Nothing of this step was applied; look at the other ranks' messages, then run the same command again to resume."
+        "Nothing of this step was applied; look at the other ranks' messages, then run the same command again to "
+        "resume."
     )

@@ -64,7 +64,8 @@ class ValidationSet:
         )
 
     def grid(self, pictures_NFHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """One picture RGB [H, W, 3]: for each prompt a row of skeletons over a row of frames; single frames side by side."""
+        """One picture RGB [H, W, 3]: for each prompt a row of skeletons over a row of frames; single frames side by
+        side."""
         both = np.stack([self.skeletons_NFHWC, pictures_NFHWC], 1)
         if both.shape[2] == 1:
             grid = rearrange(both, "n two 1 h w c -> (two h) (n w) c")
@@ -81,8 +82,8 @@ class ValidationSet:
 def build_validation(
     reader: SampleReader, settings: TrainSettings, latent_channels: int, downscale: int
 ) -> ValidationSet:
-    """Stage 1: poses (and captions, unless prompts are set) of the first samples. Stage 2: captions of the first clips, and
-    the walking figure, for clips carry no pose."""
+    """Stage 1: poses (and captions, unless prompts are set) of the first samples. Stage 2: captions of the first
+    clips, and the walking figure, for clips carry no pose."""
     watch, size = settings.watch, settings.picture.size
     count = min(watch.sample_count, reader.num_samples)
     samples = [reader.read(reader.ref(i, PROBE_VISIT)) for i in range(count)]

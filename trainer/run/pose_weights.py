@@ -31,7 +31,8 @@ def find_pose_encoder(source: str | None, stage: int, widths: Sequence[int], run
         return load_pose_encoder(own, widths)
     if source is None and stage == 2:
         raise UsageError(
-            "stage 2 takes a trained pose encoder along: name a stage-1 run or a weights file with --pose-encoder, or say "
+            "stage 2 takes a trained pose encoder along: name a stage-1 run or a weights file with "
+            "--pose-encoder, or say "
             "`--pose-encoder none`"
         )
     if source is None or source == NO_POSE_ENCODER:

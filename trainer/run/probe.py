@@ -1,7 +1,8 @@
-"""The panel "is the pose learned?": losses on a batch that never changes, with the matching pose, another's pose, and none.
+"""The panel "is the pose learned?": losses on a batch that never changes, with the matching pose, another's pose,
+and none.
 
-While the first two are equal, the model ignores the pose, whatever the training loss does. In stage 2, which sees no pose, the
-panel asks the same of time: clips in order against the same clips with their frames shuffled.
+While the first two are equal, the model ignores the pose, whatever the training loss does. In stage 2, which sees
+no pose, the panel asks the same of time: clips in order against the same clips with their frames shuffled.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A walking figure, drawn by code: the fixed pose video of the validation pictures, the same for every run and dataset."""
+"""A walking figure, drawn by code: the fixed pose video of the validation pictures, the same for every run and
+dataset."""
 
 from __future__ import annotations
 

@@ -108,7 +108,8 @@ class Watch:
             return
         self._next_line_s = time.monotonic() + LINE_EVERY_S
         log.info(
-            "step %d  loss %.4f  %.2f step/s  %.1f samples/s  %.2f TFLOP/s  MFU %.0f%%  data wait %.0f%%  memory %.1f GiB",
+            "step %d  loss %.4f  %.2f step/s  %.1f samples/s  %.2f TFLOP/s  MFU %.0f%%  data wait %.0f%%  memory "
+            "%.1f GiB",
             *(values[name] for name in ("step", "loss", "steps_per_s", "samples_per_s", "tflops")),
             100 * values["mfu"],
             100 * values["data_wait"],

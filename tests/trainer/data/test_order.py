@@ -1,5 +1,5 @@
-"""Contract of the sample order: a pure function of (sizes, weights, seed, epoch); no sample lost, none twice in an epoch; any
-place of the stream is as cheap as its start; batches cross epochs."""
+"""Contract of the sample order: a pure function of (sizes, weights, seed, epoch); no sample lost, none twice in an
+epoch; any place of the stream is as cheap as its start; batches cross epochs."""
 
 from __future__ import annotations
 

@@ -1,0 +1,109 @@
+"""Contract of the trainer under real kills: a run that dies anywhere, resumed by the same command, ends with the losses, keys
+and weights of the run that was never disturbed, bit for bit; nothing half written is ever taken for a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from lposekit.errors import Interrupted
+from tests.support.train_runs import keys, losses, settings_for, start, train_in_child
+from trainer.run.checkpoint import list_steps
+from trainer.settings import CheckpointSettings, LoaderSettings
+
+POINTS = [
+    "train:in_step",
+    "train:after_step",
+    "checkpoint:after_trainable",
+    "checkpoint:after_optimizer",
+    "checkpoint:before_rename",
+    "checkpoint:after_rename",
+]
+KILLED = -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for stage in (1, 2):
+        assert train_in_child(settings_for(stage, folder / str(stage))).exit_code == 0
+    return {stage: folder / str(stage) for stage in (1, 2)}
+
+
+def assert_equal_runs(run: Path, whole: Path) -> None:
+    assert losses(run) == losses(whole)
+    assert keys(run) == keys(whole)
+    newest = f"checkpoints/step-{list_steps(whole)[0]:06d}/trainable.safetensors"
+    assert (run / newest).read_bytes() == (whole / newest).read_bytes()
+    assert not list((run / "checkpoints").glob("*.tmp"))
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_run_killed_at_every_named_point_ends_as_if_it_never_was(
+    stage: int, undisturbed: dict[int, Path], tmp_path: Path
+):
+    # cases 40 and 41: one run, killed at each point in turn, each time resumed by the same command
+    # mutations: no rewind of metrics.jsonl (steps twice), restoring no optimiser state, saving into the final folder
+    settings = settings_for(stage, tmp_path / "run", checkpoint=CheckpointSettings(every_steps=2, keep=2))
+    for number, point in enumerate(POINTS):
+        fault = {"LPOSEKIT_FAULT": f"{point}@{tmp_path / f'marker-{number}'}"}
+        assert train_in_child(settings, fault).exit_code == KILLED, point
+    result = train_in_child(settings)
+    assert result.exit_code == 0, result.message
+    assert_equal_runs(tmp_path / "run", undisturbed[stage])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_run_of_40_steps_killed_at_20_moments_ends_as_if_it_never_was(stage: int, tmp_path: Path):
+    settings = settings_for(
+        stage, tmp_path / "whole", max_steps=40, checkpoint=CheckpointSettings(every_steps=3, keep=2)
+    )
+    started = time.monotonic()
+    assert train_in_child(settings).exit_code == 0
+    duration_s = time.monotonic() - started
+    moments = random.Random(stage)
+    torn = settings_for(stage, tmp_path / "torn", max_steps=40, checkpoint=CheckpointSettings(every_steps=3, keep=2))
+    kills = 0
+    for _ in range(20):
+        child = start(torn)
+        time.sleep(moments.uniform(0.1, 0.7) * duration_s)
+        os.kill(child.process.pid, signal.SIGKILL)
+        kills += child.join().exit_code == KILLED
+    assert train_in_child(torn).exit_code == 0
+    assert kills >= 5, "the moments must hit running processes"
+    assert_equal_runs(tmp_path / "torn", tmp_path / "whole")
+
+
+@pytest.mark.timeout(120)
+def test_ctrl_c_writes_a_checkpoint_exits_130_and_loses_nothing(undisturbed: dict[int, Path], tmp_path: Path):
+    # case 57; mutation: without the handler the child dies of KeyboardInterrupt and no checkpoint of its step is there
+    settings = settings_for(
+        1, tmp_path / "run", checkpoint=CheckpointSettings(every_steps=100, keep=2), loader=LoaderSettings(workers=1, block_samples=4)
+    )
+    child = start(settings)
+    wait_for_steps(tmp_path / "run", 2)
+    os.kill(child.process.pid, signal.SIGINT)
+    result = child.join()
+    assert result.exit_code == Interrupted.exit_code, result.message
+    assert 2 <= result.report["step"] < 8
+    assert list_steps(tmp_path / "run") == [result.report["step"]]
+    assert train_in_child(settings).exit_code == 0
+    assert_equal_runs(tmp_path / "run", undisturbed[1])
+
+
+def wait_for_steps(run: Path, steps: int) -> None:
+    """Until the run has logged that many steps."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if (run / "metrics.jsonl").exists() and len(losses(run)) >= steps:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no {steps} steps within a minute")
