@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -14,6 +15,17 @@ WIDTH, HEIGHT = 440, 236
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 22, 40
 PLOT_WIDTH, PLOT_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 MAX_X_LABELS = 11
+
+
+@dataclass(frozen=True, slots=True)
+class ChartWithNumbers:
+    """A chart and the numbers behind it, for those who cannot or will not read the chart."""
+
+    title: str
+    hint: str
+    svg: Markup
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
 
 
 def bar_chart(
@@ -126,12 +138,14 @@ def timeline(
 
 
 def nice_ceiling(value: float) -> int:
-    """The next of 1, 2, 4, 10, 20, 40, ... that is at least ``value``; at least 1."""
+    """The next of 1, 2, 4, 8, 12, 20, 40, 80, 120, ... that is at least ``value``; from 4 on, quarters are whole."""
     power = 1
     while True:
-        for step in (1, 2, 4):
+        for step in (1, 2, 4, 8):
             if step * power >= value:
                 return step * power
+        if 12 * power >= value:
+            return 12 * power
         power *= 10
 
 

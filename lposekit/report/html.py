@@ -6,9 +6,10 @@ from pathlib import Path
 
 from lposekit.errors import LposekitError
 from lposekit.report.images import write_image_report
+from lposekit.report.videos import write_video_report
 from lposekit.shards.dataset import open_dataset
 
-_WRITERS = {"image": write_image_report}
+_WRITERS = {"image": write_image_report, "video": write_video_report}
 
 
 def write_report(dataset_dir: Path, *, public: bool = False) -> Path:

@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from markupsafe import Markup
-
 from lposekit.report import charts
-from lposekit.report.facts import MAX_PERSON_BARS, MIN_DETECTED_STEPS, ImageFacts
+from lposekit.report.charts import ChartWithNumbers
+from lposekit.report.image_facts import MAX_PERSON_BARS, MIN_DETECTED_STEPS, ImageFacts
 from lposekit.report.page import share
-
-
-@dataclass(frozen=True, slots=True)
-class ChartWithNumbers:
-    """A chart and the numbers behind it, for those who cannot or will not read the chart."""
-
-    title: str
-    hint: str
-    svg: Markup
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
 
 
 def image_charts(facts: ImageFacts) -> list[ChartWithNumbers]:

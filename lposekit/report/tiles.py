@@ -12,13 +12,15 @@ import pyarrow.parquet as pq
 
 from lposekit.errors import Outcome
 from lposekit.keypoints import num_detected
-from lposekit.report.facts import THUMBNAIL_OUTCOMES, ImageFacts, spread_rows
+from lposekit.report.facts import spread_rows
+from lposekit.report.image_facts import ImageFacts
 from lposekit.report.pictures import Rgb, decode_jpeg, photo_uri, skeleton_uri
 from lposekit.shards.dataset import PoseDataset, read_members
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import person_from_record
 
+THUMBNAIL_OUTCOMES = (Outcome.FEW_KEYPOINTS, Outcome.NO_PERSON, Outcome.TOO_SMALL)
 KEPT_SHOWN = 64
 REJECTED_SHOWN = 12
 PICTURE_SIDE_PX = 340

@@ -25,7 +25,7 @@ GROUPS = {
 }
 
 OUTCOME_WORDS: dict[Outcome, OutcomeWords] = {
-    Outcome.KEPT: OutcomeWords("kept", "passed the keep rule; in the tars"),
+    Outcome.KEPT: OutcomeWords("kept", "passed every rule; in the tars"),
     Outcome.FEW_KEYPOINTS: OutcomeWords("judged", "a person, but too few of the 17 keypoints detected"),
     Outcome.NO_PERSON: OutcomeWords("judged", "no person that is sure and large enough"),
     Outcome.POSE_FAILED: OutcomeWords("judged", "the pose model failed on it"),

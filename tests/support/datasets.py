@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,15 @@ import numpy as np
 from lposekit.errors import Outcome
 from lposekit.records import ImageRow, Person, sample_key
 from lposekit.shards.card import claim_folder, update_card
-from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.layout import DatasetLayout, sum_counts
+from lposekit.shards.writer import ShardWriter
 from pipelines.decode.images import DecodedImage
+from pipelines.decode.video_build import build_clips
+from pipelines.decode.video_records import VideoRow
+from pipelines.decode.video_settings import BuildClipsSettings
 from pipelines.image_rows import RowResult, seen_row, unseen_row
-from tests.support.dataset_folder import RULE, RULES, make_results, person, picture, write_shard
+from pipelines.video_rows import VideoRowResult, clip_members, video_row, video_rows_table
+from tests.support.dataset_folder import RULE, RULES, person, picture, write_shard
 
 HOSTILE_TEXTS = (
     "<script>document.title='owned'</script>",
@@ -136,4 +142,35 @@ def make_empty_dataset(root: Path) -> DatasetLayout:
     return make_dataset_of(root, [[unseen_row(row, Outcome.DNS, "no address") for row in rows]])
 
 
-__all__ = ["make_dataset_of", "make_empty_dataset", "make_hostile_dataset", "make_photo_dataset", "make_results"]
+def make_video_dataset(
+    root: Path, videos: Sequence[VideoRow], clips: BuildClipsSettings, **card_fields: Any
+) -> DatasetLayout:
+    """These videos as one shard of clips, through the production code, without Ray and sandbox."""
+    root.mkdir(parents=True)
+    layout = DatasetLayout(root)
+    card = {"kind": "video", "sample": False, "settings": {}, "fixed": {}, "warnings": [], **card_fields}
+    claim_folder(layout, card)
+    writer = ShardWriter(layout, 0, "test")
+    results = []
+    for position, row in enumerate(videos):
+        key, out_dir = sample_key(0, position), root.parent / f"clips-{position}"
+        out_dir.mkdir()
+        result = build_clips(Path(row.path or ""), row, clips, out_dir, beat=lambda: None)
+        for clip, members in clip_members(key, row, result, out_dir):
+            writer.add(clip, members)
+        results.append(video_row(key, row, result, None))
+    writer.commit(video_rows_table(results), video_stats(results))
+    update_card(layout)
+    return layout
+
+
+def video_stats(results: Sequence[VideoRowResult]) -> dict[str, Any]:
+    """A commit marker's account."""
+    return {
+        "count": len(results),
+        "duration": 1.0,
+        "outcomes": dict(Counter(result.outcome.value for result in results)),
+        "windows": sum(result.num_windows for result in results),
+        "clips": sum(result.num_clips for result in results),
+        "dropped": sum_counts(result.dropped for result in results),
+    }

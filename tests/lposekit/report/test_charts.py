@@ -18,11 +18,11 @@ def parsed(svg: Markup) -> ElementTree.Element:
 
 
 def test_bars_are_as_high_as_their_values() -> None:
-    root = parsed(charts.bar_chart(["a", "b", "c"], [10, 5, 0], title="t", x_title="x"))
+    root = parsed(charts.bar_chart(["a", "b", "c"], [8, 4, 0], title="t", x_title="x"))
     heights = [float(rect.get("height", "0")) for rect in root.iter("rect") if rect.get("class") == "bar"]
     assert len(heights) == 2, "nothing is drawn for 0"
     assert heights[0] == pytest.approx(2 * heights[1])
-    assert heights[0] == pytest.approx(charts.PLOT_HEIGHT), "10 is a round number: the axis ends there"
+    assert heights[0] == pytest.approx(charts.PLOT_HEIGHT), "8 is a round number: the axis ends there"
 
 
 def test_highlighted_and_other_part_add_up_to_the_bar() -> None:
@@ -64,6 +64,6 @@ def test_timeline_of_an_unknown_duration_is_well_formed() -> None:
     assert len(list(root.iter("line"))) == 1
 
 
-@pytest.mark.parametrize(("value", "top"), [(0, 1), (1, 1), (3, 4), (5, 10), (11, 20), (401, 1000)])
+@pytest.mark.parametrize(("value", "top"), [(0, 1), (1, 1), (3, 4), (5, 8), (11, 12), (13, 20), (401, 800)])
 def test_axes_end_at_round_numbers(value: int, top: int) -> None:
     assert charts.nice_ceiling(value) == top

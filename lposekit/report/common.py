@@ -1,0 +1,89 @@
+"""What the pages of all kinds of datasets have in common: header, outcomes, licences, settings, shards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lposekit.report.facts import DatasetFacts
+from lposekit.report.page import flatten, without_places
+from lposekit.report.words import GROUPS, OUTCOME_WORDS
+from lposekit.shards.dataset import PoseDataset
+
+MAX_SHARDS_LISTED = 200
+MAX_LICENCES_LISTED = 12
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeLine:
+    """One line of the outcome table."""
+
+    name: str
+    group: str
+    text: str
+    count: int
+    examples: Sequence[Mapping[str, Any]]
+
+
+def common_values(dataset: PoseDataset, facts: DatasetFacts, *, public: bool) -> dict[str, Any]:
+    """Values of the templates' shared parts."""
+    return {
+        "name": dataset.root.resolve().name,
+        "public": public,
+        "facts": facts,
+        "card": card_lines(dataset.card, public=public),
+        "warnings": [shown_text(text, public) for text in dataset.card.get("warnings", [])],
+        "is_sample": bool(dataset.card.get("sample")),
+        "provisional": is_provisional(dataset.card),
+        "outcomes": outcome_lines(facts.outcomes, {} if public else facts.examples),
+        "groups": GROUPS,
+        "licences": [(shown_text(name, public), n) for name, n in facts.licences.most_common(MAX_LICENCES_LISTED)],
+        "opt_outs": {name: facts.outcomes[name] for name in ("robots", "opt_out", "blocked", "metadata_filter")},
+        "shards": facts.shards[:MAX_SHARDS_LISTED],
+    }
+
+
+def shown_text(text: object, public: bool) -> str:
+    return without_places(str(text)) if public else str(text)
+
+
+def is_provisional(card: Mapping[str, Any]) -> bool:
+    """Whether the card says of a model that its threshold was never calibrated."""
+    models = card.get("models", {})
+    entries = models.values() if isinstance(models, Mapping) else models
+    return any(isinstance(entry, Mapping) and bool(entry.get("provisional")) for entry in entries)
+
+
+def card_lines(card: Mapping[str, Any], *, public: bool) -> dict[str, list[tuple[str, str]]]:
+    """The parts of the dataset card as lines, by heading."""
+    headings = {
+        "Keep rule": card.get("keep_rule"),
+        "Models": card.get("models"),
+        "Settings": card.get("settings"),
+        "Licences": card.get("licences"),
+        "Versions": card.get("versions"),
+    }
+    shown: dict[str, list[tuple[str, str]]] = {}
+    for heading, value in headings.items():
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = {str(i + 1): entry for i, entry in enumerate(value)}
+        elif value and not isinstance(value, Mapping):
+            value = {"": value}
+        if value:
+            shown[heading] = [(name, shown_text(text, public)) for name, text in flatten(value)]
+    return shown
+
+
+def outcome_lines(outcomes: Counter[str], examples: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[OutcomeLine]:
+    """The outcomes that occurred, by group (see `GROUPS`), the largest first in each."""
+    lines = []
+    for outcome, words in OUTCOME_WORDS.items():
+        if count := outcomes[outcome.value]:
+            # what the owner refused, or a rule forbids, is not linked to from here
+            may_link = words.group in ("network", "bytes")
+            shown = [{**row, "url": row["url"] if may_link else None} for row in examples.get(outcome.value, [])]
+            lines.append(OutcomeLine(outcome.value, words.group, words.text, count, shown))
+    order = list(GROUPS)
+    return sorted(lines, key=lambda line: (order.index(line.group), -line.count))

@@ -1,0 +1,112 @@
+"""What the report of an image dataset says beyond `DatasetFacts`: persons, keypoints, and the yield of other rules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lposekit.errors import LposekitError, Outcome
+from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, KeypointFormat
+from lposekit.report.facts import DatasetFacts
+from lposekit.report.yields import (
+    PersonColumns,
+    deciding_counts,
+    person_columns,
+    score_curve,
+    valid_persons,
+    yield_curve,
+)
+from lposekit.shards.dataset import PoseDataset
+from lposekit.shards.layout import DatasetLayout
+
+JUDGED_OUTCOMES = (Outcome.KEPT, Outcome.FEW_KEYPOINTS, Outcome.NO_PERSON)
+"""Outcomes of rows that the keep rule judged: what the yield is a share of."""
+MAX_PERSON_BARS = 10
+MIN_DETECTED_STEPS = tuple(i * 1000 // 17 / 1000 for i in range(18))
+"""0/17 to 17/17, rounded down to the thousandths that the keep rule compares: step i asks for i keypoints."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ImageFacts(DatasetFacts):
+    """Counts over all committed shards of an image dataset."""
+
+    rule: KeepRule
+    keypoint_format: KeypointFormat
+    score_steps: tuple[float, ...]
+    persons: Counter[int] = field(default_factory=Counter)
+    persons_kept: Counter[int] = field(default_factory=Counter)
+    detected: Counter[int] = field(default_factory=Counter)
+    detected_kept: Counter[int] = field(default_factory=Counter)
+    yield_counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(MIN_DETECTED_STEPS), np.int64))
+    """Pictures kept at each of `MIN_DETECTED_STEPS`."""
+    score_counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Pictures kept at each of ``score_steps``."""
+    num_passing: int = 0
+    """Pictures that the card's own keep rule keeps, counted afresh."""
+
+    @property
+    def num_judged(self) -> int:
+        return sum(self.outcomes[outcome.value] for outcome in JUDGED_OUTCOMES)
+
+
+def keep_rule_of(card: dict[str, Any]) -> tuple[KeepRule, KeypointFormat]:
+    """The keep rule and the keypoint format that a card names.
+
+    Raises:
+        LposekitError: the card lacks them, or names a format that this version does not know.
+    """
+    try:
+        names = KeepRule.__dataclass_fields__.keys()
+        rule = KeepRule(**{name: value for name, value in card["keep_rule"].items() if name in names})
+        return rule, KEYPOINT_FORMATS[card["keypoint_format"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise LposekitError(
+            f"the dataset card has no keep rule and keypoint format that this version reads ({error!r}). "
+            "Run `lposekit verify` on the folder, or upgrade lposekit."
+        ) from error
+
+
+def gather_image_facts(dataset: PoseDataset) -> ImageFacts:
+    """Read all rows of an image dataset once.
+
+    Raises:
+        LposekitError: the card cannot be understood.
+    """
+    rule, keypoint_format = keep_rule_of(dataset.card)
+    top_score = max(1.0, 2 * rule.keypoint_score_threshold)
+    score_steps = tuple(round(top_score * i / 40, 6) for i in range(41))
+    facts = ImageFacts(
+        rule=rule,
+        keypoint_format=keypoint_format,
+        score_steps=score_steps,
+        score_counts=np.zeros(len(score_steps), np.int64),
+    )
+    layout = DatasetLayout(dataset.root)
+    for shard in dataset.shards:
+        rows = pq.read_table(layout.parquet(shard.shard))
+        facts.add_shard(shard, layout.read_stats(shard.shard), rows)
+        judged = rows.filter(pc.field("outcome").isin([outcome.value for outcome in JUDGED_OUTCOMES]))
+        kept_R = np.array(judged["outcome"].to_pylist(), object) == Outcome.KEPT.value
+        _add_persons(facts, person_columns(judged, keypoint_format), kept_R)
+    return facts
+
+
+def _add_persons(facts: ImageFacts, persons: PersonColumns, kept_R: npt.NDArray[np.bool_]) -> None:
+    rule = facts.rule
+    facts.yield_counts += yield_curve(persons, rule, MIN_DETECTED_STEPS)
+    facts.score_counts += score_curve(persons, rule, facts.score_steps)
+    people_R = np.bincount(persons.row_P[valid_persons(persons, rule)], minlength=persons.num_rows)
+    people_R = np.minimum(people_R, MAX_PERSON_BARS)
+    count_R, total_R = deciding_counts(persons, rule)
+    facts.num_passing += int(yield_curve(persons, rule, [rule.min_detected])[0])
+    of_17_R = np.where(count_R >= 0, count_R * len(facts.keypoint_format.body17) // total_R, -1)
+    facts.persons.update(people_R.tolist())
+    facts.persons_kept.update(people_R[kept_R].tolist())
+    facts.detected.update(of_17_R[of_17_R >= 0].tolist())
+    facts.detected_kept.update(of_17_R[kept_R & (of_17_R >= 0)].tolist())
