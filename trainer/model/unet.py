@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch._dynamo
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -45,6 +46,9 @@ NOT_SUPPORTED = {
     "attention_type": "default",
 }
 """Fields of a UNet configuration and the one value of each that the video UNet computes."""
+
+RECOMPILE_LIMIT = 64
+"""Shapes of one kind of block that may be compiled: levels, skip widths, training and validation."""
 
 
 class VideoUNet(UNet2DConditionModel):
@@ -194,6 +198,9 @@ def compile_blocks(unet: VideoUNet, **options: Any) -> None:
 
     Small graphs compile in seconds and blocks of one shape share their code. Names of weights do not change.
     """
+    # all resnets share one `forward`, and SD 1.4 has 14 shapes of them: past the limit (8 by default) dynamo would
+    # quietly run the rest uncompiled
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     for module in unet.modules():
         if isinstance(module, VideoResnetBlock | VideoTransformer):
             module.compile(**{"dynamic": False, **options})
