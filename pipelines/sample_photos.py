@@ -96,7 +96,7 @@ def _kept_rows() -> list[SampleRow]:
         _photographer("camera-grey.png", tripod, scale=0.75, format="PNG"),
         _photographer("camera-close.jpg", "bends over a camera", box=(0, 60, 300, 512)),
         _photographer("camera-close-flip.jpg", "faces left and bends over a camera", box=(0, 60, 300, 512), flip=True),
-        _astronaut("astronaut-crop-flip.jpg", flag, box=(0, 0, 450, 512), flip=True),
+        _astronaut("astronaut-crop-flip.jpg", flag, box=(0, 0, 460, 512), scale=0.75, flip=True),
         _photographer("camera-narrow.jpg", "bends forward, tall narrow picture", box=(0, 30, 260, 512)),
         _photographer("camera-narrow-flip.jpg", "faces left, tall narrow picture", box=(0, 30, 260, 512), flip=True),
         SampleRow("/moved/camera-flip.jpg", "the photographer again, behind a redirect", Outcome.KEPT, CC0),
