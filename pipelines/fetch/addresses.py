@@ -139,9 +139,11 @@ class SystemResolver:
         try:
             entries = socket.getaddrinfo(lookup.host, None, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as problem:
-            lookup.expires_at = time.monotonic() + self.keep_failure_s
             known = isinstance(problem, socket.gaierror)
-            lookup.answer.set_exception(problem if known else socket.gaierror(socket.EAI_FAIL, str(problem)))
+            failure = problem if known else socket.gaierror(socket.EAI_FAIL, str(problem))
+            is_passing = failure.errno == socket.EAI_AGAIN  # the next try has to ask again
+            lookup.expires_at = time.monotonic() + (0.0 if is_passing else self.keep_failure_s)
+            lookup.answer.set_exception(failure)
         else:
             lookup.expires_at = time.monotonic() + self.keep_s
             lookup.answer.set_result(list(dict.fromkeys(str(entry[4][0]) for entry in entries)))

@@ -86,7 +86,7 @@ class GuardedConnection(http.client.HTTPConnection):
 
     def _start_tls(self, tls: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:
         try:
-            return tls.wrap_socket(sock, server_hostname=self.url.host.rstrip("."))
+            return tls.wrap_socket(sock, server_hostname=self.url.host)
         except TimeoutError as problem:
             raise Rejected(Outcome.TIMEOUT, f"{self.url.authority}: TLS handshake took too long") from problem
         except ssl.SSLCertVerificationError as problem:

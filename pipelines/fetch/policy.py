@@ -104,7 +104,7 @@ class Blocklist:
         """Raises ``Rejected(BLOCKED)`` for a listed URL, or a host in a listed domain."""
         if str(url) in self.urls:
             raise Rejected(Outcome.BLOCKED, "URL is on the blocklist")
-        labels = url.host.rstrip(".").split(".")
+        labels = url.host.split(".")
         for start in range(len(labels) if self.domains else 0):
             domain = ".".join(labels[start:])
             if domain in self.domains:

@@ -15,7 +15,7 @@ from lposekit.errors import Outcome, Rejected
 MAX_URL_CHARS = 8192
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_HOST_NAME = re.compile(rf"(?!.{{254}})(?:{_LABEL}\.)*{_LABEL}\.?")
+_HOST_NAME = re.compile(rf"(?!.{{254}})(?:{_LABEL}\.)*{_LABEL}")
 # Below 1024 only the web's own; above, not where databases and other services listen without a password
 # (most are "bad ports" of the Fetch standard, https://fetch.spec.whatwg.org/#port-blocking).
 _FIRST_FREE_PORT = 1024
@@ -91,6 +91,7 @@ def redirect_target(base: WebUrl, location: str) -> WebUrl:
 def _checked_host(host: str | None) -> str:
     if host and host.startswith("[") and host.endswith("]"):
         return host[1:-1]
-    if not host or not _HOST_NAME.fullmatch(host):
+    name = (host or "").removesuffix(".")  # example.org. is example.org, for slots, blocklist and certificates too
+    if not _HOST_NAME.fullmatch(name):
         raise Rejected(Outcome.BAD_URL, f"not a host name: {host!r:.80}")
-    return host
+    return name

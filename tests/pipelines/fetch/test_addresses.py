@@ -8,7 +8,7 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -163,6 +163,26 @@ def test_a_silent_name_server_holds_nobody_beyond_the_limit(monkeypatch: pytest.
     assert outcome(opener, "http://slow.test/a.jpg") is Outcome.DNS
     assert time.monotonic() - started_at < 3.0
     released.set()
+
+
+# Mutation: keep EAI_AGAIN like other failures.
+def test_a_passing_failure_of_the_name_server_is_tried_again(
+    server: BadServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: Iterator[object] = iter(
+        [socket.gaierror(socket.EAI_AGAIN, "try again"), [(0, 0, 0, "", ("127.0.0.1", 0))]]
+    )
+
+    def look_up(*_: object, **__: object) -> object:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    allowed = frozenset({f"sample.test:{server.port}"})
+    opener = GuardedOpener(quick_settings(), allowed_local=allowed, sleep=lambda _: None)
+    assert opener.fetch(f"{server.url_as('sample.test')}/ok").attempts == 2
 
 
 def test_a_name_is_looked_up_once_for_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:

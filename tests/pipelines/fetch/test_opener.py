@@ -10,6 +10,7 @@ import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from lposekit.errors import Outcome, Rejected
@@ -273,6 +274,25 @@ def test_a_host_that_hangs_does_not_hold_the_rows_behind_it_for_ever(server: Bad
         outcomes = list(threads.map(lambda _: outcome(opener, f"{server.url}/mute"), range(6)))
     assert set(outcomes) == {Outcome.TIMEOUT}
     assert time.monotonic() - started_at < 3.0
+
+
+# Mutation: no `_forget(oldest)` in `IdleConnections.put`.
+def test_connections_at_rest_stay_bounded() -> None:
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(BadServer()) for _ in range(6)]
+        opener = opener_for(*servers, threads=1)
+        for server in servers:
+            opener.fetch(f"{server.url}/ok")
+        assert [len(connections_to(server.port)) for server in servers] == [0, 0, 0, 0, 1, 1]
+        opener.close()
+        assert [len(connections_to(server.port)) for server in servers] == [0] * 6
+
+
+def connections_to(port: int) -> list[object]:
+    """This process's sockets that are connected to ``port``."""
+    return [
+        one for one in psutil.Process().net_connections("tcp") if one.raddr and one.raddr.port == port and one.fd != -1
+    ]
 
 
 def test_settings_of_the_tests_are_the_real_settings() -> None:

@@ -82,6 +82,7 @@ def test_ports_of_other_services_are_refused(port: int) -> None:
         ("http://example.org/a b/\u00e4.jpg?q=\u00e9", "http://example.org/a%20b/%C3%A4.jpg?q=%C3%A9"),
         ("http://example.org/a%20b", "http://example.org/a%20b"),
         ("http://b\u00fccher.example/", "http://xn--bcher-kva.example/"),
+        ("http://example.org./a", "http://example.org/a"),
         ("http://under_score.example/", "http://under_score.example/"),
         ("http://[2606:4700::1]:8080/a", "http://[2606:4700::1]:8080/a"),
         ("http://example.org/a\r\nX-Injected: 1", "http://example.org/a%0D%0AX-Injected:%201"),
