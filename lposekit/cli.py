@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments or os.environ.get("LPOSEKIT_DEBUG", "") not in ("", "0")
     _set_up_logging(debug)
     try:
-        return _dispatch(arguments)
+        exit_code = _dispatch(arguments)
+        sys.stdout.flush()  # here, where a closed pipe is still an error of ours
+        return exit_code
     except LposekitError as error:
         _report(str(error), debug)
         return error.exit_code
