@@ -166,6 +166,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path, public: bool) -> None:
 def test_pages_without_a_kept_sample_say_so(tmp_path: Path) -> None:
     page = Page(write_report(make_empty_dataset(tmp_path / "d").root))
     assert "No picture was kept." in page.words()
+    assert "No picture was seen, so there is no yield." in page.words()
     assert "dns 5 100%" in page.words()
 
 
