@@ -1,7 +1,7 @@
 """Real video files for tests, made with PyAV in milliseconds: pictures that carry their own frame number.
 
 The number stands as a row of black and white blocks along the lower edge, so that it survives scaling and H.264:
-`read_number(rgb_HWC)` gives it back. Above it a texture pans by a few pixels a frame; each shot has a texture of its own.
+`read_number(rgb_HWC)` gives it back. Above it a texture pans by a few pixels a frame; each shot has its own.
 """
 
 from __future__ import annotations
@@ -93,11 +93,13 @@ def write_video(
     gop: int = 12,
     b_frames: int = 2,
     crf: int = 20,
+    preset: str = "ultrafast",
     rotation: int = 0,
     faststart: bool = False,
 ) -> Path:
     """Write an H.264 (or other) file. `pts`: time stamps in milliseconds, for a variable rate. `rotation`: degrees
-    clockwise that a player has to turn the picture by; the pictures given are the upright ones."""
+    clockwise that a player has to turn the picture by; the pictures given are the upright ones. `preset`: x264's;
+    `ultrafast` codes without CABAC, in which most flipped bits yield another valid picture."""
     options = {"movflags": "+faststart"} if faststart else {}
     container = av.open(str(path), "w", options=options)
     rate = Fraction(fps)
@@ -112,7 +114,7 @@ def write_video(
             stream.codec_context.max_b_frames = b_frames
             stream.codec_context.thread_count = 1
             if codec == "libx264":
-                stream.codec_context.options = {"crf": str(crf), "preset": "ultrafast", "sc_threshold": "0"}
+                stream.codec_context.options = {"crf": str(crf), "preset": preset, "sc_threshold": "0"}
             if pts is not None:
                 stream.codec_context.time_base = MILLISECOND
         frame = VideoFrame.from_ndarray(picture, format="rgb24")

@@ -1,8 +1,9 @@
-"""Contract of stored clips: H.264, GOP at most 12, no B-frames, constant rate, tagged colours, same bytes every time."""
+"""Contract of stored clips: H.264, GOP at most 12, no B-frames, constant rate, tagged colours, the same bytes again."""
 
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -39,9 +40,7 @@ def test_clip_is_h264_with_short_groups_no_b_frames_and_a_constant_rate(tmp_path
         assert stream.average_rate == fps
         assert [place for place, packet in enumerate(packets) if packet.is_keyframe] == [0, 12, 24, 36]
         assert all(packet.pts == packet.dts for packet in packets)
-        steps = {
-            (after.pts - before.pts) * stream.time_base for before, after in zip(packets, packets[1:], strict=False)
-        }
+        steps = {(after.pts - before.pts) * stream.time_base for before, after in pairwise(packets)}
         assert steps == {1 / fps}
 
 

@@ -131,7 +131,7 @@ def test_shorter_side_is_set_ratio_kept_nothing_enlarged(size, shorter, expected
         False,
         0,
         None,
-        None,  # fmt: skip
+        None,
     )
     assert clip_size(info, shorter) == expected
 

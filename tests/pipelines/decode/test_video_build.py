@@ -13,7 +13,7 @@ import pytest
 
 from lposekit.errors import Outcome
 from pipelines.decode.clips import clip_windows
-from pipelines.decode.sandbox import Sandbox, SandboxTimeout
+from pipelines.decode.sandbox import Sandbox
 from pipelines.decode.video_build import build_clips
 from pipelines.decode.video_records import Span, TimedCaption, VideoResult, VideoRow
 from pipelines.decode.video_settings import (
