@@ -149,12 +149,15 @@ def pose_encoder_part(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def official_pose_name(name: str) -> str:
-    """`adapter.body.2.resnets.1.block1.weight` (diffusers) -> `body.5.block1.weight`; other names stay."""
+    """`adapter.body.2.resnets.1.block1.weight` (diffusers) -> `body.5.block1.weight`; names of other forms stay."""
+    if not name.startswith("adapter."):
+        return name
     name = name.removeprefix("adapter.")
-    resnet = re.fullmatch(r"body\.(\d+)\.resnets\.(\d+)\.(.+)", name)
-    if resnet:
-        return f"body.{int(resnet[1]) * BLOCKS_PER_LEVEL + int(resnet[2])}.{resnet[3]}"
-    return name
+    parts = re.fullmatch(r"body\.(\d+)\.(?:resnets\.(\d+)\.)?(.+)", name)
+    if parts is None:
+        return name
+    # the width-changing 1x1 belongs to the level in diffusers, to the level's first block in the release
+    return f"body.{int(parts[1]) * BLOCKS_PER_LEVEL + int(parts[2] or 0)}.{parts[3]}"
 
 
 def write_pose_encoder(encoder: PoseEncoder, path: Path) -> None:

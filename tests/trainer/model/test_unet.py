@@ -19,6 +19,7 @@ from tests.trainer.model.small import (
     inputs,
     pose_pictures,
     shaken,
+    shallow_unet2d,
     small_encoder,
     small_unet2d,
     small_video_unet,
