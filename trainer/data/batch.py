@@ -65,12 +65,17 @@ class Batch:
     def images_BF3HW(self) -> Tensor:
         """Pictures as float32 in [-1, 1], what the VAE encodes."""
         assert self.rgb_BFHWC is not None, "this batch holds latents"
-        return rearrange(self.rgb_BFHWC, "b f h w c -> b f c h w").float() / 127.5 - 1
+        return pictures_BF3HW(self.rgb_BFHWC)
 
     def pose_BF3HW(self) -> Tensor:
         """Skeletons as float32 in [0, 1], what the pose encoder takes."""
         assert self.skeleton_BFHWC is not None, "this batch has no pose"
         return rearrange(self.skeleton_BFHWC, "b f h w c -> b f c h w").float() / 255
+
+
+def pictures_BF3HW(rgb_BFHWC: Tensor) -> Tensor:
+    """uint8 RGB as float32 in [-1, 1]."""
+    return rearrange(rgb_BFHWC, "b f h w c -> b f c h w").float() / 127.5 - 1
 
 
 def stack_samples(samples: Sequence[Sample]) -> Batch:

@@ -1,120 +1,198 @@
-"""Reading cached VAE latents (decision 12): sibling shards of a dataset, below its `_dataset/latents/`.
+"""`lposekit cache-latents`: encode a dataset once, so that training needs no VAE (decision 12: 39 % of stage 1).
 
-One cache belongs to one VAE and one picture size; its card says which. It is a dataset folder like any other, with
-one member `KEY.latents.npy` a sample: float16 [F, 2C, H, W], mean over log-variance of every frame's latent
-distribution (not scaled), of the unflipped centre crop. A cache that is not exactly right for a run is refused,
-never mixed with uncached samples.
+One shard of the cache for each shard of the dataset, committed as those are. Batches never cross shards and everything that
+decides a byte is in the card, so the same command gives the same bytes, and a killed one goes on with the next shard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import io
+import itertools
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-from lposekit.errors import LposekitError, UsageError
-from lposekit.shards.card import differing_fields, read_card
+from lposekit.errors import UsageError
+from lposekit.shards.card import claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.writer import ShardWriter, remove_partials
+from trainer.data.batch import pictures_BF3HW
 from trainer.data.catalog import Dataset, Shard, open_dataset_folder
+from trainer.data.decode import DamagedSample, Framing, decode_clip, decode_picture, read_clip_facts
+from trainer.data.latent_cache import MEMBER, cache_identity, caches_folder
+from trainer.data.order import SampleRef
+from trainer.data.random import SampleRandom
+from trainer.data.reader import damaged_sample
+from trainer.model.base import encode_pictures, load_base, weights_digest
+from trainer.run.build import DTYPES
+from trainer.run.distributed import choose_device
+from trainer.run.folder import own_folder
+from trainer.settings import CacheLatentsSettings
 
-MEMBER = "latents.npy"
-
-
-def caches_folder(dataset_root: Path) -> Path:
-    """Where the caches of a dataset lie, one folder each."""
-    return dataset_root / "_dataset" / "latents"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class LatentCache:
-    """A cache whose shards are those of its dataset, in the same order. ``shape``: (2C, H, W) of one frame."""
+class CacheReport:
+    """The end of a `cache-latents` run. ``shards``: all of the dataset; ``new_shards``: those that this run encoded."""
 
-    folder: Dataset
-    shape: tuple[int, int, int]
+    output: Path
+    shards: int
+    new_shards: int
+    samples: int
+    num_bytes: int
+    seconds: float
+    dry_run: bool = False
+    exit_code: int = 0
 
-    def read(self, shard: int, row: int, frames_F: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
-        """Moments float16 [F, 2C, H, W] of these frames of a sample.
+    def as_json(self) -> dict[str, Any]:
+        return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, "output": str(self.output)}
 
-        Raises:
-            LposekitError: the cache is damaged or has fewer frames.
-        """
-        piece: Shard = self.folder.shards[shard]
-        offset, size = piece.places[MEMBER][row].tolist()
-        frame_bytes = 2 * int(np.prod(self.shape))
-        # the rest is numpy's header, always shorter than a frame
-        header, num_frames = size % frame_bytes, size // frame_bytes
-        if frames_F[-1] >= num_frames:
-            raise LposekitError(
-                f"{self.folder.describe(piece)}: sample {piece.keys[row]} has {num_frames} cached frames, "
-                f"frame {frames_F[-1]} is wanted. Delete the cache and run `lposekit cache-latents` again."
-            )
-        moments_FCHW = np.empty((len(frames_F), *self.shape), np.float16)
-        for i, frame in enumerate(frames_F.tolist()):
-            data = self.folder.source.read(piece.tar_name, offset + header + frame * frame_bytes, frame_bytes)
-            if len(data) != frame_bytes:
-                raise LposekitError(f"{self.folder.describe(piece)}: cut short at sample {piece.keys[row]}.")
-            moments_FCHW[i] = np.frombuffer(data, np.float16).reshape(self.shape)
-        return moments_FCHW
+    def summary_lines(self) -> list[str]:
+        what = "to encode" if self.dry_run else "encoded"
+        line = f"{self.output}: {self.new_shards} of {self.shards} shards {what}, {self.samples} samples"
+        if self.dry_run:
+            return [line]
+        return [
+            f"{line}, {self.num_bytes / 2**20:.1f} MiB in {self.seconds:.1f} s",
+            "train with it: lposekit train --loader.latents",
+        ]
 
 
-def cache_identity(vae_sha256: str, size: int) -> dict[str, Any]:
-    """What has to agree between a cache and a run."""
-    return {"vae_sha256": vae_sha256, "size": size, "crop": "center"}
+@dataclass(frozen=True, slots=True)
+class _Encoder:
+    """The VAE, and in how many pictures at a time it works."""
+
+    vae: AutoencoderKL
+    batch_size: int
+    device: torch.device
+
+    def moments(self, pictures: Iterable[npt.NDArray[np.uint8]]) -> Iterator[npt.NDArray[np.float16]]:
+        """Mean over log-variance float16 [2C, h, w] of each picture uint8 [H, W, 3]."""
+        iterator = iter(pictures)
+        while group := list(itertools.islice(iterator, self.batch_size)):
+            rgb = torch.from_numpy(np.stack(group)).to(self.device)
+            moments = encode_pictures(self.vae, pictures_BF3HW(rgb[:, None]))[:, 0]
+            yield from moments.to("cpu", torch.float16).numpy()
 
 
-def open_cache(dataset: Dataset, identity: Mapping[str, Any]) -> LatentCache:
-    """The cache of a dataset for this VAE and size.
+def run(settings: CacheLatentsSettings, *, dry_run: bool = False) -> CacheReport:
+    """Encode every shard of a dataset that the cache lacks.
 
     Raises:
-        UsageError: there is none; says how those that are there differ.
-        LposekitError: it does not cover every shard, was made from other shards, or is damaged.
+        UsageError: wrong settings, or the folder holds a cache of other settings.
+        LposekitError: the dataset is damaged, or the disk is full.
     """
-    root = _find_cache(dataset, identity)
-    covered = set(DatasetLayout(root).committed_shards())
-    wanted = [int(shard.name) for shard in dataset.shards]
-    absent = [number for number in wanted if number not in covered]
-    if absent:
-        raise LposekitError(
-            f"the latent cache {root} lacks {len(absent)} of {len(wanted)} shards (first: {absent[0]:05d}); "
-            f"cached and uncached samples are never mixed. Run `lposekit cache-latents {dataset.root}` to complete it."
-        )
-    folder = open_dataset_folder(root)
-    folder.check_sizes()
-    by_name = {shard.name: shard for shard in folder.shards}
-    ordered = tuple(by_name[shard.name] for shard in dataset.shards)
-    for shard, cached in zip(dataset.shards, ordered, strict=True):
-        _check_origin(DatasetLayout(root), dataset, shard, cached)
-    folder = Dataset(folder.root, folder.kind, folder.card, ordered, folder.source)
-    return LatentCache(folder, tuple(folder.card["shape"]))
+    if settings.data is None or settings.base is None:
+        raise UsageError("cache-latents needs --data (a dataset folder) and --base (the base whose VAE encodes)")
+    if settings.size < 64 or settings.size % 64:
+        raise UsageError(f"--size {settings.size}: a multiple of 64")
+    started = time.monotonic()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    dataset = open_dataset_folder(settings.data)
+    dataset.check_sizes()
+    device = choose_device(settings.device)
+    precision = settings.precision or ("bf16" if device.type == "cuda" else "fp32")
+    vae = load_base(settings.base).vae.requires_grad_(False).eval()
+    fixed = {
+        **cache_identity(weights_digest(vae), settings.size),
+        "precision": precision,
+        "batch_size": settings.batch_size,
+    }
+    layout = DatasetLayout(caches_folder(settings.data) / _name(fixed))
+    missing = _missing_shards(dataset, layout)
+    torch.nn.Module.to(vae, device, DTYPES[precision])
+    if not dry_run:
+        with own_folder(layout.root):
+            _prepare(layout, fixed, vae, settings, dataset)
+            encoder = _Encoder(vae, settings.batch_size, device)
+            for shard in missing:
+                _encode_shard(dataset, shard, layout, encoder, settings.size)
+            update_card(layout)
+    samples = sum(len(shard) for shard in missing)
+    tars = [layout.tar(int(shard.name)) for shard in dataset.shards]
+    num_bytes = sum(path.stat().st_size for path in tars if path.exists())
+    seconds = time.monotonic() - started
+    return CacheReport(layout.root, len(dataset.shards), len(missing), samples, num_bytes, seconds, dry_run)
 
 
-def _find_cache(dataset: Dataset, identity: Mapping[str, Any]) -> Path:
-    described = []
-    folders = caches_folder(dataset.root)
-    for root in sorted(folders.iterdir()) if folders.is_dir() else []:
-        if not DatasetLayout(root).card.exists():
-            continue
-        found = read_card(DatasetLayout(root))["fixed"]
-        differing = differing_fields({name: found.get(name) for name in identity}, dict(identity))
-        if not differing:
-            return root
-        described.append(f"{root.name} ({'; '.join(differing)})")
-    have = f"It has others: {', '.join(described)}." if described else "It has none."
-    raise UsageError(
-        f"{dataset.root} has no latent cache for this base and size. {have} "
-        "Run `lposekit cache-latents` with the same --base and --size, or switch --loader.latents off."
-    )
+def _name(fixed: dict[str, Any]) -> str:
+    """Folder of a cache: one for each VAE, size, precision and batch size."""
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _check_origin(layout: DatasetLayout, dataset: Dataset, shard: Shard, cached: Shard) -> None:
-    origin = layout.read_stats(int(shard.name)).get("source_sha256")
-    if origin != shard.tar_sha256 or not np.array_equal(shard.keys, cached.keys):
-        raise LposekitError(
-            f"the latent cache {layout.root} was made from another {dataset.describe(shard)}: that shard was "
-            "built again since. "
-            "Delete the cache and run `lposekit cache-latents` again."
-        )
+def _missing_shards(dataset: Dataset, layout: DatasetLayout) -> list[Shard]:
+    """Shards without an entry in the cache, or whose entry was made from other bytes."""
+    made_from = {shard: layout.read_stats(shard).get("source_sha256") for shard in layout.committed_shards()}
+    return [shard for shard in dataset.shards if made_from.get(int(shard.name)) != shard.tar_sha256]
+
+
+def _prepare(
+    layout: DatasetLayout, fixed: dict[str, Any], vae: AutoencoderKL, settings: CacheLatentsSettings, dataset: Dataset
+) -> None:
+    side = settings.size // 2 ** (len(vae.config["block_out_channels"]) - 1)
+    card = {
+        "kind": "latents",
+        "of": dataset.kind,
+        "fixed": fixed,
+        "shape": [2 * vae.config["latent_channels"], side, side],
+        "scaling_factor": vae.config["scaling_factor"],
+        "base": settings.base,
+    }
+    claim_folder(layout, card)
+    remove_partials(layout)
+
+
+def _encode_shard(dataset: Dataset, shard: Shard, layout: DatasetLayout, encoder: _Encoder, size: int) -> None:
+    writer = ShardWriter(layout, int(shard.name), f"run{os.getpid()}")
+    counts: list[int] = []
+
+    def pictures() -> Iterator[npt.NDArray[np.uint8]]:
+        for row in range(len(shard)):
+            frames_FHWC = _decode(dataset, shard, row, size)
+            counts.append(len(frames_FHWC))
+            yield from frames_FHWC
+
+    moments = encoder.moments(pictures())
+    for row, key in enumerate(shard.keys.tolist()):
+        first = next(moments)
+        # the first frame's moments are there, so its row's frames have been counted
+        rest = list(itertools.islice(moments, counts[row] - 1))
+        writer.add(key, {MEMBER: _npy(np.stack([first, *rest]))})
+    table = pa.table({"key": shard.keys.tolist(), "frames": pa.array(counts, pa.int32())})
+    writer.commit(table, {"count": len(shard), "outcomes": {"kept": len(shard)}, "source_sha256": shard.tar_sha256})
+    log.info("%s: %d samples encoded", dataset.describe(shard), len(shard))
+
+
+def _decode(dataset: Dataset, shard: Shard, row: int, size: int) -> npt.NDArray[np.uint8]:
+    """All frames of a sample, centre crop, uint8 [F, size, size, 3]."""
+    # centre crops draw nothing, so any draw will do
+    random = SampleRandom(0, SampleRef(0, 0, row, 0))
+    try:
+        if dataset.kind == "image":
+            jpg = dataset.read(shard, row, ["jpg"])["jpg"]
+            return decode_picture(jpg, Framing(size), random)[0][None]
+        members = dataset.read(shard, row, ["json", "mp4"])
+        num_frames, _ = read_clip_facts(members["json"])
+        return decode_clip(members["mp4"], np.arange(num_frames), Framing(size), random)
+    except DamagedSample as error:
+        raise damaged_sample(dataset, shard, row, error) from error
+
+
+def _npy(array: npt.NDArray[np.float16]) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, allow_pickle=False)
+    return stream.getvalue()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lposekit.errors import LposekitError
 from trainer.data.batch import Sample
-from trainer.data.catalog import Dataset
+from trainer.data.catalog import Dataset, Shard
 from trainer.data.decode import (
     ClipPlan,
     DamagedSample,
@@ -22,7 +22,7 @@ from trainer.data.decode import (
     picture_geometry,
     read_clip_facts,
 )
-from trainer.data.latents import LatentCache
+from trainer.data.latent_cache import LatentCache
 from trainer.data.order import SampleRef
 from trainer.data.random import SampleRandom
 
@@ -73,10 +73,7 @@ class SampleReader:
         try:
             return self._make(ref)
         except DamagedSample as error:
-            raise LposekitError(
-                f"{dataset.describe(shard)}: sample {shard.keys[ref.row]} is damaged: {error}. "
-                f"Run `lposekit verify {dataset.root}`."
-            ) from error
+            raise damaged_sample(dataset, shard, ref.row, error) from error
 
     @property
     def num_samples(self) -> int:
@@ -151,3 +148,11 @@ class SampleReader:
         latent_shape = (self.recipe.frames, recipe.channels, side, side)
         latent_noise_FCHW = random.stream("latent").standard_normal(latent_shape, np.float32)
         return int(random.stream("timestep").integers(recipe.num_timesteps)), noise_CFHW, latent_noise_FCHW
+
+
+def damaged_sample(dataset: Dataset, shard: Shard, row: int, error: DamagedSample) -> LposekitError:
+    """What is wrong with a sample, with its name and where it lies."""
+    return LposekitError(
+        f"{dataset.describe(shard)}: sample {shard.keys[row]} is damaged: {error}. "
+        f"Run `lposekit verify {dataset.root}`."
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 from trainer.data.catalog import Dataset, open_catalog
 from trainer.data.decode import ClipPlan, Framing, Skeleton
-from trainer.data.latents import cache_identity, open_cache
+from trainer.data.latent_cache import cache_identity, open_cache
 from trainer.data.loader import SampleLoader, Share
 from trainer.data.order import SampleOrder
 from trainer.data.reader import NoiseRecipe, SampleReader, SampleRecipe

@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import logging
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lposekit.errors import LposekitError, UsageError
+
+LAST_COLLECTIVE_S = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ class World:
         if self.size == 1:
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, ids, gradient_as_bucket_view=True, forward_sync_buffers=False)
+        return DistributedDataParallel(module, ids, gradient_as_bucket_view=True)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place."""
@@ -112,6 +115,9 @@ def open_world(device: torch.device, timeout_s: float) -> Iterator[World]:
             raise
         raise _lost(error, timeout_s) from error
     finally:
+        # gloo's thread needs the interpreter lock to let go of the last collective's tensors. The end of the group
+        # waits for that thread without giving the lock away: seen to hang for good, so let it finish first.
+        time.sleep(LAST_COLLECTIVE_S)
         if dist.is_initialized():
             dist.destroy_process_group()
 

@@ -1,0 +1,120 @@
+"""Reading cached VAE latents (decision 12): sibling shards of a dataset, below its `_dataset/latents/`.
+
+One cache belongs to one VAE and one picture size; its card says which. It is a dataset folder like any other, with
+one member `KEY.latents.npy` a sample: float16 [F, 2C, H, W], mean over log-variance of every frame's latent
+distribution (not scaled), of the unflipped centre crop. A cache that is not exactly right for a run is refused,
+never mixed with uncached samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lposekit.errors import LposekitError, UsageError
+from lposekit.shards.card import differing_fields, read_card
+from lposekit.shards.layout import DatasetLayout
+from trainer.data.catalog import Dataset, Shard, open_dataset_folder
+
+MEMBER = "latents.npy"
+
+
+def caches_folder(dataset_root: Path) -> Path:
+    """Where the caches of a dataset lie, one folder each."""
+    return dataset_root / "_dataset" / "latents"
+
+
+@dataclass(frozen=True, slots=True)
+class LatentCache:
+    """A cache whose shards are those of its dataset, in the same order. ``shape``: (2C, H, W) of one frame."""
+
+    folder: Dataset
+    shape: tuple[int, int, int]
+
+    def read(self, shard: int, row: int, frames_F: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+        """Moments float16 [F, 2C, H, W] of these frames of a sample.
+
+        Raises:
+            LposekitError: the cache is damaged or has fewer frames.
+        """
+        piece: Shard = self.folder.shards[shard]
+        offset, size = piece.places[MEMBER][row].tolist()
+        frame_bytes = 2 * int(np.prod(self.shape))
+        # the rest is numpy's header, always shorter than a frame
+        header, num_frames = size % frame_bytes, size // frame_bytes
+        if frames_F[-1] >= num_frames:
+            raise LposekitError(
+                f"{self.folder.describe(piece)}: sample {piece.keys[row]} has {num_frames} cached frames, "
+                f"frame {frames_F[-1]} is wanted. Delete the cache and run `lposekit cache-latents` again."
+            )
+        moments_FCHW = np.empty((len(frames_F), *self.shape), np.float16)
+        for i, frame in enumerate(frames_F.tolist()):
+            data = self.folder.source.read(piece.tar_name, offset + header + frame * frame_bytes, frame_bytes)
+            if len(data) != frame_bytes:
+                raise LposekitError(f"{self.folder.describe(piece)}: cut short at sample {piece.keys[row]}.")
+            moments_FCHW[i] = np.frombuffer(data, np.float16).reshape(self.shape)
+        return moments_FCHW
+
+
+def cache_identity(vae_sha256: str, size: int) -> dict[str, Any]:
+    """What has to agree between a cache and a run."""
+    return {"vae_sha256": vae_sha256, "size": size, "crop": "center"}
+
+
+def open_cache(dataset: Dataset, identity: Mapping[str, Any]) -> LatentCache:
+    """The cache of a dataset for this VAE and size.
+
+    Raises:
+        UsageError: there is none; says how those that are there differ.
+        LposekitError: it does not cover every shard, was made from other shards, or is damaged.
+    """
+    root = _find_cache(dataset, identity)
+    covered = set(DatasetLayout(root).committed_shards())
+    wanted = [int(shard.name) for shard in dataset.shards]
+    absent = [number for number in wanted if number not in covered]
+    if absent:
+        raise LposekitError(
+            f"the latent cache {root} lacks {len(absent)} of {len(wanted)} shards (first: {absent[0]:05d}); "
+            f"cached and uncached samples are never mixed. Run `lposekit cache-latents {dataset.root}` to complete it."
+        )
+    folder = open_dataset_folder(root)
+    folder.check_sizes()
+    by_name = {shard.name: shard for shard in folder.shards}
+    ordered = tuple(by_name[shard.name] for shard in dataset.shards)
+    for shard, cached in zip(dataset.shards, ordered, strict=True):
+        _check_origin(DatasetLayout(root), dataset, shard, cached)
+    folder = Dataset(folder.root, folder.kind, folder.card, ordered, folder.source)
+    return LatentCache(folder, tuple(folder.card["shape"]))
+
+
+def _find_cache(dataset: Dataset, identity: Mapping[str, Any]) -> Path:
+    described = []
+    folders = caches_folder(dataset.root)
+    for root in sorted(folders.iterdir()) if folders.is_dir() else []:
+        if not DatasetLayout(root).card.exists():
+            continue
+        found = read_card(DatasetLayout(root))["fixed"]
+        differing = differing_fields({name: found.get(name) for name in identity}, dict(identity))
+        if not differing:
+            return root
+        described.append(f"{root.name} ({'; '.join(differing)})")
+    have = f"It has others: {', '.join(described)}." if described else "It has none."
+    raise UsageError(
+        f"{dataset.root} has no latent cache for this base and size. {have} "
+        "Run `lposekit cache-latents` with the same --base and --size, or switch --loader.latents off."
+    )
+
+
+def _check_origin(layout: DatasetLayout, dataset: Dataset, shard: Shard, cached: Shard) -> None:
+    origin = layout.read_stats(int(shard.name)).get("source_sha256")
+    if origin != shard.tar_sha256 or not np.array_equal(shard.keys, cached.keys):
+        raise LposekitError(
+            f"the latent cache {layout.root} was made from another {dataset.describe(shard)}: that shard was "
+            "built again since. "
+            "Delete the cache and run `lposekit cache-latents` again."
+        )
