@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 from lposekit.shards.card import update_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from pipelines.build_report import BuildReport
-from pipelines.cluster import connected
 from pipelines.interrupts import Interrupts
 from pipelines.progress import BuildProgress
 from pipelines.runner import RunResult
 
 P = TypeVar("P")
 RunPlans = Callable[[Iterator[P], BuildProgress, Interrupts], RunResult]
+"""Builds shards, on Ray usually, until they are done or the user interrupts."""
 
 
 def run_job(
@@ -26,16 +26,15 @@ def run_job(
     run_plans: RunPlans[P],
     *,
     total_rows: int | None,
-    ray_address: str | None,
     min_success: float | None,
 ) -> BuildReport:
     """Build the planned shards, then complete card and report. The folder is locked by the caller.
 
-    Ray is not started when nothing is left to do.
+    Nothing is started when nothing is left to do.
 
     Args:
         plans: the shards that are not committed yet.
-        run_plans: builds them on the connected Ray.
+        run_plans: builds them.
         total_rows: rows of the whole input, if known.
     """
     start = time.monotonic()
@@ -43,7 +42,7 @@ def run_job(
     first = next(plans, None)
     result, progress, interrupts = RunResult(), BuildProgress(layout.log, total_rows, done), Interrupts()
     if first is not None:
-        with interrupts.installed(), connected(ray_address), progress:
+        with interrupts.installed(), progress:
             result = run_plans(itertools.chain([first], plans), progress, interrupts)
     totals: dict[str, Any] = update_card(layout)["totals"]
     return BuildReport(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,14 @@ from lposekit.shards.card import claim_folder, read_card, update_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.shards.writer import finish_replacements, remove_partials
 from pipelines.build_report import BuildReport
-from pipelines.cluster import Layout, plan_layout
+from pipelines.cluster import Layout, connected, plan_layout
 from pipelines.image_rows import ImageRules
 from pipelines.image_shard import ImageJob
 from pipelines.interrupts import Interrupts
 from pipelines.job import run_job
 from pipelines.lock import driver_lock
 from pipelines.plan import ShardPlan, count_rows, input_fingerprint, iter_shards, list_warnings
-from pipelines.pose_pool import PoseActor, PoseSpec
+from pipelines.pose_pool import PoseActor, PoseSpec, RayPoses
 from pipelines.progress import BuildProgress
 from pipelines.runner import RunResult, ShardRunner
 from pipelines.settings import BuildImagesSettings
@@ -69,6 +70,9 @@ FREE_SETTINGS = frozenset(
 """Settings that a run may change when it continues a folder: they do not decide what a row becomes."""
 
 
+Execute = Callable[[ImageJob, Iterator[ShardPlan | RetryPlan], BuildProgress, Interrupts], RunResult]
+
+
 @dataclass(frozen=True, slots=True)
 class KnownModel:
     """What a pose model's zoo entry says that a build needs before the model is loaded."""
@@ -78,25 +82,33 @@ class KnownModel:
     keypoint_score_threshold: float
 
 
-def run(settings: BuildImagesSettings, *, quickstart: bool = False, dry_run: bool = False) -> BuildReport:
+def run(
+    settings: BuildImagesSettings,
+    *,
+    quickstart: bool = False,
+    dry_run: bool = False,
+    execute: Execute | None = None,
+) -> BuildReport:
     """Build, or continue, a LAION-Pose dataset folder.
 
     Args:
         settings: where ``input`` and ``output`` are named, except for the quickstart.
         quickstart: build the sample from photos that ship in a package, served by a server that this call starts.
         dry_run: say what would be done.
+        execute: builds the shards; default: `execute_on_ray`.
 
     Raises:
         UsageError: the settings, the input or the folder cannot be used.
         LposekitError: the disk is full, weights are missing, ...
     """
+    execute = execute or execute_on_ray
     if not quickstart:
-        return _run(settings, frozenset(), sample=False, dry_run=dry_run)
+        return _run(settings, frozenset(), execute, sample=False, dry_run=dry_run)
     from pipelines.sample_photos import served_list
 
     with served_list() as (list_path, host_and_port):
         settings = replace(settings, input=(str(list_path),))
-        return _run(settings, frozenset({host_and_port}), sample=True, dry_run=dry_run)
+        return _run(settings, frozenset({host_and_port}), execute, sample=True, dry_run=dry_run)
 
 
 def known_model(settings: BuildImagesSettings) -> KnownModel:
@@ -128,7 +140,9 @@ def keep_rules(settings: BuildImagesSettings, entry: KnownModel) -> tuple[KeepRu
     return keep, keep if store is None else replace(keep, min_detected=store)
 
 
-def _run(settings: BuildImagesSettings, allowed_local: frozenset[str], *, sample: bool, dry_run: bool) -> BuildReport:
+def _run(
+    settings: BuildImagesSettings, allowed_local: frozenset[str], execute: Execute, *, sample: bool, dry_run: bool
+) -> BuildReport:
     if settings.output is None or not settings.input:
         raise UsageError("name the list of URLs with --input and the dataset folder with --output")
     entry = known_model(settings)
@@ -153,7 +167,7 @@ def _run(settings: BuildImagesSettings, allowed_local: frozenset[str], *, sample
         }
         rules = ImageRules(keep, store, pose_card, settings.image.jpeg_quality)
         job = ImageJob(layout.root.resolve(), run_id, settings, rules, allowed_local)
-        return build(job, iter_shards(settings, skip=set(layout.committed_shards())), total_rows)
+        return build(job, iter_shards(settings, skip=set(layout.committed_shards())), total_rows, execute)
 
 
 def _card(
@@ -188,23 +202,28 @@ def _dry_run(layout: DatasetLayout, settings: BuildImagesSettings, total_rows: i
     return BuildReport(layout.root, outcomes, 0, notes=notes, dry_run=True)
 
 
-def build(job: ImageJob, plans: Iterator[ShardPlan | RetryPlan], total_rows: int | None) -> BuildReport:
-    """Run the planned shards on Ray, then complete card and report. The folder is locked by the caller."""
-
-    def run_plans(plans: Iterator[ShardPlan | RetryPlan], progress: BuildProgress, interrupts: Interrupts) -> RunResult:
-        return _run_on_ray(job, plans, progress, interrupts)
-
+def build(
+    job: ImageJob, plans: Iterator[ShardPlan | RetryPlan], total_rows: int | None, execute: Execute
+) -> BuildReport:
+    """Build the planned shards, then complete card and report. The folder is locked by the caller."""
     return run_job(
         DatasetLayout(job.root),
         plans,
-        run_plans,
+        functools.partial(execute, job),
         total_rows=total_rows,
-        ray_address=job.settings.ray_address,
         min_success=job.settings.min_success,
     )
 
 
-def _run_on_ray(
+def execute_on_ray(
+    job: ImageJob, plans: Iterator[ShardPlan | RetryPlan], progress: BuildProgress, interrupts: Interrupts
+) -> RunResult:
+    """Build shards on the Ray that the settings name, or on a local one."""
+    with connected(job.settings.ray_address):
+        return _execute(job, plans, progress, interrupts)
+
+
+def _execute(
     job: ImageJob, plans: Iterator[ShardPlan | RetryPlan], progress: BuildProgress, interrupts: Interrupts
 ) -> RunResult:
     import ray
@@ -216,7 +235,7 @@ def _run_on_ray(
     numbers = itertools.count()
 
     def spawn() -> Any:
-        return worker_class.remote(job, actors, spec, next(numbers))
+        return worker_class.remote(job, RayPoses(actors, spec, first=next(numbers)))
 
     workers = [spawn() for _ in range(processes.num_workers)]  # they start while the models load
     layout = DatasetLayout(job.root)

@@ -17,7 +17,7 @@ from lposekit.shards.writer import finish_replacements, remove_partials
 from pipelines.build_report import BuildReport
 from pipelines.image_rows import ImageRules
 from pipelines.image_shard import ImageJob
-from pipelines.laion_pose import build
+from pipelines.laion_pose import Execute, build, execute_on_ray
 from pipelines.lock import driver_lock
 from pipelines.plan import ShardPlan
 from pipelines.settings import BuildImagesSettings
@@ -35,6 +35,7 @@ def run(
     ray_address: str | None = None,
     weights_dir: Path | None = None,
     dry_run: bool = False,
+    execute: Execute | None = None,
 ) -> BuildReport:
     """Fetch the rows with certain outcomes again, in place; every other row of their shards stays as it is.
 
@@ -43,6 +44,7 @@ def run(
 
     Args:
         only: outcomes to retry; default: failures of the network and crashes.
+        execute: builds the shards; default: on Ray.
 
     Raises:
         UsageError: an unknown outcome, or no image dataset.
@@ -64,11 +66,11 @@ def run(
     }
     settings = replace(settings_of_card(card), **changes)
     if not card.get("sample"):
-        return _run(layout, card, settings, outcomes, frozenset())
+        return _run(layout, card, settings, outcomes, frozenset(), execute or execute_on_ray)
     from pipelines.sample_photos import served_list
 
     with served_list() as (_, host_and_port):
-        return _run(layout, card, settings, outcomes, frozenset({host_and_port}))
+        return _run(layout, card, settings, outcomes, frozenset({host_and_port}), execute or execute_on_ray)
 
 
 def settings_of_card(card: Mapping[str, Any]) -> BuildImagesSettings:
@@ -99,6 +101,7 @@ def _run(
     settings: BuildImagesSettings,
     outcomes: frozenset[Outcome],
     allowed_local: frozenset[str],
+    execute: Execute,
 ) -> BuildReport:
     run_id = secrets.token_hex(4)
     keep = KeepRule(**card["keep_rule"])
@@ -114,7 +117,7 @@ def _run(
         finish_replacements(layout)
         remove_partials(layout)
         job = ImageJob(layout.root.resolve(), run_id, settings, rules, allowed_local)
-        return build(job, _plans(layout, outcomes), None)
+        return build(job, _plans(layout, outcomes), None, execute)
 
 
 def _plans(layout: DatasetLayout, outcomes: frozenset[Outcome]) -> Iterator[ShardPlan | RetryPlan]:

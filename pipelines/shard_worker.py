@@ -11,7 +11,7 @@ from lposekit.records import ImageRow
 from lposekit.shards.layout import DatasetLayout
 from pipelines.image_shard import ImageJob, build_image_shard
 from pipelines.plan import ShardPlan
-from pipelines.pose_pool import PoseSpec, RayPoses
+from pipelines.pose_pool import PoseClient
 from pipelines.shard_report import ShardReport
 from pipelines.stored_rows import RetryPlan, load_retry
 
@@ -21,14 +21,12 @@ class ShardWorker:
 
     Args:
         job: what all shards share.
-        actors: the pose actors.
-        spec: their model, for isolating a picture that kills it.
-        number: number of this worker; workers start their round of the pose actors at different ones.
+        poses: the pose model, usually a pool of actors.
     """
 
-    def __init__(self, job: ImageJob, actors: Sequence[Any], spec: PoseSpec, number: int) -> None:
+    def __init__(self, job: ImageJob, poses: PoseClient) -> None:
         self._job = job
-        self._poses = RayPoses(actors, spec, first=number)
+        self._poses = poses
         self._download = make_download(job)
 
     def build(self, plan: ShardPlan | RetryPlan) -> ShardReport:

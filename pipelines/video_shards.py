@@ -15,6 +15,7 @@ from lposekit.shards.card import claim_folder
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.shards.writer import finish_replacements, remove_partials
 from pipelines.build_report import BuildReport
+from pipelines.cluster import connected
 from pipelines.decode.video_settings import settings_problem
 from pipelines.interrupts import Interrupts
 from pipelines.job import run_job
@@ -147,7 +148,6 @@ def _build(job: VideoJob, plans: Iterator[VideoPlan]) -> BuildReport:
         plans,
         run_plans,
         total_rows=None,
-        ray_address=job.settings.ray_address,
         min_success=job.settings.min_success,
     )
 
@@ -157,14 +157,14 @@ def _run_on_ray(
 ) -> RunResult:
     import ray
 
-    num_workers = job.settings.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    worker_class = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy="SPREAD")(VideoWorker)
-    progress.ready()
-    return ShardRunner(
-        lambda: worker_class.remote(job),
-        num_workers=num_workers,
-        attempts=job.settings.shard_attempts,
-        on_report=progress.add,
-        stop=interrupts.stop,
-        drop=interrupts.drop,
-    ).run(plans)
+    with connected(job.settings.ray_address):
+        worker_class = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy="SPREAD")(VideoWorker)
+        progress.ready()
+        return ShardRunner(
+            lambda: worker_class.remote(job),
+            num_workers=job.settings.workers or max(1, int(ray.cluster_resources().get("CPU", 1))),
+            attempts=job.settings.shard_attempts,
+            on_report=progress.add,
+            stop=interrupts.stop,
+            drop=interrupts.drop,
+        ).run(plans)

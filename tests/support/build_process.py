@@ -103,15 +103,11 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 90) 
 
 
 def content_digest(layout: DatasetLayout) -> dict[str, str]:
-    """sha256 of every file of a finished folder; of the markers without their times, and without log and report."""
+    """sha256 of the files of a finished folder: tars, parquet, index and thumbnails, and the markers without times."""
     digests = {}
     for path in sorted(layout.root.rglob("*")):
         name = path.relative_to(layout.root).as_posix()
-        if (
-            not path.is_file()
-            or name.startswith(("_dataset/report", "_dataset/log", "_dataset/run_id"))
-            or ".lock" in name
-        ):
+        if path.suffix not in (".tar", ".parquet") and not name.endswith("_stats.json"):
             continue
         data = path.read_bytes()
         if name.endswith("_stats.json"):

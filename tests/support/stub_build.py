@@ -1,0 +1,81 @@
+"""Builds over stub pictures: a server, a list, settings, and a way to build without Ray, inside the test's process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lposekit.pose.stub import StubEstimator
+from pipelines.image_shard import ImageJob
+from pipelines.interrupts import Interrupts
+from pipelines.plan import ShardPlan
+from pipelines.pose_pool import LocalPoses
+from pipelines.progress import BuildProgress
+from pipelines.runner import RunResult
+from pipelines.settings import BuildImagesSettings, FetchSettings, PoseSettings
+from pipelines.shard_worker import ShardWorker
+from pipelines.stored_rows import RetryPlan
+from tests.support.bad_server import BadServer
+from tests.support.pages import Page
+from tests.support.stub_pictures import stub_picture
+
+
+def stub_pages(rows: int, **pictures: Mapping[int, Any]) -> dict[str, Page]:
+    """Pages ``/0.jpg`` to ``/N.jpg``; ``pictures`` give arguments of `stub_picture` by row: ``num_persons={3: 0}``."""
+    return {
+        f"/{row}.jpg": Page(
+            stub_picture(row, **{name: by_row[row] for name, by_row in pictures.items() if row in by_row})
+        )
+        for row in range(rows)
+    }
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@contextlib.contextmanager
+def served(pages: dict[str, Page], folder: Path, **columns: Sequence[Any]) -> Iterator[tuple[BadServer, Path]]:
+    """A server of the pages and a list of them in row order; ``columns`` are further columns of the list."""
+    with BadServer(pages=pages) as server:
+        names = sorted(pages, key=lambda name: int(name[1:-4]))
+        rows = [
+            {
+                "url": server.url + name,
+                "caption": f"row {row}",
+                **{column: cells[row] for column, cells in columns.items()},
+            }
+            for row, name in enumerate(names)
+        ]
+        yield server, write_rows(folder / "list.jsonl", rows)
+
+
+def stub_settings(list_path: Path, output: Path, **changes: Any) -> BuildImagesSettings:
+    """Settings of a build with the stub model, which may fetch from this machine."""
+    settings = BuildImagesSettings(
+        input=(str(list_path),),
+        output=output,
+        rows_per_shard=4,
+        workers=2,
+        detector="stub",
+        pose_model="stub",
+        allow_private_addresses=True,
+        fetch=FetchSettings(robots=False, threads=4, retries=0),
+        pose=PoseSettings(actors=1, batch_size=4),
+    )
+    return replace(settings, **changes)
+
+
+def execute_here(
+    job: ImageJob, plans: Iterator[ShardPlan | RetryPlan], progress: BuildProgress, interrupts: Interrupts
+) -> RunResult:
+    """Builds the shards one after the other in this process, with the production worker and the stub model."""
+    worker = ShardWorker(job, LocalPoses(StubEstimator()))
+    for plan in plans:
+        progress.add(worker.build(plan))
+    return RunResult()
