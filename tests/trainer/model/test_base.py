@@ -1,0 +1,142 @@
+"""Contract: a base is found or refused with the ways on, and `tiny` is a whole base that something can be learned
+from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lposekit.errors import UsageError
+from tests.support.fixtures import fixture_path
+from trainer.model.base import (
+    Base,
+    decode_latents,
+    draw_latents,
+    encode_pictures,
+    encode_text,
+    load_base,
+    random_base,
+    tokenize,
+    weights_digest,
+)
+from trainer.model.fit import random_pictures
+from trainer.model.tiny import build_tiny, tiny_folder
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    build_tiny(folder)
+    return load_base(str(folder))
+
+
+@pytest.fixture
+def pictures() -> torch.Tensor:
+    torch.manual_seed(8)
+    return random_pictures(6)[:, None]
+
+
+def test_tiny_is_the_same_each_time_and_leaves_the_global_generator_alone(tiny: Base, tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    build_tiny(tmp_path / "again")
+    assert torch.equal(torch.get_rng_state(), state)
+    again = load_base(str(tmp_path / "again"))
+    for part in ("unet", "vae", "text_encoder"):
+        assert weights_digest(getattr(tiny, part)) == weights_digest(getattr(again, part))
+
+
+def test_tiny_is_built_once_and_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tiny_folder()
+    marker = folder / "unet" / "config.json"
+    written = marker.stat().st_mtime_ns
+    assert load_base("tiny").source == str(folder) == str(tiny_folder())
+    assert marker.stat().st_mtime_ns == written
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_tiny_fits_on_a_laptop(tiny: Base) -> None:
+    parameters = sum(p.numel() for part in (tiny.unet, tiny.vae, tiny.text_encoder) for p in part.parameters())
+    assert parameters < 5e6
+
+
+@torch.no_grad()
+def test_latents_of_tiny_show_the_picture(tiny: Base, pictures: torch.Tensor) -> None:
+    # mutation: leave fit_vae out and the latents are noise: both are red
+    moments = encode_pictures(tiny.vae, pictures)
+    noise = torch.randn(moments.chunk(2, dim=2)[0].shape)
+    latents = draw_latents(tiny.vae, moments, noise)
+    assert latents.shape == (6, 4, 1, 8, 8)
+    assert 0.5 < latents.std() < 1.5
+    assert (latents - draw_latents(tiny.vae, moments, torch.zeros_like(noise))).std() < 0.05
+    back = decode_latents(tiny.vae, latents)
+    assert (back - pictures).square().mean() < 0.6 * pictures.var()
+
+
+@torch.no_grad()
+def test_unet_of_tiny_predicts_some_of_the_noise(tiny: Base, pictures: torch.Tensor) -> None:
+    moments = encode_pictures(tiny.vae, pictures)
+    latents = draw_latents(tiny.vae, moments, torch.zeros_like(moments.chunk(2, dim=2)[0]))[:, :, 0]
+    noise, timesteps = torch.randn_like(latents), torch.tensor([50, 200, 400, 600, 800, 950])
+    text = encode_text(tiny.text_encoder, tokenize(tiny.tokenizer, ["a"] * 6))
+    prediction = tiny.unet(tiny.scheduler.add_noise(latents, noise, timesteps), timesteps, text).sample  # type: ignore[arg-type]
+    assert (prediction - noise).square().mean() < 0.9 * noise.square().mean()
+
+
+@torch.no_grad()
+def test_draws_equal_those_of_diffusers(tiny: Base, pictures: torch.Tensor) -> None:
+    distribution = tiny.vae.encode(pictures[:, 0]).latent_dist  # type: ignore[union-attr]
+    generator = torch.Generator().manual_seed(2)
+    noise = torch.randn(distribution.mean.shape, generator=torch.Generator().manual_seed(2))
+    expected = distribution.sample(generator) * tiny.vae.config["scaling_factor"]
+    found = draw_latents(tiny.vae, encode_pictures(tiny.vae, pictures), noise[:, None])
+    torch.testing.assert_close(found[:, :, 0], expected)
+
+
+def test_captions_of_any_text_become_77_tokens(tiny: Base) -> None:
+    captions = ["", "A man dances, 2 children watch!", "x" * 500, "d\u00e9j\u00e0 vu \U0001f483"]
+    ids = tokenize(tiny.tokenizer, captions)
+    assert ids.shape == (4, 77)
+    assert ids.max() < len(tiny.tokenizer)
+    text = encode_text(tiny.text_encoder, ids)
+    assert text.shape == (4, 77, 32)
+    assert not torch.equal(text[0], text[1])
+
+
+@pytest.mark.parametrize("name", ["no-such-folder", "/no/such/folder", "a/b/c"])
+def test_a_base_that_is_not_found_names_the_ways_on(name: str) -> None:
+    with pytest.raises(UsageError, match=r"not found.*--base FOLDER.*--base tiny"):
+        load_base(name)
+
+
+def test_a_hub_base_that_cannot_be_had_names_the_ways_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    # a closed port stands for any hub that does not answer
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UsageError, match=r"not found.*hub.*--base tiny"):
+        load_base("CompVis/stable-diffusion-v1-4")
+
+
+def test_a_folder_without_weights_says_which_are_missing(tmp_path: Path) -> None:
+    for part in ("tokenizer", "text_encoder", "vae", "scheduler"):
+        (tmp_path / part).mkdir()
+    with pytest.raises(UsageError, match=r"lacks unet, the weights of text_encoder, the weights of vae.*--base tiny"):
+        load_base(str(tmp_path))
+
+
+def test_real_configurations_give_a_random_base_of_true_width() -> None:
+    folder = fixture_path("weights/stable-diffusion-v1-4-noweights")
+    with torch.device("meta"):
+        base = random_base(folder)
+    assert sum(p.numel() for p in base.unet.parameters()) == 859_520_964
+    assert sum(p.numel() for p in base.text_encoder.parameters()) == 123_060_480
+    vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text())
+    words = [vocabulary[f"{word}</w>"] for word in ("a", "person", "dancing")]
+    assert tokenize(base.tokenizer, ["A person dancing"])[0, :5].tolist() == [49406, *words, 49407]
+    stated = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    assert base.scheduler.config["beta_end"] == stated["beta_end"]
+    assert base.scheduler.config["prediction_type"] == "epsilon"
