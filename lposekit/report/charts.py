@@ -197,7 +197,7 @@ def _text(x: float, y: float, text: str, *, anchor: str = "middle", css: str = "
 
 def _marker(x: float, y: float, text: str) -> Markup:
     left_half = x < LEFT + PLOT_WIDTH / 2
-    label = _text(x + (8 if left_half else -8), TOP + 12, text, anchor="start" if left_half else "end", css="strong")
+    label = _text(x + (-4 if left_half else 4), TOP - 8, text, anchor="start" if left_half else "end", css="strong")
     return Markup(
         '<line class="marker" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>'
         '<circle class="dot" cx="{0:.1f}" cy="{3:.1f}" r="4"/>{4}'

@@ -11,6 +11,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from lposekit.shards.files import disk_error
+
 _FOLDER = Path(__file__).parent
 _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 
@@ -33,13 +35,21 @@ def _templates() -> jinja2.Environment:
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:
-    """Render ``lposekit/report/<template>`` to ``path``, atomically; returns the path."""
-    text = _templates().get_template(template).render(**values)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Render ``lposekit/report/<template>`` to ``path``, atomically; returns the path.
+
+    Raises:
+        LposekitError: the disk is full or the folder cannot be written; the page of before stays.
+    """
+    # a text may hold half of a surrogate pair, which UTF-8 cannot say
+    page = _templates().get_template(template).render(**values).encode("utf-8", "replace")
     partial = path.with_name(f"{path.name}.partial")
-    # a caption may hold half of a surrogate pair, which UTF-8 cannot say
-    partial.write_text(text, encoding="utf-8", errors="replace")
-    partial.rename(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(page)
+        partial.rename(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise disk_error(error, path, len(page)) from error
     return path
 
 

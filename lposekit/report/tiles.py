@@ -88,7 +88,8 @@ def _thumbnail(layout: DatasetLayout, shard: ShardIndex, key: str) -> Rgb | None
 
 def _tile(row: Mapping[str, Any], facts: ImageFacts, photo: str | None, side_px: int, *, public: bool) -> Tile:
     rule, body17 = facts.rule, facts.keypoint_format.body17
-    height, width = row["height"], row["width"]
+    # a row that ended before the pose model need not have a size
+    height, width = row["height"] or 1, row["width"] or 1
     persons = [person_from_record(person) for person in row.get("persons") or []]
     counts = [
         num_detected(person.keypoints_K3, width, height, rule.keypoint_score_threshold, body17) for person in persons
@@ -105,8 +106,13 @@ def _tile(row: Mapping[str, Any], facts: ImageFacts, photo: str | None, side_px:
         skeleton=skeleton,
         ratio=min(max(width / height, MIN_RATIO), MAX_RATIO),
         alt=_alt_text(counts, len(body17)),
-        note=_detected_text(counts, len(body17)),
+        note=_detected_text(counts, len(body17)) if row["num_persons"] is not None else _reason(row),
     )
+
+
+def _reason(row: Mapping[str, Any]) -> str:
+    """Why a row was turned down before the pose model saw it, without the outcome's name."""
+    return (row["error_message"] or "").partition(": ")[2]
 
 
 def _alt_text(counts: Sequence[int], total: int) -> str:

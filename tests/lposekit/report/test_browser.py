@@ -115,6 +115,13 @@ def test_all_pictures_load_and_nothing_overflows(chromium: str, report: Path, tm
     assert facts["text_px"] >= 12
 
 
+def test_the_video_page_loads_and_fits_a_phone(chromium: str, videos: DatasetLayout, tmp_path: Path) -> None:
+    facts = measure(chromium, write_report(videos.root), tmp_path, PHONE_WIDTH)
+    assert facts["loaded"] == facts["visible"] == facts["images"] == 3 * videos.read_stats(0)["clips"]
+    assert facts["scroll_width"] <= PHONE_WIDTH
+    assert facts["overflowing"] == 0
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_page_follows_light_and_dark(chromium: str, report: Path, tmp_path: Path, dark: bool) -> None:
     shot = tmp_path / "shot.png"

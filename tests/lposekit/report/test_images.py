@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from lposekit.errors import LposekitError, Outcome
+from lposekit.records import ImageRow, sample_key
 from lposekit.report.facts import spread
 from lposekit.report.html import write_report
 from lposekit.shards.layout import DatasetLayout
-from tests.support.dataset_folder import make_results
+from pipelines.image_rows import unseen_row
+from tests.support.dataset_folder import make_results, picture
 from tests.support.datasets import (
     make_dataset_of,
     make_empty_dataset,
@@ -86,7 +88,7 @@ def test_the_numbers_are_those_of_the_dataset(photos: DatasetLayout, photo_page:
     for outcome, count in outcomes.items():
         assert re.search(rf"{outcome} {count} \d", words), outcome
     kept, judged = outcomes["kept"], sum(outcomes[name] for name in ("kept", "few_keypoints", "no_person"))
-    assert f"{kept} kept" in words
+    assert f"kept {kept} " in words
     assert f"set: 0.5, keeps {100 * kept / judged:.1f}%" in words, "the curve at the setting is the verdict itself"
     assert f"set: 0.4, keeps {100 * kept / judged:.1f}%" in words
 
@@ -120,6 +122,14 @@ def test_nothing_is_loaded_from_outside_of_the_file(photo_page: Page) -> None:
     ]
     assert len(policies) == 1
     assert policies[0].startswith("default-src 'none'; img-src data:")
+
+
+def test_a_picture_that_is_too_small_is_shown_with_its_reason(tmp_path: Path) -> None:
+    row = ImageRow(sample_key(0, 0), "http://a.example/tiny.jpg", "tiny", {})
+    result = unseen_row(row, Outcome.TOO_SMALL, "46 x 40: the shorter side is below 64", picture(1, 40, 46))
+    page = Page(write_report(make_dataset_of(tmp_path / "d", [[result]]).root))
+    assert "too_small 1 of 1 000000000 46 x 40: the shorter side is below 64" in page.words()
+    assert len(page.sources()) == 1
 
 
 def test_refused_rows_are_not_linked_to(photo_page: Page) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import resource
+import signal
+from pathlib import Path
+
 import pytest
 
-from lposekit.errors import Outcome
-from lposekit.report.page import duration, file_size, flatten, prose, share, web_address, without_places
+from lposekit.errors import LposekitError, Outcome
+from lposekit.report.page import duration, file_size, flatten, prose, share, web_address, without_places, write_page
 from lposekit.report.words import GROUPS, OUTCOME_WORDS
 
 
@@ -78,6 +82,28 @@ def test_sizes_and_durations_are_short() -> None:
 def test_nested_settings_become_lines_in_the_order_given() -> None:
     value = {"b": 1, "a": {"c": None, "d": True, "e": ["x", {"y": 2}], "f": []}}
     assert flatten(value) == [("b", "1"), ("a.c", "none"), ("a.d", "yes"), ("a.e", "x, y 2"), ("a.f", "none")]
+
+
+def test_a_page_that_cannot_be_written_is_an_error_and_leaves_the_old_one(tmp_path: Path) -> None:
+    """A limit on file sizes stands in for a full disk. Mutation: writing to ``path`` at once."""
+    path = write_page(tmp_path / "index.html", "base.html", name="old")
+    old = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(LposekitError, match="disk is full"):
+            write_page(path, "base.html", name="new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_half_a_surrogate_pair_does_not_stop_the_page(tmp_path: Path) -> None:
+    # Mutation: encode without "replace".
+    assert "a?b" in write_page(tmp_path / "index.html", "base.html", name="a\udc80b").read_text()
 
 
 def test_prose_escapes_before_it_sets_code() -> None:

@@ -25,37 +25,11 @@ from pipelines.decode.clips import CUT, MAX_CLIPS, TOO_SHORT
 from pipelines.decode.motion import BLACK, DARK, FROZEN, LOW_MOTION
 from pipelines.decode.video_account import DAMAGED
 from pipelines.decode.video_records import VideoRow
-from pipelines.decode.video_settings import (
-    BuildClipsSettings,
-    ClipSettings,
-    EncodeSettings,
-    ShotSettings,
-    VideoSettings,
-)
+from pipelines.decode.video_settings import EncodeSettings
+from tests.lposekit.report.conftest import CLIPS, FPS
 from tests.lposekit.report.test_images import Page
 from tests.support.datasets import HOSTILE_TEXTS, make_video_dataset
 from tests.support.videos import moving, plain, read_number, write_video
-
-FPS = 20
-CLIPS = BuildClipsSettings(
-    video=VideoSettings(decoder="pyav"),
-    shots=ShotSettings(detector="none"),
-    clips=ClipSettings(length_s=1.0, min_length_s=0.5),
-    encode=EncodeSettings(size=240, preset="ultrafast"),
-)
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> DatasetLayout:
-    """Two shots of 1.5 s and 1.0 s with the cut given, a still video, and a video of 4 frames."""
-    folder = tmp_path_factory.mktemp("videos")
-    shots = [moving(i, shot=int(i >= 30)) for i in range(50)]
-    rows = [
-        VideoRow("cut", path=str(write_video(folder / "cut.mp4", shots, FPS)), caption="two shots", cuts_s=(1.5,)),
-        VideoRow("still", path=str(write_video(folder / "still.mp4", [plain(128)] * 30, FPS)), caption="still"),
-        VideoRow("short", path=str(write_video(folder / "short.mp4", shots[:4], FPS)), caption="short"),
-    ]
-    return make_video_dataset(folder / "dataset", rows, CLIPS)
 
 
 @pytest.fixture(scope="module")
