@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,10 +17,11 @@ from lposekit.errors import UsageError
 from pipelines.decode.video_records import TimedCaption, VideoRow
 from pipelines.list_columns import CAPTION_ALIASES, find_column
 from pipelines.lists import find_lists
-from pipelines.video_lists import KEY_ALIASES, hdvila_clip_name, timed_caption_of
-from pipelines.video_plan import list_records
+from pipelines.video_lists import KEY_ALIASES, hdvila_clip_name, list_records, timed_caption_of
 
 log = logging.getLogger(__name__)
+
+_CHECKED_ROWS = 10_000
 
 
 @dataclass(slots=True)
@@ -60,26 +62,29 @@ def _key(record: Mapping[str, Any], path: str) -> str:
     return str(record[column])
 
 
-def with_captions(rows: Iterable[VideoRow], captions: Mapping[str, NewCaption]) -> Iterator[VideoRow]:
-    """The rows with their new captions; a row without one keeps what it has.
-
-    Raises UsageError after the last row if not a single key was met: the keys are of another list.
-    """
-    met = total = 0
-    for row in rows:
-        total += 1
-        caption = next((captions[key] for key in row_keys(row) if key in captions), None)
-        if caption is None:
-            yield row
-            continue
-        met += 1
-        yield _recaptioned(row, caption)
-    log.info("captions for %d of %d videos; %d keys in the captions file", met, total, len(captions))
-    if total and not met:
+def check_keys(rows: Iterable[VideoRow], captions: Mapping[str, NewCaption]) -> None:
+    """Raises UsageError if none of the first 10,000 rows has a new caption: the keys are of another list."""
+    looked_at = list(islice(rows, _CHECKED_ROWS))
+    if looked_at and not any(_found(row, captions) for row in looked_at):
         raise UsageError(
             f"none of the {len(captions)} keys of the captions file (such as {next(iter(captions))!r}) is one of the "
-            "videos'. Check which list the captions were made for."
+            f"videos' (such as {looked_at[0].name!r}). Check which list the captions were made for."
         )
+
+
+def with_captions(rows: Iterable[VideoRow], captions: Mapping[str, NewCaption]) -> Iterator[VideoRow]:
+    """The rows with their new captions; a row without one keeps what it has. Says in the log how many there were."""
+    met = total = 0
+    for row in rows:
+        caption = _found(row, captions)
+        total += 1
+        met += caption is not None
+        yield row if caption is None else _recaptioned(row, caption)
+    log.info("new captions for %d of %d videos; the file has %d keys", met, total, len(captions))
+
+
+def _found(row: VideoRow, captions: Mapping[str, NewCaption]) -> NewCaption | None:
+    return next((captions[key] for key in row_keys(row) if key in captions), None)
 
 
 def _recaptioned(row: VideoRow, caption: NewCaption) -> VideoRow:

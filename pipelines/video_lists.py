@@ -1,4 +1,4 @@
-"""Rows of the video lists that people have: generic tables, WebVid, HD-VILA-100M, Follow-Your-Pose's captions, Panda-70M.
+"""Rows of the video lists that people have: generic, WebVid, HD-VILA-100M, Follow-Your-Pose captions, Panda-70M.
 
 Each function takes the rows of one list (dicts as they stand in the file) and yields `VideoRow`s. A cell that cannot be
 understood makes the row keep less (no span, no time), never the run fail: lists of millions of rows have such cells.
@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import ast
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow.parquet as pq
+
+from lposekit.errors import LposekitError
 from pipelines.decode.video_records import Span, TimedCaption, VideoRow
 from pipelines.list_columns import CAPTION_ALIASES, find_column
-
-log = logging.getLogger(__name__)
+from pipelines.list_text import text_rows
+from pipelines.lists import ListFile
 
 Record = Mapping[str, Any]
 VideoFormat = Literal["generic", "webvid", "hdvila", "hdvila_captions", "panda70m"]
@@ -60,6 +62,21 @@ def detect_format(columns: Iterable[str]) -> VideoFormat | None:
     if {"url", "timestamp", "caption"} <= names and names & {"matching_score", "shot_boundary_detection", "videoid"}:
         return "panda70m"
     return "generic" if names & {*PATH_ALIASES, *URL_ALIASES} else None
+
+
+def list_records(file: ListFile) -> Iterator[Mapping[str, Any]]:
+    """The rows of a list as they stand in it, one at a time."""
+    try:
+        if file.kind == "parquet":
+            with pq.ParquetFile(file.path) as parquet:
+                for batch in parquet.iter_batches(1000):
+                    yield from batch.to_pylist()
+        else:
+            yield from text_rows(file.path, file.kind)
+    except (OSError, EOFError, ValueError) as error:
+        raise LposekitError(
+            f"input {file.path} cannot be read: {error}. It may be truncated: compare its size with the original's."
+        ) from error
 
 
 def video_rows(records: Iterable[Record], kind: VideoFormat, place: ListPlace) -> Iterator[VideoRow]:
@@ -158,7 +175,7 @@ def hdvila_clip_name(part: str, clip: str) -> str:
 
 
 def panda70m_row(record: Record, place: ListPlace) -> VideoRow:
-    """Panda-70M csv: videoID, url, and lists of the same length: timestamp ([start, end] each), caption, matching_score.
+    """Panda-70M csv: videoID, url, and lists of one length: timestamp ([start, end] each), caption, matching_score.
 
     Its shot boundaries are not used: they are those before stitching.
     """

@@ -19,12 +19,6 @@ class VideoSettings:
     """Files in which decord meets damage are read again with PyAV, which says where it is."""
     max_frame_pixels: int = 4096 * 2304
     """Largest width x height of a frame; larger ones end as `too_many_pixels` before anything is decoded."""
-    decode_memory_bytes: int = 4 * 2**30
-    """What the child process may allocate for one video; the length of the video does not matter."""
-    timeout_s: float = 4 * 3600.0
-    """Longest time for one video; then it ends as `decode_hang`."""
-    heartbeat_timeout_s: float = 60.0
-    """Longest time without a new frame; then it ends as `decode_hang`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,10 @@ import pytest
 
 from lposekit.errors import LposekitError, UsageError
 from pipelines.decode.video_records import Span, TimedCaption, VideoRow
+from pipelines.settings import BuildVideoSettings
 from pipelines.video_captions import read_captions, with_captions
 from pipelines.video_lists import detect_format, seconds
-from pipelines.video_plan import read_video_rows
+from pipelines.video_plan import input_fingerprint, iter_plans, read_video_rows
 
 
 def write_csv(path: Path, records: list[dict[str, Any]]) -> str:
@@ -259,13 +260,56 @@ def test_new_timed_captions_replace_those_of_the_list(tmp_path: Path) -> None:
     assert [row.caption for row in joined] == ["at 0", "old 2", ""]
 
 
-def test_captions_of_another_list_are_refused(tmp_path: Path) -> None:
+def test_captions_of_another_list_are_refused_before_any_work(tmp_path: Path) -> None:
+    touch(tmp_path / "videos" / "a.mp4")
     path = write_csv(tmp_path / "new.csv", [{"key": "of another list", "caption": "x"}])
-    with pytest.raises(UsageError, match="none of the 1 keys"):
-        list(with_captions(VIDEOS, read_captions(path)))
+    with pytest.raises(UsageError, match=r"none of the 1 keys .*a\.mp4"):
+        iter_plans(BuildVideoSettings(input=(str(tmp_path / "videos"),), captions=Path(path)))
 
 
 @pytest.mark.parametrize("record", [{"key": "1"}, {"score": "1", "caption": "x"}])
 def test_captions_file_without_its_columns_is_refused(tmp_path: Path, record: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="column"):
         read_captions(write_csv(tmp_path / "new.csv", [record]))
+
+
+def test_shards_hold_the_same_rows_whatever_is_skipped(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "list.csv", [{"path": f"{number}.mp4", "caption": "c"} for number in range(10)])
+    settings = BuildVideoSettings(input=(path,), rows_per_shard=4)
+    plans = list(iter_plans(settings))
+    assert [(plan.shard, len(plan.rows)) for plan in plans] == [(0, 4), (1, 4), (2, 2)]
+    assert list(iter_plans(settings, skip={0, 2})) == [plans[1]]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rows_per_shard": 0}, {"rows_per_shard": 20_000}, {"format": "webbvid"}, {"input": ()}]
+)
+def test_wrong_settings_are_refused_before_any_work(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    path = write_csv(tmp_path / "list.csv", [{"path": "a.mp4", "caption": "c"}])
+    with pytest.raises(UsageError):
+        iter_plans(BuildVideoSettings(**{"input": (path,), **wrong}))
+
+
+def test_fingerprint_follows_the_videos_of_a_folder_and_what_is_said_about_them(tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    touch(folder / "a.mp4")
+    settings = BuildVideoSettings(input=(str(folder),))
+    prints = [input_fingerprint(settings)]
+    (folder / "a.txt").write_text("a caption")
+    prints.append(input_fingerprint(settings))
+    touch(folder / "b.mp4")
+    prints.append(input_fingerprint(settings))
+    folder.rename(tmp_path / "moved")
+    prints.append(input_fingerprint(BuildVideoSettings(input=(str(tmp_path / "moved"),))))
+    assert len(set(prints[:3])) == 3
+    assert prints[2] == prints[3]
+
+
+def test_fingerprint_follows_the_content_of_lists_and_captions(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "list.csv", [{"path": "a.mp4", "caption": "c"}])
+    captions = write_csv(tmp_path / "new.csv", [{"key": "a.mp4", "caption": "d"}])
+    plain = input_fingerprint(BuildVideoSettings(input=(path,)))
+    joined = input_fingerprint(BuildVideoSettings(input=(path,), captions=Path(captions)))
+    write_csv(tmp_path / "new.csv", [{"key": "a.mp4", "caption": "e"}])
+    other = input_fingerprint(BuildVideoSettings(input=(path,), captions=Path(captions)))
+    assert len({plain, joined, other}) == 3

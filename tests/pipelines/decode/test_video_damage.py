@@ -1,5 +1,5 @@
-"""Contract on damaged and hostile files: a typed outcome within the deadline, the child alive for the next file, nothing
-lost from the account, and no frame silently repeated or replaced in what is kept.
+"""Contract on damaged and hostile files: a typed outcome within the deadline, the child alive for the next file,
+nothing lost from the account, and no frame silently repeated or replaced in what is kept.
 
 Each file is built in the sandbox, as in a real run. Truncated and damaged files are cut from good ones at fixed places.
 """
@@ -17,30 +17,30 @@ import numpy as np
 import pytest
 
 from lposekit.errors import Outcome
-from pipelines.decode.video_child import ClipBuilder
+from pipelines.decode.sandbox import Sandbox
+from pipelines.decode.video_child import TARGET, build_in_child
 from pipelines.decode.video_records import VideoResult, VideoRow
 from pipelines.decode.video_settings import (
     BuildClipsSettings,
     ClipSettings,
     EncodeSettings,
     ShotSettings,
-    VideoSettings,
 )
 from tests.support.videos import box_payload, moving, read_number, read_pictures, write_video
 
 HOW = BuildClipsSettings(
-    video=VideoSettings(decode_memory_bytes=2 * 2**30, timeout_s=60, heartbeat_timeout_s=20),
     shots=ShotSettings(detector="none"),
     clips=ClipSettings(length_frames=24, min_length_frames=12),
     encode=EncodeSettings(preset="ultrafast"),
 )
 FRAMES = 120
+MEMORY_BYTES = 2 * 2**30
 pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")
-def builder() -> Iterator[ClipBuilder]:
-    with ClipBuilder(HOW) as one:
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(TARGET, memory_limit_bytes=MEMORY_BYTES) as one:
         yield one
 
 
@@ -56,30 +56,38 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files
 
 
-def build(builder: ClipBuilder, folder: Path, data: bytes | bytearray, name: str = "a.mp4") -> VideoResult:
+def build(
+    sandbox: Sandbox,
+    folder: Path,
+    data: bytes | bytearray,
+    name: str = "a.mp4",
+    how: BuildClipsSettings = HOW,
+    heartbeat_timeout_s: float = 20,
+) -> VideoResult:
     """Build the clips in the child, with its deadlines; checks the law of windows."""
     path = folder / name
     path.write_bytes(data)
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    result = builder.build(path, VideoRow("a"), out)
+    result = build_in_child(
+        sandbox, path, VideoRow("a"), how, out, timeout_s=60, heartbeat_timeout_s=heartbeat_timeout_s
+    )
     assert len(result.windows) == len(result.clips) + sum(result.dropped.values())
     assert len(list(out.iterdir())) == len(result.clips)
     return result
 
 
 @pytest.fixture(scope="module")
-def sound(builder: ClipBuilder, good: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> dict[float, str]:
+def sound(sandbox: Sandbox, good: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> dict[float, str]:
     """sha256 of each clip of the undamaged video, by its start. Their frames are the true ones."""
     folder = tmp_path_factory.mktemp("sound")
-    result = build(builder, folder, good["index_last"])
+    result = build(sandbox, folder, good["index_last"])
     assert (result.outcome, len(result.clips), result.decoder) == (Outcome.KEPT, 5, "decord")
     for clip in result.clips:
         pictures = read_pictures(folder / "out" / clip.files[0])
-        assert [read_number(picture) for picture in pictures] == list(range(*clip.source_frames)) + [
-            clip.source_frames[1]
-        ]
+        first, last = clip.source_frames
+        assert [read_number(picture) for picture in pictures] == list(range(first, last + 1))
     return {clip.start_s: clip.sha256 for clip in result.clips}
 
 
@@ -91,17 +99,17 @@ def altered_clips(result: VideoResult, sound: dict[float, str]) -> list[float]:
 # mutation tried: PyavReader's `_missing` yielding nothing and `covers` False keeps clips with concealed frames: red
 @pytest.mark.parametrize("index", ["index_last", "index_first"])
 def test_truncated_at_fifty_places(
-    builder: ClipBuilder, tmp_path: Path, good: dict[str, bytes], sound: dict[float, str], index: str
+    sandbox: Sandbox, tmp_path: Path, good: dict[str, bytes], sound: dict[float, str], index: str
 ) -> None:
     data = good[index]
-    pid = builder.pid
+    pid = sandbox.pid
     kept = 0
     for cut in np.linspace(0, len(data) - 1, 50).astype(int):
-        result = build(builder, tmp_path, data[:cut])
+        result = build(sandbox, tmp_path, data[:cut])
         assert result.outcome in {Outcome.KEPT, Outcome.CORRUPT, Outcome.TOO_SHORT}, (cut, result.detail)
         assert not altered_clips(result, sound), cut
         kept += len(result.clips)
-    assert builder.pid == pid  # the child lived through all of them
+    assert sandbox.pid == pid  # the child lived through all of them
     assert kept <= 5 if index == "index_last" else kept > 50
 
 
@@ -118,11 +126,11 @@ def flipped(data: bytes, seed: int, count: int) -> bytearray:
 # mutation tried: no damage check in DecordReader (complaint ignored, fault_tol=-1) makes this test red
 @pytest.mark.parametrize(("count", "invisible"), [(1, 2), (200, 0)])
 def test_flipped_bits_with_twenty_seeds(
-    builder: ClipBuilder, tmp_path: Path, good: dict[str, bytes], sound: dict[float, str], count: int, invisible: int
+    sandbox: Sandbox, tmp_path: Path, good: dict[str, bytes], sound: dict[float, str], count: int, invisible: int
 ) -> None:
     altered, damaged = 0, 0
     for seed in range(20):
-        result = build(builder, tmp_path, flipped(good["index_last"], seed, count))
+        result = build(sandbox, tmp_path, flipped(good["index_last"], seed, count))
         assert result.outcome in {Outcome.KEPT, Outcome.CORRUPT}
         assert all(clip.repeated_frames == 0 for clip in result.clips)
         altered += bool(altered_clips(result, sound))
@@ -136,73 +144,69 @@ def without_moov(data: bytes) -> bytes:
     return data[: begin - 8]
 
 
-def test_missing_index_is_corrupt(builder: ClipBuilder, tmp_path: Path, good: dict[str, bytes]) -> None:
-    result = build(builder, tmp_path, without_moov(good["index_last"]))
+def test_missing_index_is_corrupt(sandbox: Sandbox, tmp_path: Path, good: dict[str, bytes]) -> None:
+    result = build(sandbox, tmp_path, without_moov(good["index_last"]))
     assert (result.outcome, result.clips) == (Outcome.CORRUPT, ())
 
 
-def test_index_that_points_behind_the_end_is_corrupt(
-    builder: ClipBuilder, tmp_path: Path, good: dict[str, bytes]
-) -> None:
+def test_index_that_points_behind_the_end_is_corrupt(sandbox: Sandbox, tmp_path: Path, good: dict[str, bytes]) -> None:
     data = bytearray(good["index_last"])
     begin, end = box_payload(data, b"stco")
     for place in range(begin + 8, end, 4):
         struct.pack_into(">I", data, place, 2**31 - 1)
-    assert build(builder, tmp_path, data).outcome is Outcome.CORRUPT
+    assert build(sandbox, tmp_path, data).outcome is Outcome.CORRUPT
 
 
-def test_ten_hours_in_the_header_take_no_longer(builder: ClipBuilder, tmp_path: Path) -> None:
+def test_ten_hours_in_the_header_take_no_longer(sandbox: Sandbox, tmp_path: Path) -> None:
     data = bytearray(write_video(tmp_path / "b.mkv", (moving(n) for n in range(48))).read_bytes())
     struct.pack_into(">d", data, data.index(b"\x44\x89\x88") + 3, 36_000_000.0)
-    result = build(builder, tmp_path, data, "a.mkv")
+    result = build(sandbox, tmp_path, data, "a.mkv")
     assert (result.outcome, len(result.clips)) == (Outcome.KEPT, 2)
     assert (result.info["header_duration_s"], result.info["duration_s"]) == (36_000, pytest.approx(1.92))
 
 
-def test_audio_alone_is_no_video(builder: ClipBuilder, tmp_path: Path) -> None:
+def test_audio_alone_is_no_video(sandbox: Sandbox, tmp_path: Path) -> None:
     with av.open(str(tmp_path / "b.m4a"), "w") as container:
         stream = container.add_stream("aac", rate=16000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
         frame.sample_rate = 16000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    result = build(builder, tmp_path, (tmp_path / "b.m4a").read_bytes())
+    result = build(sandbox, tmp_path, (tmp_path / "b.m4a").read_bytes())
     assert result.outcome is Outcome.NO_VIDEO_STREAM
 
 
-def test_stream_without_a_single_frame_is_corrupt(builder: ClipBuilder, tmp_path: Path) -> None:
+def test_stream_without_a_single_frame_is_corrupt(sandbox: Sandbox, tmp_path: Path) -> None:
     with av.open(str(tmp_path / "b.mkv"), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width = stream.height = 64
         stream.pix_fmt = "yuv420p"
         container.start_encoding()
-    assert build(builder, tmp_path, (tmp_path / "b.mkv").read_bytes(), "a.mkv").outcome is Outcome.CORRUPT
+    assert build(sandbox, tmp_path, (tmp_path / "b.mkv").read_bytes(), "a.mkv").outcome is Outcome.CORRUPT
 
 
-def test_a_hundred_thousand_frames_a_second_are_no_clip(tmp_path: Path) -> None:
+def test_a_hundred_thousand_frames_a_second_are_no_clip(sandbox: Sandbox, tmp_path: Path) -> None:
     path = write_video(tmp_path / "b.mp4", (moving(n) for n in range(30)), 100_000)
-    settings_in_seconds = BuildClipsSettings(shots=ShotSettings(detector="none"))
-    out = tmp_path / "out"
-    out.mkdir()
-    with ClipBuilder(settings_in_seconds) as one:
-        # the container rounds 0.3 ms to nothing, and then no frame of it is to be shown
-        assert one.build(path, VideoRow("a"), out).outcome in {Outcome.TOO_SHORT, Outcome.CORRUPT}
+    in_seconds = BuildClipsSettings(shots=ShotSettings(detector="none"))
+    result = build(sandbox, tmp_path, path.read_bytes(), how=in_seconds)
+    # the container rounds 0.3 ms to nothing, and then no frame of it is to be shown
+    assert result.outcome in {Outcome.TOO_SHORT, Outcome.CORRUPT}
 
 
-def test_rate_of_zero_in_the_header_is_measured_instead(builder: ClipBuilder, tmp_path: Path) -> None:
+def test_rate_of_zero_in_the_header_is_measured_instead(sandbox: Sandbox, tmp_path: Path) -> None:
     data = bytearray(write_video(tmp_path / "b.avi", (moving(n) for n in range(48))).read_bytes())
     struct.pack_into("<I", data, data.index(b"avih") + 8, 0)  # microseconds for each frame
-    result = build(builder, tmp_path, data, "a.avi")
+    result = build(sandbox, tmp_path, data, "a.avi")
     assert (result.outcome, result.info["fps"]) == (Outcome.KEPT, 25)
 
 
-def test_eight_k_is_refused(builder: ClipBuilder, tmp_path: Path) -> None:
+def test_eight_k_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
     path = write_video(tmp_path / "b.mp4", [np.zeros((4320, 7680, 3), np.uint8)], b_frames=0)
-    result = build(builder, tmp_path, path.read_bytes())
+    result = build(sandbox, tmp_path, path.read_bytes())
     assert result.outcome is Outcome.TOO_MANY_PIXELS
 
 
-# mutation tried: no loop over leftovers in ClipBuilder.build makes this test red
+# mutation tried: no loop over leftovers in build_in_child makes this test red
 @pytest.mark.parametrize(
     ("name", "outcome"),
     [("hang.mp4", Outcome.DECODE_HANG), ("crash.mp4", Outcome.CORRUPT), ("greedy.mp4", Outcome.CORRUPT)],
@@ -210,12 +214,11 @@ def test_eight_k_is_refused(builder: ClipBuilder, tmp_path: Path) -> None:
 def test_child_that_hangs_with_the_gil_crashes_or_eats_memory_costs_one_video(
     tmp_path: Path, good: dict[str, bytes], name: str, outcome: Outcome
 ) -> None:
-    limits = VideoSettings(decode_memory_bytes=2 * 2**30, timeout_s=30, heartbeat_timeout_s=1.5)
-    how = BuildClipsSettings(video=limits, shots=HOW.shots, clips=HOW.clips, encode=HOW.encode)
-    with ClipBuilder(how, target="tests.pipelines.decode.video_targets:build_or_misbehave") as one:
+    target = "tests.pipelines.decode.video_targets:build_or_misbehave"
+    with Sandbox(target, memory_limit_bytes=MEMORY_BYTES) as one:
         assert build(one, tmp_path, good["index_last"]).outcome is Outcome.KEPT
         began = time.monotonic()
-        result = build(one, tmp_path, good["index_last"], name)
+        result = build(one, tmp_path, good["index_last"], name, heartbeat_timeout_s=1.5)
         assert time.monotonic() - began < 15
         assert (result.outcome, result.clips) == (outcome, ())
         assert build(one, tmp_path, good["index_last"]).outcome is Outcome.KEPT
