@@ -1,4 +1,4 @@
-"""Contract: the README's path of one record names files that exist, and the package data that the code needs is shipped."""
+"""Contract: the README's path of one record names files that exist, links lead somewhere, pins are complete."""
 
 from __future__ import annotations
 

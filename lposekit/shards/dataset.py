@@ -71,21 +71,16 @@ class PoseSample:
             style: a style of `lposekit.skeleton`.
             size: (height, width) to draw at; default: the picture's own.
         """
-        from lposekit.skeleton import draw_skeleton
+        from lposekit.skeleton import draw_skeleton, drop_outside, scale_keypoints
 
-        width, height = self.pose["width"], self.pose["height"]
-        keypoints_PK3 = np.stack([p.keypoints_K3 for p in self.persons]) if self.persons else np.zeros((0, 17, 3))
-        keypoints_PK3 = keypoints_PK3.astype(np.float32)
+        height, width = self.pose["height"], self.pose["width"]
         out_height, out_width = size or (height, width)
-        keypoints_PK3[..., 0] *= out_width / width
-        keypoints_PK3[..., 1] *= out_height / height
-        return draw_skeleton(
-            keypoints_PK3,
-            out_height,
-            out_width,
-            style=style,
-            score_threshold=self.pose["keypoint_score_threshold"],
-        )
+        keypoints_PK3 = np.zeros((0, 17, 3), np.float32)
+        if self.persons:
+            keypoints_PK3 = drop_outside(np.stack([person.keypoints_K3 for person in self.persons]), height, width)
+            keypoints_PK3 = scale_keypoints(keypoints_PK3, out_width / width, out_height / height)
+        threshold = self.pose["keypoint_score_threshold"]
+        return draw_skeleton(keypoints_PK3, out_height, out_width, style=style, score_threshold=threshold)
 
 
 class PoseDataset(Sequence[PoseSample]):

@@ -73,6 +73,6 @@ def person_from_record(record: Mapping[str, Any]) -> Person:
     values = [math.nan if v is None else float(v) for v in record["keypoints"]]
     return Person(
         np.array([x, y, x + w, y + h], np.float32),
-        float(record["bbox_score"]),
+        round(float(record["bbox_score"]), SCORE_DECIMALS),  # the parquet column is float32: 0.7 comes back as 0.69999
         np.array(values, np.float32).reshape(-1, 3),
     )
