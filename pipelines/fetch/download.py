@@ -73,7 +73,7 @@ def download_rows(
     While `sink` works, at most `max_waiting` rows wait for it, decoded or not, and the downloads pause. `decode` is
     called from `decode_threads` threads. img2dataset's own files (input, statistics) live and die in `work_dir`.
     Raises what `sink` and `decode` raise (but `Rejected`), and `Interrupted` within a second after `cancel` is set;
-    downloads that are under way then end on their own, within their total time.
+    downloads that are under way then end on their own, within their total time; the end of the process waits for them.
     """
     if not rows:
         return
@@ -85,7 +85,7 @@ def download_rows(
             sink(shard.next_row(cancel))
             shard.slots.release()
     finally:
-        shard.stopped.set()
+        shard.stop()
 
 
 class _Shard:
@@ -156,6 +156,10 @@ class _Shard:
         """The engine has nothing more to deliver."""
         self._decoders.shutdown()
         self._results.put(None)
+
+    def stop(self) -> None:
+        """Nobody takes rows any more."""
+        self.stopped.set()
 
     def _rejected(self, index: int, message: str | None) -> FetchedRow:
         rejected = self._rejections.pop(index, None)

@@ -14,8 +14,10 @@ statistics file, which lands in a folder of its own within `work_dir` and is rem
 
 from __future__ import annotations
 
+import atexit
 import io
 import itertools
+import multiprocessing.util  # noqa: F401  (its exit handler must be registered before ours)
 import os
 import shutil
 import tempfile
@@ -33,6 +35,7 @@ import pyarrow as pa
 from pipelines.fetch.opener import Fetched
 
 _SCHEME = "lposekit-row"
+_RUNNING: dict[threading.Thread, RowSource] = {}
 
 
 class RowSource(Protocol):
@@ -50,11 +53,15 @@ class RowSource(Protocol):
         """Called once, after the last row, whatever happened."""
         ...
 
+    def stop(self) -> None:
+        """Let every `fetch` that has not begun fail, and every `deliver` return, at once."""
+        ...
+
 
 def start(source: RowSource, num_rows: int, threads: int, work_dir: Path) -> None:
     """Begin to fetch rows 0 to num_rows - 1 of `source`, in a thread of its own with `threads` downloads at a time.
 
-    That thread is a daemon: a process that was told to stop does not wait for slow servers.
+    It goes on until the last download under way has ended, also after `stop`; see `_wait_at_exit`.
     """
     downloader_class = _downloader_class()
     folder = Path(tempfile.mkdtemp(prefix="img2dataset-", dir=work_dir))
@@ -69,8 +76,11 @@ def start(source: RowSource, num_rows: int, threads: int, work_dir: Path) -> Non
             _ROW_OPENER.leave(call)
             shutil.rmtree(folder, ignore_errors=True)
             source.end()
+            _RUNNING.pop(threading.current_thread(), None)
 
-    threading.Thread(target=run, name="img2dataset", daemon=True).start()
+    thread = threading.Thread(target=run, name="img2dataset", daemon=True)
+    _RUNNING[thread] = source
+    thread.start()
 
 
 def load() -> None:
@@ -83,7 +93,19 @@ def _downloader_class() -> Callable[..., Any]:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # albumentations asks PyPI for news while it is imported
     from img2dataset.downloader import Downloader  # 2.3 s and 400 MB: only where something is downloaded
 
+    atexit.register(_wait_at_exit)  # after multiprocessing's own handler was registered, so that ours runs first
     return Downloader
+
+
+def _wait_at_exit() -> None:
+    """Let abandoned downloads end, each within its total time, before the process ends.
+
+    Otherwise multiprocessing's exit handler terminates the Downloader's thread pool in the middle, and waits for ever
+    for the pool's feeding thread, which waits for the Downloader, which waits for the pool.
+    """
+    for thread, source in list(_RUNNING.items()):
+        source.stop()
+        thread.join()
 
 
 def _write_rows(folder: Path, call: int, num_rows: int) -> Path:

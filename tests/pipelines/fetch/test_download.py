@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -262,6 +264,42 @@ def test_cancelling_takes_less_than_a_second(server: BadServer, tmp_path: Path, 
         )
     assert time.monotonic() - began_s < 1.3
     wait_until(lambda: not any(thread.name == "img2dataset" for thread in threading.enumerate()), within_s=10)
+
+
+CANCEL_SCRIPT = """
+import sys, threading
+from pathlib import Path
+from lposekit.errors import Interrupted
+from lposekit.records import ImageRow
+from pipelines.fetch import engine
+from pipelines.fetch.download import download_rows
+from pipelines.fetch.opener import GuardedOpener
+from pipelines.settings import FetchSettings
+settings = FetchSettings(threads=4, idle_timeout_s=3, total_timeout_s=3, retries=0, robots=False)
+cancel = threading.Event()
+engine.load()
+threading.Timer(0.5, cancel.set).start()
+try:
+    download_rows(
+        [ImageRow(str(index), sys.argv[1], "") for index in range(300)],
+        opener=GuardedOpener(settings, allow_private_addresses=True), decode=None, settings=settings,
+        sink=print, work_dir=Path(sys.argv[2]), cancel=cancel,
+    )
+except Interrupted:
+    print("interrupted", flush=True)
+"""
+
+
+def test_a_process_that_cancelled_a_download_can_end(server: BadServer, tmp_path: Path) -> None:
+    # mutation: no atexit.register -> the process hangs for ever in multiprocessing's exit handler
+    command = [sys.executable, "-c", CANCEL_SCRIPT, f"{server.url}/silent", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "interrupted\n"
+        try:
+            assert process.wait(timeout=40) == 0
+        finally:
+            process.kill()
 
 
 def test_downloads_pause_while_the_sink_is_busy(server: BadServer, tmp_path: Path) -> None:
