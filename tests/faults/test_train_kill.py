@@ -1,5 +1,6 @@
-"""Contract of the trainer under real kills: a run that dies anywhere, resumed by the same command, ends with the losses, keys
-and weights of the run that was never disturbed, bit for bit; nothing half written is ever taken for a checkpoint."""
+"""Contract of the trainer under real kills: a run that dies anywhere, resumed by the same command, ends with the
+losses, keys and weights of the run that was never disturbed, bit for bit; nothing half written is ever taken for a
+checkpoint."""
 
 from __future__ import annotations
 
@@ -86,7 +87,10 @@ def test_a_run_of_40_steps_killed_at_20_moments_ends_as_if_it_never_was(stage: i
 def test_ctrl_c_writes_a_checkpoint_exits_130_and_loses_nothing(undisturbed: dict[int, Path], tmp_path: Path):
     # case 57; mutation: without the handler the child dies of KeyboardInterrupt and no checkpoint of its step is there
     settings = settings_for(
-        1, tmp_path / "run", checkpoint=CheckpointSettings(every_steps=100, keep=2), loader=LoaderSettings(workers=1, block_samples=4)
+        1,
+        tmp_path / "run",
+        checkpoint=CheckpointSettings(every_steps=100, keep=2),
+        loader=LoaderSettings(workers=1, block_samples=4),
     )
     child = start(settings)
     wait_for_steps(tmp_path / "run", 2)

@@ -1,5 +1,6 @@
-"""Contract of the trainer when something in it goes wrong: it stops on all processes before it would update a weight, within
-its deadline, with an error that names the step and the samples, the worker and the shard, or the process."""
+"""Contract of the trainer when something in it goes wrong: it stops on all processes before it would update a
+weight, within its deadline, with an error that names the step and the samples, the worker and the shard, or the
+process."""
 
 from __future__ import annotations
 
@@ -150,7 +151,7 @@ def test_two_shards_with_the_same_keys_are_refused(tmp_path: Path):
 
     dataset = write_dataset(tmp_path / "data", [4, 4])
     shutil.copy(dataset / "_dataset/index/00000.parquet", dataset / "_dataset/index/00001.parquet")
-    with pytest.raises(LposekitError, match="00000 and 00001 of .* share the key"):
+    with pytest.raises(LposekitError, match=r"00000 and 00001 of .* share the key"):
         run(settings_for(1, tmp_path / "run", data=(dataset,)))
 
 
@@ -183,4 +184,3 @@ def test_a_loss_that_is_not_finite_names_the_step_and_its_samples(tmp_path: Path
     settings = settings_for(1, tmp_path / "run", loss=LossSettings(offset_noise=float("inf")))
     with pytest.raises(LposekitError, match=r"step 1: the loss is not finite .*samples 0000"):
         run(settings)
-

@@ -166,9 +166,7 @@ def train_ranks(settings: TrainSettings, world: int) -> list[ChildResult]:
     return [child.join() for child in start_ranks(settings, world)]
 
 
-def start_ranks(
-    settings: TrainSettings, world: int, extra: Sequence[Mapping[str, str]] | None = None
-) -> list[Child]:
+def start_ranks(settings: TrainSettings, world: int, extra: Sequence[Mapping[str, str]] | None = None) -> list[Child]:
     """The processes of `train_ranks`, under way. ``extra``: further environment variables of each rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

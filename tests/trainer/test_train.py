@@ -1,5 +1,6 @@
-"""Contract of `trainer.train.run`: a run that stops anywhere goes on to the bit; what trains changes and nothing else does;
-the order of samples is that of no worker and no process; wrong settings are refused before anything is loaded."""
+"""Contract of `trainer.train.run`: a run that stops anywhere goes on to the bit; what trains changes and nothing
+else does; the order of samples is that of no worker and no process; wrong settings are refused before anything is
+loaded."""
 
 from __future__ import annotations
 
@@ -94,7 +95,10 @@ def test_stage_1_trains_the_pose_encoder_and_stage_2_the_temporal_parts(tmp_path
 
 def test_the_panel_and_the_pictures_are_made_at_the_start_and_at_the_end(tmp_path: Path):
     watch = WatchSettings(probe_every=100, probe_samples=3, sample_every=100, sample_steps=2, sample_count=2)
-    for stage, names in ((1, ["matching_pose", "shuffled_pose", "no_pose"]), (2, ["frames_in_order", "frames_shuffled"])):
+    for stage, names in (
+        (1, ["matching_pose", "shuffled_pose", "no_pose"]),
+        (2, ["frames_in_order", "frames_shuffled"]),
+    ):
         report = run(settings_for(stage, tmp_path / str(stage), max_steps=2, watch=watch))
         lines = [json.loads(line) for line in (tmp_path / str(stage) / "metrics.jsonl").read_text().splitlines()]
         probes = [line for line in lines if f"probe/{names[0]}" in line]

@@ -101,8 +101,9 @@ class DryRunReport:
             f"stage {self.stage}: {self.steps} steps of {self.batch_size} samples",
             f"parameters: {self.parameters / 1e6:.2f} M, trained: {self.trained_parameters / 1e6:.2f} M",
             f"arithmetic: {self.tflop_per_step:.4g} TFLOP a step on each process",
-            f"memory: about {self.memory_gib:.2f} GiB on each process = weights {self.weight_gib:.2f}"
-            + f" + gradients and AdamW {self.optimizer_gib:.2f} + kept for the backward pass {self.activation_gib:.2f}",
+            f"memory: about {self.memory_gib:.2f} GiB on each process",
+            f"  weights {self.weight_gib:.2f}, gradients and AdamW {self.optimizer_gib:.2f}",
+            f"  kept for the backward pass {self.activation_gib:.2f}",
         ]
 
 

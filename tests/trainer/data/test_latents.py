@@ -1,5 +1,6 @@
-"""Contract of the latent cache: a run that uses it sees the latents that it would have computed; the same command writes the
-same bytes; a killed one goes on; a cache of another VAE, size or dataset, or one with holes, is refused."""
+"""Contract of the latent cache: a run that uses it sees the latents that it would have computed; the same command
+writes the same bytes; a killed one goes on; a cache of another VAE, size or dataset, or one with holes, is
+refused."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def test_a_run_with_cached_latents_equals_one_without(stage: int, kind: str, tmp
     assert report.num_bytes > 0
     common = {"data": (data,), "max_steps": 2, "picture": PictureSettings(size=64)}
     train(settings_for(stage, tmp_path / "fresh", **common))
-    train(settings_for(stage, tmp_path / "cached", loader=LoaderSettings(workers=0, block_samples=4, latents=True), **common))
+    loader = LoaderSettings(workers=0, block_samples=4, latents=True)
+    train(settings_for(stage, tmp_path / "cached", loader=loader, **common))
     assert keys(tmp_path / "cached") == keys(tmp_path / "fresh")
     for (_, fresh), (_, cached) in zip(losses(tmp_path / "fresh"), losses(tmp_path / "cached"), strict=True):
         assert float.fromhex(cached) == pytest.approx(float.fromhex(fresh), rel=1e-3), "float16 rounds the moments"
@@ -61,14 +63,15 @@ def test_a_dry_run_writes_nothing(tmp_path: Path):
 
 
 def use(data: Path, run_dir: Path, **changes: object) -> None:
-    values = {"data": (data,), "max_steps": 1, "picture": PictureSettings(size=64), "loader": LoaderSettings(workers=0, latents=True)}
+    loader = LoaderSettings(workers=0, latents=True)
+    values = {"data": (data,), "max_steps": 1, "picture": PictureSettings(size=64), "loader": loader}
     train(settings_for(1, run_dir, **{**values, **changes}))
 
 
 def test_no_cache_a_wrong_size_and_another_vae_are_refused_with_what_differs(tmp_path: Path):
     # mutation: the search of open_cache taking the first folder lets the wrong size through
     data = write_dataset(tmp_path / "data", [3])
-    with pytest.raises(UsageError, match="has no latent cache.*It has none"):
+    with pytest.raises(UsageError, match=r"has no latent cache.*It has none"):
         use(data, tmp_path / "run")
     cache(data)
     with pytest.raises(UsageError, match="size: 64 -> 128"):
@@ -83,7 +86,7 @@ def test_a_cache_with_a_hole_is_refused_not_mixed(tmp_path: Path):
     cache(data)
     (folder,) = (data / "_dataset/latents").iterdir()
     (folder / "00001_stats.json").unlink()
-    with pytest.raises(LposekitError, match="lacks 1 of 2 shards .*never mixed"):
+    with pytest.raises(LposekitError, match=r"lacks 1 of 2 shards .*never mixed"):
         use(data, tmp_path / "run")
 
 
@@ -105,7 +108,7 @@ def test_a_cut_cache_shard_is_refused_by_its_size(tmp_path: Path):
     cache(data)
     (tar,) = (data / "_dataset/latents").rglob("*.tar")
     tar.write_bytes(tar.read_bytes()[:-512])
-    with pytest.raises(LposekitError, match="shard 00000 of .*latents"):
+    with pytest.raises(LposekitError, match=r"shard 00000 of .*latents"):
         use(data, tmp_path / "run")
 
 

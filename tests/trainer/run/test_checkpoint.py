@@ -1,6 +1,6 @@
-"""Contract of checkpoints: whole or not there. The newest whole one is found and a damaged one is named; one that the user
-names is never replaced by another; a full disk leaves the old ones alone; removal counts whole ones only; nothing that a
-stranger put into a file is run."""
+"""Contract of checkpoints: whole or not there. The newest whole one is found and a damaged one is named; one that
+the user names is never replaced by another; a full disk leaves the old ones alone; removal counts whole ones only;
+nothing that a stranger put into a file is run."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_disk_that_fills_up_stops_with_its_name_and_leaves_the_old_ones(tmp_pa
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(LposekitError, match="step-000002.*[Ff]ree space"):
+        with pytest.raises(LposekitError, match=r"step-000002.*[Ff]ree space"):
             save_checkpoint(tmp_path, checkpoint(2, size=10_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -239,5 +239,3 @@ def test_the_optimiser_comes_back_to_the_bit():
     learn(whole, first, 3)
     learn(other, second, 3)
     assert torch.equal(whole, other)
-
-

@@ -1,0 +1,167 @@
+"""Contract of reading a sample: picture, skeleton and caption belong together after every crop, resize and flip; a
+clip is made of the frames that were asked for; the same draw gives the same sample wherever it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lposekit.errors import LposekitError, UsageError
+from lposekit.keypoints import KEYPOINT_FORMATS
+from tests.support.train_data import clip_members, color_of, image_members, keypoints_of, write_dataset
+from trainer.data.catalog import open_catalog, open_dataset_folder
+from trainer.data.decode import ClipPlan, DamagedSample, Framing, Skeleton, decode_clip, decode_picture, jpeg_size
+from trainer.data.geometry import choose_geometry
+from trainer.data.order import SampleRef
+from trainer.data.random import SampleRandom
+from trainer.data.reader import NoiseRecipe, SampleReader, SampleRecipe
+
+COCO = KEYPOINT_FORMATS["coco17"]
+
+
+def random(visit: int = 0) -> SampleRandom:
+    return SampleRandom(0, SampleRef(0, 0, 0, visit))
+
+
+def reader_of(root: Path, **recipe: object) -> SampleReader:
+    values = {"framing": Framing(64), "seed": 0, "skeleton": Skeleton(), **recipe}
+    return SampleReader(open_catalog([root], "image"), SampleRecipe(**values))  # pyright: ignore
+
+
+@pytest.mark.parametrize(("height", "width"), [(80, 64), (128, 256), (64, 64), (700, 200)])
+@pytest.mark.parametrize("visit", range(4))
+def test_keypoints_stay_on_what_they_mark_through_resize_crop_and_flip(height: int, width: int, visit: int):
+    # white dots mark the keypoints; mutation: cropping keypoints by (top, left), or no flip, moves them off
+    framing = Framing(64, "random", 0.5)
+    jpeg = image_members(3, height, width)["jpg"]
+    rgb_HWC, geometry = decode_picture(jpeg, framing, random(visit))
+    moved = geometry.keypoints(keypoints_of(3, height, width)[None], COCO)[0]
+    background = np.array(color_of(3))
+    seen = 0
+    for x, y, score in moved:
+        if score > 0 and 2 <= x < 62 and 2 <= y < 62:
+            pixel = rgb_HWC[round(float(y)), round(float(x))].astype(int)
+            assert np.abs(pixel - 255).sum() < np.abs(pixel - background).sum()
+            seen += 1
+    assert seen >= 3
+    assert rgb_HWC.shape == (64, 64, 3)
+
+
+def test_a_flip_swaps_left_and_right():
+    keypoints = keypoints_of(1, 64, 64)
+    flips = [choose_geometry(64, 64, 64, "center", flip, random()) for flip in (0.0, 1.0)]
+    plain, flipped = (geometry.keypoints(keypoints[None], COCO)[0] for geometry in flips)
+    left, right = COCO.names.index("left_wrist"), COCO.names.index("right_wrist")
+    assert flipped[left, 0] == pytest.approx(63 - plain[right, 0])
+    assert flipped[left, 1] == pytest.approx(plain[right, 1])
+
+
+def test_a_large_jpeg_decoded_at_a_fraction_shows_the_same_picture():
+    random_pixels = np.random.default_rng(0).integers(0, 255, (20, 20, 3), np.uint8)
+    smooth = cv2.resize(random_pixels, (512, 512), interpolation=cv2.INTER_CUBIC)
+    jpeg = cv2.imencode(".jpg", smooth, [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
+    reduced, _ = decode_picture(jpeg, Framing(128), random())
+    whole = cv2.cvtColor(cv2.resize(smooth, (128, 128), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
+    assert np.abs(reduced.astype(int) - whole).mean() < 3
+
+
+def test_caption_picture_and_noise_of_a_draw_are_always_the_same(tmp_path: Path):
+    root = write_dataset(tmp_path / "data", [3, 3])
+    for ref in (SampleRef(0, 1, 2, 0), SampleRef(0, 0, 0, 5)):
+        one, two = (reader_of(root, framing=Framing(64, "random", 0.5)).read(ref) for _ in range(2))
+        number = ref.shard * 3 + ref.row
+        assert one.caption == f"picture number {number}"
+        assert np.array_equal(one.rgb_FHWC, two.rgb_FHWC)  # pyright: ignore
+        assert np.array_equal(one.noise_CFHW, two.noise_CFHW)
+        assert one.timestep == two.timestep
+
+
+def test_two_visits_of_a_sample_differ_in_noise_and_timestep(tmp_path: Path):
+    reader = reader_of(write_dataset(tmp_path / "data", [2]))
+    one, two = (reader.read(SampleRef(0, 0, 0, visit)) for visit in (0, 1))
+    assert not np.array_equal(one.noise_CFHW, two.noise_CFHW)
+    assert one.timestep != two.timestep
+
+
+def test_noise_is_standard_normal_and_timesteps_are_uniform(tmp_path: Path):
+    reader = reader_of(write_dataset(tmp_path / "data", [2]))
+    samples = [reader.read(SampleRef(0, 0, 0, visit)) for visit in range(300)]
+    noise = np.stack([sample.noise_CFHW for sample in samples])
+    assert abs(noise.mean()) < 0.02
+    assert abs(noise.std() - 1) < 0.02
+    assert 450 < np.mean([sample.timestep for sample in samples]) < 550
+    assert max(sample.timestep for sample in samples) <= 999
+
+
+def test_offset_noise_shifts_whole_channels(tmp_path: Path):
+    root = write_dataset(tmp_path / "data", [2])
+    plain = reader_of(root).read(SampleRef(0, 0, 0, 0)).noise_CFHW
+    offset = reader_of(root, noise=NoiseRecipe(offset_noise=0.5)).read(SampleRef(0, 0, 0, 0)).noise_CFHW
+    shift = (offset - plain).reshape(4, -1)
+    assert shift.std(axis=1).max() < 1e-6
+    assert np.abs(shift.mean(axis=1)).max() > 0.1
+
+
+def test_a_clip_holds_the_frames_that_were_asked_for():
+    # frame f is grey of level 10 f; mutation: counting decoded frames from the key frame on shifts them
+    members = clip_members(0)
+    for wanted in ([0, 3, 6], [13, 15, 17], [19], [5, 5, 5], [11, 12, 13]):
+        clip = decode_clip(members["mp4"], np.array(wanted), Framing(64), random())
+        levels = clip[:, 40:, 40:].mean(axis=(1, 2, 3)) / 10
+        assert np.allclose(levels, wanted, atol=0.4)
+
+
+def test_a_clip_that_ends_early_or_is_no_video_is_named_damaged():
+    mp4 = clip_members(0, num_frames=6)["mp4"]
+    with pytest.raises(DamagedSample):
+        decode_clip(mp4, np.array([7]), Framing(64), random())
+    for cut in (0, 10, len(mp4) // 2):
+        with pytest.raises(DamagedSample):
+            decode_clip(mp4[:cut], np.array([0, 5]), Framing(64), random())
+
+
+@pytest.mark.parametrize(
+    ("plan", "num_frames", "fps", "stride"),
+    [
+        (ClipPlan(8, 4), 100, 25.0, 4),
+        (ClipPlan(8, 4), 20, 25.0, 2),
+        (ClipPlan(4, 1, stride_s=0.2), 100, 30.0, 6),
+        (ClipPlan(4, 1, stride_s=0.2), 100, 10.0, 2),
+    ],
+)
+def test_a_clip_keeps_its_stride_or_takes_the_largest_that_fits(
+    plan: ClipPlan, num_frames: int, fps: float, stride: int
+):
+    for visit in range(20):
+        frames = plan.indices(num_frames, fps, random(visit))
+        assert set(np.diff(frames)) == {stride}
+        assert 0 <= frames[0] <= frames[-1] < num_frames
+
+
+def test_a_source_with_fewer_frames_than_the_clip_repeats_its_last():
+    assert ClipPlan(5, 2).indices(3, 25.0, random()).tolist() == [0, 1, 2, 2, 2]
+
+
+def test_a_picture_that_is_none_is_named_damaged():
+    for data in (b"", b"\xff\xd8\xff", b"not a jpeg at all", image_members(0)["jpg"][:200]):
+        with pytest.raises(DamagedSample):
+            decode_picture(data, Framing(64), random())
+    assert jpeg_size(image_members(0, 96, 64)["jpg"]) == (96, 64)
+
+
+def test_a_dataset_without_a_needed_member_is_refused(tmp_path: Path):
+    root = write_dataset(tmp_path / "clips", [2], "video")
+    card = root / "_dataset/dataset.json"
+    card.write_text(card.read_text().replace('"video"', '"image"'))
+    with pytest.raises(LposekitError, match="has no member 'jpg'"):
+        open_dataset_folder(root)
+
+
+def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path):
+    with pytest.raises(LposekitError, match="no committed shard"):
+        open_dataset_folder(tmp_path)
+    with pytest.raises(UsageError, match="--data"):
+        open_catalog([], "image")

@@ -1,0 +1,128 @@
+"""Curves over training steps as inline SVG: no script, no request; colours from the page's style sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+WIDTH, HEIGHT = 560, 250
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 14, 34
+MAX_POINTS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One line: values over steps. ``faint``: drawn thin, behind the others."""
+
+    name: str
+    steps: Sequence[int]
+    values: Sequence[float]
+    faint: bool = False
+
+
+def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
+    """Running mean over this share of all values before each one; a training loss says little without it."""
+    window = max(1, round(share * len(values)))
+    total, smoothed = 0.0, []
+    for i, value in enumerate(values):
+        total += value - (values[i - window] if i >= window else 0.0)
+        smoothed.append(total / min(i + 1, window))
+    return smoothed
+
+
+def chart(title: str, curves: Sequence[Curve], *, from_zero: bool = False, percent: bool = False) -> Markup:
+    """The curves over one another; the names of more than one stand below."""
+    curves = [thin_out(curve) for curve in curves if curve.steps]
+    values = [value for curve in curves for value in curve.values if math.isfinite(value)]
+    if not values:
+        return Markup('<p class="hint">Not measured.</p>')
+    ticks = nice_ticks(min([*values, 0.0] if from_zero else values), max(values))
+    first, last = min(curve.steps[0] for curve in curves), max(curve.steps[-1] for curve in curves)
+    body = [_grid(ticks, percent), *_step_labels(first, last)]
+    shown = [curve for curve in curves if not curve.faint]
+    for curve in curves:
+        css = "faint" if curve.faint else f"curve c{shown.index(curve)}"
+        body.append(_line(curve, css, (first, last), (ticks[0], ticks[-1])))
+    view = f"0 0 {WIDTH} {HEIGHT}"
+    svg = Markup('<svg class="curves" viewBox="{}" role="img" aria-label="{}">{}</svg>').format(
+        view, title, Markup("").join(body)
+    )
+    names = [Markup('<span class="key c{}">{}</span>').format(i, curve.name) for i, curve in enumerate(shown)]
+    return svg + (Markup('<p class="keys">{}</p>').format(Markup(" ").join(names)) if len(names) > 1 else "")
+
+
+def thin_out(curve: Curve) -> Curve:
+    """At most `MAX_POINTS` points, the mean of what lies between; a long run's page stays small."""
+    size = math.ceil(len(curve.steps) / MAX_POINTS)
+    if size <= 1:
+        return curve
+    starts = range(0, len(curve.steps), size)
+    values = [sum(curve.values[i : i + size]) / len(curve.values[i : i + size]) for i in starts]
+    steps = [curve.steps[min(i + size, len(curve.steps)) - 1] for i in starts]
+    return Curve(curve.name, steps, values, curve.faint)
+
+
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Three to six round values that span low..high: multiples of 1, 2, 2.5 or 5 times a power of ten."""
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if span / (power * factor) <= 4)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [i * step for i in range(first, max(last, first + 1) + 1)]
+
+
+def _number(value: float, percent: bool) -> str:
+    if percent:
+        return f"{100 * value:.3g}%"
+    if value and abs(value) < 0.001:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:.4g}"
+
+
+def _grid(ticks: Sequence[float], percent: bool) -> Markup:
+    lines = []
+    for tick in ticks:
+        y = TOP + (HEIGHT - TOP - BOTTOM) * (1 - (tick - ticks[0]) / (ticks[-1] - ticks[0]))
+        lines.append(
+            Markup('<line class="rule" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(LEFT, WIDTH - RIGHT, y, y)
+        )
+        lines.append(
+            Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
+                LEFT - 6, y + 4, _number(tick, percent)
+            )
+        )
+    return Markup("").join(lines)
+
+
+def _step_labels(first: int, last: int) -> list[Markup]:
+    places = [(LEFT, first, "start"), ((LEFT + WIDTH - RIGHT) / 2, None, "middle"), (WIDTH - RIGHT, last, "end")]
+    return [
+        Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(
+            x, HEIGHT - 12, anchor, "step" if step is None else f"{step:,}"
+        )
+        for x, step, anchor in places
+    ]
+
+
+def _line(curve: Curve, css: str, steps: tuple[int, int], values: tuple[float, float]) -> Markup:
+    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    points = [
+        f"{LEFT + width * (step - steps[0]) / ((steps[1] - steps[0]) or 1):.1f},"
+        f"{TOP + height * (1 - (value - values[0]) / (values[1] - values[0])):.1f}"
+        for step, value in zip(curve.steps, curve.values, strict=True)
+        if math.isfinite(value)
+    ]
+    dots = Markup("").join(
+        Markup('<circle class="{}" cx="{}" cy="{}" r="2.5"/>').format(css, *point.split(","))
+        for point in (points if len(points) <= 30 and not curve.faint else [])
+    )
+    return (
+        Markup('<polyline class="{}" points="{}"><title>{}</title></polyline>').format(
+            css, " ".join(points), curve.name
+        )
+        + dots
+    )

@@ -1,0 +1,183 @@
+"""`lposekit view RUN`: one self-contained HTML file with a run's curves, throughput and validation pictures over
+time."""
+
+from __future__ import annotations
+
+import base64
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+import lposekit.report
+from lposekit.errors import LposekitError
+from lposekit.report.page import flatten
+from lposekit.shards.files import disk_error
+from trainer.run.checkpoint import list_steps
+from trainer.run.curves import Curve, chart, smooth
+from trainer.run.folder import SETTINGS_NAME, read_run_card
+from trainer.run.metrics import METRICS_NAME, read_metrics
+
+REPORT_NAME = "report.html"
+MAX_PICTURES = 24
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A chart with its words."""
+
+    title: str
+    hint: str
+    svg: Markup
+
+
+def write_report(run_dir: Path, *, public: bool = False) -> Path:
+    """Write the page of a run folder to ``report.html`` in it; returns its path.
+
+    public: leave out pictures, prompts and paths, for a page that may be shown to others.
+
+    Raises:
+        LposekitError: no run folder, a run that has logged nothing yet, or the page cannot be written.
+    """
+    lines = read_metrics(run_dir / METRICS_NAME)
+    steps = [line for line in lines if "loss" in line]
+    if not steps:
+        raise LposekitError(f"{run_dir}: no step is logged in {METRICS_NAME} yet. Look again later.")
+    text = _template().render(
+        name=run_dir.name,
+        card=read_run_card(run_dir),
+        public=public,
+        last=steps[-1],
+        panels=[*_learning(steps), *_probe_panels(lines), *_speed(steps)],
+        pictures=[] if public else _pictures(run_dir),
+        checkpoints=list_steps(run_dir),
+        settings=[] if public else _settings(run_dir),
+        mean_rate=_mean(steps, "samples_per_s"),
+        mean_wait=_mean(steps, "data_wait"),
+        mean_mfu=_mean(steps, "mfu"),
+    )
+    path = run_dir / REPORT_NAME
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", errors="replace")
+        partial.rename(path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    return path
+
+
+def _template() -> jinja2.Template:
+    # the look of the datasets' pages: same base, same style sheet
+    shared = Path(lposekit.report.__path__[0])
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, shared]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["style_sheet"] = Markup((shared / "report.css").read_text(encoding="utf-8"))
+    return environment.get_template("run.html")
+
+
+def _curve(lines: Sequence[Line], field: str, name: str = "") -> Curve:
+    chosen = [line for line in lines if field in line]
+    return Curve(name or field, [line["step"] for line in chosen], [line[field] for line in chosen])
+
+
+def _learning(steps: Sequence[Line]) -> list[Panel]:
+    loss = _curve(steps, "loss", "each step")
+    mean = Curve("running mean", loss.steps, smooth(loss.values))
+    return [
+        Panel(
+            "Training loss",
+            "Mean squared error of the noise. It jumps with the timesteps drawn; the running mean is over 5% of "
+            "the run.",
+            chart("Training loss", [Curve(loss.name, loss.steps, loss.values, faint=True), mean]),
+        ),
+        Panel(
+            "Gradient norm",
+            "Before clipping, over all trained weights.",
+            chart("Gradient norm", [_curve(steps, "grad_norm")], from_zero=True),
+        ),
+        Panel(
+            "Learning rate",
+            "After warm-up and schedule.",
+            chart("Learning rate", [_curve(steps, "lr")], from_zero=True),
+        ),
+    ]
+
+
+def _probe_panels(lines: Sequence[Line]) -> list[Panel]:
+    names = list(dict.fromkeys(name for line in lines for name in line if name.startswith("probe/")))
+    if not names:
+        return []
+    curves = [_curve(lines, name, name.removeprefix("probe/").replace("_", " ")) for name in names]
+    first, others = curves[0], curves[1:]
+    gains = [
+        Curve(
+            f"{other.name} - {first.name}",
+            first.steps,
+            [b - a for a, b in zip(first.values, other.values, strict=True)],
+        )
+        for other in others
+    ]
+    pose = "probe/matching_pose" in names
+    title = "Is the pose learned?" if pose else "Is the order of frames learned?"
+    hint = (
+        "Loss on a fixed noise batch with the matching pose, another sample's, and none."
+        if pose
+        else "Loss on a fixed noise batch: clips in order, and the same clips with shuffled frames."
+    )
+    return [
+        Panel(title, f"{hint} While the lines lie on one another, nothing is learned of it.", chart(title, curves)),
+        Panel(
+            "What it is worth",
+            "How much worse the loss gets without it: above zero and rising means learned.",
+            chart("What it is worth", gains),
+        ),
+    ]
+
+
+def _speed(steps: Sequence[Line]) -> list[Panel]:
+    def panel(title: str, hint: str, fields: Sequence[tuple[str, str]], **options: bool) -> Panel:
+        return Panel(title, hint, chart(title, [_curve(steps, f, n) for f, n in fields], from_zero=True, **options))
+
+    return [
+        panel(
+            "Throughput", "Samples a second over all processes, without the time for looking.", [("samples_per_s", "")]
+        ),
+        panel(
+            "Where the time goes",
+            "MFU: share of the device's measured matmul peak that does the model's arithmetic.",
+            [("mfu", "MFU"), ("data_wait", "waiting for data")],
+            percent=True,
+        ),
+        panel("Memory", "GiB; the peak of the device, or the process on a CPU.", [("peak_memory_gib", "")]),
+    ]
+
+
+def _mean(steps: Sequence[Line], field: str) -> float:
+    return sum(line[field] for line in steps) / len(steps)
+
+
+def _pictures(run_dir: Path) -> list[tuple[str, str]]:
+    """(caption, data URI) of the validation pictures, newest first, spread over the run if there are many."""
+    files = sorted((run_dir / "samples").glob("step-*.jpg"))
+    count = min(len(files), MAX_PICTURES)
+    chosen = [files[round(i * (len(files) - 1) / max(1, count - 1))] for i in range(count)]
+    return [(f"step {int(path.stem.removeprefix('step-')):,}", _data_uri(path)) for path in reversed(chosen)]
+
+
+def _data_uri(jpeg: Path) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.read_bytes()).decode()
+
+
+def _settings(run_dir: Path) -> list[tuple[str, str]]:
+    path = run_dir / SETTINGS_NAME
+    return flatten(tomllib.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
