@@ -145,8 +145,8 @@ def _reason(error: Any, annotation: Any) -> str:
 def describe(annotation: Any) -> str:
     """What a setting may be, in words: `one of: any, main`, `number or none`, `list of text`."""
     if hasattr(annotation, "__metadata__"):
-        limits = ", ".join(str(limit) for limit in annotation.__metadata__ if not isinstance(limit, str))
-        return describe(annotation.__origin__) + (f" ({limits})" if limits else "")
+        limits = [f"{sign} {value}" for mark in annotation.__metadata__ for sign, value in _limits(mark)]
+        return " ".join([describe(annotation.__origin__), *limits])
     arguments = typing.get_args(annotation)
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
@@ -157,6 +157,14 @@ def describe(annotation: Any) -> str:
         return f"list of {describe(arguments[0])}"
     words = {int: "whole number", float: "number", str: "text", Path: "path", bool: "true or false", type(None): "none"}
     return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _limits(mark: Any) -> Iterable[tuple[str, Any]]:
+    """The limits that a mark of `annotated_types` sets: `Interval(ge=0)` gives (">=", 0)."""
+    for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
+        value = getattr(mark, name, None)
+        if isinstance(value, (int, float)):
+            yield sign, value
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

@@ -96,7 +96,7 @@ def test_none_is_said_in_words() -> None:
         ({"inner": {"threads": True}}, "inner.threads = true: .*Allowed: whole number"),
         ({"rule": "mian"}, 'rule = "mian": .*Allowed: one of: any, main'),
         ({"limit": "much"}, 'limit = "much": .*Allowed: number or none'),
-        ({"share": 2.0}, r"share = 2.0: Input should be less than or equal to 1"),
+        ({"share": 2.0}, r"share = 2.0: Input .*1\. Allowed: number >= 0 <= 1\."),
         ({"private": True}, r"private = true: a flag only, refused in files and environment. Give --private"),
     ],
 )
