@@ -89,10 +89,12 @@ def run(settings: BuildVideoSettings, *, quickstart: bool = False, dry_run: bool
     """
     if not quickstart:
         return _run(settings, sample=False, dry_run=dry_run)
-    from pipelines.sample_videos import sample_folder
+    if settings.output is None:
+        raise UsageError("name the dataset folder with --output")
+    from pipelines.sample_videos import write_sample_videos
 
-    with sample_folder() as folder:
-        return _run(replace(settings, input=(str(folder),)), sample=True, dry_run=dry_run)
+    folder = write_sample_videos(settings.output.parent / "sample-videos")
+    return _run(replace(settings, input=(str(folder),)), sample=True, dry_run=dry_run)
 
 
 def _run(settings: BuildVideoSettings, *, sample: bool, dry_run: bool) -> BuildReport:
