@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ from lposekit.commands.flags import Loaded, load
 from lposekit.commands.output import finish
 from lposekit.commands.registry import COMMANDS
 from pipelines.settings import BuildImagesSettings
+
+logger = logging.getLogger(__name__)
 
 # The preset names the small pair that the sample's outcomes were checked with. No publisher serves that pair, so a
 # machine without it takes OpenMMLab's own small models, which are downloaded.
@@ -21,6 +24,9 @@ def run(argv: Sequence[str]) -> int:
     from pipelines import laion_pose
 
     report = laion_pose.run(settings, quickstart=loaded.quickstart, dry_run=loaded.dry_run)
+    whole = settings.max_rows is None and settings.shuffle_seed is None
+    if loaded.quickstart and whole and not loaded.dry_run and report.exit_code == 0:
+        _compare_with_sample(settings)
     return finish(report, as_json=loaded.json)
 
 
@@ -34,3 +40,19 @@ def _quickstart_models(loaded: Loaded[BuildImagesSettings]) -> BuildImagesSettin
     if all(weights.url or find_weights(weights, settings.weights_dir) for weights in wanted):
         return settings
     return replace(settings, **DOWNLOADABLE_PAIR)
+
+
+def _compare_with_sample(settings: BuildImagesSettings) -> None:
+    """Says whether every row of the sample ended as it is listed."""
+    from lposekit.shards.dataset import open_dataset
+    from pipelines.sample_photos import unexpected_outcomes
+
+    assert settings.output is not None
+    outcomes = open_dataset(settings.output).rows()["outcome"].to_pylist()
+    unexpected = unexpected_outcomes(outcomes)
+    if not unexpected:
+        logger.info(
+            "quickstart: all %d rows of the sample ended as listed in pipelines/sample_photos.py", len(outcomes)
+        )
+    for line in unexpected:
+        logger.warning("quickstart: %s", line)
