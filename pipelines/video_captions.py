@@ -1,6 +1,6 @@
 """Captions from a file of their own, joined to the videos by key, since people caption again.
 
-The file is a csv, jsonl or parquet with a key (`key`, `id`, `video_id`, `path`, `url`, ...) and a `caption`; with a time
+The file is a csv, jsonl or parquet with a key (`key`, `id`, `video_id`, `path`, `url`, ...) and a `caption`; with times
 (`time`, `start` and `end`, or `frame`) a video may have many. Follow-Your-Pose's caption csv is understood too.
 """
 
