@@ -54,13 +54,13 @@ class EstimatorSettings:
     """How a `PoseEstimator` runs. Thresholds and sizes are in pixels of the pictures it is given (decision 4).
 
     ``num_threads``: of torch and OpenCV in this process, and of preparation ahead of a GPU; None leaves them alone.
-    Other batch sizes and thread counts give other last digits.
+    Other batch sizes and thread counts give other last digits. ``box_score_threshold``: None takes the detector's own.
     """
 
     device: str = "cpu"
     precision: Precision = "float32"
     num_threads: int | None = None
-    box_score_threshold: float = 0.5
+    box_score_threshold: float | None = None
     min_box_area_fraction: float = 0.01
     min_box_side_px: float = 48.0
     detector_batch: int = 16
@@ -99,9 +99,9 @@ class PoseEstimator:
         if chosen.num_threads is not None:
             torch.set_num_threads(chosen.num_threads)
             cv2.setNumThreads(chosen.num_threads)
-        found = load_detector(
-            entries[0], weights_dir, chosen.device, chosen.precision, score_threshold=chosen.box_score_threshold
-        )
+        box_score = chosen.box_score_threshold
+        box_score = entries[0].box_score_threshold if box_score is None else box_score
+        found = load_detector(entries[0], weights_dir, chosen.device, chosen.precision, box_score)
         posed = load_pose_model(entries[1], weights_dir, chosen.device, chosen.precision)
         sha256 = {detector: found.sha256, pose_model: posed.sha256}
         return cls(found.model, posed.model, *entries, sha256, chosen)
@@ -113,6 +113,11 @@ class PoseEstimator:
     @property
     def keypoint_score_threshold(self) -> float:
         return self.pose_entry.keypoint_score_threshold
+
+    @property
+    def box_score_threshold(self) -> float:
+        """Score from which a box counts as a person."""
+        return self.detector.score_threshold
 
     def estimate(self, images_rgb: Sequence[npt.NDArray[np.uint8]]) -> list[list[Person] | PoseFailure]:
         """The persons of each picture (uint8 [H, W, 3], RGB), best box first.
@@ -153,7 +158,7 @@ class PoseEstimator:
         chosen = self.settings
         rule = KeepRule(
             self.keypoint_score_threshold,
-            box_score_threshold=chosen.box_score_threshold,
+            box_score_threshold=self.box_score_threshold,
             min_box_area_fraction=chosen.min_box_area_fraction,
             min_box_side_px=chosen.min_box_side_px,
         )
@@ -209,7 +214,7 @@ class PoseEstimator:
                 "device": chosen.device,
                 "precision": chosen.precision,
                 "num_threads": chosen.num_threads,
-                "box_score_threshold": chosen.box_score_threshold,
+                "box_score_threshold": self.box_score_threshold,
                 "min_box_area_fraction": chosen.min_box_area_fraction,
                 "min_box_side_px": chosen.min_box_side_px,
                 "detector_batch": chosen.detector_batch,

@@ -144,6 +144,7 @@ def _build(registry: Any, config: Any) -> BuiltModel:
 def _optimise(module: nn.Module, example: Tensor, device: str, precision: Precision) -> None:
     keep_channels_last(module)
     fuse_conv_norm(module, example)
+    module.requires_grad_(False)
     module.to(device=device, dtype=_DTYPES[precision], memory_format=torch.channels_last)  # pyright: ignore
 
 

@@ -44,12 +44,19 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class DetectorEntry:
-    """A person detector. ``input_size_px``: side of the square that pictures are letterboxed into."""
+    """A person detector.
+
+    Attributes:
+        input_size_px: side of the square that pictures are letterboxed into.
+        box_score_threshold: a box counts as a person from this score on. Like the keypoints' scores, a property of the
+            model: RTMDet-nano is less sure of what it finds than RTMDet-m.
+    """
 
     name: str
     config: str
     weights: WeightsFile
     input_size_px: int
+    box_score_threshold: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,7 @@ _DETECTORS = (
             ("0e2da635c75e25dc88af08d01eb34bfe9cac06a7841cba223bdf04eed288b3dc",),
         ),
         input_size_px=320,
+        box_score_threshold=0.3,
     ),
     DetectorEntry(
         name="rtmdet-m",
@@ -145,6 +153,7 @@ _DETECTORS = (
             f"zli20/RtmDet-RtmPose-OnnxRuntime, models/rtmdet_nano.onnx; {_REBUILT_FROM}",
         ),
         input_size_px=320,
+        box_score_threshold=0.3,
     ),
 )
 
@@ -180,7 +189,7 @@ _POSE_MODELS = (
         input_size_wh=(192, 256),
         keypoint_format="coco17",
         score_scale="heatmap",
-        keypoint_score_threshold=0.4,
+        keypoint_score_threshold=0.35,
         calibration="precision and recall on labelled photos and photos without people (benchmarks/ground_truth.py)",
         provisional=False,
         config_overrides={"model.backbone.extra.stages_spec.module_type": ("NAIVE", "NAIVE", "NAIVE")},

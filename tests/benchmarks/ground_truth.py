@@ -1,0 +1,280 @@
+"""How well the pose half finds people, on labelled photos: ``python tests/benchmarks/ground_truth.py FOLDER``.
+
+FOLDER holds photos and ``annotations.jsonl`` (one line each: ``file``, ``people_visible``, ``persons`` with ``bbox``
+xywh and ``keypoints`` 17 x (x, y, v)). Photos are turned upright and scaled to the stored size (shorter side 512, never
+enlarged) in memory; the estimator and the keep rule are those of the image build. Prints the bars, curves over both
+thresholds, and OKS-AP (pycocotools) with the true boxes and end to end; the last line is JSON. A photo whose labelled
+figure is no real person counts on both sides, kept or not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from lposekit.errors import Outcome
+from lposekit.keypoints import COCO17_SIGMAS, KEYPOINT_FORMATS, KeepRule, keep_verdict
+from lposekit.pose.estimator import EstimatorSettings, PoseEstimator
+from lposekit.records import Person, PoseFailure
+
+STORED_SHORTER_SIDE = 512
+MIN_LABELLED = 9
+BOX_THRESHOLDS = (0.20, 0.25, 0.30, 0.35, 0.40, 0.50)
+BARS = {"kept_share": 0.90, "no_people_kept": 1, "oks_share": 0.85}
+
+
+@dataclass
+class Photo:
+    """A photo at the stored size; truth in its pixels. ``people_visible`` False: known to be without people."""
+
+    file: str
+    rgb_HWC: np.ndarray
+    people_visible: bool
+    boxes_xyxy: np.ndarray
+    keypoints_P173: np.ndarray
+    crowd: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.rgb_HWC.shape[1], self.rgb_HWC.shape[0]
+
+
+def load_photos(folder: Path) -> tuple[list[Photo], list[str]]:
+    """The photos that decode, and the names of those that do not."""
+    photos, undecodable = [], []
+    for line in (folder / "annotations.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        try:
+            with Image.open(folder / row["file"]) as opened:
+                image = to_rgb(ImageOps.exif_transpose(opened))
+        except OSError:
+            undecodable.append(row["file"])
+            continue
+        scale = min(1.0, STORED_SHORTER_SIDE / min(image.size))
+        if scale < 1:
+            image = image.resize(tuple(round(side * scale) for side in image.size), Image.Resampling.LANCZOS)
+        persons = row.get("persons", [])
+        boxes = np.array([p["bbox"] for p in persons], np.float32).reshape(-1, 4) * scale
+        boxes[:, 2:] += boxes[:, :2]
+        keypoints = np.array([p["keypoints"] for p in persons], np.float32).reshape(-1, 17, 3)
+        keypoints[..., :2] *= scale
+        crowd = np.array([bool(p.get("iscrowd")) for p in persons], bool)
+        photos.append(Photo(row["file"], np.asarray(image), row["people_visible"], boxes, keypoints, crowd))
+    return photos, undecodable
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB; transparent pixels over white, 16-bit grey by its upper byte."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        over = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
+    return image.convert("RGB")
+
+
+def passes_gate(box: np.ndarray, size: tuple[int, int], rule: KeepRule) -> bool:
+    width, height = box[2] - box[0], box[3] - box[1]
+    enough_area = width * height >= rule.min_box_area_fraction * size[0] * size[1]
+    return bool(enough_area and min(width, height) >= rule.min_box_side_px)
+
+
+def judged(photo: Photo, rule: KeepRule) -> list[int]:
+    """The true persons that a photo should be kept for."""
+    labelled = (photo.keypoints_P173[..., 2] > 0).sum(1)
+    return [
+        i
+        for i in range(len(labelled))
+        if labelled[i] >= MIN_LABELLED and not photo.crowd[i] and passes_gate(photo.boxes_xyxy[i], photo.size, rule)
+    ]
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    shared = max(0.0, float(width)) * max(0.0, float(height))
+    areas = [float((box[2] - box[0]) * (box[3] - box[1])) for box in (a, b)]
+    return shared / (sum(areas) - shared) if shared else 0.0
+
+
+def oks(person_K3: np.ndarray, truth_K3: np.ndarray, box: np.ndarray) -> float:
+    """COCO's object keypoint similarity over the labelled joints; the scale is the box area times 0.53, as is usual
+    where no mask is at hand."""
+    seen = truth_K3[:, 2] > 0
+    squared = ((person_K3[:17, :2] - truth_K3[:, :2]) ** 2).sum(1)
+    area = 0.53 * float((box[2] - box[0]) * (box[3] - box[1]))
+    exponent = squared / (2 * (2 * np.array(COCO17_SIGMAS)) ** 2 * (area + np.spacing(1)))
+    return float(np.exp(-exponent)[seen].mean())
+
+
+def matched_oks(photo: Photo, persons: list[Person], truth: list[int]) -> list[float]:
+    """OKS of the truth's persons that a found box overlaps by at least half; each found box is used once."""
+    free, scores = list(range(len(persons))), []
+    for i in truth:
+        best = max(free, key=lambda j: iou(persons[j].bbox_xyxy, photo.boxes_xyxy[i]), default=None)
+        if best is not None and iou(persons[best].bbox_xyxy, photo.boxes_xyxy[i]) >= 0.5:
+            free.remove(best)
+            scores.append(oks(persons[best].keypoints_K3, photo.keypoints_P173[i], photo.boxes_xyxy[i]))
+    return scores
+
+
+def bars(photos: list[Photo], found: list[list[Person]], rule: KeepRule) -> dict[str, Any]:
+    """The three figures of the bar, and who failed."""
+    kept = [
+        keep_verdict(p, *photo.size, rule, KEYPOINT_FORMATS["coco17"]) == Outcome.KEPT
+        for photo, p in zip(photos, found, strict=True)
+    ]
+    positive = [i for i, photo in enumerate(photos) if judged(photo, rule)]
+    negative = [i for i, photo in enumerate(photos) if not photo.people_visible]
+    scores = [
+        s
+        for photo, p in zip(photos, found, strict=True)
+        for s in matched_oks(photo, valid(p, rule), judged(photo, rule))
+    ]
+    hits, false = sum(kept[i] for i in positive), sum(kept[i] for i in negative)
+    return {
+        "positives": len(positive),
+        "kept": hits,
+        "kept_share": hits / max(1, len(positive)),
+        "negatives": len(negative),
+        "no_people_kept": false,
+        "precision": hits / max(1, hits + false),
+        "matched": len(scores),
+        "judged_persons": sum(len(judged(photo, rule)) for photo in photos),
+        "oks_share": float(np.mean(np.array(scores) >= 0.5)) if scores else 0.0,
+        "mean_oks": float(np.mean(scores)) if scores else 0.0,
+        "missed": [photos[i].file for i in positive if not kept[i]],
+        "wrong": [photos[i].file for i in negative if kept[i]],
+        "others_kept": sum(kept) - hits - false,
+    }
+
+
+def valid(persons: list[Person], rule: KeepRule) -> list[Person]:
+    return [p for p in persons if p.bbox_score >= rule.box_score_threshold]
+
+
+def average_precision(photos: list[Photo], results: list[dict[str, Any]]) -> dict[str, float]:
+    """OKS-AP by pycocotools over the photos that have labelled persons."""
+    annotations = []
+    labelled = [i for i, photo in enumerate(photos) if len(photo.boxes_xyxy)]
+    for i in labelled:
+        photo = photos[i]
+        for box, keypoints, crowd in zip(photo.boxes_xyxy, photo.keypoints_P173, photo.crowd, strict=True):
+            width, height = float(box[2] - box[0]), float(box[3] - box[1])
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": i,
+                    "category_id": 1,
+                    "bbox": [float(box[0]), float(box[1]), width, height],
+                    "area": 0.53 * width * height,
+                    "iscrowd": int(crowd),
+                    "keypoints": keypoints.astype(float).ravel().tolist(),
+                    "num_keypoints": int((keypoints[:, 2] > 0).sum()),
+                }
+            )
+    truth = COCO()
+    truth.dataset = {
+        "info": {},
+        "images": [{"id": i, "width": photos[i].size[0], "height": photos[i].size[1]} for i in labelled],
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": annotations,
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes([r for r in results if r["image_id"] in set(labelled)]), "keypoints")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return dict(zip(("AP", "AP50", "AP75"), map(float, evaluation.stats[:3]), strict=True)) | {
+        "AR": float(evaluation.stats[5])
+    }
+
+
+def result_row(image_id: int, keypoints_K3: np.ndarray, box_score: float) -> dict[str, Any]:
+    """A COCO result; scored as MMPose does: box score times the mean of the keypoint scores above its 0.2."""
+    sure = keypoints_K3[:17, 2][keypoints_K3[:17, 2] > 0.2]
+    score = box_score * float(sure.mean() if len(sure) else 0.0)
+    rows = keypoints_K3[:17].astype(float).ravel().tolist()
+    return {"image_id": image_id, "category_id": 1, "keypoints": rows, "score": score}
+
+
+def with_true_boxes(estimator: PoseEstimator, photos: list[Photo]) -> list[dict[str, Any]]:
+    requests = [(i, (photo.rgb_HWC, box)) for i, photo in enumerate(photos) for box in photo.boxes_xyxy]
+    model = estimator.pose_model
+    poses = model.estimate(model.prepare([request for _, request in requests]))
+    return [result_row(i, pose, 1.0) for (i, _), pose in zip(requests, poses, strict=True)]
+
+
+def curves(photos: list[Photo], found: list[list[Person]], chosen: KeepRule) -> list[str]:
+    """Share kept and wrongly kept over the keypoint threshold (rows) and the box threshold (columns)."""
+    lines = [
+        "| keypoint threshold | " + " | ".join(f"box >= {b}" for b in BOX_THRESHOLDS) + " |",
+        "|---" * (len(BOX_THRESHOLDS) + 1) + "|",
+    ]
+    for threshold in (0.20, 0.25, 0.30, 0.35, 0.40, 0.45, 0.50, 0.55, 0.60):
+        cells = []
+        for box in BOX_THRESHOLDS:
+            b = bars(
+                photos, found, dataclasses.replace(chosen, keypoint_score_threshold=threshold, box_score_threshold=box)
+            )
+            cells.append(f"{b['kept']}/{b['positives']}, {b['no_people_kept']}/{b['negatives']} wrong")
+        lines.append(f"| {threshold:.2f} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--detector", default="rtmdet-nano-rebuilt")
+    parser.add_argument("--pose-model", default="tinypose")
+    parser.add_argument("--weights-dir", type=Path)
+    parser.add_argument("--box-score-threshold", type=float, help="default: the zoo entry's")
+    parser.add_argument("--keypoint-score-threshold", type=float, help="default: the zoo entry's")
+    parser.add_argument("--num-threads", type=int, default=2)
+    options = parser.parse_args()
+    photos, undecodable = load_photos(options.folder)
+    # everything that any threshold of the curves could want; the gate's sizes stay
+    settings = EstimatorSettings(box_score_threshold=min(BOX_THRESHOLDS), num_threads=options.num_threads)
+    estimator = PoseEstimator.load(
+        options.detector, options.pose_model, weights_dir=options.weights_dir, settings=settings
+    )
+    answers = estimator.estimate([photo.rgb_HWC for photo in photos])
+    found = [[] if isinstance(answer, PoseFailure) else answer for answer in answers]
+    threshold = options.keypoint_score_threshold or estimator.keypoint_score_threshold
+    box = options.box_score_threshold or estimator.detector_entry.box_score_threshold
+    rule = KeepRule(threshold, box_score_threshold=box)
+    at_any_threshold, found = found, [valid(persons, rule) for persons in found]
+    figures = bars(photos, found, rule)
+    end_to_end = [result_row(i, p.keypoints_K3, p.bbox_score) for i, persons in enumerate(found) for p in persons]
+    figures["end_to_end"] = average_precision(photos, end_to_end)
+    figures["true_boxes"] = average_precision(photos, with_true_boxes(estimator, photos))
+    met = {
+        "kept_share": figures["kept_share"] >= BARS["kept_share"],
+        "no_people_kept": figures["no_people_kept"] <= BARS["no_people_kept"],
+        "oks_share": figures["oks_share"] >= BARS["oks_share"],
+    }
+    print(
+        f"{len(photos)} photos, {len(undecodable)} undecodable {undecodable}; {options.detector} + {options.pose_model}"
+    )
+    print(f"box >= {rule.box_score_threshold}, keypoint >= {threshold}, flip test {estimator.pose_entry.flip_test}")
+    for name, value in figures.items():
+        print(f"  {name}: {value}")
+    print("\n".join(curves(photos, at_any_threshold, rule)))
+    print(json.dumps({"benchmark": "ground_truth", "met": met, "pass": all(met.values()), **figures}))
+    return 0 if all(met.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Our batched path against MMDet's and MMPose's own: ``python tests/benchmarks/same_as_mmpose.py FOLDER``.
+
+On all photos of a folder with ``annotations.jsonl``, for batch sizes 1, 7 and 32, float32: our boxes against MMDet's
+``inference_detector``, our keypoints against MMPose's ``inference_topdown`` on the same boxes. Prints the largest
+differences; the bars are 0.05 px and 1e-4. Half precision against float32: 0.5 px at the 99th percentile of detected
+keypoints. The last line is JSON. Takes the pair of models that `ground_truth.py` takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lposekit.pose.estimator import PoseEstimator
+from lposekit.pose.models import BuiltModel, load_config, load_pose_model
+from lposekit.pose.weights import load_weights
+from lposekit.records import PoseFailure
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.benchmarks.ground_truth import load_photos
+
+BATCHES = (1, 7, 32)
+BARS = {"keypoints_px": 0.05, "scores": 1e-4, "half_px_p99": 0.5}
+
+
+def peer_models(estimator: PoseEstimator, weights_dir: Path | None) -> tuple[Any, Any]:
+    """MMDet's and MMPose's own models: plain modules, as ``init_detector`` and ``init_model`` make them."""
+    from mmpose.apis.inference import dataset_meta_from_config
+
+    from lposekit.pose.models import build_detector, build_pose_model
+
+    models = []
+    for entry, build in ((estimator.detector_entry, build_detector), (estimator.pose_entry, build_pose_model)):
+        built: BuiltModel = build(entry)  # type: ignore[operator]
+        built.module.load_state_dict(load_weights(entry.weights, weights_dir).state)
+        module: Any = built.module
+        module.cfg = load_config(entry)
+        models.append(module)
+    models[1].dataset_meta = dataset_meta_from_config(models[1].cfg)
+    return models[0], models[1]
+
+
+def peer_boxes(detector: Any, rgb_HWC: np.ndarray, threshold: float) -> np.ndarray:
+    from mmdet.apis import inference_detector
+    from mmengine.registry import DefaultScope
+
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        found = inference_detector(detector, rgb_HWC[..., ::-1].copy()).pred_instances
+    return np.concatenate([found.bboxes.numpy(), found.scores.numpy()[:, None]], 1)[found.scores.numpy() >= threshold]
+
+
+def peer_keypoints(pose_model: Any, rgb_HWC: np.ndarray, boxes_xyxy: np.ndarray) -> np.ndarray:
+    from mmpose.apis import inference_topdown
+
+    samples = [s.pred_instances for s in inference_topdown(pose_model, rgb_HWC[..., ::-1].copy(), boxes_xyxy)]
+    return np.stack([np.concatenate([s.keypoints[0], s.keypoint_scores[0][:, None]], 1) for s in samples])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--detector", default="rtmdet-nano-rebuilt")
+    parser.add_argument("--pose-model", default="tinypose")
+    parser.add_argument("--weights-dir", type=Path)
+    parser.add_argument("--num-threads", type=int, default=1)
+    options = parser.parse_args()
+    images = [photo.rgb_HWC for photo in load_photos(options.folder)[0]]
+    everything = {"min_box_area_fraction": 0.0, "min_box_side_px": 0.0, "num_threads": options.num_threads}
+    estimator = PoseEstimator.load(options.detector, options.pose_model, weights_dir=options.weights_dir, **everything)
+    detector, pose_model = peer_models(estimator, options.weights_dir)
+    boxes = [peer_boxes(detector, image, estimator.box_score_threshold) for image in images]
+    expected = [
+        peer_keypoints(pose_model, im, b[:, :4]) if len(b) else None for im, b in zip(images, boxes, strict=True)
+    ]
+    figures: dict[str, float] = {"boxes_px": 0.0, "box_scores": 0.0, "keypoints_px": 0.0, "scores": 0.0, "persons": 0}
+    for batch in BATCHES:
+        ours = replace(estimator, settings=replace(estimator.settings, detector_batch=batch, pose_batch=batch))
+        worst = compare(ours.estimate(images), boxes, expected)
+        # keypoints again, now on exactly the peer's boxes
+        worst["keypoints_px"], worst["scores"] = on_peer_boxes(ours, images, boxes, expected, batch)
+        print(f"batch {batch}: {worst}")
+        figures = {name: max(figures[name], worst[name]) for name in figures}
+    figures["half_px_p99"] = half_precision(estimator, images, boxes, options.weights_dir)
+    met = {name: figures[name] <= bar for name, bar in BARS.items()}
+    print(json.dumps({"benchmark": "same_as_mmpose", "met": met, "pass": all(met.values()), **figures}))
+    return 0 if all(met.values()) else 1
+
+
+def compare(answers: list[Any], boxes: list[np.ndarray], expected: list[Any]) -> dict[str, float]:
+    """Largest difference of the boxes and their scores; a different number of boxes is an infinite one."""
+    worst = {"boxes_px": 0.0, "box_scores": 0.0, "persons": float(sum(map(len, boxes)))}
+    for persons, peer in zip(answers, boxes, strict=True):
+        if isinstance(persons, PoseFailure) or len(persons) != len(peer):
+            worst["boxes_px"] = float("inf")
+        elif persons:
+            rows = np.stack([[*person.bbox_xyxy, person.bbox_score] for person in persons])
+            worst["boxes_px"] = max(worst["boxes_px"], float(np.abs(rows - peer)[:, :4].max()))
+            worst["box_scores"] = max(worst["box_scores"], float(np.abs(rows - peer)[:, 4].max()))
+    return worst
+
+
+def on_peer_boxes(
+    estimator: PoseEstimator, images: list[np.ndarray], boxes: list[np.ndarray], expected: list[Any], batch: int
+) -> tuple[float, float]:
+    requests = [(image, box[:4]) for image, found in zip(images, boxes, strict=True) for box in found]
+    model, ours = estimator.pose_model, []
+    for start in range(0, len(requests), batch):
+        ours += list(model.estimate(model.prepare(requests[start : start + batch])))
+    difference = np.abs(np.stack(ours) - np.concatenate([e for e in expected if e is not None]))
+    return float(difference[..., :2].max()), float(difference[..., 2].max())
+
+
+def half_precision(
+    estimator: PoseEstimator, images: list[np.ndarray], boxes: list[np.ndarray], weights_dir: Path | None
+) -> float:
+    """99th percentile of how far detected keypoints move in half precision, on the first 32 persons."""
+    requests = [(image, box[:4]) for image, found in zip(images, boxes, strict=True) for box in found][:32]
+    half = load_pose_model(estimator.pose_entry, weights_dir, "cpu", "half").model
+    exact, coarse = (model.estimate(model.prepare(requests)) for model in (estimator.pose_model, half))
+    detected = exact[..., 2] >= estimator.keypoint_score_threshold
+    return float(np.percentile(np.abs(exact - coarse)[..., :2].max(-1)[detected], 99))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

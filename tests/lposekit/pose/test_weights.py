@@ -1,0 +1,254 @@
+"""Contract of lposekit.pose.weights and lposekit.pose.checkpoint.
+
+Weights are found in the folder given, LPOSEKIT_WEIGHTS and the cache, or downloaded from their publisher (here: a
+server on this machine that serves random checkpoints in OpenMMLab's layout); nothing with another sha256 is used;
+nothing that a .pth file asks to run is run; every error says where to put which file.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import os
+import pickle
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lposekit.pose.checkpoint import WeightsError, load_into, read_checkpoint, read_converted
+from lposekit.pose.models import build_pose_model
+from lposekit.pose.openmmlab import ensure_openmmlab
+from lposekit.pose.weights import cache_folder, find_weights, load_weights
+from lposekit.pose.zoo import POSE_MODELS, WeightsFile
+from tests.support.fixtures import fixture_path
+
+pytestmark = pytest.mark.timeout(60)
+RTMPOSE = POSE_MODELS["rtmpose-t"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("LPOSEKIT_WEIGHTS", raising=False)
+
+
+@pytest.fixture
+def publisher(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the address under which a server of its own serves it."""
+    folder = tmp_path / "publisher"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def copyfile(self, source, outputfile) -> None:
+            content = source.read()
+            outputfile.write(content[: len(content) // 2] if "?half" in self.path else content)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def openmmlab_checkpoint(path: Path, state: dict[str, torch.Tensor]) -> str:
+    """A checkpoint as mmengine writes it, message history and all; returns its sha256."""
+    ensure_openmmlab()
+    from mmengine.logging import HistoryBuffer, MessageHub
+
+    hub = MessageHub("test")
+    hub.update_scalar("train/loss", 0.5)
+    hub.update_info("epoch", np.int64(3))
+    buffer = HistoryBuffer([1.0, 2.0], [1, 1])
+    buffer._statistics_methods = dict(HistoryBuffer._statistics_methods)  # as old versions pickled it: bound methods
+    content = {
+        "meta": {"epoch": 3, "dataset_meta": {"sigmas": np.array([0.1, 0.2]), "CLASSES": ("person",)}, "cfg": "x = 1"},
+        "state_dict": state,
+        "ema_state_dict": {f"module.{key}": torch.zeros_like(value) for key, value in state.items()},
+        "message_hub": {**hub.state_dict(), "old": buffer, "loss": np.float64(0.25)},
+        "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]},
+    }
+    torch.save(content, path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def served_checkpoint(folder: Path, url: str) -> tuple[WeightsFile, dict[str, torch.Tensor]]:
+    """Full-width random weights of RTMPose-t at the publisher, named and checked as OpenMMLab's are."""
+    torch.manual_seed(0)
+    state = build_pose_model(RTMPOSE).module.state_dict()
+    digest = openmmlab_checkpoint(folder / "new.pth", state)
+    name = f"rtmpose-t_random-{digest[:8]}_20261120.pth"
+    (folder / "new.pth").rename(folder / name)
+    return WeightsFile(name, f"{url}/{name}", (digest[:8],), "Apache-2.0", "a test"), state
+
+
+# Mutation: drop "builtins.getattr" or the HistoryBuffer from _INERT_NAMES (the load is refused); drop
+# `_keep_converted`.
+def test_a_publishers_checkpoint_is_downloaded_checked_converted_and_loaded(publisher: tuple[Path, str]) -> None:
+    weights, state = served_checkpoint(*publisher)
+    loaded = load_weights(weights)
+    assert loaded.path == cache_folder() / weights.file
+    assert loaded.sha256.startswith(weights.sha256[0])
+    module = build_pose_model(RTMPOSE).module
+    load_into(module, loaded.state, "rtmpose-t")
+    assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
+    [converted] = cache_folder().glob("*.safetensors")
+    again = read_converted(converted, loaded.sha256)
+    assert again is not None
+    assert again.keys() == loaded.state.keys()
+    assert not list(cache_folder().glob("*.partial"))
+
+
+def test_a_second_load_asks_no_publisher_and_unpickles_nothing(
+    publisher: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, _ = served_checkpoint(*publisher)
+    first = load_weights(weights)
+    (publisher[0] / weights.file).unlink()
+    # the border: torch.load is what must not be reached
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("unpickled although converted"))
+    second = load_weights(weights)
+    assert all(torch.equal(value, second.state[key]) for key, value in first.state.items())
+
+
+# Mutation: skip _check_download.
+def test_a_tampered_download_is_refused_and_not_kept(publisher: tuple[Path, str]) -> None:
+    weights, _ = served_checkpoint(*publisher)
+    served = publisher[0] / weights.file
+    served.write_bytes(served.read_bytes()[:-1] + b"!")
+    with pytest.raises(WeightsError, match=r"served a file with the sha256 .* is expected: not kept"):
+        load_weights(weights)
+    assert find_weights(weights) is None
+    assert {path.suffix for path in cache_folder().iterdir()} == {".lock"}
+
+
+# Mutation: return the digest unchecked in checked_sha256.
+def test_a_tampered_file_in_a_folder_is_refused_unless_the_user_vouches_for_it(
+    publisher: tuple[Path, str], tmp_path: Path
+) -> None:
+    weights, state = served_checkpoint(*publisher)
+    own = tmp_path / "own"
+    own.mkdir()
+    digest = openmmlab_checkpoint(own / weights.file, {key: value * 2 for key, value in state.items()})
+    with pytest.raises(WeightsError, match=f"sha256 {digest}, but {weights.sha256[0]}"):
+        load_weights(weights, own)
+    (own / f"{weights.file}.sha256").write_text(f"{digest}  {weights.file}\n")
+    assert load_weights(weights, own).sha256 == digest
+
+
+class _Canary:
+    """What an attacker pickles: loading it would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+class _SystemCanary(_Canary):
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:  # type: ignore[override]
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("kind", [_Canary, _SystemCanary])
+@pytest.mark.parametrize("place", ["message_hub", "state_dict"])
+# Mutation: weights_only=False in read_checkpoint.
+def test_a_malicious_checkpoint_runs_nothing(tmp_path: Path, kind: type[_Canary], place: str) -> None:
+    canary, evil = tmp_path / "canary", tmp_path / "evil.pth"
+    torch.save({"state_dict": {"weight": torch.zeros(1)}} | {place: {"a": kind(canary)}}, evil)
+    with pytest.raises(WeightsError, match="asks for more than tensors"):
+        read_checkpoint(evil)
+    assert not canary.exists()
+
+
+def test_getattr_in_a_checkpoint_reaches_nothing(tmp_path: Path) -> None:
+    """Old message histories hold ``getattr``; it is let in, and must lead nowhere."""
+
+    class Chain:
+        def __reduce__(self) -> tuple[object, tuple[object, str]]:
+            return getattr, (np.dtype, "newbyteorder")
+
+    path = tmp_path / "chain.pth"
+    torch.save({"state_dict": {"weight": torch.zeros(1)}, "message_hub": Chain()}, path)
+    assert list(read_checkpoint(path)) == ["weight"]
+    (tmp_path / "raw.pth").write_bytes(pickle.dumps({"state_dict": Chain()}))
+    with pytest.raises(WeightsError):
+        read_checkpoint(tmp_path / "raw.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", b"PK\x03\x04 half a zip", pickle.dumps([1, 2])])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.pth"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"broken\.pth"):
+        read_checkpoint(path)
+
+
+def test_weights_of_another_model_do_not_fit(publisher: tuple[Path, str]) -> None:
+    weights, _ = served_checkpoint(*publisher)
+    module = build_pose_model(POSE_MODELS["rtmpose-s"]).module
+    with pytest.raises(WeightsError, match="do not fit the model rtmpose-s"):
+        load_into(module, load_weights(weights).state, "rtmpose-s")
+
+
+# Mutation: leave `folder / "pth"` out of search_folders.
+def test_folders_are_searched_in_order_and_in_pth_below_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = WeightsFile("a.pth", None, ("00000000",), "", "")
+    given, named = tmp_path / "given", tmp_path / "named"
+    monkeypatch.setenv("LPOSEKIT_WEIGHTS", str(named))
+    for folder in (cache_folder(), named / "pth", given / "pth", given):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "a.pth").touch()
+        assert find_weights(weights, given) == folder / "a.pth"
+
+
+def test_missing_weights_without_a_publisher_name_the_folders(tmp_path: Path) -> None:
+    entry = POSE_MODELS["tinypose"]
+    with pytest.raises(WeightsError) as caught:
+        load_weights(entry.weights, tmp_path)
+    message = str(caught.value)
+    assert entry.weights.file in message
+    assert str(tmp_path / "pth") in message
+    assert "--weights-dir or LPOSEKIT_WEIGHTS" in message
+
+
+@pytest.mark.parametrize("fault", ["absent", "refused"])
+def test_a_failed_download_gives_the_command(publisher: tuple[Path, str], fault: str) -> None:
+    weights, _ = served_checkpoint(*publisher)
+    url = f"{weights.url}.gone" if fault == "absent" else f"http://127.0.0.1:9/{weights.file}"
+    with pytest.raises(WeightsError, match=rf"cannot download .*\n  curl -L .* {url}"):
+        load_weights(replace(weights, url=url))
+
+
+# Mutation: drop the comparison with `declared` (the sha256 then refuses it, but names the wrong cause).
+def test_a_download_that_ends_early_is_not_kept(publisher: tuple[Path, str]) -> None:
+    weights, _ = served_checkpoint(*publisher)
+    with pytest.raises(WeightsError, match=r"the connection ended after \d+ of \d+ bytes"):
+        load_weights(replace(weights, url=f"{weights.url}?half"))
+    assert {path.suffix for path in cache_folder().iterdir()} == {".lock"}
+
+
+def test_a_damaged_conversion_is_made_again(publisher: tuple[Path, str]) -> None:
+    weights, state = served_checkpoint(*publisher)
+    load_weights(weights)
+    [converted] = cache_folder().glob("*.safetensors")
+    converted.write_bytes(converted.read_bytes()[:1000])
+    assert load_weights(weights).state.keys() == state.keys()
+    assert converted.stat().st_size > 1000
+
+
+def test_the_pair_at_hand_loads_by_its_sha256() -> None:
+    entry = POSE_MODELS["tinypose"]
+    loaded = load_weights(entry.weights, fixture_path("weights"))
+    assert loaded.sha256 == entry.weights.sha256[0]
+    load_into(build_pose_model(entry).module, loaded.state, entry.name)
