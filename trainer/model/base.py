@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lposekit.errors import UsageError
-from trainer.model.tiny import TINY, tiny_folder
+from trainer.model.tiny import TINY, quiet_progress_bars, tiny_folder
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ def load_base(name: str) -> Base:
     missing = missing_parts(folder)
     if missing:
         raise UsageError(f"the base {name} is not complete: {folder} lacks {', '.join(missing)}. {WAYS_ON}")
+    quiet_progress_bars()
     # transformers would take the type of the file; training decides the precision of frozen parts itself
     return Base(
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),

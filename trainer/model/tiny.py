@@ -17,7 +17,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
 from trainer.model.fit import fit_unet, fit_vae, random_pictures
 
@@ -33,6 +35,12 @@ FIT_SAMPLES = 48
 START, END = "<|startoftext|>", "<|endoftext|>"
 TEXT_WIDTH = 32
 WIDTHS = (32, 48, 64, 64)
+
+
+def quiet_progress_bars() -> None:
+    """No bars for files that load in a blink: they would cut the trainer's own lines in two."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
 
 
 def tiny_folder() -> Path:
@@ -58,6 +66,7 @@ def move_unless_there(source: Path, target: Path) -> None:
 
 def build_tiny(folder: Path, seed: int = SEED) -> None:
     """Writes the tiny base to a folder in diffusers layout."""
+    quiet_progress_bars()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer, vae, unet, scheduler = tiny_tokenizer(), tiny_vae(), tiny_unet(), tiny_scheduler()
