@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -80,24 +81,40 @@ class VideoWorker:
         return build_video_shard(plan, self._job, fetch, self._sandbox)
 
 
-def run(settings: BuildVideoSettings, *, quickstart: bool = False, dry_run: bool = False) -> BuildReport:
+Execute = Callable[[VideoJob, Iterator[VideoPlan], BuildProgress, Interrupts], RunResult]
+
+
+def run(
+    settings: BuildVideoSettings,
+    *,
+    quickstart: bool = False,
+    dry_run: bool = False,
+    execute: Execute | None = None,
+) -> BuildReport:
     """Build, or continue, a dataset folder of clips.
+
+    Args:
+        settings: where ``input`` and ``output`` are named, except for the quickstart's input.
+        quickstart: build the sample from videos that this call makes.
+        dry_run: say what would be done.
+        execute: builds the shards; default: `execute_on_ray`.
 
     Raises:
         UsageError: the settings, the input or the folder cannot be used.
         LposekitError: the disk is full, ...
     """
     if not quickstart:
-        return _run(settings, sample=False, dry_run=dry_run)
+        return _run(settings, execute or execute_on_ray, sample=False, dry_run=dry_run)
     if settings.output is None:
         raise UsageError("name the dataset folder with --output")
     from pipelines.sample_videos import write_sample_videos
 
     folder = write_sample_videos(settings.output.parent / "sample-videos")
-    return _run(replace(settings, input=(str(folder),)), sample=True, dry_run=dry_run)
+    settings = replace(settings, input=(str(folder),))
+    return _run(settings, execute or execute_on_ray, sample=True, dry_run=dry_run)
 
 
-def _run(settings: BuildVideoSettings, *, sample: bool, dry_run: bool) -> BuildReport:
+def _run(settings: BuildVideoSettings, execute: Execute, *, sample: bool, dry_run: bool) -> BuildReport:
     from pipelines.video_plan import input_fingerprint, iter_plans
 
     if settings.output is None or not settings.input:
@@ -126,7 +143,13 @@ def _run(settings: BuildVideoSettings, *, sample: bool, dry_run: bool) -> BuildR
         remove_partials(layout)
         claim_folder(layout, card)
         job = VideoJob(layout.root.resolve(), run_id, settings)
-        return _build(job, iter_plans(settings, skip=set(layout.committed_shards())))
+        return run_job(
+            layout,
+            iter_plans(settings, skip=set(layout.committed_shards())),
+            functools.partial(execute, job),
+            total_rows=None,
+            min_success=settings.min_success,
+        )
 
 
 def _dry_run(layout: DatasetLayout, settings: BuildVideoSettings) -> BuildReport:
@@ -141,22 +164,10 @@ def _dry_run(layout: DatasetLayout, settings: BuildVideoSettings) -> BuildReport
     return BuildReport(layout.root, outcomes, 0, notes=notes, dry_run=True)
 
 
-def _build(job: VideoJob, plans: Iterator[VideoPlan]) -> BuildReport:
-    def run_plans(plans: Iterator[VideoPlan], progress: BuildProgress, interrupts: Interrupts) -> RunResult:
-        return _run_on_ray(job, plans, progress, interrupts)
-
-    return run_job(
-        DatasetLayout(job.root),
-        plans,
-        run_plans,
-        total_rows=None,
-        min_success=job.settings.min_success,
-    )
-
-
-def _run_on_ray(
+def execute_on_ray(
     job: VideoJob, plans: Iterator[VideoPlan], progress: BuildProgress, interrupts: Interrupts
 ) -> RunResult:
+    """Build shards on the Ray that the settings name, or on a local one."""
     import ray
 
     with connected(job.settings.ray_address):

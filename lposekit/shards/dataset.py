@@ -43,7 +43,7 @@ class PoseSample:
         bgr_HWC = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
         if bgr_HWC is None:
             raise LposekitError(f"sample {self.key}: no readable picture. Run `lposekit verify` on its folder.")
-        return np.ascontiguousarray(bgr_HWC[:, :, ::-1])
+        return np.ascontiguousarray(bgr_HWC[:, :, ::-1]).astype(np.uint8, copy=False)
 
     @property
     def caption(self) -> str:
