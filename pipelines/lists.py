@@ -70,7 +70,11 @@ def find_lists(inputs: Sequence[str]) -> list[ListFile]:
 
 
 def _expand(name: str) -> list[ListFile]:
-    filesystem, path = fsspec.core.url_to_fs(name)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(name)
+    except (ValueError, ImportError) as error:
+        # An unknown protocol, or one whose package is missing: fsspec says which.
+        raise UsageError(f"input {name}: {error}") from error
     if filesystem.isfile(path):
         return [ListFile(name, _kind(name))]
     is_folder = filesystem.isdir(path)

@@ -180,6 +180,11 @@ def test_unusable_input_is_a_usage_error(tmp_path: Path, name: str, message: str
         iter_shards(build(tmp_path / name))
 
 
+def test_unknown_protocol_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="Protocol not known: nowhere"):
+        iter_shards(build("nowhere://lists/a.csv"))
+
+
 def test_no_input_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="--input"):
         iter_shards(build())
