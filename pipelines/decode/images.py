@@ -187,6 +187,8 @@ def _decode_jpeg(data: bytes, header: Header, width: int, height: int) -> RGB:
             data, "RGB", min_height=expected_HW[0], min_width=expected_HW[1], min_factor=divisor, strict=True
         )
     except ValueError as err:  # simplejpeg's only error, warnings included
+        if "memory" in str(err).lower():
+            raise MemoryError(str(err)) from err
         raise Rejected(Outcome.CORRUPT, f"jpeg: {err}") from err
     _check_size(rgb_HWC, expected_HW)
     return rgb_HWC
@@ -216,10 +218,12 @@ def _rgb_band(pixels: npt.NDArray[Any]) -> RGB:
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB).astype(np.uint8, copy=False)
     if pixels.shape[2] == 3:
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-    rgba_HWC = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)
-    alpha_HW1 = rgba_HWC[:, :, 3:].astype(np.uint16)
-    over_white = rgba_HWC[:, :, :3] * alpha_HW1 + 255 * (255 - alpha_HW1)
-    return ((over_white + 127) // 255).astype(np.uint8)
+    rgb_HWC = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB).astype(np.uint8, copy=False)
+    alpha_HW1 = pixels[:, :, 3:].astype(np.uint16)
+    if alpha_HW1.min() == 255:
+        return rgb_HWC
+    over_white = rgb_HWC * alpha_HW1 + 255 * (255 - alpha_HW1) + 128
+    return ((over_white + (over_white >> 8)) >> 8).astype(np.uint8)  # division by 255, rounded, exact up to 255 * 255
 
 
 def _check_size(pixels: npt.NDArray[Any], expected_HW: tuple[int, int]) -> None:

@@ -350,11 +350,14 @@ def same_but_pixels(one: DecodedImage, other: DecodedImage) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in names)
 
 
-def test_a_picture_that_needs_more_memory_than_allowed_costs_its_row_only() -> None:
-    # mutation: no _limit_memory in the child -> the large picture is decoded
-    with ImageDecoder(ImageSettings(decode_memory_bytes=64 * 2**20)) as decoder:
+@pytest.mark.parametrize(("format_", "options"), [("PNG", {"compress_level": 1}), ("JPEG", {"progressive": True})])
+def test_a_picture_that_needs_more_memory_than_allowed_costs_its_row_only(
+    format_: str, options: dict[str, Any]
+) -> None:
+    # mutations: no _limit_memory in the child -> the large picture is decoded; libjpeg's word not looked at -> corrupt
+    with ImageDecoder(ImageSettings(decode_memory_bytes=48 * 2**20)) as decoder:
         with pytest.raises(Rejected, match="memory") as caught:
-            decoder.decode(encoded(np.zeros((6000, 6000, 3), np.uint8), "PNG", compress_level=1))
+            decoder.decode(encoded(np.zeros((5000, 5000, 3), np.uint8), format_, **options))
         assert caught.value.outcome is Outcome.WORKER_CRASH
         assert decoder.decode(encoded(photo_rgb(), "JPEG")).width == 320
 
@@ -494,3 +497,10 @@ def test_the_same_pixels_give_the_same_bytes_whatever_the_threads() -> None:
 def test_encode_jpeg_is_close_to_the_pixels() -> None:
     rgb = photo_rgb()
     assert cv2.PSNR(decode_image(encode_jpeg(rgb, 95), SETTINGS).rgb_HWC, rgb) > 28
+
+
+def test_every_colour_at_every_alpha_is_rounded_right() -> None:
+    colour, alpha = np.meshgrid(np.arange(256), np.arange(256))
+    data = encoded(np.stack([colour, colour, colour, alpha], -1).astype(np.uint8), "PNG")
+    expected = np.floor((colour * alpha + 255 * (255 - alpha)) / 255 + 0.5)
+    assert np.array_equal(decode_image(data, SETTINGS).rgb_HWC[:, :, 1], expected)
