@@ -110,11 +110,11 @@ class AdaptiveCuts:
         scores.pop(0, None)  # the first frame has nothing to differ from
         near = [other for place, other in scores.items() if abs(place - frame) <= _WINDOW]
         around = [other for other in near if other >= _CHANGED]
-        if len(around) < len(near):
+        if len(around) < len(near) or not near:
             around += self._older_changes
             if score >= _CONTENT_THRESHOLD:  # between still pictures nothing else can be asked
                 return True
-        return score >= max(self._ratio * sum(around) / max(len(around), 1), _MIN_DIFFERENCE)
+        return bool(around) and score >= max(self._ratio * sum(around) / len(around), _MIN_DIFFERENCE)
 
 
 def without_dark_colour(thumb_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

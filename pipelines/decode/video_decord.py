@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import decord
-from decord import DECORDError
+from decord import DECORDError, DECORDLimitReachedError  # the second is not one of the first
 
 from pipelines.decode.native_log import NativeLog
 from pipelines.decode.video import DamageSuspectedError, SourceFrame, VideoInfo, pictured
@@ -33,7 +33,14 @@ class DecordReader:
         with NativeLog() as log:
             try:
                 yield from self._frames(start, stop, log)
-            except (DECORDError, RuntimeError, StopIteration, IndexError, AssertionError) as err:
+            except (
+                DECORDError,
+                DECORDLimitReachedError,
+                RuntimeError,
+                StopIteration,
+                IndexError,
+                AssertionError,
+            ) as err:
                 raise DamageSuspectedError(f"decord: {str(err).splitlines()[0] if str(err) else err!r}") from err
 
     def _frames(self, start: int, stop: int, log: NativeLog) -> Iterator[SourceFrame]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import struct
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lposekit.errors import Outcome, Rejected
 from pipelines.decode.video import DamageSuspectedError, VideoInfo, clip_size, probe, scaled
 from pipelines.decode.video_decord import DecordReader
 from pipelines.decode.video_pyav import PyavReader
+from tests.support.fixtures import fixture_path
 from tests.support.videos import box_payload, moving, read_number, write_video
 
 LIMIT = 4096 * 2304
@@ -230,3 +232,13 @@ def test_strange_file_names_are_names(tmp_path: Path) -> None:
     path = tmp_path / "concat:a|b 'c' %03d.mp4"
     shutil.copy(good, path)
     assert numbers(DecordReader, path) == numbers(PyavReader, path) == list(range(5))
+
+
+# mutation tried: `_ANY_COPY = -1` (decord's default) makes this test red
+def test_frame_that_decord_replaces_by_a_copy_is_noticed() -> None:
+    path = fixture_path("data/videos/fyp_dancing_example_4.mp4")  # its last packet but one is not to be shown
+    info = probe(path, LIMIT, quiet)
+    assert not info.orderly
+    as_if_orderly = replace(info, orderly=True, pts=np.append(info.pts, info.pts[-1] + 256))
+    with pytest.raises(DamageSuspectedError, match="duplicate frames"):
+        list(DecordReader(path, as_if_orderly, (64, 64), quiet).frames(0, 239))
