@@ -1,4 +1,4 @@
-"""How well the pose half finds people, on labelled photos: ``python tests/benchmarks/ground_truth.py FOLDER``.
+"""How well the pose half finds people, on labelled photos: ``python tests/benchmarks/ground_truth.py [FOLDER]``.
 
 FOLDER holds photos and ``annotations.jsonl`` (one line each: ``file``, ``people_visible``, ``persons`` with ``bbox``
 xywh and ``keypoints`` 17 x (x, y, v)). Photos are turned upright and scaled to the stored size (shorter side 512, never
@@ -24,10 +24,12 @@ from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from lposekit.errors import Outcome
 from lposekit.keypoints import COCO17_SIGMAS, KEYPOINT_FORMATS, KeepRule, keep_verdict
 from lposekit.pose.estimator import EstimatorSettings, PoseEstimator
 from lposekit.records import Person, PoseFailure
+from tests.support.fixtures import fixtures_root
 
 STORED_SHORTER_SIDE = 512
 MIN_LABELLED = 9
@@ -234,12 +236,17 @@ def curves(photos: list[Photo], found: list[list[Person]], chosen: KeepRule) -> 
     return lines
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the pose benchmarks have in common; by default the photos and the weights of the fixtures' folder."""
+    parser.add_argument("folder", type=Path, nargs="?", default=fixtures_root() / "data" / "images")
     parser.add_argument("--detector", default="rtmdet-nano-rebuilt")
     parser.add_argument("--pose-model", default="tinypose")
-    parser.add_argument("--weights-dir", type=Path)
+    parser.add_argument("--weights-dir", type=Path, default=fixtures_root() / "weights")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
     parser.add_argument("--box-score-threshold", type=float, help="default: the zoo entry's")
     parser.add_argument("--keypoint-score-threshold", type=float, help="default: the zoo entry's")
     parser.add_argument("--num-threads", type=int, default=2)

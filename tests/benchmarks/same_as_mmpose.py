@@ -1,4 +1,4 @@
-"""Our batched path against MMDet's and MMPose's own: ``python tests/benchmarks/same_as_mmpose.py FOLDER``.
+"""Our batched path against MMDet's and MMPose's own: ``python tests/benchmarks/same_as_mmpose.py [FOLDER]``.
 
 On all photos of a folder with ``annotations.jsonl``, for batch sizes 1, 7 and 32, float32: our boxes against MMDet's
 ``inference_detector``, our keypoints against MMPose's ``inference_topdown`` on the same boxes. Prints the largest
@@ -23,7 +23,7 @@ from lposekit.pose.weights import load_weights
 from lposekit.records import PoseFailure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from tests.benchmarks.ground_truth import load_photos
+from tests.benchmarks.ground_truth import add_model_arguments, load_photos
 
 BATCHES = (1, 7, 32)
 BARS = {"keypoints_px": 0.05, "scores": 1e-4, "half_px_p99": 0.5}
@@ -64,10 +64,7 @@ def peer_keypoints(pose_model: Any, rgb_HWC: np.ndarray, boxes_xyxy: np.ndarray)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--detector", default="rtmdet-nano-rebuilt")
-    parser.add_argument("--pose-model", default="tinypose")
-    parser.add_argument("--weights-dir", type=Path)
+    add_model_arguments(parser)
     parser.add_argument("--num-threads", type=int, default=1)
     options = parser.parse_args()
     images = [photo.rgb_HWC for photo in load_photos(options.folder)[0]]
