@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,14 +80,14 @@ class SpanClips:
         info, account = self._account.info, self._account
         start, stop = _frame_range(self._span, info)
         self._origin_pts = int(info.pts[min(start, len(info.pts) - 1)])
-        frames = reader.frames(start, stop) if start < stop else iter(())
         shot: int | None = None
-        for tick in resampled(self._in_shots(frames), account.fps, info.time_base, info.interval):
-            starts_shot = shot is not None and tick.frame.shot != shot
-            shot = tick.frame.shot
-            self._waiting.append(self._clip_frame(tick))
-            for step in self._cursor.push(starts_shot):
-                self._follow(step)
+        with closing(reader.frames(start, max(start, stop))) as frames:
+            for tick in resampled(self._in_shots(frames), account.fps, info.time_base, info.interval):
+                starts_shot = shot is not None and tick.frame.shot != shot
+                shot = tick.frame.shot
+                self._waiting.append(self._clip_frame(tick))
+                for step in self._cursor.push(starts_shot):
+                    self._follow(step)
         for step in self._cursor.finish():
             self._follow(step)
 

@@ -7,7 +7,7 @@ Frames are counted in order of presentation; `pts` are ticks of the stream's tim
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -108,7 +108,7 @@ class DamageSuspectedError(Exception):
 class VideoReader(Protocol):
     """Yields frames [start, stop) in order, memory bounded. Raises `Rejected` or `DamageSuspectedError`."""
 
-    def frames(self, start: int, stop: int) -> Iterator[SourceFrame]: ...
+    def frames(self, start: int, stop: int) -> Generator[SourceFrame, None, None]: ...
 
     def close(self) -> None: ...
 

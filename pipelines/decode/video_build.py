@@ -15,7 +15,7 @@ from typing import Any
 
 import cv2
 
-from lposekit.errors import Rejected
+from lposekit.errors import Outcome, Rejected
 from pipelines.decode.sandbox import beat as sandbox_beat
 from pipelines.decode.span_clips import SpanClips
 from pipelines.decode.video import DamageSuspectedError, VideoReader, clip_size, probe
@@ -31,12 +31,16 @@ log = logging.getLogger(__name__)
 def build_clips_payload(payload: Mapping[str, Any]) -> dict[str, Any]:
     """`build_clips` as the sandbox's target: {"path", "row", "settings", "out_dir"} as trees, and back."""
     cv2.setNumThreads(1)
-    result = build_clips(
-        Path(payload["path"]),
-        VideoRow.from_tree(payload["row"]),
-        BuildClipsSettings.from_tree(payload["settings"]),
-        Path(payload["out_dir"]),
-    )
+    out_dir = Path(payload["out_dir"])
+    try:
+        result = build_clips(
+            Path(payload["path"]),
+            VideoRow.from_tree(payload["row"]),
+            BuildClipsSettings.from_tree(payload["settings"]),
+            out_dir,
+        )
+    except OSError as error:  # a full disk says nothing about the video: another try may succeed
+        result = VideoResult(Outcome.WORKER_CRASH, f"clips cannot be written to {out_dir}: {error}")
     return result.to_tree()
 
 
@@ -50,11 +54,20 @@ def build_clips(
     """Write the clips of one video into `out_dir`, an empty folder, as 00000.mp4, 00001.mp4, ...
 
     Never raises for what a file holds: the outcome says it. `beat` is called for every frame.
+
+    Raises OSError if the clips cannot be written.
     """
     try:
-        info = probe(path, settings.video.max_frame_pixels, beat)
+        return _build(path, row, settings, out_dir, beat)
     except Rejected as rejected:
+        _empty(out_dir)
         return VideoResult(rejected.outcome, rejected.detail)
+
+
+def _build(
+    path: Path, row: VideoRow, settings: BuildClipsSettings, out_dir: Path, beat: Callable[[], None]
+) -> VideoResult:
+    info = probe(path, settings.video.max_frame_pixels, beat)
     account = VideoAccount(info, row, settings, out_dir)
     size = clip_size(info, settings.encode.size)
     if settings.video.decoder == "decord":
@@ -62,8 +75,7 @@ def build_clips(
             return _built(DecordReader(path, info, size, beat), "decord", account)
         except DamageSuspectedError as suspected:
             log.info("%s: read again with PyAV: %s", row.name, suspected)
-            for leftover in out_dir.iterdir():
-                leftover.unlink()
+            _empty(out_dir)
             account = VideoAccount(info, row, settings, out_dir)
     return _built(PyavReader(path, info, size, beat), "pyav", account)
 
@@ -75,3 +87,8 @@ def _built(reader: VideoReader, decoder: str, account: VideoAccount) -> VideoRes
     finally:
         reader.close()
     return account.result(decoder)
+
+
+def _empty(folder: Path) -> None:
+    for leftover in folder.iterdir():
+        leftover.unlink()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import decord
@@ -25,7 +25,7 @@ class DecordReader:
         self._reader: decord.VideoReader | None = None
         self._position = 0
 
-    def frames(self, start: int, stop: int) -> Iterator[SourceFrame]:
+    def frames(self, start: int, stop: int) -> Generator[SourceFrame, None, None]:
         if not self._info.seekable:
             raise DamageSuspectedError(f"{self._info.container}: decord misplaces frames where there is no index")
         if not self._info.orderly:

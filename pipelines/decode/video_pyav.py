@@ -6,15 +6,18 @@ an error (raised, logged, or marked on its frame) up to the next key frame, ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import av
 import av.logging
 import numpy as np
+from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
+from lposekit.errors import Outcome, Rejected
 from pipelines.decode.video import SourceFrame, VideoInfo, open_container, pictured, video_stream
 
 _REORDER = 32  # longest delay, in frames, between a packet and its picture
@@ -29,7 +32,7 @@ class PyavReader:
         self._size = size
         self._beat = beat
 
-    def frames(self, start: int, stop: int) -> Iterator[SourceFrame]:
+    def frames(self, start: int, stop: int) -> Generator[SourceFrame, None, None]:
         damage = _Damage(places_are_counted=self._info.counted)
         expected = start if self._info.seekable else 0
         for frame in self._decoded(expected, damage):
@@ -53,7 +56,7 @@ class PyavReader:
         with open_container(self._path) as container:
             stream = video_stream(container)
             if start > 0:
-                container.seek(int(self._info.pts[start]), stream=stream, backward=True)
+                self._seek(container, stream, start)
             packets = container.demux(stream)
             while True:
                 self._beat()
@@ -65,6 +68,12 @@ class PyavReader:
                     damage.truncated = True
                     return
                 yield from damage.watch(packet)
+
+    def _seek(self, container: InputContainer, stream: VideoStream, start: int) -> None:
+        try:
+            container.seek(int(self._info.pts[start]), stream=stream, backward=True)
+        except av.FFmpegError as error:
+            raise Rejected(Outcome.CORRUPT, f"no way to frame {start}: {error}") from error
 
     def _index(self, frame: VideoFrame, expected: int) -> int:
         if frame.pts is None or self._info.counted:
@@ -85,7 +94,10 @@ class PyavReader:
         pts = int(self._info.pts[index])
         if damage.covers(pts):
             return SourceFrame(index, pts, None, None)
-        native_HWC = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+        try:
+            native_HWC = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+        except (ValueError, av.FFmpegError) as error:
+            raise Rejected(Outcome.CORRUPT, f"frames of {frame.format.name} cannot be shown: {error}") from error
         quarter_turns = round(frame.rotation / 90) % 4
         upright_HWC = np.ascontiguousarray(np.rot90(native_HWC, quarter_turns)) if quarter_turns else native_HWC
         return pictured(index, pts, upright_HWC, self._size)

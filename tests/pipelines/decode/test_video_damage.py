@@ -222,3 +222,16 @@ def test_child_that_hangs_with_the_gil_crashes_or_eats_memory_costs_one_video(
         assert time.monotonic() - began < 15
         assert (result.outcome, result.clips) == (outcome, ())
         assert build(one, tmp_path, good["index_last"]).outcome is Outcome.KEPT
+
+
+# mutation tried: no `except OSError` in build_clips_payload makes this test red (`corrupt`)
+def test_full_disk_is_not_blamed_on_the_video(tmp_path: Path, good: dict[str, bytes]) -> None:
+    target = "tests.pipelines.decode.video_targets:build_or_misbehave"
+    with Sandbox(target, memory_limit_bytes=MEMORY_BYTES) as one:
+        out = tmp_path / "out"
+        out.mkdir()
+        path = tmp_path / "full.mp4"
+        path.write_bytes(good["index_last"])
+        result = build_in_child(one, path, VideoRow("a"), HOW, out, timeout_s=60, heartbeat_timeout_s=20)
+    assert (result.outcome, result.clips) == (Outcome.WORKER_CRASH, ())
+    assert str(out) in result.detail

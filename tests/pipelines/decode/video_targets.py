@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,4 +26,11 @@ def build_or_misbehave(payload: Mapping[str, Any]) -> dict[str, Any]:
         os.kill(os.getpid(), signal.SIGSEGV)
     elif name == "greedy":
         return {"sum": int(np.ones(8 * 2**30, np.uint8).sum())}
+    elif name == "full":
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+        try:
+            return build_clips_payload(payload)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
     return build_clips_payload(payload)
