@@ -104,6 +104,8 @@ class SampleLoader:
         """
         self.share.check()
         self._reading = torch.zeros(self.workers, 3, dtype=torch.int64).share_memory_()
+        # ends OpenCV's threads before the fork: a worker that inherits the pool without its threads waits for ever
+        cv2.setNumThreads(1)
         loader = DataLoader(
             _BatchMaker(self.reader, self._reading),  # pyright: ignore
             sampler=_Plan(self.order, self.share, state, steps),
@@ -180,8 +182,7 @@ class _WorkerStart:
         # Ctrl-C goes to the whole process group; only the training process decides what follows
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        # one worker, one core: OpenCV and torch would start a thread a core in each
-        cv2.setNumThreads(1)
+        # one worker, one core: torch would start a thread a core in each
         torch.set_num_threads(1)
 
 
