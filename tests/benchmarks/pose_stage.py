@@ -126,7 +126,7 @@ def compare(estimator: PoseEstimator, stock: tuple[Any, Any], images: list[np.nd
         f"{label}, {figures['threads']} threads: {len(images)} pictures, {len(crops)} persons; ours "
         f"{figures['ours_ms_per_picture']:.1f} ms a picture, bare {figures['bare_ms_per_picture']:.1f} ms "
         f"(batch, layout: {figures['bare_choice']}): ours runs at {figures['ratio']:.2f} of bare (bar {BAR}; by CPU "
-        f"time {figures['ratio_cpu_time']:.2f}), and at {figures['ratio_to_our_folded_modules']:.2f} of its own modules",
+        f"time {figures['ratio_cpu_time']:.2f}), at {figures['ratio_to_our_folded_modules']:.2f} of its own modules",
         flush=True,
     )
     return figures
