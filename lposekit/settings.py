@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lposekit.errors import UsageError
 from lposekit.setting_values import (
@@ -141,17 +141,6 @@ def _build(
 # --- identity --------------------------------------------------------------------------------------------------------
 
 
-class Difference(NamedTuple):
-    """One setting that differs; `str()` is the line for the user."""
-
-    name: str
-    old: Any
-    new: Any
-
-    def __str__(self) -> str:
-        return f"{self.name}: {json.dumps(self.old)} before, {json.dumps(self.new)} now"
-
-
 def flatten_settings(settings: Any) -> dict[str, Any]:
     """JSON-ready values by dotted name. Takes a settings dataclass, or the nested dict that a card carries."""
     if isinstance(settings, Mapping):
@@ -168,16 +157,6 @@ def settings_digest(settings: Any, *, excluded: frozenset[str] = frozenset()) ->
     kept = _without(settings, excluded)
     text = json.dumps(kept, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def diff_settings(old: Any, new: Any, *, excluded: frozenset[str] = frozenset()) -> list[Difference]:
-    """The settings that differ, excluded ones aside; each side a settings dataclass or a card's dict."""
-    before, now = _without(old, excluded), _without(new, excluded)
-    return [
-        Difference(name, before.get(name), now.get(name))
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]
 
 
 def _without(settings: Any, excluded: frozenset[str]) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lposekit.errors import NETWORK_OUTCOMES, Outcome
+from lposekit.errors import Outcome
 from lposekit.faults import fault_point
 from lposekit.records import Person
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.writer import ShardWriter
+from pipelines.fetch.breaker import CircuitBreaker
 from pipelines.fetch.download import FetchedRow
 from pipelines.image_rows import ImageRules, RowResult, rows_table, seen_row, unseen_row
 from pipelines.lock import writer_lock
@@ -127,7 +128,8 @@ def build_image_shard(
                 return report
             fault_point("shard:before_commit")
             end = time.time()
-            writer.commit(rows_table(account.results), stats_of(account.results, start, end))
+            stats = stats_of(account.results, start, end) | {"captions_trimmed": plan.captions_trimmed}
+            writer.commit(rows_table(account.results), stats)
         except BaseException:
             writer.discard()
             raise
@@ -170,24 +172,18 @@ def _put_rows(
 
 def _report(shard: int, account: _Account, settings: BuildImagesSettings, retry: RetryInput) -> ShardReport:
     outcomes = Counter(result.outcome for result in account.results)
-    fetched = [r.outcome for i, r in enumerate(account.results) if i not in retry.carried and _was_fetched(r.outcome)]
-    failed = sum(outcome in NETWORK_OUTCOMES for outcome in fetched)
     limit = settings.network_failure_limit
-    down = limit is not None and len(fetched) >= MIN_ROWS_FOR_BREAKER and failed > limit * len(fetched)
-    worst = Counter(o for o in fetched if o in NETWORK_OUTCOMES).most_common(1)
-    note = f"{failed} of {len(fetched)} rows failed to fetch ({worst[0][0].value} {worst[0][1]})" if down else ""
+    breaker = CircuitBreaker(limit if limit is not None else 1.0, settings.network_failure_window, MIN_ROWS_FOR_BREAKER)
+    breaker.add(result.outcome for i, result in enumerate(account.results) if i not in retry.carried)
+    down = breaker.is_open
     return ShardReport(
         shard=shard,
         num_rows=len(account.results),
         num_samples=account.writer.num_samples,
         outcomes={outcome.value: number for outcome, number in sorted(outcomes.items())},
         committed=not down,
-        note=note,
+        note=breaker.describe() if down else "",
     )
-
-
-def _was_fetched(outcome: Outcome) -> bool:
-    return outcome not in (Outcome.METADATA_FILTER, Outcome.BLOCKED, Outcome.BAD_URL)
 
 
 def _with_known_pose(fetched: FetchedRow, known: KnownPose, rules: ImageRules) -> RowResult:

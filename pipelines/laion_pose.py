@@ -17,7 +17,7 @@ from lposekit.errors import UsageError
 from lposekit.keypoints import KeepRule
 from lposekit.pose import stub
 from lposekit.pose.zoo import detector_entry, pose_entry
-from lposekit.settings import flatten_settings
+from lposekit.settings import flatten_settings, settings_digest
 from lposekit.shards.card import claim_folder, read_card, update_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.shards.writer import finish_replacements, remove_partials
@@ -179,9 +179,11 @@ def _card(
         "sample": sample,
         "lposekit": __version__,
         "settings": flat,
+        "settings_digest": settings_digest(settings, excluded=FREE_SETTINGS),
         "fixed": {
             "settings": {name: value for name, value in flat.items() if name not in FREE_SETTINGS},
-            "input": input_fingerprint(settings),
+            # The sample's list names the port of its server, which another run may not get.
+            "input": "sample" if sample else input_fingerprint(settings),
             "keypoint_score_threshold": keep.keypoint_score_threshold,
         },
         "keep_rule": flatten_settings(keep),

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from annotated_types import Ge, Gt, Interval
+
 from lposekit.keypoints import PersonRule
+from lposekit.setting_values import FLAG_ONLY
 from pipelines.decode.video_settings import (
     ClipFilterSettings,
     ClipSettings,
@@ -15,27 +18,29 @@ from pipelines.decode.video_settings import (
     VideoSettings,
 )
 
-CliOnly = Annotated[bool, "flag only"]
+Positive = Annotated[int, Ge(1)]
+Seconds = Annotated[float, Gt(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchSettings:
     """How pictures are fetched."""
 
-    connect_timeout_s: float = 5.0
+    connect_timeout_s: Seconds = 5.0
     """Longest wait for a connection, TLS handshake included."""
-    idle_timeout_s: float = 5.0
+    idle_timeout_s: Seconds = 5.0
     """Longest silence of a server in the middle of an answer."""
-    total_timeout_s: float = 20.0
+    total_timeout_s: Seconds = 20.0
     """Longest time for one row, all redirects and retries included."""
-    max_body_bytes: int = 32 * 2**20
+    max_body_bytes: Positive = 32 * 2**20
     """Largest body, as sent and after decoding; larger ones end as `too_big`."""
-    max_redirects: int = 5
-    retries: int = 2
+    max_redirects: Annotated[int, Ge(0)] = 5
+    retries: Annotated[int, Ge(0)] = 2
     """Further tries after a temporary failure (429, 5xx, reset), with jittered back-off and Retry-After."""
-    per_host_connections: int = 8
+    per_host_connections: Positive = 8
     """Connections open to one host at the same time, in one worker."""
-    threads: int = 64
+    threads: Positive = 64
     """Downloads at the same time, in one worker."""
     user_agent: str = "lposekit/0.1 (dataset builder; +https://github.com/lposekit/lposekit)"
     robots: bool = True
@@ -56,17 +61,17 @@ class FetchSettings:
 class ImageSettings:
     """What a stored picture is."""
 
-    size: int = 512
+    size: Positive = 512
     """Shorter side in pixels; the ratio is kept, and no picture is enlarged."""
-    jpeg_quality: int = 95
-    min_size: int = 64
+    jpeg_quality: Annotated[int, Interval(ge=1, le=100)] = 95
+    min_size: Positive = 64
     """Pictures with a shorter side below this end as `too_small`."""
     max_aspect_ratio: float = 8.0
-    max_pixels: int = 100_000_000
+    max_pixels: Positive = 100_000_000
     """Largest width x height, read from the header before anything is decoded."""
-    decode_memory_bytes: int = 2 * 2**30
-    decode_timeout_s: float = 20.0
-    decode_processes: int = 1
+    decode_memory_bytes: Positive = 2 * 2**30
+    decode_timeout_s: Seconds = 20.0
+    decode_processes: Annotated[int, Ge(0)] = 1
     """Killable decoder children in one worker."""
 
 
@@ -74,23 +79,23 @@ class ImageSettings:
 class PoseSettings:
     """How persons and their keypoints are found."""
 
-    box_score_threshold: float = 0.5
-    min_box_area_fraction: float = 0.01
+    box_score_threshold: Share = 0.5
+    min_box_area_fraction: Share = 0.01
     min_box_side_px: float = 48.0
     keypoint_score_threshold: float | None = None
     """Raw score from which a keypoint is detected; default: the model's own, from the zoo."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU where there is one."""
     precision: Literal["auto", "float32", "half", "bfloat16"] = "auto"
-    actors: int | None = None
+    actors: Positive | None = None
     """Pose model processes; default: `actors_per_gpu` a GPU, or one per `threads` cores."""
-    actors_per_gpu: int = 2
-    threads: int = 1
+    actors_per_gpu: Positive = 2
+    threads: Positive = 1
     """Torch threads of one pose actor. Other thread counts give other last digits."""
-    batch_size: int = 16
+    batch_size: Positive = 16
     """Pictures of one batch. Batches never cross shards."""
-    crop_batch_size: int = 32
-    attempts: int = 2
+    crop_batch_size: Positive = 32
+    attempts: Positive = 2
     """Tries of a batch whose model process died before it is bisected to the picture that kills it."""
 
 
@@ -102,11 +107,11 @@ class FilterSettings:
     max_pwatermark: float | None = None
     min_similarity: float | None = None
     min_aesthetic: float | None = None
-    min_width: int | None = None
-    min_height: int | None = None
+    min_width: Positive | None = None
+    min_height: Positive | None = None
     caption_pattern: str | None = None
     """A regular expression that the caption must contain."""
-    max_caption_chars: int = 10_000
+    max_caption_chars: Positive = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,30 +124,30 @@ class BuildImagesSettings:
     """The dataset folder."""
     caption_column: str | None = None
     url_column: str | None = None
-    rows_per_shard: int = 1000
-    workers: int | None = None
+    rows_per_shard: Annotated[int, Interval(ge=1, le=10_000)] = 1000
+    workers: Positive | None = None
     """Shards in work at the same time; default: one a core."""
-    min_detected: float = 0.5
+    min_detected: Share = 0.5
     """Share of the 17 body keypoints that a person needs."""
-    store_min_detected: float | None = None
+    store_min_detected: Share | None = None
     """The same for what goes into the tars; default: `min_detected`."""
     person_rule: PersonRule = "any"
     detector: str = "rtmdet-m"
     pose_model: str = "hrnet-w48"
     weights_dir: Path | None = None
-    allow_private_addresses: CliOnly = False
+    allow_private_addresses: Annotated[bool, FLAG_ONLY] = False
     """Fetch from private addresses too. A flag only: refused in settings files and environment."""
     ray_address: str | None = None
     """Address of a running Ray cluster; default: a local one."""
-    min_success: float | None = None
+    min_success: Share | None = None
     """Exit 3 when a smaller share of the rows was fetched and decoded."""
     shuffle_seed: int | None = None
     """Shuffle the rows before sharding, against bursts to one host."""
-    max_rows: int | None = None
-    shard_attempts: int = 3
-    network_failure_limit: float | None = 0.9
+    max_rows: Positive | None = None
+    shard_attempts: Positive = 3
+    network_failure_limit: Share | None = 0.9
     """Stop (exit 3) when more than this share of the last rows failed by the network; none: never."""
-    network_failure_window: int = 500
+    network_failure_window: Positive = 500
     fetch: FetchSettings = field(default_factory=FetchSettings)
     image: ImageSettings = field(default_factory=ImageSettings)
     pose: PoseSettings = field(default_factory=PoseSettings)
@@ -153,11 +158,11 @@ class BuildImagesSettings:
 class DecodeLimits:
     """What one video may cost. A video that exceeds a limit is killed and set aside; the run goes on."""
 
-    timeout_s: float = 3600.0
+    timeout_s: Seconds = 3600.0
     """Longest time for one video."""
-    heartbeat_timeout_s: float = 60.0
+    heartbeat_timeout_s: Seconds = 60.0
     """Longest time without a decoded frame; then the video ends as `decode_hang`."""
-    memory_bytes: int = 4 * 2**30
+    memory_bytes: Positive = 4 * 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,17 +177,17 @@ class BuildVideoSettings:
     """The manifest's layout; default: detected from its columns."""
     captions: Path | None = None
     """A file of captions that is joined by key."""
-    rows_per_shard: int = 100
+    rows_per_shard: Annotated[int, Interval(ge=1, le=10_000)] = 100
     """Videos of one shard."""
-    workers: int | None = None
+    workers: Positive | None = None
     """Videos in work at the same time; default: one a core."""
-    allow_private_addresses: CliOnly = False
+    allow_private_addresses: Annotated[bool, FLAG_ONLY] = False
     """Fetch from private addresses too. A flag only: refused in files and environment."""
     ray_address: str | None = None
     """Address of a running Ray cluster; default: a local one."""
-    min_success: float | None = None
+    min_success: Share | None = None
     """Exit 3 when a smaller share of the videos was decoded."""
-    shard_attempts: int = 3
+    shard_attempts: Positive = 3
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     fetch: FetchSettings = field(
         default_factory=lambda: FetchSettings(

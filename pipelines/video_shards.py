@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from lposekit import __version__
 from lposekit.errors import UsageError
-from lposekit.settings import flatten_settings
+from lposekit.settings import flatten_settings, settings_digest
 from lposekit.shards.card import claim_folder
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.shards.writer import finish_replacements, remove_partials
@@ -131,6 +131,7 @@ def _run(settings: BuildVideoSettings, execute: Execute, *, sample: bool, dry_ru
         "sample": sample,
         "lposekit": __version__,
         "settings": flat,
+        "settings_digest": settings_digest(settings, excluded=FREE_SETTINGS),
         "fixed": {
             "settings": {name: value for name, value in flat.items() if name not in FREE_SETTINGS},
             "input": input_fingerprint(settings),

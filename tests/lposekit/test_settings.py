@@ -4,7 +4,7 @@ is excluded by name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,6 @@ from lposekit.errors import UsageError
 from lposekit.setting_values import check_values
 from lposekit.settings import (
     Layer,
-    diff_settings,
     environment_layer,
     flatten_settings,
     merge,
@@ -195,10 +194,3 @@ def test_digest_is_the_same_from_a_card_as_from_the_settings() -> None:
 def test_excluding_a_setting_that_does_not_exist_is_a_mistake_of_ours() -> None:
     with pytest.raises(ValueError, match="no_such"):
         settings_digest(Example(), excluded=frozenset({"no_such"}))
-
-
-def test_differing_settings_are_named_with_both_values() -> None:
-    new = replace(Example(), share=0.6, name="other", inner=Inner(threads=9))
-    found = diff_settings(flatten_settings(Example()), new, excluded=frozenset({"name"}))
-    assert [str(difference) for difference in found] == ["inner.threads: 8 before, 9 now", "share: 0.5 before, 0.6 now"]
-    assert diff_settings(new, new) == []

@@ -24,7 +24,7 @@ def test_a_network_that_is_down_commits_nothing_and_the_next_run_goes_on(tmp_pat
     report = run(stub_settings(path, output, rows_per_shard=24))
     assert report.exit_code == 3
     assert report.stopped is not None
-    assert "24 of 24 rows failed to fetch (connect 24)" in report.stopped
+    assert "24 of the last 24 rows failed by the network (connect 24)" in report.stopped
     assert DatasetLayout(output).committed_shards() == []
     again = run(stub_settings(path, output, rows_per_shard=24, network_failure_limit=None))
     assert (again.exit_code, again.outcomes) == (0, {"connect": 24})
