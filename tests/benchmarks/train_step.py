@@ -43,15 +43,22 @@ class Form:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one form: median seconds, arithmetic of a step, memory kept for the backward pass, growth of the process."""
+    """Of one form: median seconds and CPU seconds (all threads), arithmetic of a step, memory kept for the backward
+    pass, growth of the process."""
 
     seconds: float
+    cpu_seconds: float
     tflop: float
     saved_gib: float
     peak_gib: float
 
     def as_json(self) -> dict[str, float]:
-        values = {"s": self.seconds, "tflop": self.tflop, "tflops": self.tflop / self.seconds}
+        values = {
+            "s": self.seconds,
+            "cpu_s": self.cpu_seconds,
+            "tflop": self.tflop,
+            "tflops": self.tflop / self.seconds,
+        }
         return {
             key: round(x, 3) for key, x in {**values, "saved_gib": self.saved_gib, "peak_gib": self.peak_gib}.items()
         }
@@ -81,8 +88,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=4)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--no-channels-last", dest="channels_last", action="store_false")
-    return parser.parse_args()
+    parser.add_argument("--channels-last", action="store_true", help="always on a GPU; on a CPU it gains nothing")
+    arguments = parser.parse_args()
+    arguments.channels_last |= arguments.device != "cpu"
+    return arguments
 
 
 def stage1(arguments: argparse.Namespace) -> dict[str, object]:
@@ -137,7 +146,7 @@ def stage2(arguments: argparse.Namespace) -> dict[str, object]:
     figures = compare(forms, arguments, layouts={"plain": torch.contiguous_format}, stage=stage)
     ratios = {
         f"plain_over_ours_{name}": getattr(figures["plain"], name) / getattr(figures["ours"], name)
-        for name in ("seconds", "tflop", "saved_gib", "peak_gib")
+        for name in ("seconds", "cpu_seconds", "tflop", "saved_gib", "peak_gib")
         if "plain" in figures
     }
     return summary(arguments, figures, ratios, {"latents": arguments.stage2_side, "frames": arguments.frames})
@@ -175,7 +184,7 @@ def compare(
 ) -> dict[str, Figures]:
     """Measures each form in a first step, then times them in turn. `layouts`: the layout a form's weights want."""
     once: dict[str, tuple[float, float, float]] = {}
-    times: dict[str, list[float]] = {form.name: [] for form in forms}
+    times: dict[str, list[tuple[float, float]]] = {form.name: [] for form in forms}
     for turn in range(arguments.steps + 1):
         for form in forms:
             if stage is not None and arguments.channels_last:
@@ -185,15 +194,17 @@ def compare(
             else:
                 times[form.name].append(timed(form))
             logger.info("turn %d, %s: %s", turn, form.name, times[form.name][-1:] or "warm")
-    return {form.name: Figures(statistics.median(times[form.name]), *once[form.name]) for form in forms}
+    medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in times.items()}
+    return {form.name: Figures(*medians[form.name], *once[form.name]) for form in forms}
 
 
-def timed(form: Form) -> float:
-    start = time.perf_counter()
+def timed(form: Form) -> tuple[float, float]:
+    """Seconds and CPU seconds of one step. On a busy machine with one thread, only the latter mean something."""
+    start, cpu_start = time.perf_counter(), time.process_time()
     form.step()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - cpu_start
 
 
 def measure_once(form: Form) -> tuple[float, float, float]:
