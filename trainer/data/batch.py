@@ -5,14 +5,17 @@ Shape letters: B samples, F frames (1 for pictures), C latent channels, H and W 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from einops import rearrange
 from torch import Tensor
+
+SMALL_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,21 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def packed(self) -> dict[str, Any]:
+        """For the way from a worker: small arrays go through its pipe, only large ones through shared memory.
+
+        A tensor in shared memory costs a handshake between the processes, whatever its size.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        small = {n: v.numpy() for n, v in values.items() if isinstance(v, Tensor) and v.nbytes < SMALL_BYTES}
+        return {**values, **small}
+
+    @staticmethod
+    def unpacked(values: Mapping[str, Any]) -> Batch:
+        """What `packed` packed."""
+        opened = {n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in values.items()}
+        return Batch(**opened)  # pyright: ignore
 
     def to(self, device: torch.device) -> Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))

@@ -9,6 +9,7 @@ import re
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import torch
@@ -63,6 +64,17 @@ class _Failure:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Parcel:
+    """A batch on its way from a worker."""
+
+    values: dict[str, Any]
+
+    def pin_memory(self) -> Batch:
+        """Called by torch's loader if it pins."""
+        return Batch.unpacked(self.values).pin_memory()
+
+
 @dataclass(slots=True)
 class _BatchMaker:
     """Runs in the workers. ``reading``: int64 [workers, 3] in shared memory, (pid, dataset, shard) of what each
@@ -71,7 +83,7 @@ class _BatchMaker:
     reader: SampleReader
     reading: Tensor
 
-    def __getitem__(self, refs: list[SampleRef]) -> Batch | _Failure:
+    def __getitem__(self, refs: list[SampleRef]) -> _Parcel | _Failure:
         info = get_worker_info()
         samples = []
         for ref in refs:
@@ -81,7 +93,7 @@ class _BatchMaker:
                 samples.append(self.reader.read(ref))
             except LposekitError as error:
                 return _Failure(str(error) if info is None else f"{error} (read by worker {info.id})")
-        return stack_samples(samples)
+        return _Parcel(stack_samples(samples).packed())
 
 
 @dataclass(slots=True)
@@ -122,7 +134,7 @@ class SampleLoader:
             for batch in loader:
                 if isinstance(batch, _Failure):
                     raise LposekitError(batch.message)
-                yield batch
+                yield Batch.unpacked(batch.values) if isinstance(batch, _Parcel) else batch
 
     def advance(self, state: OrderState, steps: int = 1) -> OrderState:
         """The state after ``steps`` global batches."""
@@ -186,5 +198,5 @@ class _WorkerStart:
         torch.set_num_threads(1)
 
 
-def _as_it_is(batch: Batch | _Failure) -> Batch | _Failure:
+def _as_it_is(batch: _Parcel | _Failure) -> _Parcel | _Failure:
     return batch
