@@ -133,12 +133,10 @@ class SpanClips:
         picture = None if rgb_HWC is None else prepared(rgb_HWC, self._account.settings.encode)
         for draft in self._drafts.values():
             draft.add(frame, picture)
-        if picture is not None and self._buffered_bytes(picture) > _BUFFER_BYTES:
-            self._write(next(iter(self._drafts.values())))
-
-    def _buffered_bytes(self, picture: Prepared) -> int:
-        # drafts that overlap share their pictures: the oldest unwritten one holds nearly all there are
-        return max(len(draft.buffer) for draft in self._drafts.values()) * picture.nbytes
+        # drafts that overlap share their pictures: the fullest one holds nearly all that there are
+        fullest = max(self._drafts.values(), key=lambda draft: len(draft.buffer))
+        if picture is not None and len(fullest.buffer) * picture.nbytes > _BUFFER_BYTES:
+            self._write(fullest)
 
     def _write(self, draft: _Draft) -> ClipWriter:
         account = self._account

@@ -71,7 +71,9 @@ class PyavReader:
 
     def _seek(self, container: InputContainer, stream: VideoStream, start: int) -> None:
         try:
-            container.seek(int(self._info.pts[start]), stream=stream, backward=True)
+            # a key frame found by its decoding time may be shown later than the aim
+            aim = int(self._info.pts[max(0, start - _REORDER)])
+            container.seek(aim, stream=stream, backward=True)
         except av.FFmpegError as error:
             raise Rejected(Outcome.CORRUPT, f"no way to frame {start}: {error}") from error
 
@@ -109,6 +111,7 @@ class _Damage:
     def __init__(self, places_are_counted: bool) -> None:
         self.truncated = False
         self._places_are_counted = places_are_counted
+        self._first_key: int | None = None
         self._tainted = False
         self._tainted_before: int | None = None
         self._stamps: set[int] = set()
@@ -134,6 +137,10 @@ class _Damage:
         finally:
             av.logging.set_level(None)
         failed |= bool(lines) or any(frame.is_corrupt for frame in frames)
+        if self._first_key is None and packet.is_keyframe:
+            self._first_key = packet.pts
+        # after a seek, or where a stream was cut, pictures before the first key frame lack what they copy from
+        failed &= self._first_key is None or packet.pts is None or packet.pts >= self._first_key
         self._tainted |= failed
         # a picture that is lost moves all later ones to wrong places
         self.truncated |= failed and self._places_are_counted

@@ -94,6 +94,7 @@ def write_video(
     b_frames: int = 2,
     crf: int = 20,
     preset: str = "ultrafast",
+    x264: str = "",
     rotation: int = 0,
     faststart: bool = False,
 ) -> Path:
@@ -114,7 +115,8 @@ def write_video(
             stream.codec_context.max_b_frames = b_frames
             stream.codec_context.thread_count = 1
             if codec == "libx264":
-                stream.codec_context.options = {"crf": str(crf), "preset": preset, "sc_threshold": "0"}
+                options = {"crf": str(crf), "preset": preset, "sc_threshold": "0", "x264-params": x264}
+                stream.codec_context.options = {name: value for name, value in options.items() if value}
             if pts is not None:
                 stream.codec_context.time_base = MILLISECOND
         frame = VideoFrame.from_ndarray(picture, format="rgb24")

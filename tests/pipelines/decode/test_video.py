@@ -69,6 +69,16 @@ def test_any_part_of_the_video_can_be_read(tmp_path: Path, reader: type, span: t
     assert numbers(reader, path, *span) == list(range(*span))
 
 
+# mutation tried: a seek to `start` itself in PyavReader makes this test red
+@pytest.mark.parametrize("start", range(20, 34))
+def test_parts_of_open_groups_begin_where_they_should(tmp_path: Path, start: int) -> None:
+    pictures = (moving(number) for number in range(75))
+    path = write_video(
+        tmp_path / "a.mp4", pictures, gop=25, b_frames=3, preset="veryfast", x264="open-gop=1:scenecut=0"
+    )
+    assert numbers(PyavReader, path, start, start + 6) == list(range(start, start + 6))
+
+
 @READERS
 def test_parts_can_be_read_one_after_the_other_in_any_order(tmp_path: Path, reader: type) -> None:
     path = write_video(tmp_path / "a.mp4", (moving(number) for number in range(100)), gop=30)

@@ -12,6 +12,7 @@ import av
 import pytest
 
 from lposekit.errors import Outcome
+from pipelines.decode import span_clips
 from pipelines.decode.clips import clip_windows
 from pipelines.decode.sandbox import Sandbox
 from pipelines.decode.video_build import build_clips
@@ -260,10 +261,17 @@ def test_long_windows_written_ahead_are_the_same_as_buffered_ones(tmp_path: Path
     path = write_video(tmp_path / "a.mp4", [*shots(60), *[plain(0)] * 60])
     how = settings(length_frames=40, stride_frames=15, min_length_frames=20)
     buffered, _ = build(tmp_path, path, how)
-    monkeypatch.setattr("pipelines.decode.span_clips._BUFFER_BYTES", 320 * 240 * 5)
+    limit = 320 * 240 * 5
+    monkeypatch.setattr("pipelines.decode.span_clips._BUFFER_BYTES", limit)
+    held = []
+    add = span_clips._Draft.add
+    monkeypatch.setattr(
+        span_clips._Draft, "add", lambda draft, *seen: (add(draft, *seen), held.append(len(draft.buffer)))
+    )
     ahead, _ = build(tmp_path, path, how)
     assert ahead == buffered
     assert ahead.dropped
+    assert max(held) * 320 * 240 * 1.5 <= limit + 3 * 320 * 240 * 1.5
 
 
 def test_result_survives_the_way_through_the_sandbox(tmp_path: Path) -> None:
