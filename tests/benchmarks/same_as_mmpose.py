@@ -3,7 +3,7 @@
 On all photos of a folder with ``annotations.jsonl``, for batch sizes 1, 7 and 32, float32: our boxes against MMDet's
 ``inference_detector``, our keypoints against MMPose's ``inference_topdown`` on the same boxes. Prints the largest
 differences; the bars are 0.05 px and 1e-4. Half precision against float32: 0.5 px at the 99th percentile of detected
-keypoints (reported, not part of the exit code). The last line is JSON. Takes the pair of models that `ground_truth.py` takes.
+keypoints (reported, not part of the exit code). The last line is JSON. Models as in `ground_truth.py`.
 """
 
 from __future__ import annotations
