@@ -75,11 +75,12 @@ Execute = Callable[[ImageJob, Iterator[ShardPlan | RetryPlan], BuildProgress, In
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """What a pose model's zoo entry says that a build needs before the model is loaded."""
+    """What the zoo entries of pose model and detector say that a build needs before they are loaded."""
 
     name: str
     keypoint_format: str
     keypoint_score_threshold: float
+    box_score_threshold: float
 
 
 def run(
@@ -118,21 +119,20 @@ def known_model(settings: BuildImagesSettings) -> KnownModel:
         UsageError: no such detector or pose model.
     """
     if settings.pose_model == stub.NAME:
-        return KnownModel(stub.NAME, stub.KEYPOINT_FORMAT, stub.KEYPOINT_SCORE_THRESHOLD)
-    detector_entry(settings.detector)
-    entry = pose_entry(settings.pose_model)
-    return KnownModel(entry.name, entry.keypoint_format, entry.keypoint_score_threshold)
+        return KnownModel(stub.NAME, stub.KEYPOINT_FORMAT, stub.KEYPOINT_SCORE_THRESHOLD, stub.BOX_SCORE_THRESHOLD)
+    detector, entry = detector_entry(settings.detector), pose_entry(settings.pose_model)
+    return KnownModel(entry.name, entry.keypoint_format, entry.keypoint_score_threshold, detector.box_score_threshold)
 
 
 def keep_rules(settings: BuildImagesSettings, entry: KnownModel) -> tuple[KeepRule, KeepRule]:
     """The rule for keeping a picture, and the one for storing it."""
     pose = settings.pose
-    threshold = pose.keypoint_score_threshold
+    keypoint, box = pose.keypoint_score_threshold, pose.box_score_threshold
     keep = KeepRule(
-        keypoint_score_threshold=entry.keypoint_score_threshold if threshold is None else threshold,
+        keypoint_score_threshold=entry.keypoint_score_threshold if keypoint is None else keypoint,
         min_detected=settings.min_detected,
         person_rule=settings.person_rule,
-        box_score_threshold=pose.box_score_threshold,
+        box_score_threshold=entry.box_score_threshold if box is None else box,
         min_box_area_fraction=pose.min_box_area_fraction,
         min_box_side_px=pose.min_box_side_px,
     )
@@ -184,7 +184,7 @@ def _card(
             "settings": {name: value for name, value in flat.items() if name not in FREE_SETTINGS},
             # The sample's list names the port of its server, which another run may not get.
             "input": "sample" if sample else input_fingerprint(settings),
-            "keypoint_score_threshold": keep.keypoint_score_threshold,
+            "keep_rule": flatten_settings(keep),
         },
         "keep_rule": flatten_settings(keep),
         "keypoint_format": entry.keypoint_format,

@@ -79,7 +79,8 @@ class ImageSettings:
 class PoseSettings:
     """How persons and their keypoints are found."""
 
-    box_score_threshold: Share = 0.5
+    box_score_threshold: Share | None = None
+    """Box score from which a person counts; default: the detector's own, from the zoo."""
     min_box_area_fraction: Share = 0.01
     min_box_side_px: float = 48.0
     keypoint_score_threshold: float | None = None

@@ -21,6 +21,7 @@ from lposekit.records import Person, PoseFailure
 NAME = "stub"
 KEYPOINT_FORMAT = "coco17"
 KEYPOINT_SCORE_THRESHOLD = 0.5
+BOX_SCORE_THRESHOLD = 0.5
 SQUARE_PX = 16
 NUM_BITS = 16
 BEHAVIOURS = ("well", "raise", "wrong_shape", "exit", "memory", "sleep")

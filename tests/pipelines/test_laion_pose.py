@@ -124,7 +124,7 @@ def test_other_settings_in_the_same_folder_are_refused_with_the_differing_fields
     with served(stub_pages(4), tmp_path) as (_, path):
         settings = stub_settings(path, tmp_path / "d")
         run(settings, execute=execute_here)
-        with pytest.raises(UsageError, match=r"settings\.min_detected: 0\.5 -> 0\.7"):
+        with pytest.raises(UsageError, match=r"min_detected: 0\.5 -> 0\.7"):
             run(replace(settings, min_detected=0.7), execute=execute_here)
         write_rows(path, [{"url": "http://other.example/1.jpg", "caption": ""}])
         with pytest.raises(UsageError, match="input: "):
