@@ -90,7 +90,7 @@ def test_clips_hold_exactly_the_frames_that_the_window_function_names(
             assert container.streams.video[0].average_rate == fps
 
 
-# mutation tried: TOO_SHORT margin at cuts (`now - margin` -> `now`) makes this test red
+# mutation tried: `self._end_shot(now, CUT)` in WindowCursor.push (no margin before a cut) makes this test red
 @pytest.mark.parametrize("margin", [0, 1, 4])
 @pytest.mark.parametrize("stride", [7, 12, 30])
 def test_no_clip_spans_a_cut(tmp_path: Path, margin: int, stride: int) -> None:
@@ -169,7 +169,7 @@ def test_odd_and_large_sizes_are_stored_even_at_the_shorter_side(tmp_path: Path,
     assert (result.clips[0].width, result.clips[0].height) == stored
 
 
-# mutation tried: an empty filter list in motion._drop_reason makes this test red
+# mutation tried: any one filter of motion._drop_reason taken out makes this test red
 def test_filters_drop_the_windows_that_deserve_it_and_no_other(tmp_path: Path) -> None:
     second = range(25)
     parts: list[tuple[str | None, list[Picture]]] = [
