@@ -105,7 +105,7 @@ def peer_answers(estimator: PoseEstimator) -> list[tuple[np.ndarray, np.ndarray,
     return answers
 
 
-# Mutations tried: INTER_AREA in letterbox; bgr=False; padding 1.2; UDP's warp matrix; no quarter-pixel step.
+# Mutations: INTER_AREA in letterbox; bgr=False; padding 1.2; UDP's warp matrix; no quarter-pixel step.
 @pytest.mark.parametrize("batch", [1, 7, 32])
 def test_boxes_and_keypoints_are_those_of_mmdet_and_mmpose(
     estimator: PoseEstimator, peer_answers: list[tuple[np.ndarray, np.ndarray, np.ndarray]], batch: int
