@@ -26,6 +26,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from lposekit.errors import UsageError
+from lposekit.report.page import file_size
 from lposekit.shards.card import claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.writer import ShardWriter, remove_partials
@@ -67,7 +68,7 @@ class CacheReport:
         if self.dry_run:
             return [line]
         return [
-            f"{line}, {self.num_bytes / 2**20:.1f} MiB in {self.seconds:.1f} s",
+            f"{line}, {file_size(self.num_bytes)} in {self.seconds:.1f} s",
             "train with it: lposekit train --loader.latents",
         ]
 

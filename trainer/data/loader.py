@@ -138,7 +138,7 @@ class SampleLoader:
 
     def advance(self, state: OrderState, steps: int = 1) -> OrderState:
         """The state after ``steps`` global batches."""
-        return self.order.draw(state, steps * self.share.batch_size)[1]
+        return self.order.advance(state, steps * self.share.batch_size)
 
     @contextlib.contextmanager
     def named_worker_deaths(self) -> Iterator[None]:

@@ -95,6 +95,14 @@ class SampleOrder:
             state = OrderState(state.epoch, state.consumed + wanted)
         return refs, state
 
+    def advance(self, state: OrderState, count: int) -> OrderState:
+        """The state behind the next ``count`` samples, without looking them up."""
+        while count:
+            state = self._skip_finished_epochs(state)
+            taken = min(count, self.epoch_size(state.epoch) - state.consumed)
+            state, count = OrderState(state.epoch, state.consumed + taken), count - taken
+        return state
+
     def samples(self, epoch: int, start: int, stop: int) -> list[SampleRef]:
         """Samples ``start`` to ``stop`` (excluded) of one epoch."""
         if start >= stop:

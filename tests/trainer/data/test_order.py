@@ -56,6 +56,13 @@ def test_a_stream_in_pieces_equals_the_stream_in_one():
     assert pieces == whole
 
 
+def test_advancing_ends_where_drawing_does():
+    stream, state = order(weights=(0.25, 1)), OrderState()
+    for count in (1, 30, 0, 31, 2, 100):
+        assert stream.advance(state, count) == stream.draw(state, count)[1]
+        state = stream.advance(state, count)
+
+
 def test_a_batch_crosses_the_end_of_an_epoch():
     size = order().epoch_size(0)
     refs, state = order().draw(OrderState(0, size - 2), 5)
