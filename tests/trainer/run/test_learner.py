@@ -1,0 +1,80 @@
+"""Contract of what a step is made of: cost counted without computing, rates without the time for looking, and
+interrupts."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.run.cost import count_forward, count_pass
+from trainer.run.interrupt import stop_request
+from trainer.run.metrics import Clock, JsonLines, measure_peak_tflops, read_metrics, rewind
+
+
+def test_arithmetic_of_a_pass_is_that_of_its_products():
+    layer = torch.nn.Linear(64, 32, bias=False)
+    cost = count_pass(layer, (torch.empty(10, 64, device="meta"),))
+    # forward and the gradient of the weights; the input needs none
+    assert cost.tflop * 1e12 == 2 * (2 * 10 * 64 * 32)
+    assert count_forward(lambda module, x: module(x), layer, torch.empty(10, 64)) * 1e12 == 2 * 10 * 64 * 32
+
+
+def test_frozen_weights_cost_no_gradient_of_weights():
+    layers = torch.nn.Sequential(torch.nn.Linear(8, 8, bias=False), torch.nn.Linear(8, 8, bias=False))
+    layers[1].requires_grad_(False)
+    # forward of both, the gradient through the second, the gradient of the first's weights
+    assert count_pass(layers, (torch.empty(4, 8, device="meta"),)).tflop * 1e12 == 4 * (2 * 4 * 8 * 8)
+
+
+def test_counting_computes_nothing_and_changes_nothing():
+    layer = torch.nn.Linear(4, 4)
+    before = layer.weight.clone()
+    count_pass(layer, (torch.empty(2, 4, device="meta"),))
+    assert torch.equal(layer.weight, before)
+    assert layer.weight.grad is None
+
+
+def test_time_for_looking_is_not_training_time():
+    clock = Clock()
+    with clock.spending("looking"):
+        time.sleep(0.2)
+    with clock.spending("data"):
+        time.sleep(0.02)
+    clock.tick()
+    rates = clock.report(8, 1.0, 4.0)
+    assert rates["steps_per_s"] > 10
+    assert rates["samples_per_s"] == pytest.approx(8 * rates["steps_per_s"])
+    assert rates["mfu"] == pytest.approx(rates["tflops"] / 4)
+    assert 0.3 < rates["data_wait"] <= 1
+
+
+def test_the_matmul_peak_is_a_rate_of_this_device():
+    assert 1e-4 < measure_peak_tflops(torch.device("cpu"), torch.float32) < 100
+
+
+def test_lines_after_the_resumed_step_and_torn_ones_are_dropped(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    lines = JsonLines(path)
+    for step in (1, 2, 3):
+        lines.write({"step": step, "loss": 0.1 * step})
+    lines.close()
+    with path.open("a") as stream:
+        stream.write('{"step": 4, "lo')
+    assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]
+    rewind(path, 2)
+    assert [line["step"] for line in read_metrics(path)] == [1, 2]
+    assert path.read_text().endswith("}\n")
+
+
+def test_the_first_signal_asks_and_the_second_stops_at_once():
+    with stop_request() as request:
+        assert not request.wanted
+        signal.raise_signal(signal.SIGTERM)
+        assert request.wanted
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
