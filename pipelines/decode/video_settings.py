@@ -9,6 +9,17 @@ from typing import Any, Literal
 Decoder = Literal["decord", "pyav"]
 ShotDetector = Literal["adaptive", "content", "none"]
 ClipFormat = Literal["mp4", "frames"]
+X264_PRESETS = (
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +139,12 @@ def settings_problem(settings: BuildClipsSettings) -> str | None:
             return f"{name} is {value}: give a value above 0"
     if not 1 <= encode.gop <= 12:
         return f"encode.gop is {encode.gop}: give 1 to 12, the dataset promises short groups"
+    if encode.preset not in X264_PRESETS:
+        return f"encode.preset is {encode.preset!r}: give one of {', '.join(X264_PRESETS)}"
+    if not 0 <= encode.crf <= 51:
+        return f"encode.crf is {encode.crf}: give 0 (no loss) to 51"
+    if not 1 <= encode.jpeg_quality <= 100:
+        return f"encode.jpeg_quality is {encode.jpeg_quality}: give 1 to 100"
     if encode.size < 16:
         return f"encode.size is {encode.size}: H.264 clips need at least 16 pixels"
     return None

@@ -295,6 +295,9 @@ def test_result_survives_the_way_through_the_sandbox(tmp_path: Path) -> None:
         (settings(fps=-1.0), "clips.fps"),
         (BuildClipsSettings(encode=EncodeSettings(gop=13)), "encode.gop"),
         (BuildClipsSettings(encode=EncodeSettings(size=8)), "encode.size"),
+        (BuildClipsSettings(encode=EncodeSettings(preset="quick")), "encode.preset"),
+        (BuildClipsSettings(encode=EncodeSettings(crf=60)), "encode.crf"),
+        (BuildClipsSettings(encode=EncodeSettings(jpeg_quality=0)), "encode.jpeg_quality"),
     ],
 )
 def test_wrong_settings_are_named(part: BuildClipsSettings, problem: str) -> None:
