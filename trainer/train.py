@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lposekit.errors import UsageError
@@ -18,7 +18,7 @@ from lposekit.faults import fault_point
 from trainer.data.batch import Batch
 from trainer.data.order import OrderState
 from trainer.model.base import Base, load_base
-from trainer.run.build import build, prepare_torch
+from trainer.run.build import build, model_switches, prepare_torch
 from trainer.run.checkpoint import (
     Checkpoint,
     list_steps,
@@ -27,6 +27,7 @@ from trainer.run.checkpoint import (
     prune,
     remove_leftovers,
     save_checkpoint,
+    set_aside_newer,
 )
 from trainer.run.data import RunData, open_data
 from trainer.run.distributed import World, choose_device, open_world
@@ -102,6 +103,10 @@ def run_card(settings: TrainSettings, base: Base, data: RunData) -> dict:
         "stage": settings.stage,
         "base": {"name": settings.base, "source": base.source, "unet": fingerprint(base.unet)},
         "data": [str(dataset.root) for dataset in data.datasets],
+        "switches": asdict(model_switches(settings.model)),
+        "size": settings.picture.size,
+        "frames": settings.clip.frames if settings.stage == 2 else 1,
+        "pose_style": settings.pose.style,
         "fixed": {**data.facts, "unet": fingerprint(base.unet)},
     }
 
@@ -115,6 +120,8 @@ def resume(run: Run) -> None:
     refuse_other_run(checkpoint.facts["fixed"], run.card["fixed"], folder)
     run.learner.restore(checkpoint, f"checkpoint {folder}")
     run.step, run.order = checkpoint.step, OrderState(**checkpoint.facts["order"])
+    if run.world.is_main and run.settings.resume != "auto":
+        set_aside_newer(run.output, run.step)
     log.info("resuming after step %d from %s", run.step, folder)
 
 

@@ -64,7 +64,7 @@ def list_steps(run_dir: Path) -> list[int]:
 
 
 def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint; returns its folder. One that is there already for the step and is whole is left as it is.
+    """Write a checkpoint; returns its folder. One that is there for the step (a damaged one) is replaced.
 
     Raises:
         LposekitError: the disk is full or cannot be written; what was there before is untouched.
@@ -72,14 +72,12 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
     final = step_folder(run_dir, checkpoint.step)
     partial = final.with_name(f"{final.name}.tmp")
     try:
-        if final.exists():
-            if not damage(final):
-                return final
-            shutil.rmtree(final)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         _write(partial, checkpoint)
         fault_point("checkpoint:before_rename")
+        if final.exists():
+            shutil.rmtree(final)
         partial.rename(final)
         sync_folder(final.parent)
     except (OSError, SafetensorError) as error:
@@ -183,6 +181,21 @@ def remove_leftovers(run_dir: Path) -> None:
     for path in folder.glob("step-*.tmp") if folder.is_dir() else ():
         log.info("removing the unfinished checkpoint %s", path)
         shutil.rmtree(path)
+
+
+def set_aside_newer(run_dir: Path, step: int) -> None:
+    """Rename checkpoints behind ``step``, which the user named to go on from: they end another history.
+
+    Left where they are, the next resume would take the newest of them.
+    """
+    for newer in [found for found in list_steps(run_dir) if found > step]:
+        folder = step_folder(run_dir, newer)
+        aside = folder.with_name(f"superseded-{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(folder, aside)
+        log.warning(
+            "checkpoint %s is behind step %d, from which this run goes on: renamed to %s", folder, step, aside.name
+        )
 
 
 def prune(run_dir: Path, keep: int, keeps: Callable[[int], bool]) -> list[int]:

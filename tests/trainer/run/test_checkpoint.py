@@ -31,6 +31,7 @@ from trainer.run.checkpoint import (
     remove_leftovers,
     restore_optimizer,
     save_checkpoint,
+    set_aside_newer,
     step_folder,
 )
 
@@ -139,14 +140,25 @@ def test_what_a_kill_left_half_written_is_removed_and_never_loaded(tmp_path: Pat
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
 
 
-def test_saving_a_step_again_replaces_a_damaged_one_and_leaves_a_whole_one(tmp_path: Path):
+def test_saving_a_step_again_replaces_what_is_there(tmp_path: Path):
     save(tmp_path, 1)
-    before = (step_folder(tmp_path, 1) / "checkpoint.json").stat().st_mtime_ns
-    save(tmp_path, 1)
-    assert (step_folder(tmp_path, 1) / "checkpoint.json").stat().st_mtime_ns == before
     truncate(step_folder(tmp_path, 1))
     save(tmp_path, 1)
     assert damage(step_folder(tmp_path, 1)) is None
+    save_checkpoint(tmp_path, checkpoint(1, size=9))
+    assert len(load_checkpoint(step_folder(tmp_path, 1)).tensors["trainable"]["a"]) == 9
+
+
+def test_going_on_from_an_older_checkpoint_sets_the_newer_ones_aside(tmp_path: Path):
+    # mutation: left in place, the next automatic resume jumps into the other history
+    save(tmp_path, 1, 2, 3)
+    set_aside_newer(tmp_path, 1)
+    assert newest_whole(tmp_path) == step_folder(tmp_path, 1)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "step-000001",
+        "superseded-step-000002",
+        "superseded-step-000003",
+    ]
 
 
 def test_a_disk_that_fills_up_stops_with_its_name_and_leaves_the_old_ones(tmp_path: Path):
