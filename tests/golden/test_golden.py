@@ -10,6 +10,7 @@ resnets; GroupNorm over the clip in the transformers; attention keys of the own 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -30,12 +31,10 @@ pytestmark = pytest.mark.timeout(TIMEOUT_S + 40)
 
 def dump(folder: Path, out: Path) -> dict[str, torch.Tensor]:
     """Runs the tool as a user does and reads what it wrote."""
-    subprocess.run(
-        [sys.executable, "-m", "tests.golden.dump", str(folder), str(out)],
-        check=True,
-        cwd=REPOSITORY,
-        timeout=TIMEOUT_S,
-    )
+    command = [sys.executable, "-m", "tests.golden.dump", str(folder), str(out)]
+    # the cases are too small for more than one thread
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, cwd=REPOSITORY, timeout=TIMEOUT_S, env=environment)
     return load_file(out)
 
 
