@@ -7,6 +7,7 @@ computes the pose encoder. Proven on SHA-256 of every frozen tensor before and a
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,6 +19,15 @@ from trainer.model.switches import OFFICIAL, PAPER, ModelSwitches, preset, train
 from trainer.stages import StageModel, StageNumber, build_stage, lower_frozen_precision, offset_noise
 
 pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    # too small for two, and waiting threads cost a busy machine most of its time
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def small_stage(number: StageNumber, switches: ModelSwitches = OFFICIAL, **options: float) -> StageModel:
