@@ -19,10 +19,10 @@ from trainer.data.order import OrderState, SampleOrder, SampleRef
 from trainer.data.reader import SampleReader, SampleRecipe
 
 
-def loader_of(root: Path, share: Share, workers: int = 0, repeats: int = 1) -> SampleLoader:
-    datasets = open_catalog([root] * repeats, "image")
-    order = SampleOrder([[len(shard) for shard in dataset.shards] for dataset in datasets], [1] * repeats, 0, 4)
-    return SampleLoader(SampleReader(datasets, SampleRecipe(Framing(64), 0, Skeleton())), order, share, workers, 2)
+def loader_of(root: Path, share: Share, workers: int = 0, size: int = 64) -> SampleLoader:
+    datasets = open_catalog([root], "image")
+    order = SampleOrder([[len(shard) for shard in dataset.shards] for dataset in datasets], [1], 0, 4)
+    return SampleLoader(SampleReader(datasets, SampleRecipe(Framing(size), 0, Skeleton())), order, share, workers, 2)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_threads_of_opencv_in_this_process_do_not_hang_the_workers(root: Path):
     cv2.setNumThreads(2)
     cv2.GaussianBlur(np.zeros((1024, 1024, 3), np.uint8), (31, 31), 5)
     large = write_dataset(root.parent / "large", [8], height=700, width=900)
-    assert len(list(loader_of(large, Share(4, 4), workers=2).batches(OrderState(), 2))) == 2
+    assert len(list(loader_of(large, Share(4, 4), workers=2, size=512).batches(OrderState(), 2))) == 2
 
 
 @pytest.mark.timeout(60)
@@ -80,7 +80,7 @@ def test_a_loader_draws_no_number_from_the_global_generator(root: Path):
 def test_after_100_000_samples_the_first_batch_comes_as_fast_as_at_the_start(root: Path):
     # 11,000 shards: the same small tars, listed many times
     def first_batch_s(consumed: int) -> float:
-        loader = loader_of(root, Share(16, 16), repeats=1)
+        loader = loader_of(root, Share(16, 16))
         loader.reader = SampleReader(loader.reader.datasets * 5000, loader.reader.recipe)
         loader.order = SampleOrder([[6, 5]] * 5000, [1] * 5000, 0)
         start = time.perf_counter()
