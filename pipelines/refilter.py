@@ -71,7 +71,7 @@ def run(
     source = DatasetLayout(dataset)
     card = read_card(source)
     if card["kind"] != "image":
-        raise UsageError(f"{dataset} holds video clips: refilter works on image datasets.")
+        raise UsageError(f"{dataset} holds video clips: refilter judges poses, which clips do not have.")
     named = {name: value for name, value in changes.items() if value is not None}
     rule = replace(KeepRule(**card["keep_rule"]), **named)
     pose_card = {

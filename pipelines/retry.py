@@ -14,6 +14,7 @@ from lposekit.settings import merge, table_layer
 from lposekit.shards.card import read_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.shards.writer import finish_replacements, remove_partials
+from pipelines import video_shards
 from pipelines.build_report import BuildReport
 from pipelines.image_rows import ImageRules
 from pipelines.image_shard import ImageJob
@@ -39,6 +40,8 @@ def run(
 ) -> BuildReport:
     """Fetch the rows with certain outcomes again, in place; every other row of their shards stays as it is.
 
+    Of a video dataset the videos with these outcomes are built again; its manifests must still be where they were.
+
     Rows that the pose model saw before (``few_keypoints``, ``no_person``) are fetched by URL and sha256 and judged on
     their stored poses by the folder's keep rule, without running a model.
 
@@ -47,15 +50,23 @@ def run(
         execute: builds the shards; default: on Ray.
 
     Raises:
-        UsageError: an unknown outcome, or no image dataset.
+        UsageError: an unknown outcome.
     """
     layout = DatasetLayout(dataset)
     card = read_card(layout)
-    if card["kind"] != "image":
-        raise UsageError(f"{dataset} holds video clips: retry works on image datasets.")
     outcomes = _outcomes(only)
     if dry_run:
         return _dry_run(layout, outcomes)
+    if card["kind"] == "video":
+        return video_shards.rebuild(
+            layout,
+            card,
+            outcomes,
+            allow_private_addresses=allow_private_addresses,
+            workers=workers,
+            ray_address=ray_address,
+            execute=None,
+        )
     changes = {
         "output": dataset,
         "workers": workers,

@@ -8,23 +8,25 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from lposekit.errors import Outcome, Rejected
 from lposekit.faults import fault_point
 from lposekit.records import sample_key
 from lposekit.shards.layout import DatasetLayout, sha256_file, sum_counts
 from lposekit.shards.writer import ShardWriter
-from pipelines.decode.sandbox import Sandbox, SandboxCrashed, SandboxMemory, SandboxTimeout
+from pipelines.decode.sandbox import Sandbox
+from pipelines.decode.video_child import build_in_child
 from pipelines.decode.video_records import VideoResult, VideoRow
 from pipelines.decode.video_settings import BuildClipsSettings
 from pipelines.lock import writer_lock
 from pipelines.settings import BuildVideoSettings
 from pipelines.shard_report import ShardReport
+from pipelines.stored_videos import StoredVideos
 from pipelines.video_rows import VideoRowResult, clip_members, video_row, video_rows_table
 
-Fetch = Callable[[str, BinaryIO], None]
-"""Fetches a URL into a file; raises `Rejected`."""
+Fetch = Callable[[str, Path], None]
+"""Fetches a URL into a file that does not exist yet; raises `Rejected`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class VideoPlan:
 
     shard: int
     rows: tuple[VideoRow, ...]
+    redo: frozenset[Outcome] | None = None
+    """Of a shard that is committed already: the outcomes to build again; every other video stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,13 @@ def build_video_shard(plan: VideoPlan, job: VideoJob, fetch: Fetch, sandbox: San
         start = time.time()
         writer = ShardWriter(layout, plan.shard, job.run_id)
         try:
-            results = [_build_video(plan.shard, i, row, job, fetch, sandbox, writer) for i, row in enumerate(plan.rows)]
+            kept = StoredVideos(layout, plan.shard) if plan.redo is not None else None
+            results = []
+            for i, row in enumerate(plan.rows):
+                if kept is not None and plan.redo is not None and kept.outcome(i) not in plan.redo:
+                    results.append(kept.carry_over(i, writer))
+                else:
+                    results.append(_build_video(plan.shard, i, row, job, fetch, sandbox, writer))
             fault_point("shard:before_commit")
             stats = _stats(results, start, time.time())
             writer.commit(video_rows_table(results), stats)
@@ -113,26 +123,21 @@ def _local_file(row: VideoRow, work_dir: Path, fetch: Fetch) -> Path:
     if row.url is None:
         raise Rejected(Outcome.BAD_URL, "the row names neither a path nor a URL")
     path = work_dir / "source"
-    with path.open("wb") as stream:
-        fetch(row.url, stream)
+    fetch(row.url, path)
     return path
 
 
 def _decode(path: Path, row: VideoRow, job: VideoJob, sandbox: Sandbox, out_dir: Path) -> VideoResult:
     limits = job.settings.limits
-    payload = {
-        "path": str(path),
-        "row": row.to_tree(),
-        "settings": clips_settings(job.settings).to_tree(),
-        "out_dir": str(out_dir),
-    }
-    try:
-        tree = sandbox.call(payload, timeout_s=limits.timeout_s, heartbeat_timeout_s=limits.heartbeat_timeout_s)
-        return VideoResult.from_tree(tree)
-    except SandboxTimeout as error:
-        return VideoResult(Outcome.DECODE_HANG, str(error))
-    except (SandboxCrashed, SandboxMemory) as error:
-        return VideoResult(Outcome.CORRUPT, f"the decoder died on it: {error}")
+    return build_in_child(
+        sandbox,
+        path,
+        row,
+        clips_settings(job.settings),
+        out_dir,
+        timeout_s=limits.timeout_s,
+        heartbeat_timeout_s=limits.heartbeat_timeout_s,
+    )
 
 
 def _stats(results: Sequence[VideoRowResult], start: float, end: float) -> dict[str, Any]:

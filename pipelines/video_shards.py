@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
 from lposekit import __version__
-from lposekit.errors import UsageError
-from lposekit.settings import flatten_settings, settings_digest
+from lposekit.errors import Outcome, UsageError
+from lposekit.settings import flatten_settings, merge, settings_digest, table_layer
 from lposekit.shards.card import claim_folder
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.shards.writer import finish_replacements, remove_partials
@@ -25,6 +26,7 @@ from pipelines.progress import BuildProgress
 from pipelines.runner import RunResult, ShardRunner
 from pipelines.settings import BuildVideoSettings
 from pipelines.shard_report import ShardReport
+from pipelines.video_platforms import fetch_platform_video, is_platform_url
 from pipelines.video_shard import VideoJob, VideoPlan, build_video_shard, clips_settings
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class VideoWorker:
 
     def __init__(self, job: VideoJob) -> None:
         from pipelines.decode.sandbox import Sandbox
+        from pipelines.decode.video_child import TARGET
         from pipelines.fetch.polite import polite_opener
 
         self._job = job
@@ -68,17 +71,20 @@ class VideoWorker:
             allow_private_addresses=job.settings.allow_private_addresses,
             allowed_local=job.allowed_local,
         )
-        self._sandbox = Sandbox(
-            "pipelines.decode.video_build:build_clips_payload", memory_limit_bytes=job.settings.limits.memory_bytes
-        )
+        self._sandbox = Sandbox(TARGET, memory_limit_bytes=job.settings.limits.memory_bytes)
 
     def build(self, plan: VideoPlan) -> ShardReport:
         """Build and commit one shard."""
 
-        def fetch(url: str, stream: BinaryIO) -> None:
-            self._opener.fetch(url, into=stream)
+        return build_video_shard(plan, self._job, self._fetch, self._sandbox)
 
-        return build_video_shard(plan, self._job, fetch, self._sandbox)
+    def _fetch(self, url: str, path: Path) -> None:
+        fetch = self._job.settings.fetch
+        if is_platform_url(url):
+            fetch_platform_video(url, path, max_bytes=fetch.max_body_bytes, timeout_s=fetch.total_timeout_s)
+            return
+        with path.open("wb") as stream:
+            self._opener.fetch(url, into=stream)
 
 
 Execute = Callable[[VideoJob, Iterator[VideoPlan], BuildProgress, Interrupts], RunResult]
@@ -163,6 +169,49 @@ def _dry_run(layout: DatasetLayout, settings: BuildVideoSettings) -> BuildReport
     notes = (f"would build {rows} videos in {shards} shards into {layout.root} ({len(done)} are committed already)",)
     outcomes = sum_counts(layout.read_stats(shard)["outcomes"] for shard in done)
     return BuildReport(layout.root, outcomes, 0, notes=notes, dry_run=True)
+
+
+def rebuild(
+    layout: DatasetLayout,
+    card: Mapping[str, Any],
+    outcomes: frozenset[Outcome],
+    *,
+    allow_private_addresses: bool,
+    workers: int | None,
+    ray_address: str | None,
+    execute: Execute | None = None,
+) -> BuildReport:
+    """Build the videos of a finished folder that ended in certain outcomes again, in place (see `pipelines.retry`).
+
+    Raises:
+        UsageError: the manifests changed since the folder was built.
+    """
+    from pipelines.video_plan import input_fingerprint, iter_plans
+
+    given = {name: value for name, value in card["settings"].items() if value is not None}
+    given.pop("allow_private_addresses", None)
+    settings = replace(
+        merge(BuildVideoSettings, [table_layer(BuildVideoSettings, given, "dataset card")]),
+        output=layout.root,
+        allow_private_addresses=allow_private_addresses,
+        workers=workers,
+        ray_address=ray_address,
+    )
+    if input_fingerprint(settings) != card["fixed"]["input"]:
+        raise UsageError(
+            f"the input of {layout.root} ({', '.join(settings.input)}) changed since the folder was built."
+        )
+    run_id = secrets.token_hex(4)
+    with driver_lock(layout, run_id):
+        finish_replacements(layout)
+        remove_partials(layout)
+        stats = {shard: layout.read_stats(shard)["outcomes"] for shard in layout.committed_shards()}
+        affected = {shard for shard, found in stats.items() if any(outcome.value in found for outcome in outcomes)}
+        plans = (replace(plan, redo=outcomes) for plan in iter_plans(settings) if plan.shard in affected)
+        job = VideoJob(layout.root.resolve(), run_id, settings)
+        return run_job(
+            layout, plans, functools.partial(execute or execute_on_ray, job), total_rows=None, min_success=None
+        )
 
 
 def execute_on_ray(

@@ -1,7 +1,8 @@
 """Writes one clip: H.264 in mp4, or numbered JPEG files. Same frames, same settings: same bytes.
 
 Colours: BT.601 in limited range, and tagged so. Readers that ignore the tag (swscale's default) agree with those that
-obey it. GOP at most 12, no B-frames, constant rate; `thread_count=1`, since other counts give other bytes.
+obey it. GOP at most 12, no B-frames, constant rate; `thread_count=1`, since other counts give other bytes, and no
+macroblock tree, since x264's reads memory that nobody wrote (docs/decisions/2026-11-20-video-bytes.md).
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Mp4Writer:
         codec.colorspace = _BT601
         codec.color_range = ColorRange.MPEG
         codec.flags |= Flags.bitexact
-        codec.options = {"crf": f"{settings.crf:g}", "preset": settings.preset, "sc_threshold": "0"}
+        codec.options = {"crf": f"{settings.crf:g}", "preset": settings.preset, "sc_threshold": "0", "mbtree": "0"}
         return stream
 
     def write(self, frame: Prepared) -> None:

@@ -25,6 +25,10 @@ BENCHMARKS = {
     "ground_truth": "Ground truth: what is kept, and how well persons and keypoints are found",
     "same_as_mmpose": "The same numbers as MMPose",
     "driver_memory": "Memory of the driver",
+    "video_build": "Video build against a bare loop, and memory",
+    "video_read": "Random reads of clips",
+    "loader": "Training loader",
+    "train_step": "Training step",
 }
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks

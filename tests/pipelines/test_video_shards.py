@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 
 import lposekit
+from lposekit.errors import Outcome
+from lposekit.shards.card import read_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
 from pipelines.interrupts import Interrupts
@@ -23,7 +26,7 @@ from pipelines.progress import BuildProgress
 from pipelines.runner import RunResult
 from pipelines.settings import BuildVideoSettings, DecodeLimits, FetchSettings
 from pipelines.video_shard import VideoJob, VideoPlan
-from pipelines.video_shards import VideoWorker, run
+from pipelines.video_shards import VideoWorker, rebuild, run
 from tests.support.bad_server import BadServer
 from tests.support.build_process import content_digest, wait_until
 from tests.support.fixtures import REPOSITORY
@@ -138,3 +141,30 @@ def test_a_worker_killed_at_a_named_point_changes_nothing(videos: Path, tmp_path
     assert process.wait(150) == 0
     assert marker.exists()
     assert content_digest(DatasetLayout(tmp_path / "d")) == content_digest(DatasetLayout(tmp_path / "whole"))
+
+
+def test_retry_builds_the_failed_videos_again_and_leaves_the_others_as_they_were(videos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    shutil.copytree(videos, folder)
+    good = (folder / "c.mp4").read_bytes()
+    (folder / "c.mp4").write_bytes(b"\x00" * len(good))
+    settings = _settings(folder, tmp_path / "d")
+    run(settings, execute=execute_here)
+    layout = DatasetLayout(tmp_path / "d")
+    before = content_digest(layout)
+    (folder / "c.mp4").write_bytes(good)
+    report = rebuild(
+        layout,
+        read_card(layout),
+        frozenset({Outcome.CORRUPT}),
+        allow_private_addresses=False,
+        workers=None,
+        ray_address=None,
+        execute=execute_here,
+    )
+    assert report.outcomes == {"corrupt": 1, "kept": 3, "no_clip": 1}
+    assert verify_dataset(layout.root) == []
+    after = content_digest(layout)
+    assert after["00000.tar"] == before["00000.tar"]
+    assert after["00001.tar"] != before["00001.tar"]
+    assert "somebody dances" in [sample.caption for sample in lposekit.open_dataset(layout.root)]

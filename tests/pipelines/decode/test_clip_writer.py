@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 
 from pipelines.decode.clip_writer import clip_writer, prepared, yuv420
 from pipelines.decode.video_settings import EncodeSettings
+from tests.support.fixtures import REPOSITORY
 from tests.support.videos import Picture, moving, read_number, read_pictures
 
 SETTINGS = EncodeSettings(preset="ultrafast")
@@ -92,3 +96,30 @@ def test_discarded_clip_leaves_nothing(tmp_path: Path, kind: str) -> None:
         writer.write(prepared(moving(number), settings))
     writer.discard()
     assert list(tmp_path.iterdir()) == []
+
+
+_ENCODE = """
+import sys
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from pipelines.decode.clip_writer import clip_writer, prepared
+from pipelines.decode.video_settings import EncodeSettings
+from tests.support.videos import moving
+settings = EncodeSettings()
+writer = clip_writer(Path(sys.argv[1]), (320, 240), Fraction(25), settings)
+for number in range(53, 100):
+    writer.write(prepared(moving(number, 1), settings))
+writer.finish()
+"""
+
+
+def test_bytes_do_not_depend_on_what_fresh_memory_holds(tmp_path: Path) -> None:
+    # Mutation tried: without mbtree=0 the two files differ.
+    for pattern in ("0", "1"):
+        environment = {**os.environ, "MALLOC_PERTURB_": pattern, "PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, "-c", _ENCODE, str(tmp_path / pattern)]
+        subprocess.run(command, env=environment, check=True, timeout=60)
+    assert (tmp_path / "0.mp4").read_bytes() == (tmp_path / "1.mp4").read_bytes()
