@@ -116,7 +116,7 @@ class SampleLoader:
         """
         self.share.check()
         self._reading = torch.zeros(self.workers, 3, dtype=torch.int64).share_memory_()
-        # ends OpenCV's threads before the fork: a worker that inherits the pool without its threads waits for ever
+        # one core a worker; set before the fork, for in a worker this call waits for ever for threads not inherited
         cv2.setNumThreads(1)
         loader = DataLoader(
             _BatchMaker(self.reader, self._reading),  # pyright: ignore

@@ -58,7 +58,7 @@ def test_the_stream_goes_on_where_a_state_says(root: Path):
 
 @pytest.mark.timeout(60)
 def test_threads_of_opencv_in_this_process_do_not_hang_the_workers(root: Path):
-    # mutation: without cv2.setNumThreads(1) before the fork, a worker waits for threads that it did not inherit
+    # mutation: cv2.setNumThreads(1) in the workers, not before the fork: it waits for threads that were not inherited
     cv2.setNumThreads(2)
     cv2.GaussianBlur(np.zeros((1024, 1024, 3), np.uint8), (31, 31), 5)
     large = write_dataset(root.parent / "large", [8], height=700, width=900)
