@@ -169,7 +169,7 @@ def test_dry_run_says_what_it_costs_and_writes_nothing(tmp_path: Path):
 )
 def test_settings_that_cannot_work_are_refused(changes: dict, words: str, tmp_path: Path):
     with pytest.raises(UsageError, match=words):
-        run(settings_for(1, tmp_path / "run", **changes))
+        run(dataclasses.replace(settings_for(1, tmp_path / "run"), **changes))
 
 
 def test_a_dataset_of_the_other_kind_is_refused(tmp_path: Path):
