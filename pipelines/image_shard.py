@@ -116,7 +116,7 @@ def build_image_shard(
         LposekitError: the disk is full, or the folder belongs to a newer run.
     """
     layout = DatasetLayout(job.root)
-    with writer_lock(layout, job.run_id), tempfile.TemporaryDirectory(prefix="lposekit-") as work_dir:
+    with writer_lock(layout, job.run_id), _work_dir() as work_dir:
         start = time.time()
         writer = ShardWriter(layout, plan.shard, job.run_id)
         account = _Account(writer, job.settings.fetch.dedup, [], set())
@@ -134,6 +134,11 @@ def build_image_shard(
             writer.discard()
             raise
         return replace(report, timings_s=report.timings_s | {"total": time.time() - start})
+
+
+def _work_dir() -> tempfile.TemporaryDirectory[str]:
+    # After a cancel, downloads under way end on their own, and may leave a file a moment after the folder was emptied.
+    return tempfile.TemporaryDirectory(prefix="lposekit-", ignore_cleanup_errors=True)
 
 
 def _put_rows(

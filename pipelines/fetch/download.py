@@ -79,13 +79,14 @@ def download_rows(
         return
     decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
     shard = _Shard(rows, opener, decode, settings, decoders, max_waiting)
-    engine.start(shard, len(rows), settings.threads, work_dir)
+    running = engine.start(shard, len(rows), settings.threads, work_dir)
     try:
         for _ in rows:
             sink(shard.next_row(cancel))
             shard.slots.release()
     finally:
         shard.stop()
+    running.join()  # it still writes into work_dir, which the caller may remove now
 
 
 class _Shard:

@@ -58,10 +58,11 @@ class RowSource(Protocol):
         ...
 
 
-def start(source: RowSource, num_rows: int, threads: int, work_dir: Path) -> None:
+def start(source: RowSource, num_rows: int, threads: int, work_dir: Path) -> threading.Thread:
     """Begin to fetch rows 0 to num_rows - 1 of `source`, in a thread of its own with `threads` downloads at a time.
 
-    It goes on until the last download under way has ended, also after `stop`; see `_wait_at_exit`.
+    Returns the thread. It goes on until the last download under way has ended, also after `stop` (see
+    `_wait_at_exit`), and uses `work_dir` until then.
     """
     downloader_class = _downloader_class()
     folder = Path(tempfile.mkdtemp(prefix="img2dataset-", dir=work_dir))
@@ -81,6 +82,7 @@ def start(source: RowSource, num_rows: int, threads: int, work_dir: Path) -> Non
     thread = threading.Thread(target=run, name="img2dataset", daemon=True)
     _RUNNING[thread] = source
     thread.start()
+    return thread
 
 
 def load() -> None:

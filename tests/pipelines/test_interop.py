@@ -5,6 +5,7 @@ jpg, txt, json and pose.json; img2dataset in its incremental mode takes the fold
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -43,6 +44,7 @@ def test_img2dataset_takes_the_folder_for_its_own_and_skips_its_shards(tmp_path:
     before = {path.name: path.read_bytes() for path in layout.root.iterdir() if path.is_file()}
     urls = tmp_path / "urls.jsonl"
     urls.write_text("".join(json.dumps({"url": f"http://127.0.0.1:9/{i}", "caption": ""}) + "\n" for i in range(24)))
+    sigint = signal.getsignal(signal.SIGINT)
     img2dataset.download(
         url_list=str(urls),
         input_format="jsonl",
@@ -56,6 +58,7 @@ def test_img2dataset_takes_the_folder_for_its_own_and_skips_its_shards(tmp_path:
         timeout=1,
         incremental_mode="incremental",
     )
+    signal.signal(signal.SIGINT, sigint)  # it leaves a handler of its own behind
     after = {path.name: path.read_bytes() for path in layout.root.iterdir() if path.is_file()}
     assert {name: after[name] for name in before} == before
     assert "00002_stats.json" in after, "img2dataset did the third shard, which was not there"
