@@ -24,7 +24,7 @@ from pipelines.plan import ShardPlan
 from pipelines.pose_pool import PoseClient
 from pipelines.pose_windows import PoseWindows
 from pipelines.settings import BuildImagesSettings
-from pipelines.shard_report import ShardReport
+from pipelines.shard_report import ShardReport, commit_marker
 
 Download = Callable[..., None]
 MIN_ROWS_FOR_BREAKER = 20
@@ -200,17 +200,5 @@ def _with_known_pose(fetched: FetchedRow, known: KnownPose, rules: ImageRules) -
 
 
 def stats_of(results: Sequence[RowResult], start: float, end: float) -> dict[str, Any]:
-    """The commit marker of rows: img2dataset's fields, then ours. ``start`` and ``end`` are Unix times."""
-    statuses = Counter(result.columns["status"] for result in results)
-    outcomes = Counter(result.outcome.value for result in results)
-    return {
-        "count": len(results),
-        "successes": statuses["success"],
-        "failed_to_download": statuses["failed_to_download"],
-        "failed_to_resize": statuses["failed_to_resize"],
-        "duration": end - start,
-        "start_time": start,
-        "end_time": end,
-        "status_dict": {"success" if name == "kept" else name: number for name, number in sorted(outcomes.items())},
-        "outcomes": dict(sorted(outcomes.items())),
-    }
+    """The commit marker of rows. ``start`` and ``end`` are Unix times."""
+    return commit_marker([result.columns for result in results], start, end)

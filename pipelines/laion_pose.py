@@ -6,7 +6,6 @@ import functools
 import itertools
 import logging
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +19,13 @@ from lposekit.pose.zoo import detector_entry, pose_entry
 from lposekit.settings import flatten_settings, settings_digest
 from lposekit.shards.card import claim_folder, read_card, update_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
-from lposekit.shards.writer import finish_replacements, remove_partials
 from pipelines.build_report import BuildReport
 from pipelines.cluster import Layout, connected, plan_layout
 from pipelines.image_rows import ImageRules
 from pipelines.image_shard import ImageJob
 from pipelines.interrupts import Interrupts
 from pipelines.job import run_job
-from pipelines.lock import driver_lock
+from pipelines.lock import owned_folder
 from pipelines.plan import ShardPlan, count_rows, input_fingerprint, iter_shards, list_warnings
 from pipelines.pose_pool import PoseActor, PoseSpec, RayPoses
 from pipelines.progress import BuildProgress
@@ -155,10 +153,7 @@ def _run(
     total_rows = count_rows(settings)
     if dry_run:
         return _dry_run(layout, settings, total_rows)
-    run_id = secrets.token_hex(4)
-    with driver_lock(layout, run_id):
-        finish_replacements(layout)
-        remove_partials(layout)
+    with owned_folder(layout) as run_id:
         claim_folder(layout, card)
         pose_card = {
             "keypoint_format": entry.keypoint_format,

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import socket
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from pathlib import Path
 from lposekit.errors import LposekitError, UsageError
 from lposekit.shards.files import write_json
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.writer import finish_replacements, remove_partials
 
 ORPHAN_WAIT_S = 120.0
 
@@ -51,6 +53,20 @@ def driver_lock(layout: DatasetLayout, run_id: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def owned_folder(layout: DatasetLayout) -> Iterator[str]:
+    """Own the folder for a new run, and clear up what killed runs left; yields the run's id.
+
+    Raises:
+        UsageError, LposekitError: as `driver_lock`.
+    """
+    run_id = secrets.token_hex(4)
+    with driver_lock(layout, run_id):
+        finish_replacements(layout)
+        remove_partials(layout)
+        yield run_id
 
 
 def _identity(run_id: str) -> dict[str, object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -21,11 +20,11 @@ from lposekit.settings import flatten_settings
 from lposekit.shards.card import claim_folder, read_card, update_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import person_record, pose_json
-from lposekit.shards.writer import ShardWriter, finish_replacements, remove_partials
+from lposekit.shards.writer import ShardWriter
 from pipelines.build_report import BuildReport
 from pipelines.image_rows import RowResult, rows_table
 from pipelines.image_shard import stats_of
-from pipelines.lock import driver_lock, writer_lock
+from pipelines.lock import owned_folder, writer_lock
 from pipelines.shard_report import img2dataset_status
 from pipelines.stored_rows import NEEDS_PIXELS, StoredShard, read_stored_shard
 
@@ -41,7 +40,7 @@ class _Refilter:
     rule: KeepRule
     pose_card: dict[str, Any]
     dedup: bool
-    run_id: str
+    run_id: str = ""
     seen_sha256: set[str] = field(default_factory=set)
     needs_pixels: list[dict[str, Any]] = field(default_factory=list)
 
@@ -82,14 +81,12 @@ def run(
     if output is None and not dry_run:
         raise UsageError("name the new dataset folder with --output; a dataset is never changed in place by refilter.")
     target = DatasetLayout(output or dataset)
-    work = _Refilter(source, target, rule, pose_card, dedup, secrets.token_hex(4))
+    work = _Refilter(source, target, rule, pose_card, dedup)
     if dry_run:
         return _count_only(work)
     if target.root.resolve() == source.root.resolve():
         raise UsageError("--output must be another folder: a dataset is never changed in place by refilter.")
-    with driver_lock(target, work.run_id):
-        finish_replacements(target)
-        remove_partials(target)
+    with owned_folder(target) as work.run_id:
         claim_folder(target, _new_card(card, rule, dedup))
         return _write_all(work)
 

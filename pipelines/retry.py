@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +12,12 @@ from lposekit.keypoints import KeepRule
 from lposekit.settings import merge, table_layer
 from lposekit.shards.card import read_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
-from lposekit.shards.writer import finish_replacements, remove_partials
 from pipelines import video_shards
 from pipelines.build_report import BuildReport
 from pipelines.image_rows import ImageRules
 from pipelines.image_shard import ImageJob
 from pipelines.laion_pose import Execute, build, execute_on_ray
-from pipelines.lock import driver_lock
+from pipelines.lock import owned_folder
 from pipelines.plan import ShardPlan
 from pipelines.settings import BuildImagesSettings
 from pipelines.stored_rows import RetryPlan
@@ -114,7 +112,6 @@ def _run(
     allowed_local: frozenset[str],
     execute: Execute,
 ) -> BuildReport:
-    run_id = secrets.token_hex(4)
     keep = KeepRule(**card["keep_rule"])
     store_min = settings.store_min_detected
     pose_card = {
@@ -124,9 +121,7 @@ def _run(
     }
     store = keep if store_min is None else replace(keep, min_detected=store_min)
     rules = ImageRules(keep, store, pose_card, settings.image.jpeg_quality)
-    with driver_lock(layout, run_id):
-        finish_replacements(layout)
-        remove_partials(layout)
+    with owned_folder(layout) as run_id:
         job = ImageJob(layout.root.resolve(), run_id, settings, rules, allowed_local)
         return build(job, _plans(layout, outcomes), None, execute)
 

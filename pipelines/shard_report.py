@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +38,28 @@ def img2dataset_status(outcome: Outcome, stored: bool) -> str:
     if stored:
         return "success"
     return "failed_to_download" if outcome in FETCH_OUTCOMES else "failed_to_resize"
+
+
+def commit_marker(rows: Sequence[Mapping[str, Any]], start: float, end: float) -> dict[str, Any]:
+    """The account of a shard's parquet rows: the fields of img2dataset's stats, and the outcomes.
+
+    Args:
+        rows: with ``status`` and ``outcome``.
+        start, end: Unix times.
+    """
+    statuses = Counter(row["status"] for row in rows)
+    outcomes = dict(sorted(Counter(row["outcome"] for row in rows).items()))
+    return {
+        "count": len(rows),
+        "successes": statuses["success"],
+        "failed_to_download": statuses["failed_to_download"],
+        "failed_to_resize": statuses["failed_to_resize"],
+        "duration": end - start,
+        "start_time": start,
+        "end_time": end,
+        "status_dict": {"success" if name == "kept" else name: number for name, number in outcomes.items()},
+        "outcomes": outcomes,
+    }
 
 
 @dataclass(frozen=True, slots=True)

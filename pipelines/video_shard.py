@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from pipelines.decode.video_records import VideoResult, VideoRow
 from pipelines.decode.video_settings import BuildClipsSettings
 from pipelines.lock import writer_lock
 from pipelines.settings import BuildVideoSettings
-from pipelines.shard_report import ShardReport
+from pipelines.shard_report import ShardReport, commit_marker
 from pipelines.stored_videos import StoredVideos
 from pipelines.video_rows import VideoRowResult, clip_members, video_row, video_rows_table
 
@@ -141,23 +140,9 @@ def _decode(path: Path, row: VideoRow, job: VideoJob, sandbox: Sandbox, out_dir:
 
 
 def _stats(results: Sequence[VideoRowResult], start: float, end: float) -> dict[str, Any]:
-    """The commit marker: img2dataset's fields, the outcomes, and the account of the clip windows."""
-    statuses = Counter(result.columns["status"] for result in results)
-    outcomes = dict(sorted(Counter(result.outcome.value for result in results).items()))
+    """The commit marker: the rows' account, and that of the clip windows."""
     windows, clips = sum(r.num_windows for r in results), sum(r.num_clips for r in results)
     dropped = sum_counts(result.dropped for result in results)
     assert windows == clips + sum(dropped.values()), (windows, clips, dropped)
-    return {
-        "count": len(results),
-        "successes": statuses["success"],
-        "failed_to_download": statuses["failed_to_download"],
-        "failed_to_resize": statuses["failed_to_resize"],
-        "duration": end - start,
-        "start_time": start,
-        "end_time": end,
-        "status_dict": {"success" if name == "kept" else name: number for name, number in outcomes.items()},
-        "outcomes": outcomes,
-        "windows": windows,
-        "clips": clips,
-        "dropped": dropped,
-    }
+    account = {"windows": windows, "clips": clips, "dropped": dropped}
+    return commit_marker([result.columns for result in results], start, end) | account

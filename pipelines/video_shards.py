@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +14,12 @@ from lposekit.errors import Outcome, UsageError
 from lposekit.settings import flatten_settings, merge, settings_digest, table_layer
 from lposekit.shards.card import claim_folder
 from lposekit.shards.layout import DatasetLayout, sum_counts
-from lposekit.shards.writer import finish_replacements, remove_partials
 from pipelines.build_report import BuildReport
 from pipelines.cluster import connected
 from pipelines.decode.video_settings import settings_problem
 from pipelines.interrupts import Interrupts
 from pipelines.job import run_job
-from pipelines.lock import driver_lock
+from pipelines.lock import owned_folder
 from pipelines.progress import BuildProgress
 from pipelines.runner import RunResult, ShardRunner
 from pipelines.settings import BuildVideoSettings
@@ -144,10 +142,7 @@ def _run(settings: BuildVideoSettings, execute: Execute, *, sample: bool, dry_ru
         },
         "warnings": [],
     }
-    run_id = secrets.token_hex(4)
-    with driver_lock(layout, run_id):
-        finish_replacements(layout)
-        remove_partials(layout)
+    with owned_folder(layout) as run_id:
         claim_folder(layout, card)
         job = VideoJob(layout.root.resolve(), run_id, settings)
         return run_job(
@@ -201,10 +196,7 @@ def rebuild(
         raise UsageError(
             f"the input of {layout.root} ({', '.join(settings.input)}) changed since the folder was built."
         )
-    run_id = secrets.token_hex(4)
-    with driver_lock(layout, run_id):
-        finish_replacements(layout)
-        remove_partials(layout)
+    with owned_folder(layout) as run_id:
         stats = {shard: layout.read_stats(shard)["outcomes"] for shard in layout.committed_shards()}
         affected = {shard for shard, found in stats.items() if any(outcome.value in found for outcome in outcomes)}
         plans = (replace(plan, redo=outcomes) for plan in iter_plans(settings) if plan.shard in affected)
