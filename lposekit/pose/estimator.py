@@ -102,7 +102,7 @@ class PoseEstimator:
         box_score = chosen.box_score_threshold
         box_score = entries[0].box_score_threshold if box_score is None else box_score
         found = load_detector(entries[0], weights_dir, chosen.device, chosen.precision, box_score)
-        posed = load_pose_model(entries[1], weights_dir, chosen.device, chosen.precision)
+        posed = load_pose_model(entries[1], weights_dir, chosen.device, pose_precision(entries[1], chosen.precision))
         sha256 = {detector: found.sha256, pose_model: posed.sha256}
         return cls(found.model, posed.model, *entries, sha256, chosen)
 
@@ -209,6 +209,7 @@ class PoseEstimator:
                 "calibration": pose.calibration,
                 "provisional": pose.provisional,
                 "flip_test": pose.flip_test,
+                "precision": pose_precision(pose, chosen.precision),
             },
             "settings": {
                 "device": chosen.device,
@@ -222,6 +223,11 @@ class PoseEstimator:
             },
             "versions": _versions(),
         }
+
+
+def pose_precision(entry: PoseEntry, asked: Precision) -> Precision:
+    """The precision that a pose model runs in: float32 where a lower one was seen to move its keypoints."""
+    return asked if entry.half_precision else "float32"
 
 
 def _weights_card(entry: DetectorEntry | PoseEntry, sha256: dict[str, str]) -> dict[str, Any]:

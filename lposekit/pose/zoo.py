@@ -70,6 +70,7 @@ class PoseEntry:
         keypoint_score_threshold: a keypoint is detected from this raw score on.
         calibration: how that threshold was found.
         provisional: true if it was never calibrated on ground truth; said in the dataset card and the report.
+        half_precision: false where half precision was seen to move keypoints; the model then runs in float32 always.
         flip_test: average with the mirrored crop. Doubles the cost; MMPose's configs have it on, lposekit has it off.
         config_overrides: what differs from the config in the wheel.
     """
@@ -83,6 +84,7 @@ class PoseEntry:
     keypoint_score_threshold: float
     calibration: str
     provisional: bool
+    half_precision: bool = True
     flip_test: bool = False
     config_overrides: Mapping[str, Any] = field(default_factory=dict)
 
@@ -192,6 +194,7 @@ _POSE_MODELS = (
         keypoint_score_threshold=0.35,
         calibration="precision and recall on labelled photos and photos without people (benchmarks/ground_truth.py)",
         provisional=False,
+        half_precision=False,
         config_overrides={"model.backbone.extra.stages_spec.module_type": ("NAIVE", "NAIVE", "NAIVE")},
     ),
 )

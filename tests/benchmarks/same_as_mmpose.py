@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from lposekit.pose.estimator import PoseEstimator
-from lposekit.pose.models import BuiltModel, load_config, load_pose_model
+from lposekit.pose.estimator import PoseEstimator, pose_precision
+from lposekit.pose.models import BuiltModel, Precision, load_config, load_pose_model
 from lposekit.pose.weights import load_weights
 from lposekit.records import PoseFailure
 
@@ -86,9 +86,7 @@ def main() -> int:
     figures["half_px_p99"] = half_precision(estimator, images, boxes, options.weights_dir)
     met = {name: figures[name] <= bar for name, bar in BARS.items()}
     print(f"worst of all batches: {figures}; bars {BARS}, met {met}")
-    if not met["half_px_p99"]:
-        print("half precision misses its bar: see docs/decisions, pose-speed")
-    passed = met["keypoints_px"] and met["scores"]
+    passed = all(met.values())
     print(json.dumps({"benchmark": "same_as_mmpose", "met": met, "pass": passed, **figures}))
     return 0 if passed else 1
 
@@ -120,12 +118,22 @@ def on_peer_boxes(
 def half_precision(
     estimator: PoseEstimator, images: list[np.ndarray], boxes: list[np.ndarray], weights_dir: Path | None
 ) -> float:
-    """99th percentile of how far detected keypoints move in half precision, on the first 32 persons."""
+    """99th percentile of how far detected keypoints move when half precision is asked for, on the first 32 persons.
+
+    What the model itself would do in half precision is printed; whether it runs in it is the zoo's decision.
+    """
     requests = [(image, box[:4]) for image, found in zip(images, boxes, strict=True) for box in found][:32]
-    half = load_pose_model(estimator.pose_entry, weights_dir, "cpu", "half").model
-    exact, coarse = (model.estimate(model.prepare(requests)) for model in (estimator.pose_model, half))
+    exact = estimator.pose_model.estimate(estimator.pose_model.prepare(requests))
     detected = exact[..., 2] >= estimator.keypoint_score_threshold
-    return float(np.percentile(np.abs(exact - coarse)[..., :2].max(-1)[detected], 99))
+
+    def moved_px(precision: Precision) -> float:
+        model = load_pose_model(estimator.pose_entry, weights_dir, "cpu", precision).model
+        coarse = model.estimate(model.prepare(requests))
+        return float(np.percentile(np.abs(exact - coarse)[..., :2].max(-1)[detected], 99))
+
+    shipped = pose_precision(estimator.pose_entry, "half")
+    print(f"half precision in the model itself: {moved_px('half'):.2f} px; asked for half, it runs in {shipped}")
+    return moved_px(shipped)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from PIL import Image
 from lposekit.keypoints import KeepRule, is_valid_person
 from lposekit.pose import zoo
 from lposekit.pose.decode import decode_heatmaps, decode_simcc
-from lposekit.pose.estimator import EstimatorSettings, PoseEstimator
+from lposekit.pose.estimator import EstimatorSettings, PoseEstimator, pose_precision
 from lposekit.pose.isolate import run_isolated
 from lposekit.pose.models import build_pose_model, load_pose_model, ready_pose_model
 from lposekit.records import Person, PoseFailure
@@ -348,3 +348,11 @@ def test_waiting_threads_sleep_and_the_stub_needs_no_torch() -> None:
     plain = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=plain)
     assert done.stdout.strip() == "PASSIVE False", done.stderr
+
+
+def test_a_model_whose_keypoints_half_precision_moves_runs_in_float32() -> None:
+    # Mutation tried: half_precision=True in TinyPose's entry -> its parameters are float16.
+    loaded = PoseEstimator.load(*PAIR, weights_dir=fixture_path("weights"), precision="half")
+    assert loaded.card()["pose_model"]["precision"] == "float32"
+    assert loaded.card()["settings"]["precision"] == "half"
+    assert pose_precision(zoo.POSE_MODELS["hrnet-w48"], "half") == "half"
