@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +17,8 @@ from pipelines.build_report import BuildReport
 from pipelines.interrupts import Interrupts
 from pipelines.progress import BuildProgress
 from pipelines.runner import RunResult
+
+logger = logging.getLogger(__name__)
 
 P = TypeVar("P")
 RunPlans = Callable[[Iterator[P], BuildProgress, Interrupts], RunResult]
@@ -52,7 +57,7 @@ def run_job(
         failures=result.failures,
         stopped=result.stopped,
         min_success=min_success,
-        report_path=_write_report(layout),
+        report_path=write_report(layout),
         seconds=time.monotonic() - start,
         new_rows=sum(progress.outcomes.values()) - sum(done.values()),
         windows=totals.get("windows"),
@@ -64,9 +69,18 @@ def _outcomes(layout: DatasetLayout) -> dict[str, int]:
     return sum_counts(layout.read_stats(shard)["outcomes"] for shard in layout.committed_shards())
 
 
-def _write_report(layout: DatasetLayout) -> Path | None:
+def write_report(layout: DatasetLayout) -> Path | None:
+    """Write the HTML report in a process of its own, so that reading all rows costs the driver no memory.
+
+    A report that cannot be written costs nothing but a warning; `lposekit view` tries again.
+    """
     if not layout.committed_shards():
         return None
-    from lposekit.report.html import write_report
-
-    return write_report(layout.root)
+    command = [sys.executable, "-m", "lposekit.cli", "view", str(layout.root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        why = said[-1] if said else f"exit code {done.returncode}"
+        logger.warning("the report was not written (%s). `lposekit view %s` tries again.", why, layout.root)
+        return None
+    return layout.report

@@ -24,6 +24,7 @@ from lposekit.shards.writer import ShardWriter
 from pipelines.build_report import BuildReport
 from pipelines.image_rows import RowResult, rows_table
 from pipelines.image_shard import stats_of
+from pipelines.job import write_report
 from pipelines.lock import owned_folder, writer_lock
 from pipelines.shard_report import img2dataset_status
 from pipelines.stored_rows import NEEDS_PIXELS, StoredShard, read_stored_shard
@@ -116,13 +117,11 @@ def _write_all(work: _Refilter) -> BuildReport:
     if work.needs_pixels:
         pq.write_table(pa.Table.from_pylist(work.needs_pixels), work.target.meta / NEEDS_PIXELS)
     card = update_card(work.target)
-    from lposekit.report.html import write_report
-
     return BuildReport(
         work.target.root,
         card["totals"]["outcomes"],
         card["totals"]["samples"],
-        report_path=write_report(work.target.root) if card["shards"] else None,
+        report_path=write_report(work.target),
         seconds=time.monotonic() - start,
         new_rows=card["totals"]["rows"],
         notes=_needs_pixels_note(work),
