@@ -8,7 +8,7 @@ from tests.support.fixtures import REPOSITORY
 
 
 def test_every_file_in_the_readmes_path_table_exists() -> None:
-    # Mutation tried: a table row with a wrong file name -> red.
+    # Mutation: a table row with a wrong file name -> red.
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     table = readme.split("## The path of one record")[1].split("\n\n")[1]
     files = re.findall(r"`([\w/]+\.py)`", table)

@@ -133,7 +133,7 @@ def test_a_second_driver_on_the_same_folder_is_refused(list_path: Path, tmp_path
 def test_ctrl_c_ends_with_130_and_a_folder_that_resumes(
     times: int, list_path: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
-    # Mutation tried: exit code 0 when stopped -> red.
+    # Mutation: exit code 0 when stopped -> red.
     build = Build(list_path, tmp_path / "d")
     with build.started() as process:
         wait_until(lambda: bool(build.layout.committed_shards()), "the first commit")

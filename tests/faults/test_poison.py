@@ -52,8 +52,7 @@ def _outcomes(tmp_path: Path) -> list[str]:
 
 
 def test_a_picture_that_kills_the_model_is_named_and_every_other_is_kept(tmp_path: Path) -> None:
-    # Mutations tried: find_killers that returns {} -> the batch dies again and all its rows end as worker_crash;
-    # blaming the whole batch at once -> six rows end as worker_crash.
+    # Mutation tried: find_killers that names nobody -> the batch dies again and all its rows end as worker_crash.
     report = _build(tmp_path, {3: "exit"})
     assert report.exit_code == 0
     assert _outcomes(tmp_path) == ["worker_crash" if row == 3 else "kept" for row in range(ROWS)]

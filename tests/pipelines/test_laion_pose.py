@@ -120,7 +120,7 @@ def test_the_same_command_resumes_and_fetches_only_what_is_missing(tmp_path: Pat
 
 
 def test_other_settings_in_the_same_folder_are_refused_with_the_differing_fields(tmp_path: Path) -> None:
-    # Mutation tried: "min_detected" in FREE_SETTINGS -> no refusal.
+    # Mutation tried: claim_folder without its refusal -> red.
     with served(stub_pages(4), tmp_path) as (_, path):
         settings = stub_settings(path, tmp_path / "d")
         run(settings, execute=execute_here)

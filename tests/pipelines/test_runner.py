@@ -73,7 +73,7 @@ def _tries(folder: Path, shard: int) -> int:
 
 
 def test_a_unit_whose_worker_dies_is_built_by_a_fresh_one(tmp_path: Path) -> None:
-    # Mutation tried: putting the dead worker back into the idle list -> the retry fails too.
+    # Mutation: putting the dead worker back into the idle list -> the retry fails too.
     units = [Unit(0, str(tmp_path)), Unit(1, str(tmp_path), "dies once"), Unit(2, str(tmp_path))]
     result, shards, spawned = _run(iter(units), workers=1)
     assert (result.failures, shards) == ({}, [0, 1, 2])
@@ -101,7 +101,7 @@ def test_a_unit_that_raises_fails_once_and_says_why(tmp_path: Path) -> None:
 
 
 def test_nothing_is_handed_out_ahead_of_a_free_worker(tmp_path: Path) -> None:
-    # Mutation tried: handing out num_workers + 5 -> more units are drawn than workers are free.
+    # Mutation: handing out num_workers + 5 -> more units are drawn than workers are free.
     drawn: list[int] = []
 
     def units() -> Iterator[Unit]:
