@@ -72,7 +72,7 @@ def _readers_see_whole_shards_only(layout: DatasetLayout) -> None:
 def test_a_worker_killed_at_a_named_point_leaves_no_visible_shard_and_the_run_ends_as_if_nothing_had_been(
     point: str, list_path: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
-    # Mutation tried: _stats.json written before the tar is renamed -> the reader sees a shard without its tar.
+    # Mutation (tried on the writer, see test_writer): _stats.json before the tar -> a shard without its tar is visible.
     marker = tmp_path / "killed"
     build = Build(list_path, tmp_path / "d", environment={"LPOSEKIT_FAULT": f"{point}@{marker}"})
     with build.started() as process:
@@ -88,7 +88,7 @@ def test_a_worker_killed_at_a_named_point_leaves_no_visible_shard_and_the_run_en
 def test_a_kill_in_the_middle_is_resumed_to_the_same_bytes_and_nothing_committed_is_fetched_again(
     victim: str, server: BadServer, list_path: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
-    # Mutation tried: iter_shards without `skip` -> committed rows are fetched again.
+    # Mutation (tried in test_laion_pose): iter_shards without `skip` -> committed rows are fetched again.
     build = Build(list_path, tmp_path / "d")
     _kill_after_commits(build, victim, commits=1)
     _readers_see_whole_shards_only(build.layout)
