@@ -91,7 +91,7 @@ class EncodeSettings:
     """`frames`: numbered JPEG files in place of one mp4."""
     size: int = 512
     """Shorter side in pixels; the ratio is kept, both sides are made even, no video is enlarged."""
-    crf: float = 20.0
+    crf: float = 22.0
     preset: str = "veryfast"
     gop: int = 12
     """Frames from one key frame to the next, at most 12: what a random read of the trainer has to decode."""

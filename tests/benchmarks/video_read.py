@@ -3,8 +3,8 @@
     python -m tests.benchmarks.video_read [--reads N]
 
 Bars, with clips of 30 s and the reader kept open: one random frame at least 3 times faster, 8 consecutive ones at least
-2 times (8 at stride 4 is printed). decord is what the trainer reads with; PyAV and torchcodec, where it can be loaded,
-stand beside it. The last line is one line of JSON.
+2 times (8 at stride 4 is printed). decord, PyAV (the trainer's) and torchcodec, where it can be loaded, side by
+side. The last line is one line of JSON.
 """
 
 from __future__ import annotations
@@ -83,13 +83,16 @@ def with_torchcodec(path: Path) -> Read:
 
 
 def decoders() -> dict[str, Callable[[Path], Read]]:
-    """Those that can be loaded. torchcodec's wheel of PyPI needs CUDA and FFmpeg's libraries on the machine."""
+    """Those that can be loaded. torchcodec needs FFmpeg's libraries on the machine; its newest wheel that loads without
+    CUDA is 0.13.0 (`pip install --no-deps torchcodec==0.13.0`)."""
     found: dict[str, Callable[[Path], Read]] = {"decord": with_decord, "PyAV": with_pyav}
     try:
-        import torchcodec.decoders  # noqa: F401
+        import torchcodec
+        import torchcodec.decoders
     except (ImportError, OSError, RuntimeError) as error:
         print(f"torchcodec is left out: {str(error).splitlines()[0]}")
     else:
+        print(f"torchcodec {torchcodec.__version__}, decord {decord.__version__}, PyAV {av.__version__}")
         found["torchcodec"] = with_torchcodec
     return found
 
@@ -121,6 +124,7 @@ def main() -> None:
     report: dict[str, Any] = {"bench": "video_read"}
     with tempfile.TemporaryDirectory() as name:
         ours = our_clip(Path(name) / "ours", content())
+        # crf 20 with x264's macroblock tree looks like crf 22, ours, without
         theirs = write_video(
             Path(name) / "gop250.mp4", content(), FPS, gop=250, b_frames=3, crf=20, preset=EncodeSettings().preset
         )

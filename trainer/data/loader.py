@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -191,11 +192,20 @@ class _WorkerStart:
 
     def __call__(self, worker: int) -> None:
         self.reading[worker, 0] = os.getpid()
-        # Ctrl-C goes to the whole process group; only the training process decides what follows
+        # Ctrl-C and a scheduler's SIGTERM go to all processes; only the training process decides what follows
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, daemon=True).start()
         # one worker, one core: torch would start a thread a core in each
         torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """Ends the worker when its own parent, the training process, sends SIGTERM: torch does so to those that it cannot
+    join. Those of others are left to the parent: a dead worker would take its last checkpoint with it."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _as_it_is(batch: _Parcel | _Failure) -> _Parcel | _Failure:
