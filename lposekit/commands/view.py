@@ -19,7 +19,8 @@ class ViewSettings:
     data: Path | None = None
     """The dataset folder or run folder; also taken without its flag."""
     public: bool = False
-    """Skeletons and numbers without photos or captions: a report that may be shown to others."""
+    """Write `public.html` beside the report: skeletons and numbers without photos, frames or captions, to be shown to
+    others."""
 
 
 def run(argv: Sequence[str]) -> int:

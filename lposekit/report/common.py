@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lposekit.report.facts import DatasetFacts
-from lposekit.report.page import flatten, without_places
+from lposekit.report.page import PUBLIC_NAME, flatten, without_places
 from lposekit.report.words import GROUPS, OUTCOME_WORDS
 from lposekit.shards.dataset import PoseDataset
+from lposekit.shards.layout import DatasetLayout
 
 MAX_SHARDS_LISTED = 200
 MAX_LICENCES_LISTED = 12
@@ -25,6 +27,12 @@ class OutcomeLine:
     text: str
     count: int
     examples: Sequence[Mapping[str, Any]]
+
+
+def page_path(dataset: PoseDataset, *, public: bool) -> Path:
+    """Where a dataset's page goes. The public one has a name of its own: every build writes the private one anew."""
+    private = DatasetLayout(dataset.root).report
+    return private.with_name(PUBLIC_NAME) if public else private
 
 
 def common_values(dataset: PoseDataset, facts: DatasetFacts, *, public: bool) -> dict[str, Any]:

@@ -13,11 +13,15 @@ _WRITERS = {"image": write_image_report, "video": write_video_report}
 
 
 def write_report(dataset_dir: Path, *, public: bool = False) -> Path:
-    """Write the report of a dataset folder to ``_dataset/report/index.html``; returns its path.
+    """Write the report of a dataset folder to ``index.html`` or ``public.html`` in ``_dataset/report``.
 
     Args:
         dataset_dir: a folder that `make laion-pose` or `lposekit build-video-shards` wrote.
-        public: make a page that may be shown to others: skeletons without photos, captions, web addresses and paths.
+        public: make a page that may be shown to others, without photos, frames, captions, web addresses and paths:
+            skeletons and numbers of pictures, numbers alone of videos, for clips have no skeletons.
+
+    Returns:
+        The path of the page.
 
     Raises:
         LposekitError: no dataset there, or it is damaged.

@@ -13,14 +13,17 @@ from markupsafe import Markup, escape
 
 from lposekit.shards.files import disk_error
 
+PUBLIC_NAME = "public.html"
+"""File name of a page that may be shown to others, beside the private one."""
+
 _FOLDER = Path(__file__).parent
 _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 
 
 @cache
-def _templates() -> jinja2.Environment:
+def _templates(folder: Path) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
+        loader=jinja2.FileSystemLoader([folder, _FOLDER]),
         # on for everything: captions, addresses and error texts come from strangers
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -34,14 +37,17 @@ def _templates() -> jinja2.Environment:
     return environment
 
 
-def write_page(path: Path, template: str, **values: Any) -> Path:
-    """Render ``lposekit/report/<template>`` to ``path``, atomically; returns the path.
+def write_page(path: Path, template: str, *, folder: Path = _FOLDER, **values: Any) -> Path:
+    """Render the template of that name to ``path``, atomically; returns the path.
+
+    Args:
+        folder: where the template lies; what it includes or extends may also come from ``lposekit/report``.
 
     Raises:
         LposekitError: the disk is full or the folder cannot be written; the page of before stays.
     """
     # a text may hold half of a surrogate pair, which UTF-8 cannot say
-    page = _templates().get_template(template).render(**values).encode("utf-8", "replace")
+    page = _templates(folder).get_template(template).render(**values).encode("utf-8", "replace")
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,13 +15,12 @@ from lposekit.errors import Outcome
 from lposekit.report import charts
 from lposekit.report.charts import ChartWithNumbers
 from lposekit.report.clip_strips import can_decode, clip_strips
-from lposekit.report.common import common_values
+from lposekit.report.common import common_values, page_path
 from lposekit.report.facts import spread_rows
 from lposekit.report.page import duration, share, write_page
 from lposekit.report.video_facts import MAX_CLIP_BARS, WINDOW_WORDS, VideoFacts, gather_video_facts, histogram
 from lposekit.shards.dataset import PoseDataset, read_members
 from lposekit.shards.index import ShardIndex
-from lposekit.shards.layout import DatasetLayout
 
 TIMELINES_SHOWN = 16
 
@@ -42,7 +41,7 @@ def write_video_report(dataset: PoseDataset, *, public: bool) -> Path:
     """
     facts = gather_video_facts(dataset)
     return write_page(
-        DatasetLayout(dataset.root).report,
+        page_path(dataset, public=public),
         "videos.html",
         **common_values(dataset, facts, public=public),
         strips=[] if public else clip_strips(dataset, facts),

@@ -183,6 +183,18 @@ def test_pages_without_a_kept_sample_say_so(tmp_path: Path) -> None:
 # public
 
 
+def test_the_public_page_and_the_private_one_leave_each_other_alone(photos: DatasetLayout) -> None:
+    # Mutation tried: the private page's path for both.
+    private = write_report(photos.root)
+    before = private.read_bytes()
+    public = write_report(photos.root, public=True)
+    assert (private.name, public.name) == ("index.html", "public.html")
+    assert private.read_bytes() == before
+    shown = public.read_bytes()
+    write_report(photos.root)
+    assert public.read_bytes() == shown
+
+
 def test_the_public_page_has_skeletons_but_no_photo_caption_address_or_path(photos: DatasetLayout) -> None:
     # Mutations: `None if public` dropped in kept_tiles; `_shown` without public. (Captions are left out twice.)
     path = write_report(photos.root, public=True)

@@ -77,14 +77,13 @@ def test_the_public_page_has_no_frame_caption_or_place(videos: DatasetLayout) ->
     assert "two shots" not in page.words()
     assert str(videos.root.parent) not in path.read_text()
     assert "clip windows =" in page.words()
-    write_report(videos.root)
 
 
 def test_without_pyav_the_page_says_what_is_missing(videos: DatasetLayout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     page = Page(write_report(videos.root))
     assert page.sources() == []
-    assert 'pip install "lposekit[video]"' in page.words()
+    assert ".venv/bin/pip install av" in page.words()
     assert "two shots" in page.words()
 
 
