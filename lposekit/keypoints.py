@@ -193,7 +193,7 @@ PersonRule = Literal["any", "main", "all", "pooled"]
 
 @dataclass(frozen=True, slots=True)
 class KeepRule:
-    """Which pictures are kept (decision 4). All of it is written into the dataset card.
+    """Which pictures are kept. All of it is written into the dataset card.
 
     A person is valid if the box score is at least ``box_score_threshold``, the box covers at least
     ``min_box_area_fraction`` of the picture and its shorter side has at least ``min_box_side_px`` pixels. A keypoint

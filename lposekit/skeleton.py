@@ -1,7 +1,7 @@
 """Draw persons' keypoints as the skeleton pictures that pose-guided models are trained with.
 
 Datasets store keypoints; skeletons are drawn when a sample is loaded, at the size it is loaded in, so that line width
-and colours (which carry left and right) are right after every crop, resize and flip (decision 5).
+and colours (which carry left and right) are right after every crop, resize and flip (docs/guide/skeletons.md).
 
 Arrays: ``PK3`` = P persons, K keypoints, (x, y, raw score); x and y in pixels, integers at pixel centres.
 ``HWC`` = RGB uint8. K is 17 (COCO) or 133 (COCO-WholeBody).
@@ -90,7 +90,7 @@ def crop_keypoints(keypoints_K3: Keypoints, left: float, top: float) -> npt.NDAr
 def drop_outside(keypoints_K3: Keypoints, height: int, width: int) -> npt.NDArray[np.float32]:
     """Keypoints [..., K, 3] where the score of those outside of a height x width picture is -inf: never drawn.
 
-    The keep rule does not count them as detected (decision 4); a model places them where it sees nothing.
+    The keep rule does not count them as detected; a model places them where it sees nothing.
     """
     kept = np.array(keypoints_K3, np.float32)
     x, y = kept[..., 0], kept[..., 1]

@@ -51,7 +51,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class EstimatorSettings:
-    """How a `PoseEstimator` runs. Thresholds and sizes are in pixels of the pictures it is given (decision 4).
+    """How a `PoseEstimator` runs. Thresholds and sizes are in pixels of the pictures it is given.
 
     ``num_threads``: of torch and OpenCV in this process, and of preparation ahead of a GPU; None leaves them alone.
     Other batch sizes and thread counts give other last digits. ``box_score_threshold``: None takes the detector's own.

@@ -1,4 +1,4 @@
-"""Where things lie in a dataset folder (DESIGN, "Dataset folder")."""
+"""Where things lie in a dataset folder (docs/guide/dataset.md)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """img2dataset's own `Downloader` as the engine that fetches the rows of one shard.
 
-Nothing of it is changed or subclassed; three of its plug-in points carry everything (DESIGN, decision 6):
+Nothing of it is changed or subclassed; three of its plug-in points carry everything
+(docs/decisions/2026-11-20-download-engine.md):
 
 - urllib's installed opener: the Downloader is given addresses like `lposekit-row:3:17` (call 3, row 17), and
   `_RowOpener` passes them to the call's source. So rows without a URL, malformed ones and repeated ones need no care,

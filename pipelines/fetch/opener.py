@@ -1,6 +1,6 @@
 """The transport guard: the only way in which anything of a URL list is fetched.
 
-`GuardedOpener.fetch` is used directly (videos, robots.txt) and, through `pipelines.fetch.urllib_bridge`, by
+`GuardedOpener.fetch` is used directly (videos, robots.txt) and, through `pipelines.fetch.engine`, by
 img2dataset's Downloader. What it promises, for hostile lists, servers and name servers alike:
 
 - http(s) only; every hop's addresses are checked and the checked one is dialled (`addresses`, `connection`,

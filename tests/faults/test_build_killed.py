@@ -1,4 +1,4 @@
-"""Contract (cases 24, 25, 27, 28, 57): whoever is killed at whatever moment, a reader never sees part of a shard; the
+"""Contract: whoever is killed at whatever moment, a reader never sees part of a shard; the
 same command, run again, ends with the bytes of an undisturbed run; shards that were committed are not fetched again.
 
 The kills are real SIGKILLs. The list is served by this process, so its log shows what was fetched.

@@ -1,5 +1,5 @@
 """Contract: on a cluster of several nodes with a small object store, closed by a token, a build ends with the bytes of
-a build in one process; without the token it is refused with a word about tokens (case 32).
+a build in one process; without the token it is refused with a word about tokens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Contract (cases 20, 54): a build works with the C locale, a strict umask, another time zone, and a folder whose name
+"""Contract: a build works with the C locale, a strict umask, another time zone, and a folder whose name
 has spaces and quotes, to the same bytes; captions of every kind survive it.
 """
 

@@ -1,4 +1,4 @@
-"""Contract (cases 23, 25, 26, 56): a picture on which the pose model raises, dies or eats all memory costs that row
+"""Contract: a picture on which the pose model raises, dies or eats all memory costs that row
 alone, after a bounded number of tries; a bug of the model stops its shard, is named, and the run ends with exit code 3.
 """
 

@@ -49,7 +49,7 @@ def assert_equal_runs(run: Path, whole: Path) -> None:
 def test_a_run_killed_at_every_named_point_ends_as_if_it_never_was(
     stage: int, undisturbed: dict[int, Path], tmp_path: Path
 ):
-    # cases 40 and 41: one run, killed at each point in turn, each time resumed by the same command
+    # one run, killed at each point in turn, each time resumed by the same command
     # mutations: no rewind of metrics.jsonl (steps twice), restoring no optimiser state, saving into the final folder
     settings = settings_for(stage, tmp_path / "run", checkpoint=CheckpointSettings(every_steps=2, keep=2))
     for number, point in enumerate(POINTS):
@@ -84,7 +84,7 @@ def test_a_run_of_40_steps_killed_at_20_moments_ends_as_if_it_never_was(stage: i
 
 @pytest.mark.timeout(120)
 def test_ctrl_c_writes_a_checkpoint_exits_130_and_loses_nothing(undisturbed: dict[int, Path], tmp_path: Path):
-    # case 57; mutation: without the handler the child dies of KeyboardInterrupt and no checkpoint of its step is there
+    # mutation: without the handler the child dies of KeyboardInterrupt and no checkpoint of its step is there
     settings = settings_for(
         1,
         tmp_path / "run",

@@ -42,7 +42,7 @@ def poison_base(folder: Path) -> Path:
 
 @pytest.mark.timeout(150)
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all_before_the_update(tmp_path: Path):
-    # case 50: caption "picture number 7" alone makes NaN
+    # caption "picture number 7" alone makes NaN
     # mutation: `guilty = reports` in Learner._refuse names the healthy rank's samples as well
     base = poison_base(tmp_path / "base")
     every = CheckpointSettings(every_steps=1, keep=2)
@@ -61,7 +61,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_before_the_update(tmp_p
 
 @pytest.mark.timeout(120)
 def test_when_one_rank_dies_the_other_stops_within_the_timeout(tmp_path: Path):
-    # case 49; mutation: without the except clauses of open_world rank 0 ends with a traceback (-1 here)
+    # mutation: without the except clauses of open_world rank 0 ends with a traceback (-1 here)
     marker = tmp_path / "marker"
     children = start_ranks(
         settings_for(1, tmp_path / "run", max_steps=200),
@@ -79,7 +79,7 @@ def test_when_one_rank_dies_the_other_stops_within_the_timeout(tmp_path: Path):
 
 @pytest.mark.timeout(120)
 def test_a_killed_loader_worker_is_named_with_its_shard(tmp_path: Path):
-    # case 51; mutation: without named_worker_deaths torch's RuntimeError comes through
+    # mutation: without named_worker_deaths torch's RuntimeError comes through
     settings = settings_for(1, tmp_path / "run", max_steps=10_000, loader=LoaderSettings(workers=2, block_samples=4))
     before = {child.pid for child in psutil.Process().children()}
     killer = threading.Thread(target=lambda: kill_new_child(before, tmp_path / "run"))
@@ -99,7 +99,7 @@ def kill_new_child(before: set[int], run_dir: Path) -> None:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_picture_that_cannot_be_decoded_is_named_with_its_shard(workers: int, tmp_path: Path):
-    # case 51: a worker that raises; mutation: returning no _Failure shows DataLoader's own traceback
+    # a worker that raises; mutation: returning no _Failure shows DataLoader's own traceback
     dataset = write_dataset(tmp_path / "data", [4])
     harm_picture(dataset / "00000.tar")
     settings = settings_for(1, tmp_path / "run", data=(dataset,), loader=LoaderSettings(workers=workers))
@@ -119,7 +119,7 @@ def harm_picture(tar: Path) -> None:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("harm", ["cut", "longer", "gone", "empty"])
 def test_a_changed_shard_is_refused_by_its_size_before_the_first_step(harm: str, tmp_path: Path):
-    # case 33; mutation: no check_sizes in open_catalog
+    # mutation: no check_sizes in open_catalog
     dataset = write_dataset(tmp_path / "data", [4, 4])
     tar = dataset / "00001.tar"
     data = tar.read_bytes()
@@ -133,7 +133,7 @@ def test_a_changed_shard_is_refused_by_its_size_before_the_first_step(harm: str,
 
 @pytest.mark.timeout(60)
 def test_one_flipped_bit_is_refused_by_its_hash_when_asked_for(tmp_path: Path):
-    # case 33; mutation: no check_hashes in open_data
+    # mutation: no check_hashes in open_data
     dataset = write_dataset(tmp_path / "data", [4, 4])
     tar = dataset / "00001.tar"
     data = bytearray(tar.read_bytes())
@@ -146,7 +146,7 @@ def test_one_flipped_bit_is_refused_by_its_hash_when_asked_for(tmp_path: Path):
 
 @pytest.mark.timeout(60)
 def test_two_shards_with_the_same_keys_are_refused(tmp_path: Path):
-    # case 35; mutation: no _refuse_shared_keys
+    # mutation: no _refuse_shared_keys
     import shutil
 
     dataset = write_dataset(tmp_path / "data", [4, 4])
@@ -157,7 +157,7 @@ def test_two_shards_with_the_same_keys_are_refused(tmp_path: Path):
 
 @pytest.mark.timeout(60)
 def test_resuming_with_changed_data_is_refused_and_shows_what_changed(tmp_path: Path):
-    # case 47; mutation: refuse_other_run left out
+    # mutation: refuse_other_run left out
     settings = settings_for(1, tmp_path / "run", data=(write_dataset(tmp_path / "data", [4, 4]),), max_steps=4)
     run(settings)
     other = write_dataset(tmp_path / "other", [5, 4])

@@ -1,4 +1,4 @@
-"""Contract of the keep rule (case 22, decision 4) and of the keypoint formats: 9 of 17 keypoints keep a picture, 8 do
+"""Contract of the keep rule and of the keypoint formats: 9 of 17 keypoints keep a picture, 8 do
 not; only sure and large boxes count; scores and places that are not finite never count; each rule for several persons
 is as stated.
 """

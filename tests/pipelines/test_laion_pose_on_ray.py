@@ -1,4 +1,4 @@
-"""Contract of the image job on a real Ray: many workers, several nodes, a network that is down (cases 12, 32)."""
+"""Contract of the image job on a real Ray: many workers, several nodes, a network that is down."""
 
 from __future__ import annotations
 

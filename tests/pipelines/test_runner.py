@@ -1,6 +1,6 @@
 """Contract of the runner, on real Ray actors: a unit whose worker dies is tried again on a fresh worker, up to the
 number of attempts; a unit that raises fails alone and once; nothing is handed out ahead of a free worker; a stop lets
-the work in hand finish; a network that is down stops the run (cases 12, 24, 26, 32, 57).
+the work in hand finish; a network that is down stops the run.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def test_stage_2_asks_for_a_pose_encoder(tmp_path: Path):
 
 
 def test_stage_2_names_what_does_not_fit_in_a_pose_encoder_of_another_size(tmp_path: Path):
-    # case 53; mutation: strict=False in the loader of weights lets this run start
+    # mutation: strict=False in the loader of weights lets this run start
     run(settings_for(1, tmp_path / "one", max_steps=1, base="tiny"))
     with pytest.raises(LposekitError, match=r"conv_in.weight is \(32, 192, 3, 3\) instead of \(8, 192, 3, 3\)"):
         run(settings_for(2, tmp_path / "two", pose_encoder=str(tmp_path / "one")))

@@ -1,4 +1,4 @@
-"""Reading cached VAE latents (decision 12): sibling shards of a dataset, below its `_dataset/latents/`.
+"""Reading cached VAE latents: sibling shards of a dataset, below its `_dataset/latents/`.
 
 One cache belongs to one VAE and one picture size; its card says which. It is a dataset folder like any other, with
 one member `KEY.latents.npy` a sample: float16 [F, 2C, H, W], mean over log-variance of every frame's latent

@@ -1,4 +1,4 @@
-"""`lposekit cache-latents`: encode a dataset once, so that training needs no VAE (decision 12: 39 % of stage 1).
+"""`lposekit cache-latents`: encode a dataset once, so that training needs no VAE (39 % of stage 1).
 
 One shard of the cache for each shard of the dataset, committed as those are. Batches never cross shards and
 everything that decides a byte is in the card, so the same command gives the same bytes, and a killed one goes on

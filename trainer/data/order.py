@@ -1,7 +1,7 @@
 """Which sample comes when: a pure function of the shards' sizes, the weights, the seed and the epoch.
 
 Nothing here knows of ranks, workers or files, so any number of them sees the same order, and a run resumes anywhere
-at the cost of starting at 0 (decision 10). An epoch is made in three moves:
+at the cost of starting at 0 (docs/decisions/2026-11-20-trainer-order.md). An epoch is made in three moves:
 
 1. Each shard gives its samples: all of them at weight 1; at weight 0.25 a quarter, the next quarter in the next
    epoch; at weight 2 all of them twice.

@@ -1,4 +1,4 @@
-"""All randomness of one draw of one sample, from (seed, dataset, shard, row, visit) alone (decision 11).
+"""All randomness of one draw of one sample, from (seed, dataset, shard, row, visit) alone.
 
 Each use has a stream of its own, so an option that is switched on or off changes no other draw. Everything is drawn
 on the CPU and moved, so it is the same on every device, world size and worker.

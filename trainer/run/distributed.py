@@ -1,6 +1,6 @@
 """Several processes as one: started by torchrun, or one process alone, where all of this does nothing.
 
-Data parallel only: what is trained fits any GPU that can hold the frozen rest (decision 9).
+Data parallel only: what is trained fits any GPU that can hold the frozen rest.
 """
 
 from __future__ import annotations

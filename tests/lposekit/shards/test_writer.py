@@ -1,5 +1,5 @@
 """Contract: a shard is visible whole or not at all, the same samples give the same bytes, and a replacement that is
-killed half-way is completed by the next run without a lost row (cases 24, 27, 29, 30, 31 on the file level).
+killed half-way is completed by the next run without a lost row, on the file level.
 """
 
 from __future__ import annotations

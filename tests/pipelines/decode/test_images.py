@@ -1,6 +1,6 @@
 """Bytes become upright RGB pictures of the stored size, or one reason: never a wrong, grey or sideways picture.
 
-Reliability cases 13 to 18. Beside each group stands the mutation that was tried and turned it red.
+Beside each group stands the mutation that was tried and turned it red.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """A call into the sandbox ends: with the target's answer, its `Rejected`, or a named failure; the parent is unharmed.
 
-Reliability cases 17 and 56. An alarm ends every test that hangs. Beside the guards stand the mutations that were tried
-and turned them red.
+An alarm ends every test that hangs. Beside the guards stand the mutations that were tried and turned them red.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""No URL, redirect or name server can make us connect to an address that is not public (cases 2, 3 and 4)."""
+"""No URL, redirect or name server can make us connect to an address that is not public."""
 
 from __future__ import annotations
 

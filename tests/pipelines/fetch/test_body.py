@@ -1,4 +1,4 @@
-"""An encoding nobody asked for is decoded within the cap, or refused (case 9)."""
+"""An encoding nobody asked for is decoded within the cap, or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An outage is told apart from a list of dead links (case 12)."""
+"""An outage is told apart from a list of dead links."""
 
 from __future__ import annotations
 

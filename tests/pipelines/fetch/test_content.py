@@ -1,4 +1,4 @@
-"""What a server calls its answer decides nothing: the bytes do (cases 13 and 14)."""
+"""What a server calls its answer decides nothing: the bytes do."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Every row of a shard ends in exactly one outcome, whatever the servers send and whoever stops the download.
 
-img2dataset's real Downloader runs in all tests, against a real server on loopback. Reliability cases 13, 14, 17, 19 and
-21 (null and repeated URLs) on the whole path; the parts have their own tests. Mutations that were tried stand beside
-the guards.
+img2dataset's real Downloader runs in all tests, against a real server on loopback. The parts
+have tests of their own. Mutations that were tried stand beside the guards.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A picture that is no longer the one listed is told apart by its hash (case 19)."""
+"""A picture that is no longer the one listed is told apart by its hash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every row ends within its time and its bytes, whatever the server does (cases 5 to 8, 10, 11)."""
+"""Every row ends within its time and its bytes, whatever the server does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.pages import Page, tiny_jpeg
 pytestmark = pytest.mark.timeout(30)
 
 
-# Case 5. Mutation: `for _ in itertools.count()` in `_follow`.
+# Mutation: `for _ in itertools.count()` in `_follow`.
 def test_redirects_end_after_five(server: BadServer) -> None:
     opener = opener_for(server)
     assert opener.fetch(f"{server.url}/hops/5").final_url == f"{server.url}/hops/0"
@@ -31,13 +31,13 @@ def test_redirects_end_after_five(server: BadServer) -> None:
         assert len(server.hits) - before == 6
 
 
-# Case 5. Mutation: `parse_web_url` without its check of the scheme.
+# Mutation: `parse_web_url` without its check of the scheme.
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://example.org/a", "data:,x", "http://", "http://a:b@c/"])
 def test_a_redirect_to_anything_but_the_web_is_refused(server: BadServer, target: str) -> None:
     assert outcome(opener_for(server), f"{server.url}/to?{target}") is Outcome.REDIRECT
 
 
-# Case 6. Mutation: no check of `num_raw` in `read_body` (the time limit ends it, after gigabytes).
+# Mutation: no check of `num_raw` in `read_body` (the time limit ends it, after gigabytes).
 @pytest.mark.parametrize("path", ["/endless", "/endless/chunked"])
 def test_an_endless_body_stops_at_the_cap(server: BadServer, path: str) -> None:
     opener = opener_for(server)
@@ -53,7 +53,7 @@ def test_an_endless_body_stops_at_the_cap(server: BadServer, path: str) -> None:
     assert peak_bytes < 4 * MIB
 
 
-# Case 7. Mutation: drop the check of `response.length` (the server sends no body, so the idle time has to pass).
+# Mutation: drop the check of `response.length` (the server sends no body, so the idle time has to pass).
 def test_a_declared_huge_body_is_refused_from_the_header(server: BadServer) -> None:
     started_at = time.monotonic()
     assert outcome(opener_for(server, idle_timeout_s=3.0), f"{server.url}/declared-huge") is Outcome.TOO_BIG
@@ -68,7 +68,7 @@ def test_a_body_of_exactly_the_cap_is_taken() -> None:
         assert opener.fetch(f"{server.url}/over", max_body_bytes=2 * MIB).num_bytes == MIB + 1
 
 
-# Case 8. Mutation: in `_TimedReader.readinto`, wait `idle_timeout_s` whatever remains.
+# Mutation: in `_TimedReader.readinto`, wait `idle_timeout_s` whatever remains.
 @pytest.mark.parametrize("path", ["/drip/0.2", "/drip/0.2/header"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_dripping_server_holds_a_thread_no_longer_than_the_total_time(path: str, scheme: str, authority) -> None:
@@ -79,7 +79,7 @@ def test_a_dripping_server_holds_a_thread_no_longer_than_the_total_time(path: st
         assert 1.3 < time.monotonic() - started_at < 3.5
 
 
-# Case 8. Mutation: no `settimeout` in `_TimedReader.readinto` and `connect`.
+# Mutation: no `settimeout` in `_TimedReader.readinto` and `connect`.
 @pytest.mark.parametrize("path", ["/silent", "/mute"])
 def test_a_silent_server_is_left_after_the_idle_time(server: BadServer, path: str) -> None:
     num_threads = threading.active_count()
@@ -91,7 +91,7 @@ def test_a_silent_server_is_left_after_the_idle_time(server: BadServer, path: st
     assert threading.active_count() <= num_threads
 
 
-# Case 8. Mutation: `sock.settimeout(None)` in `_dial`.
+# Mutation: `sock.settimeout(None)` in `_dial`.
 def test_a_server_that_never_accepts_is_left_after_the_connect_time() -> None:
     with deaf_port() as port:
         opener = opener_for(BadServer(port=port), connect_timeout_s=0.5)
@@ -100,7 +100,7 @@ def test_a_server_that_never_accepts_is_left_after_the_connect_time() -> None:
         assert time.monotonic() - started_at < 2.5
 
 
-# Case 8. Mutation: no `settimeout` before `_start_tls`.
+# Mutation: no `settimeout` before `_start_tls`.
 def test_a_tls_handshake_that_never_comes_is_left_after_the_connect_time() -> None:
     with mute_port() as port:
         opener = opener_for(BadServer(port=port), connect_timeout_s=0.5)
@@ -109,7 +109,7 @@ def test_a_tls_handshake_that_never_comes_is_left_after_the_connect_time() -> No
         assert time.monotonic() - started_at < 2.5
 
 
-# Case 10. Mutations: drop `if response.length` in `read_body` (half a picture is a success); raise `Rejected`, not
+# Mutations: drop `if response.length` in `read_body` (half a picture is a success); raise `Rejected`, not
 # `TryAgain` (one attempt only).
 @pytest.mark.parametrize("path", ["/short", "/short/chunked", "/reset/body"])
 def test_a_cut_body_is_never_a_success_and_is_tried_again(server: BadServer, path: str) -> None:
@@ -134,7 +134,7 @@ def test_what_one_more_try_mends_is_mended(server: BadServer) -> None:
     assert opener.fetch(f"{server.url}/busy/429/1").attempts == 2
 
 
-# Case 11. Mutation: call every 4xx temporary in `status_problem`.
+# Mutation: call every 4xx temporary in `status_problem`.
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
 def test_a_permanent_status_is_asked_for_once(server: BadServer, status: int) -> None:
     why = rejection(opener_for(server), f"{server.url}/status/{status}")
@@ -142,7 +142,7 @@ def test_a_permanent_status_is_asked_for_once(server: BadServer, status: int) ->
     assert len(server.hits) == 1
 
 
-# Case 11. Mutations: `retries + 1` in `RetryPolicy.wait_s`; no jitter.
+# Mutations: `retries + 1` in `RetryPolicy.wait_s`; no jitter.
 @pytest.mark.parametrize(
     ("status", "expected"), [(429, Outcome.HTTP_4XX), (500, Outcome.HTTP_5XX), (503, Outcome.HTTP_5XX)]
 )
@@ -162,7 +162,7 @@ def test_a_temporary_status_is_tried_a_bounded_number_of_times(
     assert len(set(naps)) == len(naps)  # jittered: threads that failed together do not come back together
 
 
-# Case 11. Mutation: ignore `retry_after_s` in `RetryPolicy.wait_s`.
+# Mutation: ignore `retry_after_s` in `RetryPolicy.wait_s`.
 @pytest.mark.parametrize(("value", "least_s", "most_s"), [("1", 1.0, 1.5), ("date", 0.9, 3.0)])
 def test_retry_after_is_obeyed_in_both_its_forms(server: BadServer, value: str, least_s: float, most_s: float) -> None:
     opener = opener_for(server, total_timeout_s=30.0, sleep=time.sleep)

@@ -1,4 +1,4 @@
-"""Owners who opt out, and entries of the user's blocklist, are obeyed and counted (case 55)."""
+"""Owners who opt out, and entries of the user's blocklist, are obeyed and counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates are checked against the name in the URL, with one TLS context a process (case 10)."""
+"""Certificates are checked against the name in the URL, with one TLS context a process."""
 
 from __future__ import annotations
 

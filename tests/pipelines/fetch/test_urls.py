@@ -1,4 +1,4 @@
-"""Only absolute http(s) URLs are fetched; no entry of a list can make us open, read or send anything else (case 1)."""
+"""Only absolute http(s) URLs are fetched; no entry of a list can make us open, read or send anything else."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path):
 def test_a_damaged_newest_is_named_and_the_one_before_is_taken(
     harm: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    # case 42; mutation: `damage` without the sha256 comparison lets the flipped bit through
+    # mutation: `damage` without the sha256 comparison lets the flipped bit through
     save(tmp_path, 1, 2, 3)
     harm(step_folder(tmp_path, 3))
     with caplog.at_level(logging.WARNING):
@@ -117,7 +117,7 @@ def test_a_checkpoint_that_is_not_there_is_a_wrong_use(tmp_path: Path):
 
 
 def test_removal_keeps_the_newest_whole_ones_and_never_counts_broken_ones(tmp_path: Path):
-    # case 44; mutation: counting every folder as whole removes step 2 here
+    # mutation: counting every folder as whole removes step 2 here
     save(tmp_path, 1, 2, 3, 4, 5)
     truncate(step_folder(tmp_path, 5))
     flip_a_bit(step_folder(tmp_path, 4))
@@ -162,7 +162,7 @@ def test_going_on_from_an_older_checkpoint_sets_the_newer_ones_aside(tmp_path: P
 
 
 def test_a_disk_that_fills_up_stops_with_its_name_and_leaves_the_old_ones(tmp_path: Path):
-    # case 43, with the kernel's own refusal: no file of this process may grow beyond the limit
+    # with the kernel's own refusal: no file of this process may grow beyond the limit
     # mutation: without the except clause of save_checkpoint, a .tmp folder and a traceback remain
     save(tmp_path, 1)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -212,7 +212,7 @@ def overlapping() -> bytes:
     ids=["pickle", "overlap", "huge-header", "foreign-file"],
 )
 def test_a_strangers_file_is_refused_and_runs_nothing(name: str, content: bytes, tmp_path: Path):
-    # case 52; mutation: taking any file name of the list loads the foreign one
+    # mutation: taking any file name of the list loads the foreign one
     canary = Path("/tmp/lposekit-was-here")
     canary.unlink(missing_ok=True)
     folder = save_checkpoint(tmp_path, checkpoint(1))
