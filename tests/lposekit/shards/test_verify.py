@@ -1,4 +1,4 @@
-"""Contract: `verify_dataset` names every cut, flip, hostile member and loss, and `open_dataset` refuses a shard of another size.
+"""Contract: `verify_dataset` names every cut, flip, hostile member and loss; `open_dataset` refuses another size.
 
 A damage that keeps the marker's sha256 is made by writing the marker anew, as an attacker would.
 """
