@@ -35,7 +35,7 @@ from lposekit.setting_values import (
 )
 
 # Read elsewhere, not settings of a command. Names below LPOSEKIT_TEST_ are free for the tests' own use.
-RESERVED_VARIABLES = frozenset({"WEIGHTS", "DEBUG", "PRESET", "FIXTURES", "VIDEO_FIXTURES", "FAULT"})
+RESERVED_VARIABLES = frozenset({"WEIGHTS", "DEBUG", "PRESET", "FIXTURES", "FAULT"})
 RESERVED_PREFIXES = ("TEST_", "REQUIRE_")
 
 

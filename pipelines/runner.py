@@ -19,7 +19,6 @@ from pipelines.shard_report import ShardReport
 logger = logging.getLogger(__name__)
 
 WAIT_S = 0.2
-KILL_GRACE_S = 5.0
 
 
 class Unit(Protocol):

@@ -90,13 +90,13 @@ TABLE = {
 
 @cache
 def fixture_rows() -> dict[str, dict[str, Any]]:
-    """Lines of videos.jsonl by file name; the folder can be named with LPOSEKIT_VIDEO_FIXTURES."""
+    """Lines of videos.jsonl by file name; the folder can be named with LPOSEKIT_TEST_VIDEO_FIXTURES."""
     lines = (_folder() / "videos.jsonl").read_text().splitlines()
     return {row["file"]: row for row in map(json.loads, lines)}
 
 
 def _folder() -> Path:
-    named = os.environ.get("LPOSEKIT_VIDEO_FIXTURES")
+    named = os.environ.get("LPOSEKIT_TEST_VIDEO_FIXTURES")
     return Path(named) if named else fixture_path("data/videos")
 
 
