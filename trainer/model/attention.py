@@ -10,18 +10,13 @@ from __future__ import annotations
 import torch
 from diffusers.models.attention_processor import Attention
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+
+from trainer.model.linear import project
 
 MAX_ATTENTION_BATCH = 65_535
 """CUDA's fused attention kernels put the batch on a grid axis of 16 bits; temporal attention has one row a pixel."""
-
-
-def project(layer: nn.Module | None, x: Tensor) -> Tensor:
-    """`layer(x)` for an `nn.Linear`, computed in the type of `x` whatever the type of the weights."""
-    assert isinstance(layer, nn.Linear)
-    bias = None if layer.bias is None else layer.bias.to(x.dtype)
-    return functional.linear(x, layer.weight.to(x.dtype), bias)
 
 
 def attend(query_BNC: Tensor, key_BMC: Tensor, value_BMC: Tensor, heads: int) -> Tensor:

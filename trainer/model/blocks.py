@@ -15,7 +15,8 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.model.attention import project, sparse_causal_attention, temporal_attention, text_attention
+from trainer.model.attention import sparse_causal_attention, temporal_attention, text_attention
+from trainer.model.linear import ProjectedLinear, project
 from trainer.model.switches import ModelSwitches
 
 CONV_TEMPORAL_RANK = 160
@@ -104,15 +105,10 @@ class VideoTransformer(Transformer2DModel):
         """(BF)CHW with text BLD (or (BF)LD) -> (BF)CHW."""
         height = x.shape[2]
         hidden = joint_group_norm(self.norm, x, frames, joint=False)
-        if self.use_linear_projection:
-            tokens = project(self.proj_in, rearrange(hidden, "bf c h w -> bf (h w) c"))
-        else:
-            tokens = rearrange(self.proj_in(hidden), "bf c h w -> bf (h w) c")
+        tokens = project(self.proj_in, rearrange(hidden, "bf c h w -> bf (h w) c"))
         for block in self.transformer_blocks:
             tokens = block(tokens, text, frames)
-        if self.use_linear_projection:
-            return x + rearrange(project(self.proj_out, tokens), "bf (h w) c -> bf c h w", h=height)
-        return x + self.proj_out(rearrange(tokens, "bf (h w) c -> bf c h w", h=height))
+        return x + rearrange(project(self.proj_out, tokens), "bf (h w) c -> bf c h w", h=height)
 
 
 def layer_norm(norm: nn.Module | None, x: Tensor) -> Tensor:
@@ -137,6 +133,9 @@ def inflate_transformer_block(block: BasicTransformerBlock, switches: ModelSwitc
     block.__class__ = VideoTransformerBlock
     assert isinstance(block, VideoTransformerBlock)
     block.attn_temp, block.norm_temp, block.conv_temporal = None, None, None
+    for layer in block.ff.modules():
+        if type(layer) is nn.Linear:
+            layer.__class__ = ProjectedLinear
     if switches.temporal_layers:
         heads, width = block.attn1.heads, block.attn1.query_dim
         block.attn_temp = Attention(query_dim=width, heads=heads, dim_head=block.attn1.inner_dim // heads, bias=False)
