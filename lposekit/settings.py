@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lposekit.errors import UsageError
 from lposekit.setting_values import (
@@ -33,6 +33,8 @@ from lposekit.setting_values import (
     raise_problems,
     variable_of,
 )
+
+S = TypeVar("S")
 
 # Read elsewhere, not settings of a command. Names below LPOSEKIT_TEST_ are free for the tests' own use.
 RESERVED_VARIABLES = frozenset({"WEIGHTS", "DEBUG", "PRESET", "FIXTURES", "FAULT"})
@@ -122,6 +124,19 @@ def merge(settings_class: type, layers: Sequence[Layer], *, missing: Any = datac
     for layer in reversed(layers):
         merged |= layer.values
     return _build(settings_class, merged, "", missing)
+
+
+def stored_settings(settings_class: type[S], stored: Mapping[str, Any], origin: str) -> S:
+    """The settings that `flatten_settings` gave; those that only the command line may carry are back at their default.
+
+    Raises:
+        UsageError: a name or value that the class does not know (any more).
+    """
+    known = leaves(settings_class)
+    kept = {name: value for name, value in stored.items() if name not in known or not known[name].flag_only}
+    # TOML, whose rules `table_layer` follows, has no null.
+    values = {name: "none" if value is None else value for name, value in kept.items()}
+    return merge(settings_class, [table_layer(settings_class, values, origin)])
 
 
 def _build(

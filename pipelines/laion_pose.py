@@ -19,6 +19,7 @@ from lposekit.pose.zoo import detector_entry, pose_entry
 from lposekit.settings import flatten_settings, settings_digest
 from lposekit.shards.card import claim_folder, read_card, update_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
+from lposekit.shards.pose_json import pose_card
 from pipelines.build_report import BuildReport
 from pipelines.cluster import Layout, connected, plan_layout
 from pipelines.image_rows import ImageRules
@@ -75,7 +76,6 @@ Execute = Callable[[ImageJob, Iterator[ShardPlan | RetryPlan], BuildProgress, In
 class KnownModel:
     """What the zoo entries of pose model and detector say that a build needs before they are loaded."""
 
-    name: str
     keypoint_format: str
     keypoint_score_threshold: float
     box_score_threshold: float
@@ -117,16 +117,16 @@ def known_model(settings: BuildImagesSettings) -> KnownModel:
         UsageError: no such detector or pose model.
     """
     if settings.pose_model == stub.NAME:
-        return KnownModel(stub.NAME, stub.KEYPOINT_FORMAT, stub.KEYPOINT_SCORE_THRESHOLD, stub.BOX_SCORE_THRESHOLD)
+        return KnownModel(stub.KEYPOINT_FORMAT, stub.KEYPOINT_SCORE_THRESHOLD, stub.BOX_SCORE_THRESHOLD)
     detector, entry = detector_entry(settings.detector), pose_entry(settings.pose_model)
-    return KnownModel(entry.name, entry.keypoint_format, entry.keypoint_score_threshold, detector.box_score_threshold)
+    return KnownModel(entry.keypoint_format, entry.keypoint_score_threshold, detector.box_score_threshold)
 
 
-def keep_rules(settings: BuildImagesSettings, entry: KnownModel) -> tuple[KeepRule, KeepRule]:
-    """The rule for keeping a picture, and the one for storing it."""
+def keep_rule(settings: BuildImagesSettings, entry: KnownModel) -> KeepRule:
+    """The rule for keeping a picture: what is not set comes from the models."""
     pose = settings.pose
     keypoint, box = pose.keypoint_score_threshold, pose.box_score_threshold
-    keep = KeepRule(
+    return KeepRule(
         keypoint_score_threshold=entry.keypoint_score_threshold if keypoint is None else keypoint,
         min_detected=settings.min_detected,
         person_rule=settings.person_rule,
@@ -134,8 +134,13 @@ def keep_rules(settings: BuildImagesSettings, entry: KnownModel) -> tuple[KeepRu
         min_box_area_fraction=pose.min_box_area_fraction,
         min_box_side_px=pose.min_box_side_px,
     )
-    store = settings.store_min_detected
-    return keep, keep if store is None else replace(keep, min_detected=store)
+
+
+def image_rules(settings: BuildImagesSettings, keep: KeepRule, keypoint_format: str) -> ImageRules:
+    """What is kept, what is stored, and what is written of both."""
+    store_min = settings.store_min_detected
+    store = keep if store_min is None else replace(keep, min_detected=store_min)
+    return ImageRules(keep, store, pose_card(settings.pose_model, keypoint_format, keep), settings.image.jpeg_quality)
 
 
 def _run(
@@ -145,7 +150,7 @@ def _run(
         raise UsageError("name the list of URLs with --input and the dataset folder with --output")
     entry = known_model(settings)
     layout = DatasetLayout(settings.output)
-    keep, store = keep_rules(settings, entry)
+    keep = keep_rule(settings, entry)
     warnings = list_warnings(settings) if not sample else []
     for warning in warnings:
         logger.warning(warning)
@@ -155,12 +160,7 @@ def _run(
         return _dry_run(layout, settings, total_rows)
     with owned_folder(layout) as run_id:
         claim_folder(layout, card)
-        pose_card = {
-            "keypoint_format": entry.keypoint_format,
-            "pose_model": entry.name,
-            "keypoint_score_threshold": keep.keypoint_score_threshold,
-        }
-        rules = ImageRules(keep, store, pose_card, settings.image.jpeg_quality)
+        rules = image_rules(settings, keep, entry.keypoint_format)
         job = ImageJob(layout.root.resolve(), run_id, settings, rules, allowed_local)
         return build(job, iter_shards(settings, skip=set(layout.committed_shards())), total_rows, execute)
 

@@ -19,7 +19,7 @@ from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, keep_verdict
 from lposekit.settings import flatten_settings
 from lposekit.shards.card import claim_folder, read_card, update_card
 from lposekit.shards.layout import DatasetLayout
-from lposekit.shards.pose_json import person_record, pose_json
+from lposekit.shards.pose_json import person_record, pose_card, pose_json
 from lposekit.shards.writer import ShardWriter
 from pipelines.build_report import BuildReport
 from pipelines.image_rows import RowResult, rows_table
@@ -39,7 +39,7 @@ class _Refilter:
     source: DatasetLayout
     target: DatasetLayout
     rule: KeepRule
-    pose_card: dict[str, Any]
+    head: dict[str, Any]
     dedup: bool
     run_id: str = ""
     seen_sha256: set[str] = field(default_factory=set)
@@ -74,15 +74,11 @@ def run(
         raise UsageError(f"{dataset} holds video clips: refilter judges poses, which clips do not have.")
     named = {name: value for name, value in changes.items() if value is not None}
     rule = replace(KeepRule(**card["keep_rule"]), **named)
-    pose_card = {
-        "keypoint_format": card["keypoint_format"],
-        "pose_model": card["settings"]["pose_model"],
-        "keypoint_score_threshold": rule.keypoint_score_threshold,
-    }
     if output is None and not dry_run:
         raise UsageError("name the new dataset folder with --output; a dataset is never changed in place by refilter.")
     target = DatasetLayout(output or dataset)
-    work = _Refilter(source, target, rule, pose_card, dedup)
+    head = pose_card(card["settings"]["pose_model"], card["keypoint_format"], rule)
+    work = _Refilter(source, target, rule, head, dedup)
     if dry_run:
         return _count_only(work)
     if target.root.resolve() == source.root.resolve():
@@ -160,7 +156,7 @@ def _judge(work: _Refilter, stored: StoredShard, position: int) -> tuple[Outcome
     persons = stored.persons(position)
     if persons is None:
         return old, False
-    layout = KEYPOINT_FORMATS[work.pose_card["keypoint_format"]]
+    layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
     verdict = keep_verdict(persons, columns["width"], columns["height"], work.rule, layout)
     if verdict is not Outcome.KEPT:
         return verdict, False
@@ -194,12 +190,12 @@ def _kept(work: _Refilter, stored: StoredShard, position: int, result: RowResult
     assert persons is not None
     columns = result.columns | {"outcome": Outcome.KEPT.value, "status": "success", "error_message": None}
     width, height = columns["width"], columns["height"]
-    layout = KEYPOINT_FORMATS[work.pose_card["keypoint_format"]]
+    layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
     records = [person_record(p, width, height, work.rule.keypoint_score_threshold, layout) for p in persons]
     columns |= {"max_detected": max((record["num_detected"] for record in records), default=None)}
     members = result.members | {
         "json": _updated_json(result.members["json"], columns),
-        "pose.json": pose_json(records, width, height, work.pose_card),
+        "pose.json": pose_json(records, width, height, work.head),
     }
     return replace(result, outcome=Outcome.KEPT, columns=columns, members=members, thumbnail=None)
 

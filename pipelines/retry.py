@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lposekit.errors import NETWORK_OUTCOMES, Outcome, UsageError
 from lposekit.keypoints import KeepRule
-from lposekit.settings import merge, table_layer
+from lposekit.settings import stored_settings
 from lposekit.shards.card import read_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from pipelines import video_shards
 from pipelines.build_report import BuildReport
-from pipelines.image_rows import ImageRules
 from pipelines.image_shard import ImageJob
-from pipelines.laion_pose import Execute, build, execute_on_ray
+from pipelines.laion_pose import Execute, build, execute_on_ray, image_rules
 from pipelines.lock import owned_folder
 from pipelines.plan import ShardPlan
 from pipelines.settings import BuildImagesSettings
@@ -73,19 +72,13 @@ def run(
         "allow_private_addresses": allow_private_addresses,
         "network_failure_limit": None,
     }
-    settings = replace(settings_of_card(card), **changes)
+    settings = replace(stored_settings(BuildImagesSettings, card["settings"], "dataset card"), **changes)
     if not card.get("sample"):
         return _run(layout, card, settings, outcomes, frozenset(), execute or execute_on_ray)
     from pipelines.sample_photos import served_list
 
     with served_list() as (_, host_and_port):
         return _run(layout, card, settings, outcomes, frozenset({host_and_port}), execute or execute_on_ray)
-
-
-def settings_of_card(card: Mapping[str, Any]) -> BuildImagesSettings:
-    """The settings that a dataset was built with, from its card."""
-    given = {k: v for k, v in card["settings"].items() if v is not None and k != "allow_private_addresses"}
-    return merge(BuildImagesSettings, [table_layer(BuildImagesSettings, given, "dataset card")])
 
 
 def _outcomes(only: Collection[str]) -> frozenset[Outcome]:
@@ -112,15 +105,7 @@ def _run(
     allowed_local: frozenset[str],
     execute: Execute,
 ) -> BuildReport:
-    keep = KeepRule(**card["keep_rule"])
-    store_min = settings.store_min_detected
-    pose_card = {
-        "keypoint_format": card["keypoint_format"],
-        "pose_model": settings.pose_model,
-        "keypoint_score_threshold": keep.keypoint_score_threshold,
-    }
-    store = keep if store_min is None else replace(keep, min_detected=store_min)
-    rules = ImageRules(keep, store, pose_card, settings.image.jpeg_quality)
+    rules = image_rules(settings, KeepRule(**card["keep_rule"]), card["keypoint_format"])
     with owned_folder(layout) as run_id:
         job = ImageJob(layout.root.resolve(), run_id, settings, rules, allowed_local)
         return build(job, _plans(layout, outcomes), None, execute)

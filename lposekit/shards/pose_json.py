@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lposekit.keypoints import KeypointFormat, num_detected
+from lposekit.keypoints import KeepRule, KeypointFormat, num_detected
 from lposekit.records import Person
 
 SCHEMA = 1
@@ -53,15 +53,22 @@ def round_person(person: Person) -> Person:
     )
 
 
-def pose_json(records: Sequence[dict[str, Any]], width: int, height: int, pose_card: Mapping[str, Any]) -> bytes:
-    """The bytes of ``KEY.pose.json``. ``pose_card`` has keypoint_format, pose_model, keypoint_score_threshold."""
+def pose_card(pose_model: str, keypoint_format: str, rule: KeepRule) -> dict[str, Any]:
+    """What every ``KEY.pose.json`` of a dataset says of how its persons were found."""
+    return {
+        "keypoint_format": keypoint_format,
+        "pose_model": pose_model,
+        "keypoint_score_threshold": rule.keypoint_score_threshold,
+    }
+
+
+def pose_json(records: Sequence[dict[str, Any]], width: int, height: int, head: Mapping[str, Any]) -> bytes:
+    """The bytes of ``KEY.pose.json``; ``head`` is what `pose_card` gives."""
     value = {
         "schema": SCHEMA,
         "width": width,
         "height": height,
-        "keypoint_format": pose_card["keypoint_format"],
-        "pose_model": pose_card["pose_model"],
-        "keypoint_score_threshold": pose_card["keypoint_score_threshold"],
+        **head,
         "persons": list(records),
     }
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()

@@ -4,7 +4,8 @@ is excluded by name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from lposekit.settings import (
     preset_path,
     read_toml,
     settings_digest,
+    stored_settings,
     table_layer,
 )
 
@@ -135,6 +137,15 @@ def test_earlier_layer_wins_setting_by_setting() -> None:
     high = Layer("high", {"name": "high", "inner.threads": 1})
     low = Layer("low", {"name": "low", "inner.rate": 0.1})
     assert merge(Example, [high, low]) == Example(name="high", inner=Inner(threads=1, rate=0.1))
+
+
+def test_stored_settings_come_back_but_for_what_only_a_flag_may_carry() -> None:
+    # Mutations tried: leaving values of None out (limit would be 0.9 again); keeping flag-only ones (refused).
+    settings = Example(output=Path("a/b"), limit=None, private=True, inner=Inner(files=(Path("x"),)))
+    stored = json.loads(json.dumps(flatten_settings(settings)))
+    assert stored_settings(Example, stored, "card") == replace(settings, private=False)
+    with pytest.raises(UsageError, match="card nmae"):
+        stored_settings(Example, {"nmae": "x"}, "card")
 
 
 def test_values_from_flags_are_held_against_the_limits_too() -> None:
