@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Ge, Interval
 
 from lposekit.keypoints import PersonRule
 from lposekit.setting_values import FLAG_ONLY
@@ -19,13 +20,13 @@ from pipelines.decode.video_settings import (
 )
 
 Positive = Annotated[int, Ge(1)]
-Seconds = Annotated[float, Gt(0)]
+Seconds = Annotated[float, Interval(gt=0, lt=math.inf)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FetchSettings:
-    """How pictures are fetched."""
+class VideoFetchSettings:
+    """How files are fetched."""
 
     connect_timeout_s: Seconds = 5.0
     """Longest wait for a connection, TLS handshake included."""
@@ -38,10 +39,6 @@ class FetchSettings:
     max_redirects: Annotated[int, Ge(0)] = 5
     retries: Annotated[int, Ge(0)] = 2
     """Further tries after a temporary failure (429, 5xx, reset), with jittered back-off and Retry-After."""
-    per_host_connections: Positive = 8
-    """Connections open to one host at the same time, in one worker."""
-    threads: Positive = 64
-    """Downloads at the same time, in one worker."""
     user_agent: str = "lposekit/0.1 (dataset builder; +https://github.com/lposekit/lposekit)"
     robots: bool = True
     """Obey robots.txt (fetched once an origin, cached)."""
@@ -49,12 +46,37 @@ class FetchSettings:
     """Obey X-Robots-Tag (noai, noimageai, noindex, noimageindex, noml) and TDM reservation."""
     verify_hash: bool = True
     """Check the list's md5, sha256 or hash column, where there is one."""
-    dedup: bool = False
-    """Turn down a picture whose sha256 already occurred in its shard."""
     blocklist: tuple[Path, ...] = ()
     """Files with one URL, domain or sha256 a line: never fetched, and refused by hash after the fetch."""
     ca_file: Path | None = None
     """Certificates to trust instead of the system's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchSettings(VideoFetchSettings):
+    """How pictures are fetched: as other files, many at the same time."""
+
+    per_host_connections: Positive = 8
+    """Connections open to one host at the same time, in one worker."""
+    threads: Positive = 64
+    """Downloads at the same time, in one worker."""
+    dedup: bool = False
+    """Turn down a picture whose sha256 already occurred in its shard."""
+
+
+FREE_FETCH_SETTINGS = frozenset(
+    f"fetch.{name}"
+    for name in (
+        "connect_timeout_s",
+        "idle_timeout_s",
+        "total_timeout_s",
+        "retries",
+        "user_agent",
+        "ca_file",
+        "blocklist",
+    )
+)
+"""Settings of a fetch that a run may change when it continues a folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,10 +181,10 @@ class BuildImagesSettings:
 class DecodeLimits:
     """What one video may cost. A video that exceeds a limit is killed and set aside; the run goes on."""
 
-    timeout_s: Seconds = 3600.0
-    """Longest time for one video."""
+    timeout_s: Seconds | None = None
+    """Longest time for one video; default: as long as it makes progress, so that long videos are not thrown away."""
     heartbeat_timeout_s: Seconds = 60.0
-    """Longest time without a decoded frame; then the video ends as `decode_hang`."""
+    """Longest time without a frame, decoded or written; then the video ends as `decode_hang`."""
     memory_bytes: Positive = 4 * 2**30
 
 
@@ -178,10 +200,10 @@ class BuildVideoSettings:
     """The manifest's layout; default: detected from its columns."""
     captions: Path | None = None
     """A file of captions that is joined by key."""
-    rows_per_shard: Annotated[int, Interval(ge=1, le=10_000)] = 100
-    """Videos of one shard."""
+    rows_per_shard: Annotated[int, Interval(ge=1, le=10_000)] = 8
+    """Videos of one shard. They are built one after the other, and a killed worker begins its shard anew."""
     workers: Positive | None = None
-    """Videos in work at the same time; default: one a core."""
+    """Shards in work at the same time; default: one a core."""
     allow_private_addresses: Annotated[bool, FLAG_ONLY] = False
     """Fetch from private addresses too. A flag only: refused in files and environment."""
     ray_address: str | None = None
@@ -190,9 +212,9 @@ class BuildVideoSettings:
     """Exit 3 when a smaller share of the videos was decoded."""
     shard_attempts: Positive = 3
     limits: DecodeLimits = field(default_factory=DecodeLimits)
-    fetch: FetchSettings = field(
-        default_factory=lambda: FetchSettings(
-            max_body_bytes=4 * 2**30, total_timeout_s=1800.0, idle_timeout_s=20.0, threads=4
+    fetch: VideoFetchSettings = field(
+        default_factory=lambda: VideoFetchSettings(
+            max_body_bytes=4 * 2**30, total_timeout_s=1800.0, idle_timeout_s=20.0
         )
     )
     video: VideoSettings = field(default_factory=VideoSettings)

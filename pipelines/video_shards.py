@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from pipelines.job import run_job
 from pipelines.lock import owned_folder
 from pipelines.progress import BuildProgress
 from pipelines.runner import RunResult, ShardRunner
-from pipelines.settings import BuildVideoSettings
+from pipelines.settings import FREE_FETCH_SETTINGS, BuildVideoSettings, FetchSettings, VideoFetchSettings
 from pipelines.shard_report import ShardReport
 from pipelines.video_platforms import fetch_platform_video, is_platform_url
 from pipelines.video_shard import VideoJob, VideoPlan, build_video_shard, clips_settings
@@ -41,15 +41,7 @@ FREE_SETTINGS = frozenset(
         "limits.timeout_s",
         "limits.heartbeat_timeout_s",
         "limits.memory_bytes",
-        "fetch.connect_timeout_s",
-        "fetch.idle_timeout_s",
-        "fetch.total_timeout_s",
-        "fetch.retries",
-        "fetch.per_host_connections",
-        "fetch.threads",
-        "fetch.user_agent",
-        "fetch.ca_file",
-        "fetch.blocklist",
+        *FREE_FETCH_SETTINGS,
     }
 )
 """Settings that a run may change when it continues a folder: they do not decide what a video becomes."""
@@ -65,7 +57,7 @@ class VideoWorker:
 
         self._job = job
         self._opener = polite_opener(
-            job.settings.fetch,
+            opener_settings(job.settings.fetch),
             allow_private_addresses=job.settings.allow_private_addresses,
             allowed_local=job.allowed_local,
         )
@@ -83,6 +75,12 @@ class VideoWorker:
             return
         with path.open("wb") as stream:
             self._opener.fetch(url, into=stream)
+
+
+def opener_settings(settings: VideoFetchSettings) -> FetchSettings:
+    """The settings of the opener of one worker, which fetches one video at a time."""
+    shared = {each.name: getattr(settings, each.name) for each in fields(VideoFetchSettings)}
+    return FetchSettings(**shared, threads=1)
 
 
 Execute = Callable[[VideoJob, Iterator[VideoPlan], BuildProgress, Interrupts], RunResult]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import math
 import os
 import resource
 import signal
@@ -86,11 +87,12 @@ class Sandbox:
         self._child: _Child | None = None
         self._lock = threading.Lock()
 
-    def call(self, payload: Any, *, timeout_s: float, heartbeat_timeout_s: float | None = None) -> Any:
-        """The target's answer to `payload`.
+    def call(self, payload: Any, *, timeout_s: float | None, heartbeat_timeout_s: float | None = None) -> Any:
+        """The target's answer to `payload`. Without `timeout_s` it may take as long as it gives signs of life.
 
         Raises `SandboxTimeout`, `SandboxMemory` or `SandboxCrashed`, or the target's own `Rejected`.
         """
+        assert timeout_s is not None or heartbeat_timeout_s is not None, "a call that hangs would never end"
         with self._lock:
             if self._child is None or self._child.has_died():
                 self._start()
@@ -125,7 +127,7 @@ class Sandbox:
         self._exchange(self._introduction, self._start_timeout_s, None)
         self._child.arena = replace(self._child.arena, limit_bytes=self._introduction["memory_limit_bytes"])
 
-    def _exchange(self, tree: Any, timeout_s: float, heartbeat_timeout_s: float | None) -> Any:
+    def _exchange(self, tree: Any, timeout_s: float | None, heartbeat_timeout_s: float | None) -> Any:
         assert self._child is not None
         healthy = False
         try:
@@ -187,8 +189,8 @@ class _Child:
         self._output_fd = output_fd
         self.kill = weakref.finalize(self, _end, process, control, (arena.fd, output_fd))
 
-    def exchange(self, tree: Any, timeout_s: float, heartbeat_timeout_s: float | None) -> Any:
-        deadline = time.monotonic() + timeout_s
+    def exchange(self, tree: Any, timeout_s: float | None, heartbeat_timeout_s: float | None) -> Any:
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         os.ftruncate(self._output_fd, 0)
         try:
             self._control.send(_MESSAGE.pack(_CALL, *self.arena.write(tree)))
@@ -209,7 +211,7 @@ class _Child:
             raise rejected
         return answer
 
-    def _receive(self, deadline: float, timeout_s: float, heartbeat_s: float | None) -> tuple[bytes, int, int]:
+    def _receive(self, deadline: float, timeout_s: float | None, heartbeat_s: float | None) -> tuple[bytes, int, int]:
         while True:
             left_s = deadline - time.monotonic()
             beat_due_first = heartbeat_s is not None and heartbeat_s < left_s

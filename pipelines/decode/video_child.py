@@ -19,7 +19,7 @@ def build_in_child(
     settings: BuildClipsSettings,
     out_dir: Path,
     *,
-    timeout_s: float,
+    timeout_s: float | None,
     heartbeat_timeout_s: float,
 ) -> VideoResult:
     """`build_clips` in a sandbox whose target is `TARGET`.

@@ -24,7 +24,7 @@ from lposekit.shards.verify import verify_dataset
 from pipelines.interrupts import Interrupts
 from pipelines.progress import BuildProgress
 from pipelines.runner import RunResult
-from pipelines.settings import BuildVideoSettings, DecodeLimits, FetchSettings
+from pipelines.settings import BuildVideoSettings, DecodeLimits, VideoFetchSettings
 from pipelines.video_shard import VideoJob, VideoPlan
 from pipelines.video_shards import VideoWorker, rebuild, run
 from tests.support.bad_server import BadServer
@@ -121,7 +121,7 @@ def test_urls_are_fetched_to_disk_under_the_transport_guard(videos: Path, tmp_pa
         rows = [{"url": f"{server.url}{name}", "caption": name} for name in ("/a.mp4", "/gone.mp4")]
         listed = tmp_path / "list.jsonl"
         listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        settings = _settings(listed, tmp_path / "d", fetch=FetchSettings(robots=False, retries=0))
+        settings = _settings(listed, tmp_path / "d", fetch=VideoFetchSettings(robots=False, retries=0))
         assert run(settings, execute=execute_here).outcomes == {"private_address": 2}
         assert server.hits == []
         settings = replace(settings, output=tmp_path / "open", allow_private_addresses=True)
