@@ -22,6 +22,7 @@ from pipelines.decode.video_settings import (
 Positive = Annotated[int, Ge(1)]
 Seconds = Annotated[float, Interval(gt=0, lt=math.inf)]
 Share = Annotated[float, Interval(ge=0, le=1)]
+VideoFormat = Literal["generic", "webvid", "hdvila", "hdvila_captions", "panda70m"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,10 +197,14 @@ class BuildVideoSettings:
     """Manifests (generic csv/jsonl/parquet, WebVid csv, HD-VILA jsonl, Panda-70M csv) or folders of videos."""
     output: Path | None = None
     """The dataset folder."""
-    format: str | None = None
+    format: VideoFormat | None = None
     """The manifest's layout; default: detected from its columns."""
-    captions: Path | None = None
-    """A file of captions that is joined by key."""
+    caption_column: str | None = None
+    """The manifest's column of captions; default: found by its name."""
+    captions: str | None = None
+    """A file of captions that is joined by key: csv, jsonl or parquet; local or fsspec URL."""
+    video_root: Path | None = None
+    """Folder that relative paths of manifests count from; default: the manifest's own."""
     rows_per_shard: Annotated[int, Interval(ge=1, le=10_000)] = 8
     """Videos of one shard. They are built one after the other, and a killed worker begins its shard anew."""
     workers: Positive | None = None

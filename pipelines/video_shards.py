@@ -33,6 +33,8 @@ FREE_SETTINGS = frozenset(
     {
         "input",
         "output",
+        "captions",  # their content counts, as the input's: see `input_fingerprint`
+        "video_root",
         "workers",
         "allow_private_addresses",
         "ray_address",
