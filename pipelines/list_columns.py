@@ -40,7 +40,8 @@ def find_column(columns: Collection[str], aliases: Sequence[str]) -> str | None:
     """The column that one of the aliases names, whatever its case; an earlier alias wins."""
     by_lower = {}
     for column in columns:
-        by_lower.setdefault(column.lower(), column)
+        if isinstance(column, str):  # a csv line with too many fields keeps them under None
+            by_lower.setdefault(column.lower(), column)
     return next((by_lower[alias] for alias in aliases if alias in by_lower), None)
 
 

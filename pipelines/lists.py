@@ -100,7 +100,7 @@ def _kind(name: str) -> str:
 
 
 @contextmanager
-def _damage_named(file: ListFile) -> Iterator[None]:
+def damage_named(file: ListFile) -> Iterator[None]:
     """Turns what a damaged file raises into one error that names the file."""
     try:
         yield
@@ -118,9 +118,9 @@ def read_columns(file: ListFile) -> dict[str, pa.DataType]:
     Raises:
         LposekitError: the file is damaged or empty.
     """
-    with _damage_named(file):
+    with damage_named(file):
         if file.kind == "parquet":
-            with _open_parquet(file) as parquet:
+            with open_parquet(file) as parquet:
                 return {field.name: field.type for field in parquet.schema_arrow}
         names = text_columns(file.path, file.kind)
     if not names:
@@ -135,11 +135,11 @@ def check_tail(file: ListFile, *, limit_bytes: int = 256 * 2**20) -> None:
     Raises:
         LposekitError: the file is damaged.
     """
-    with _damage_named(file):
+    with damage_named(file):
         filesystem, path = fsspec.core.url_to_fs(file.path)
         size = filesystem.size(path)
         if file.kind == "parquet":
-            with _open_parquet(file):
+            with open_parquet(file):
                 return
         if file.compressed:
             if size is not None and size <= limit_bytes:
@@ -178,7 +178,7 @@ def count_list_rows(file: ListFile) -> int | None:
     """Rows of a parquet list, from its footer; None for the others, which would have to be read."""
     if file.kind != "parquet":
         return None
-    with _damage_named(file), _open_parquet(file) as parquet:
+    with damage_named(file), open_parquet(file) as parquet:
         return parquet.metadata.num_rows
 
 
@@ -193,20 +193,21 @@ def read_pieces(file: ListFile, columns: Sequence[str], wanted: Callable[[int, i
     Raises:
         LposekitError: the file turned out to be damaged.
     """
-    with _damage_named(file):
+    with damage_named(file):
         pieces = _parquet_pieces if file.kind == "parquet" else _text_pieces
         yield from pieces(file, columns, wanted)
 
 
 @contextmanager
-def _open_parquet(file: ListFile) -> Iterator[pq.ParquetFile]:
+def open_parquet(file: ListFile) -> Iterator[pq.ParquetFile]:
+    """A parquet list, local or not."""
     with cast(Any, fsspec.open(file.path, "rb")) as stream:
         # pre_buffer would hold whole row groups of all columns.
         yield pq.ParquetFile(stream, pre_buffer=False)
 
 
 def _parquet_pieces(file: ListFile, columns: Sequence[str], wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
-    with _open_parquet(file) as parquet:
+    with open_parquet(file) as parquet:
         there = [name for name in columns if name in parquet.schema_arrow.names]
         first = 0
         for group in range(parquet.num_row_groups):

@@ -1,53 +1,85 @@
 """Rows of the video lists that people have: generic, WebVid, HD-VILA-100M, Follow-Your-Pose captions, Panda-70M.
 
 Each function takes the rows of one list (dicts as they stand in the file) and yields `VideoRow`s. A cell that cannot be
-understood makes the row keep less (no span, no time), never the run fail: lists of millions of rows have such cells.
+understood makes the row keep less (no span, no time), never the run fail (see `video_cells`).
 """
 
 from __future__ import annotations
 
-import ast
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
+import pyarrow.types as pt
 
-from lposekit.errors import LposekitError
+from lposekit.errors import UsageError
 from pipelines.decode.video_records import Span, TimedCaption, VideoRow
-from pipelines.list_columns import CAPTION_ALIASES, find_column
+from pipelines.list_columns import CAPTION_ALIASES, caption_column, find_column
+from pipelines.list_sources import column_values
 from pipelines.list_text import text_rows
-from pipelines.lists import ListFile
-
-Record = Mapping[str, Any]
-VideoFormat = Literal["generic", "webvid", "hdvila", "hdvila_captions", "panda70m"]
+from pipelines.lists import ListFile, damage_named, open_parquet
+from pipelines.settings import VideoFormat
+from pipelines.video_cells import (
+    Record,
+    caption_of,
+    cell,
+    literal,
+    other_cells,
+    seconds,
+    seconds_of,
+    text_cell,
+    text_of,
+    whole_number,
+)
 
 PATH_ALIASES = ("path", "file", "video", "video_path", "filename", "file_name", "file_path")
 URL_ALIASES = ("url", "video_url", "contenturl", "download_url")
-KEY_ALIASES = ("key", "id", "video_id", "videoid", "clip_id", "name", *PATH_ALIASES, "url")
+# a clip's name before its video's: captions of clips may name both
+KEY_ALIASES = ("key", "id", "clip_id", "video_id", "videoid", "name", *PATH_ALIASES, "url")
 START_ALIASES = ("start", "start_s", "start_time", "clip_start", "begin")
 END_ALIASES = ("end", "end_s", "end_time", "clip_end", "stop")
 TIMED_ALIASES = ("captions", "timed_captions")
 CUTS_ALIASES = ("cuts", "cuts_s", "scene_cuts_s")
 TIME_ALIASES = ("time", "time_s", "timestamp", "second")
 FRAME_ALIASES = ("frame", "frame_id", "frame_index")
+_NEEDED: dict[VideoFormat, tuple[tuple[str, ...], ...]] = {
+    "generic": ((*PATH_ALIASES, *URL_ALIASES),),
+    "webvid": (("videoid",),),
+    "hdvila": (("video_id",), ("clip",)),
+    "hdvila_captions": (("part_id",), ("clip_id",)),
+    "panda70m": (("videoid", "video_id", "url"), ("timestamp",)),
+}
+_CAPTIONS: dict[VideoFormat, tuple[str, ...]] = {
+    "generic": (*CAPTION_ALIASES, *TIMED_ALIASES),
+    "webvid": ("name", "caption"),
+    "hdvila_captions": ("caption",),
+    "panda70m": ("caption",),
+}
+"""Where captions stand. HD-VILA-100M has none but those that its clips may hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListPlace:
-    """Where the files of a list lie: relative paths count from `folder` (the list's own, or `--video-root`)."""
+    """How a list is read: relative paths count from `folder` (the list's own, or `--video-root`), and captions stand in
+    the column `caption` where `--caption-column` names one."""
 
     folder: Path
+    caption: str | None = None
 
     def path(self, name: str) -> str:
         return str(self.folder / name)
 
     def existing(self, *names: str) -> str | None:
-        """The first of these files that is there."""
-        return next((str(self.folder / name) for name in names if (self.folder / name).is_file()), None)
+        """The first of these names that is one of a file here."""
+        return next((name for name in names if os.path.isfile(self.folder / name)), None)
+
+    def captions(self, aliases: tuple[str, ...] = CAPTION_ALIASES) -> tuple[str, ...]:
+        """The aliases of the caption's column."""
+        return aliases if self.caption is None else (self.caption.lower(),)
 
 
 def detect_format(columns: Iterable[str]) -> VideoFormat | None:
@@ -64,19 +96,50 @@ def detect_format(columns: Iterable[str]) -> VideoFormat | None:
     return "generic" if names & {*PATH_ALIASES, *URL_ALIASES} else None
 
 
-def list_records(file: ListFile) -> Iterator[Mapping[str, Any]]:
-    """The rows of a list as they stand in it, one at a time."""
-    try:
-        if file.kind == "parquet":
-            with pq.ParquetFile(file.path) as parquet:
-                for batch in parquet.iter_batches(1000):
-                    yield from batch.to_pylist()
-        else:
+def check_columns(file: ListFile, kind: VideoFormat, columns: Collection[str], caption: str | None) -> None:
+    """Raises UsageError where a list lacks what its format needs, or the column that `--caption-column` names."""
+    if caption is not None:
+        caption_column(file.path, columns, caption)
+    missing = [aliases for aliases in _NEEDED[kind] if find_column(columns, aliases) is None]
+    if missing:
+        raise UsageError(
+            f"input {file.path}: the format {kind} needs a column {' or '.join(missing[0])}. "
+            f"Found: {', '.join(columns)}. Name another --format."
+        )
+
+
+def lacks_captions(file: ListFile, kind: VideoFormat, columns: Collection[str]) -> bool:
+    """Whether a list that could hold captions has no column for them. A txt holds addresses only."""
+    return file.kind != "txt" and kind in _CAPTIONS and find_column(columns, _CAPTIONS[kind]) is None
+
+
+def list_records(file: ListFile) -> Iterator[Record]:
+    """The rows of a list as they stand in it, one at a time. Raises LposekitError for a damaged file."""
+    with damage_named(file):
+        if file.kind != "parquet":
             yield from text_rows(file.path, file.kind)
-    except (OSError, EOFError, ValueError) as error:
-        raise LposekitError(
-            f"input {file.path} cannot be read: {error}. It may be truncated: compare its size with the original's."
-        ) from error
+            return
+        with open_parquet(file) as parquet:
+            for batch in parquet.iter_batches(1000, use_threads=False):
+                columns = [_values(column) for column in batch.columns]
+                names = batch.schema.names
+                yield from (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    if pt.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    try:
+        return column_values(column)
+    except (ValueError, OverflowError):  # one value within: a text in a list that is no UTF-8, a year beyond Python's
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        return None
 
 
 def video_rows(records: Iterable[Record], kind: VideoFormat, place: ListPlace) -> Iterator[VideoRow]:
@@ -93,54 +156,66 @@ def video_rows(records: Iterable[Record], kind: VideoFormat, place: ListPlace) -
 
 
 def generic_row(record: Record, place: ListPlace) -> VideoRow:
-    """`path` or `url`, `caption`, optional `start`, `end`, timed `captions`, `cuts`; aliases as above."""
-    path, url = _text(record, PATH_ALIASES), _text(record, URL_ALIASES)
-    start_s, end_s = seconds(_cell(record, START_ALIASES)), seconds(_cell(record, END_ALIASES))
-    cuts = _literal(_cell(record, CUTS_ALIASES))
+    """`path` or `url`, `caption`, optional `start`, `end`, timed `captions`, `cuts`; aliases as above.
+
+    Of a row with both, the file counts if it is there. An address in the column of paths is one."""
+    path, url = text_cell(record, PATH_ALIASES), text_cell(record, URL_ALIASES)
+    if path.lower().startswith(("http://", "https://")):
+        path, url = "", url or path
+    listed = place.existing(path) if path and url else path or None
+    start_s, end_s = seconds(cell(record, START_ALIASES)), seconds(cell(record, END_ALIASES))
+    cuts, captions = literal(cell(record, CUTS_ALIASES)), place.captions()
     return VideoRow(
-        name=_text(record, ("key", "id", "video_id", "videoid")) or path or url or "",
-        path=place.path(path) if path else None,
+        name=text_cell(record, ("key", "id", "video_id", "videoid")) or path or url,
+        path=place.path(listed) if listed else None,
+        listed_path=listed,
         url=url or None,
-        caption=_text(record, CAPTION_ALIASES),
+        caption=caption_of(cell(record, captions)),
         spans=() if start_s is None and end_s is None else (Span(start_s or 0.0, end_s),),
-        captions=timed_captions(_literal(_cell(record, TIMED_ALIASES))),
-        cuts_s=tuple(_seconds_of(cuts)) if isinstance(cuts, list) else None,
-        extra=_others(record, PATH_ALIASES, URL_ALIASES, CAPTION_ALIASES, START_ALIASES, END_ALIASES, TIMED_ALIASES),
+        captions=timed_captions(literal(cell(record, TIMED_ALIASES))),
+        cuts_s=seconds_of(cuts) if isinstance(cuts, list) else None,
+        extra=other_cells(record, (PATH_ALIASES, URL_ALIASES, captions, START_ALIASES, END_ALIASES, TIMED_ALIASES)),
     )
 
 
 def webvid_row(record: Record, place: ListPlace) -> VideoRow:
     """WebVid csv: videoid, contentUrl, duration, page_dir, name (the caption). Files in `page_dir/videoid.mp4` count
     before the address, which its owner has withdrawn."""
-    name = _text(record, ("videoid",))
-    folder = _text(record, ("page_dir",))
+    name, folder = text_cell(record, ("videoid",)), text_cell(record, ("page_dir",))
+    listed = place.existing(f"{folder}/{name}.mp4", f"{name}.mp4")
+    captions = place.captions(_CAPTIONS["webvid"])
     return VideoRow(
         name=name,
-        path=place.existing(f"{folder}/{name}.mp4", f"{name}.mp4"),
-        url=_text(record, ("contenturl",)) or None,
-        caption=_text(record, ("name", "caption")),
-        extra=_others(record, ("contenturl",), ("name",)),
+        path=place.path(listed) if listed else None,
+        listed_path=listed,
+        url=text_cell(record, ("contenturl",)) or None,
+        caption=caption_of(cell(record, captions)),
+        extra=other_cells(record, (("contenturl",), captions)),
     )
 
 
 def hdvila_row(record: Record, place: ListPlace) -> VideoRow:
     """HD-VILA-100M jsonl: video_id, url, clip: [{clip_id, span: [start, end]}]; one row a video, one span a clip."""
-    name = _text(record, ("video_id",))
-    clips = _literal(_cell(record, ("clip",)))
-    spans = []
-    for clip in clips if isinstance(clips, list) else []:
-        span = clip.get("span") if isinstance(clip, Mapping) else None
-        times = _seconds_of(span if isinstance(span, list) else [])
-        if len(times) == 2:
-            spans.append(Span(times[0], times[1], clip.get("caption"), clip.get("clip_id")))
+    name = text_cell(record, ("video_id",))
+    clips = literal(cell(record, ("clip",)))
+    spans = [_hdvila_span(clip) for clip in clips if isinstance(clip, Mapping)] if isinstance(clips, list) else []
+    listed = place.existing(f"{name}.mp4", f"{name}.mkv", f"{name}.webm")
     return VideoRow(
         name=name,
-        path=place.existing(f"{name}.mp4", f"{name}.mkv", f"{name}.webm"),
-        url=_text(record, ("url",)) or None,
-        caption=_text(record, CAPTION_ALIASES),
-        spans=tuple(spans),
-        extra=_others(record, ("clip",), ("url",)),
+        path=place.path(listed) if listed else None,
+        listed_path=listed,
+        url=text_cell(record, ("url",)) or None,
+        caption=caption_of(cell(record, place.captions())),
+        spans=tuple(span for span in spans if span is not None),
+        extra=other_cells(record, (("clip",), ("url",), place.captions())),
     )
+
+
+def _hdvila_span(clip: Record) -> Span | None:
+    times_s = seconds_of(clip.get("span"))
+    if len(times_s) != 2:
+        return None
+    return Span(*times_s, caption=caption_of(clip.get("caption")) or None, name=text_of(clip.get("clip_id")))
 
 
 def hdvila_caption_rows(records: Iterable[Record], place: ListPlace) -> Iterator[VideoRow]:
@@ -148,19 +223,19 @@ def hdvila_caption_rows(records: Iterable[Record], place: ListPlace) -> Iterator
     together; the clip is the file part_N/video_clips/clip_id."""
 
     def clip_of(record: Record) -> tuple[str, str]:
-        return _text(record, ("part_id",)), _text(record, ("clip_id",))
+        return text_cell(record, ("part_id",)), text_cell(record, ("clip_id",))
 
     for (part, clip), lines in groupby(records, key=clip_of):
         name = hdvila_clip_name(part, clip)
         captions = []
         for place_in_clip, line in enumerate(lines):
-            frame = _number(_cell(line, ("frame_id",)))
-            captions.append(
-                TimedCaption(_text(line, ("caption",)), frame=int(64 * place_in_clip if frame is None else frame))
-            )
+            frame = whole_number(cell(line, ("frame_id",)))
+            text = caption_of(cell(line, place.captions(("caption",))))
+            captions.append(TimedCaption(text, frame=64 * place_in_clip if frame is None else frame))
         yield VideoRow(
             name=name,
             path=place.path(name),
+            listed_path=name,
             caption=captions[0].text,
             captions=tuple(captions),
             extra={"part_id": part},
@@ -169,9 +244,9 @@ def hdvila_caption_rows(records: Iterable[Record], place: ListPlace) -> Iterator
 
 def hdvila_clip_name(part: str, clip: str) -> str:
     """Where Follow-Your-Pose keeps a clip, below its data folder."""
-    number = _number(part)
+    number = whole_number(part)
     suffix = "" if Path(clip).suffix else ".mp4"
-    return f"part_{part if number is None else int(number)}/video_clips/{clip}{suffix}"
+    return f"part_{part if number is None else number}/video_clips/{clip}{suffix}"
 
 
 def panda70m_row(record: Record, place: ListPlace) -> VideoRow:
@@ -179,101 +254,49 @@ def panda70m_row(record: Record, place: ListPlace) -> VideoRow:
 
     Its shot boundaries are not used: they are those before stitching.
     """
-    name = _text(record, ("videoid", "video_id")) or _text(record, ("url",))
-    times, texts = _literal(_cell(record, ("timestamp",))), _literal(_cell(record, ("caption",)))
+    captions = place.captions(_CAPTIONS["panda70m"])
+    name = text_cell(record, ("videoid", "video_id")) or text_cell(record, ("url",))
+    times, texts = literal(cell(record, ("timestamp",))), literal(cell(record, captions))
     texts = texts if isinstance(texts, list) else [texts]
     spans = []
     for number, pair in enumerate(times if isinstance(times, list) else []):
-        pair_s = _seconds_of(pair if isinstance(pair, list | tuple) else [])
+        pair_s = seconds_of(pair)
         if len(pair_s) == 2:
-            caption = str(texts[number]) if number < len(texts) else None
-            spans.append(Span(pair_s[0], pair_s[1], caption, f"{name}_{number}"))
+            caption = caption_of(texts[number]) if number < len(texts) else None
+            spans.append(Span(*pair_s, caption=caption, name=f"{name}_{number}"))
+    listed = place.existing(f"{name}.mp4", f"{name}.mkv", f"{name}.webm")
     return VideoRow(
         name=name,
-        path=place.existing(f"{name}.mp4", f"{name}.mkv", f"{name}.webm"),
-        url=_text(record, ("url",)) or None,
+        path=place.path(listed) if listed else None,
+        listed_path=listed,
+        url=text_cell(record, ("url",)) or None,
         caption=spans[0].caption or "" if spans else "",
         spans=tuple(spans),
-        extra=_others(record, ("timestamp",), ("caption",), ("url",), ("shot_boundary_detection",)),
+        extra=other_cells(record, (("timestamp",), captions, ("url",), ("shot_boundary_detection",))),
     )
 
 
 def timed_captions(value: Any) -> tuple[TimedCaption, ...]:
     """A list of [time, text] pairs or of objects with text and time, start and end (their middle), or frame."""
-    found = []
-    for item in value if isinstance(value, list) else []:
-        caption = _timed_caption(item)
-        if caption is not None:
-            found.append(caption)
-    return tuple(found)
+    found = map(_timed_caption, value if isinstance(value, list) else [])
+    return tuple(caption for caption in found if caption is not None)
 
 
 def _timed_caption(item: Any) -> TimedCaption | None:
     if isinstance(item, list | tuple) and len(item) == 2:
         time_s = seconds(item[0])
-        return None if time_s is None else TimedCaption(str(item[1]), time_s=time_s)
-    if not isinstance(item, Mapping):
-        return None
-    return timed_caption_of(item)
+        return None if time_s is None else TimedCaption(caption_of(item[1]), time_s=time_s)
+    return timed_caption_of(item) if isinstance(item, Mapping) else None
 
 
 def timed_caption_of(record: Record) -> TimedCaption | None:
     """The caption of one moment that these columns state, or None where they state no moment."""
-    text = _text(record, CAPTION_ALIASES)
-    start_s, end_s = seconds(_cell(record, START_ALIASES)), seconds(_cell(record, END_ALIASES))
-    time_s = seconds(_cell(record, TIME_ALIASES))
+    text = caption_of(cell(record, CAPTION_ALIASES))
+    start_s, end_s = seconds(cell(record, START_ALIASES)), seconds(cell(record, END_ALIASES))
+    time_s = seconds(cell(record, TIME_ALIASES))
     if time_s is None and start_s is not None:
         time_s = start_s if end_s is None else (start_s + end_s) / 2
-    frame = _number(_cell(record, FRAME_ALIASES))
-    if time_s is None and frame is None:
-        return None
-    return TimedCaption(text, time_s=time_s, frame=None if time_s is not None or frame is None else int(frame))
-
-
-def seconds(value: Any) -> float | None:
-    """12.5, "12.5", "00:00:12.500" or "0:12" in seconds; None where it is no time."""
-    try:
-        parts = [float(part) for part in str(value).strip().split(":")]
-    except ValueError:
-        return None
-    if value is None or isinstance(value, bool) or len(parts) > 3 or not all(0 <= part < 1e9 for part in parts):
-        return None
-    return sum(part * 60**place for place, part in enumerate(reversed(parts)))
-
-
-def _seconds_of(values: Iterable[Any]) -> list[float]:
-    return [time_s for time_s in map(seconds, values) if time_s is not None]
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return None if value is None else float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _cell(record: Record, aliases: tuple[str, ...]) -> Any:
-    column = find_column(record, aliases)
-    return None if column is None else record[column]
-
-
-def _text(record: Record, aliases: tuple[str, ...]) -> str:
-    value = _cell(record, aliases)
-    return "" if value is None else str(value)
-
-
-def _literal(value: Any) -> Any:
-    """A list in a csv cell is JSON or, in Panda-70M, a Python literal."""
-    if not isinstance(value, str):
-        return value
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-    return value
-
-
-def _others(record: Record, *used: tuple[str, ...]) -> dict[str, Any]:
-    taken = {find_column(record, aliases) for aliases in used}
-    return {name: value for name, value in record.items() if name not in taken and isinstance(name, str)}
+    if time_s is not None:
+        return TimedCaption(text, time_s=time_s)
+    frame = whole_number(cell(record, FRAME_ALIASES))
+    return None if frame is None else TimedCaption(text, frame=frame)

@@ -1,4 +1,4 @@
-"""What videos a run is about: folders of videos, and lists of the formats in `video_lists`, as rows in a fixed order.
+"""What videos a run is about, as shards of rows in a fixed order, and everything that can be wrong with it beforehand.
 
 Row i belongs to shard i // rows_per_shard, so a resumed run gives every shard the rows that it had.
 """
@@ -6,38 +6,28 @@ Row i belongs to shard i // rows_per_shard, so a resumed run gives every shard t
 from __future__ import annotations
 
 import hashlib
-import json
+import importlib.util
 import logging
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
 
 from lposekit.errors import UsageError
 from lposekit.records import KEY_ROW_DIGITS
-from pipelines.decode.video_records import Span, VideoRow
-from pipelines.list_columns import CAPTION_ALIASES, find_column
-from pipelines.lists import ListFile, find_lists, read_columns
+from pipelines.decode.video_records import VideoRow
+from pipelines.lists import check_tail
 from pipelines.plan import input_fingerprint as lists_fingerprint
 from pipelines.settings import BuildImagesSettings, BuildVideoSettings
 from pipelines.video_captions import check_keys, read_captions, with_captions
-from pipelines.video_lists import (
-    ListPlace,
-    VideoFormat,
-    detect_format,
-    list_records,
-    seconds,
-    timed_captions,
-    video_rows,
-)
+from pipelines.video_inputs import ListInput, VideoInput, folder_videos, open_inputs, read_rows
+from pipelines.video_platforms import is_platform_url
 from pipelines.video_shard import VideoPlan
 
 log = logging.getLogger(__name__)
 
-InputFormat = Literal["auto", "generic", "webvid", "hdvila", "hdvila_captions", "panda70m"]
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv"}
-)
+_CAPTIONS_LOOKED_AT = 10_000
+_PLATFORMS_LOOKED_AT = 1000
 
 
 def iter_plans(settings: BuildVideoSettings, skip: Container[int] = ()) -> Iterator[VideoPlan]:
@@ -46,22 +36,24 @@ def iter_plans(settings: BuildVideoSettings, skip: Container[int] = ()) -> Itera
     What can be wrong with the input is looked for in this call, before the first shard is asked for.
 
     Raises:
-        UsageError: a missing file or column, an unknown format, captions of another list, a setting out of range.
+        UsageError: a missing file or column, captions of another list, a setting out of range.
         LposekitError: a damaged list; one that shows its damage only later raises while iterating.
     """
     if not 1 <= settings.rows_per_shard <= 10**KEY_ROW_DIGITS:
         raise UsageError(f"--rows-per-shard {settings.rows_per_shard}: allowed are 1 to {10**KEY_ROW_DIGITS}.")
-    formats = get_args(InputFormat)
-    kind = settings.format or "auto"
-    if kind not in formats:
-        raise UsageError(f"--format {kind}: no such format. There are {', '.join(formats)}.")
-    next(read_video_rows(settings.input, kind), None)
-    rows: Iterable[VideoRow] = read_video_rows(settings.input, kind)
-    if settings.captions is not None:
-        captions = read_captions(str(settings.captions))
-        check_keys(read_video_rows(settings.input, kind), captions)
+    inputs = open_inputs(settings.input, settings.format, settings.video_root, settings.caption_column)
+    for each in inputs:
+        if isinstance(each, ListInput):
+            check_tail(each.file)
+    _check_platforms(read_rows(inputs))
+    rows = read_rows(inputs)
+    if settings.captions is None:
+        _check_captions(inputs)
+    else:
+        captions = read_captions(settings.captions)
+        check_keys(read_rows(inputs), captions)
         rows = with_captions(rows, captions)
-    return _shards(iter(rows), settings.rows_per_shard, skip)
+    return _shards(rows, settings.rows_per_shard, skip)
 
 
 def _shards(rows: Iterator[VideoRow], rows_per_shard: int, skip: Container[int]) -> Iterator[VideoPlan]:
@@ -72,102 +64,55 @@ def _shards(rows: Iterator[VideoRow], rows_per_shard: int, skip: Container[int])
         shard += 1
 
 
+def _check_captions(inputs: Sequence[VideoInput]) -> None:
+    """Raises UsageError for a list without a column of captions; warns of an input whose videos all lack one."""
+    for each in inputs:
+        if isinstance(each, ListInput) and each.lacks_captions:
+            raise UsageError(
+                f"input {each.name}: no column holds captions. Found: {', '.join(each.columns)}. Name it with "
+                "--caption-column, or give captions of their own with --captions FILE."
+            )
+        rows = list(islice(each.rows(), _CAPTIONS_LOOKED_AT))
+        if rows and not any(_has_caption(row) for row in rows):
+            log.warning(
+                "input %s: none of its videos has a caption (looked at %d): clips will have empty ones. Give captions "
+                "in a .txt or .json file beside each video, in a column of the list, or with --captions FILE.",
+                each.name,
+                len(rows),
+            )
+
+
+def _has_caption(row: VideoRow) -> bool:
+    return bool(row.caption or row.captions or any(span.caption for span in row.spans))
+
+
+def _check_platforms(rows: Iterable[VideoRow]) -> None:
+    """Raises UsageError if yt-dlp is missing and every one of the first rows needs it; warns if some do."""
+    first = list(islice(rows, _PLATFORMS_LOOKED_AT))
+    pages = sum(row.path is None and is_platform_url(row.url or "") for row in first)
+    if not pages or importlib.util.find_spec("yt_dlp") is not None:
+        return
+    what = (
+        f"{pages} of the first {len(first)} videos are pages of platforms, such as YouTube, and yt-dlp, which fetches "
+        "those, is not installed: .venv/bin/pip install yt-dlp"
+    )
+    if pages == len(first):
+        raise UsageError(f"{what}.")
+    log.warning("%s; without it they end as bad_url.", what)
+
+
 def input_fingerprint(settings: BuildVideoSettings) -> str:
     """sha256 (hex) of the input: of lists and captions files their content (see `plan.input_fingerprint`), of folders
     the names and sizes of the videos and what stands beside them."""
     digest = hashlib.sha256()
-    captions = () if settings.captions is None else (str(settings.captions),)
+    captions = () if settings.captions is None else (settings.captions,)
     for name in (*settings.input, *captions):
         folder = Path(name)
         videos = folder_videos(folder) if folder.is_dir() else []
         for video in videos:
-            digest.update(f"{video.relative_to(folder).as_posix()} {video.stat().st_size}\n".encode())
+            digest.update(os.fsencode(f"{video.relative_to(folder).as_posix()} {video.stat().st_size}\n"))
             for beside in (video.with_suffix(".txt"), video.with_suffix(".json")):
                 digest.update(beside.read_bytes() if beside.is_file() else b"\n")
         if not videos:
             digest.update(lists_fingerprint(BuildImagesSettings(input=(name,))).encode())
     return digest.hexdigest()
-
-
-def read_video_rows(inputs: Sequence[str], kind: str = "auto", video_root: Path | None = None) -> Iterator[VideoRow]:
-    """All rows, inputs in order: the videos of a folder (sorted by path), or the rows of a list.
-
-    kind: the format of the lists, or `auto`: from their columns. video_root: where relative paths of lists count from;
-    default: the folder of the list.
-
-    Raises UsageError for an input that is missing or names no video, LposekitError for a damaged list.
-    """
-    if not inputs:
-        raise UsageError("no input is named. Give --input FOLDER, or FILE: a list of videos and captions.")
-    for name in inputs:
-        folder = Path(name)
-        videos = folder_videos(folder) if folder.is_dir() else []
-        if videos:
-            yield from (folder_row(folder, video) for video in videos)
-            continue
-        for file in find_lists([name]):
-            yield from _list_rows(file, kind, video_root or Path(file.path).resolve().parent)
-
-
-def folder_videos(folder: Path) -> list[Path]:
-    """The video files below a folder, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
-
-
-def folder_row(folder: Path, video: Path) -> VideoRow:
-    """One video of a folder; what is said about it stands beside it in a file of the same name, `.txt` or `.json`.
-
-    The json holds a caption, or an object with `caption` and optional `captions` (timed), `start`, `end`, `cuts`.
-    """
-    name = video.relative_to(folder).as_posix()
-    text = video.with_suffix(".txt")
-    said = _read_json(video.with_suffix(".json"))
-    if isinstance(said, str):
-        said = {"caption": said}
-    elif isinstance(said, list):
-        said = {"captions": said}
-    elif not isinstance(said, Mapping):
-        said = {}
-    column = find_column(said, CAPTION_ALIASES)
-    caption = str(said[column]) if column is not None and said[column] is not None else ""
-    if text.is_file():
-        caption = text.read_text(encoding="utf-8", errors="replace").strip()
-    start_s, end_s = seconds(said.get("start")), seconds(said.get("end"))
-    cuts = said.get("cuts")
-    return VideoRow(
-        name=name,
-        path=str(video),
-        caption=caption,
-        spans=() if start_s is None and end_s is None else (Span(start_s or 0.0, end_s),),
-        captions=timed_captions(said.get("captions")),
-        cuts_s=tuple(cut_s for cut_s in map(seconds, cuts) if cut_s is not None) if isinstance(cuts, list) else None,
-    )
-
-
-def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except ValueError:
-        log.warning("%s is no JSON: the video beside it gets no caption from it", path)
-        return None
-
-
-def _list_rows(file: ListFile, kind: str, folder: Path) -> Iterator[VideoRow]:
-    return video_rows(list_records(file), list_format(file, kind), ListPlace(folder))
-
-
-def list_format(file: ListFile, kind: str = "auto") -> VideoFormat:
-    """The format of a list, from its columns unless it is named. Raises UsageError where they say nothing."""
-    if kind != "auto":
-        return cast(VideoFormat, kind)
-    columns = read_columns(file)
-    found = detect_format(columns)
-    if found is None:
-        formats = ", ".join(get_args(VideoFormat))
-        raise UsageError(
-            f"input {file.path}: no column names a video (path, url, ...). Found: {', '.join(columns)}. "
-            f"Rename one, or name the format with --format ({formats})."
-        )
-    return found

@@ -71,7 +71,7 @@ def video_row(key: str, row: VideoRow, result: VideoResult, sha256: str | None) 
     message = None if result.outcome is Outcome.KEPT else f"{result.outcome.value}: {result.detail}"[:MAX_ERROR_CHARS]
     first = result.clips[0] if stored else None
     columns: dict[str, Any] = {
-        "url": row.url or row.path,
+        "url": row.source,
         "caption": row.caption,
         **{name: value for name, value in row.extra.items() if name not in OWN_COLUMNS},
         **dict.fromkeys(OWN_COLUMNS),
@@ -113,7 +113,7 @@ def _clip_json(key: str, video_key: str, row: VideoRow, result: VideoResult, cli
     value = {
         "key": key,
         "video_key": video_key,
-        "source": row.url or row.path,
+        "source": row.source,
         "span": clip.span,
         "start_s": clip.start_s,
         "end_s": clip.end_s,

@@ -32,18 +32,27 @@ class Span:
 class VideoRow:
     """One input row: where the video is, and what is said about it.
 
-    `spans`: the parts to use; empty: the whole video. `captions`: timed ones, in any order. `cuts_s`: known cuts, in
-    seconds; None: find them. `extra`: the list's other columns, unchanged.
+    `path`: the file, to be opened on any machine of the run; `listed_path`: the same as the list writes it, or below
+    the input folder. `spans`: the parts to use; empty: the whole video. `captions`: timed ones, in any order. `cuts_s`:
+    known cuts, in seconds; None: find them. `extra`: the list's other columns, as text. All texts but `path` are valid
+    UTF-8.
     """
 
     name: str
     path: str | None = None
+    listed_path: str | None = None
     url: str | None = None
     caption: str = ""
     spans: tuple[Span, ...] = ()
     captions: tuple[TimedCaption, ...] = ()
     cuts_s: tuple[float, ...] | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str | None:
+        """What is stored as the video's origin: never where this machine keeps it, so that a moved copy of the input
+        gives the same bytes."""
+        return self.url or self.listed_path or self.name or None
 
     def to_tree(self) -> dict[str, Any]:
         """What the builder needs of the row, as plain values."""

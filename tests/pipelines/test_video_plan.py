@@ -17,8 +17,10 @@ from lposekit.errors import LposekitError, UsageError
 from pipelines.decode.video_records import Span, TimedCaption, VideoRow
 from pipelines.settings import BuildVideoSettings
 from pipelines.video_captions import read_captions, with_captions
-from pipelines.video_lists import detect_format, seconds
-from pipelines.video_plan import input_fingerprint, iter_plans, read_video_rows
+from pipelines.video_cells import seconds
+from pipelines.video_inputs import open_inputs, read_rows
+from pipelines.video_lists import detect_format
+from pipelines.video_plan import input_fingerprint, iter_plans
 
 
 def write_csv(path: Path, records: list[dict[str, Any]]) -> str:
@@ -35,7 +37,7 @@ def write_jsonl(path: Path, records: list[Any]) -> str:
 
 
 def rows(*inputs: object, **options: Any) -> list[VideoRow]:
-    return list(read_video_rows([str(each) for each in inputs], **options))
+    return list(read_rows(open_inputs([str(each) for each in inputs], **options)))
 
 
 def touch(*paths: Path) -> None:
@@ -191,8 +193,10 @@ def test_format_can_be_named(tmp_path: Path) -> None:
     path = write_csv(
         tmp_path / "list.csv", [{"videoid": "1", "contentUrl": "https://h/1.mp4", "caption": "c", "path": "p"}]
     )
-    assert rows(path, kind="generic")[0].path == str(tmp_path / "p")
-    assert rows(path)[0].path is None
+    assert [rows(path, kind=kind)[0].extra for kind in ("generic", "webvid")] == [
+        {"videoid": "1"},
+        {"videoid": "1", "path": "p"},
+    ]
 
 
 def test_list_without_videos_says_what_it_found(tmp_path: Path) -> None:
@@ -264,7 +268,7 @@ def test_captions_of_another_list_are_refused_before_any_work(tmp_path: Path) ->
     touch(tmp_path / "videos" / "a.mp4")
     path = write_csv(tmp_path / "new.csv", [{"key": "of another list", "caption": "x"}])
     with pytest.raises(UsageError, match=r"none of the 1 keys .*a\.mp4"):
-        iter_plans(BuildVideoSettings(input=(str(tmp_path / "videos"),), captions=Path(path)))
+        iter_plans(BuildVideoSettings(input=(str(tmp_path / "videos"),), captions=path))
 
 
 @pytest.mark.parametrize("record", [{"key": "1"}, {"score": "1", "caption": "x"}])
@@ -282,7 +286,7 @@ def test_shards_hold_the_same_rows_whatever_is_skipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rows_per_shard": 0}, {"rows_per_shard": 20_000}, {"format": "webbvid"}, {"input": ()}]
+    "wrong", [{"rows_per_shard": 0}, {"rows_per_shard": 20_000}, {"format": "webvid"}, {"input": ()}]
 )
 def test_wrong_settings_are_refused_before_any_work(tmp_path: Path, wrong: dict[str, Any]) -> None:
     path = write_csv(tmp_path / "list.csv", [{"path": "a.mp4", "caption": "c"}])
@@ -309,7 +313,7 @@ def test_fingerprint_follows_the_content_of_lists_and_captions(tmp_path: Path) -
     path = write_csv(tmp_path / "list.csv", [{"path": "a.mp4", "caption": "c"}])
     captions = write_csv(tmp_path / "new.csv", [{"key": "a.mp4", "caption": "d"}])
     plain = input_fingerprint(BuildVideoSettings(input=(path,)))
-    joined = input_fingerprint(BuildVideoSettings(input=(path,), captions=Path(captions)))
+    joined = input_fingerprint(BuildVideoSettings(input=(path,), captions=captions))
     write_csv(tmp_path / "new.csv", [{"key": "a.mp4", "caption": "e"}])
-    other = input_fingerprint(BuildVideoSettings(input=(path,), captions=Path(captions)))
+    other = input_fingerprint(BuildVideoSettings(input=(path,), captions=captions))
     assert len({plain, joined, other}) == 3
