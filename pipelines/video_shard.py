@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -116,8 +117,8 @@ def _build_video(
 def _local_file(row: VideoRow, work_dir: Path, fetch: Fetch) -> Path:
     if row.path is not None:
         path = Path(row.path)
-        if not path.is_file():
-            raise Rejected(Outcome.BAD_URL, f"no file at {path}")
+        if not os.path.isfile(path):  # pathlib's raises for names that no file can have
+            raise Rejected(Outcome.BAD_URL, f"no file at {row.source}")
         return path
     if row.url is None:
         raise Rejected(Outcome.BAD_URL, "the row names neither a path nor a URL")

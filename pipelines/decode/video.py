@@ -113,12 +113,17 @@ class VideoReader(Protocol):
     def close(self) -> None: ...
 
 
+def said(err: Exception) -> str:
+    """What FFmpeg says of a file, without the path that it appends: a copy elsewhere is to end the same."""
+    return (isinstance(err, av.FFmpegError) and err.strerror) or str(err)
+
+
 def open_container(path: Path) -> InputContainer:
     """Open a local file, one of the known containers only. Raises `Rejected`."""
     try:
         return av.open(str(path.resolve()), options=dict(_OPEN_OPTIONS), metadata_errors="replace")
     except (av.FFmpegError, ValueError) as err:
-        raise Rejected(Outcome.CORRUPT, f"no video container that can be read: {err}") from err
+        raise Rejected(Outcome.CORRUPT, f"no video container that can be read: {said(err)}") from err
 
 
 def video_stream(container: InputContainer) -> VideoStream:
@@ -161,11 +166,11 @@ def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame:
                 for frame in packet.decode():
                     return frame
             except av.FFmpegError as err:
-                problem = str(err)
+                problem = said(err)
             if number >= _FIRST_FRAME_PACKETS:
                 break
     except av.FFmpegError as err:
-        problem = str(err)
+        problem = said(err)
     raise Rejected(Outcome.CORRUPT, f"no frame can be decoded: {problem}")
 
 

@@ -40,6 +40,7 @@ class DecordReader:
                 StopIteration,
                 IndexError,
                 AssertionError,
+                UnicodeEncodeError,  # a file name that is no UTF-8
             ) as err:
                 raise DamageSuspectedError(f"decord: {str(err).splitlines()[0] if str(err) else err!r}") from err
 

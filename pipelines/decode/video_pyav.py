@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.decode.video import SourceFrame, VideoInfo, open_container, pictured, video_stream
+from pipelines.decode.video import SourceFrame, VideoInfo, open_container, pictured, said, video_stream
 
 _REORDER = 32  # longest delay, in frames, between a packet and its picture
 
@@ -75,7 +75,7 @@ class PyavReader:
             aim = int(self._info.pts[max(0, start - _REORDER)])
             container.seek(aim, stream=stream, backward=True)
         except av.FFmpegError as error:
-            raise Rejected(Outcome.CORRUPT, f"no way to frame {start}: {error}") from error
+            raise Rejected(Outcome.CORRUPT, f"no way to frame {start}: {said(error)}") from error
 
     def _index(self, frame: VideoFrame, expected: int) -> int:
         if frame.pts is None or self._info.counted:
@@ -99,7 +99,7 @@ class PyavReader:
         try:
             native_HWC = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
         except (ValueError, av.FFmpegError) as error:
-            raise Rejected(Outcome.CORRUPT, f"frames of {frame.format.name} cannot be shown: {error}") from error
+            raise Rejected(Outcome.CORRUPT, f"frames of {frame.format.name} cannot be shown: {said(error)}") from error
         quarter_turns = round(frame.rotation / 90) % 4
         upright_HWC = np.ascontiguousarray(np.rot90(native_HWC, quarter_turns)) if quarter_turns else native_HWC
         return pictured(index, pts, upright_HWC, self._size)
