@@ -23,11 +23,15 @@ class RefilterSettings:
     min_detected: float | None = None
     """Share of the 17 body keypoints that a person needs."""
     person_rule: PersonRule | None = None
+    """Which persons have to have them: `any` one, `main` (the largest), `all`, or `pooled`: all of them together."""
     keypoint_score_threshold: float | None = None
     """Raw score from which a keypoint is detected."""
     box_score_threshold: float | None = None
+    """Box score from which a person counts."""
     min_box_area_fraction: float | None = None
+    """Share of the picture that a person's box has to cover to count."""
     min_box_side_px: float | None = None
+    """Shorter side that a person's box needs to count, in pixels of the stored picture."""
     dedup: bool = False
     """Turn down pictures whose bytes came in an earlier row, over the whole dataset."""
 

@@ -28,6 +28,7 @@ class RetrySettings:
     ray_address: str | None = None
     """Address of a running Ray cluster; default: a local one."""
     weights_dir: Path | None = None
+    """Where weights are looked for first; then in LPOSEKIT_WEIGHTS, in the user's cache, and at their publisher."""
     allow_private_addresses: Annotated[bool, FLAG_ONLY] = False
     """Fetch from private addresses too. A flag only: refused in settings files and environment."""
 
