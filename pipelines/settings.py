@@ -123,6 +123,7 @@ class PoseSettings:
     actors: Positive | None = None
     """Pose model processes; default: `actors_per_gpu` a GPU, or one per `threads` cores."""
     actors_per_gpu: Positive = 2
+    """Pose model processes that share one GPU."""
     threads: Positive = 1
     """Torch threads of one pose actor. Other thread counts give other last digits."""
     batch_size: Positive = 16

@@ -47,16 +47,21 @@ class ClipSettings:
     """Which windows of a shot become clips. Where a value exists in frames and in seconds, frames win."""
 
     length_s: float = 4.0
+    """Length of a clip in seconds."""
     length_frames: int | None = None
+    """The same in frames of the clip."""
     stride_s: float | None = None
     """From the start of one clip to the next; default: the length, so that clips neither overlap nor leave gaps."""
     stride_frames: int | None = None
+    """The same in frames of the clip."""
     min_length_s: float = 1.0
     """What is left of a shot makes a shorter clip, down to this length."""
     min_length_frames: int | None = None
+    """The same in frames of the clip."""
     cut_margin_s: float = 0.1
     """Frames this close to a cut are in no clip: cross-fades and the compression noise after a cut."""
     cut_margin_frames: int | None = None
+    """The same in frames of the clip."""
     max_clips: int | None = None
     """Clips written of one video, the first ones; later windows are dropped as `max_clips`."""
     fps: float | None = None
@@ -92,10 +97,13 @@ class EncodeSettings:
     size: int = 512
     """Shorter side in pixels; the ratio is kept, both sides are made even, no video is enlarged."""
     crf: float = 22.0
+    """Constant quality of x264: 0 loses nothing, 51 is the worst; 6 more halve the size, roughly."""
     preset: str = "veryfast"
+    """Effort of x264, from `ultrafast` to `veryslow`. In short groups without B-frames, slow ones gain little."""
     gop: int = 12
     """Frames from one key frame to the next, at most 12: what a random read of the trainer has to decode."""
     jpeg_quality: int = 95
+    """Of the JPEG files of `frames`, 1 to 100."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

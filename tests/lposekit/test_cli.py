@@ -344,3 +344,16 @@ def test_flags_that_people_rely_on_keep_their_names(name: str, capsys: pytest.Ca
     assert end.value.code == 0
     words = set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
     assert set(PLAIN_FLAGS[name].split()) - words == set()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_explains_every_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    # Mutation tried: a setting without its docstring (one of a nested group, too).
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    lines = [line.strip("│| ") for line in capsys.readouterr().out.splitlines()]
+    blocks = re.split(r"^(?=--)", "\n".join(lines), flags=re.MULTILINE)[1:]
+    # Of each flag its name and form, then two spaces or a line's end, then what it means, then its default.
+    meaning = {block.split()[0].rstrip(","): re.split(r" {2,}|\n", block, maxsplit=1)[1] for block in blocks}
+    assert len(meaning) >= 3
+    assert [flag for flag, text in meaning.items() if text.strip().startswith(("(default", "(required"))] == []
