@@ -10,10 +10,12 @@ from typing import Any
 
 from lposekit.errors import LposekitError
 
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 
 def disk_error(error: OSError, path: Path, num_bytes: int | None = None) -> LposekitError:
     """An operating system's refusal to write, in words that say what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in {*DISK_FULL, errno.EFBIG}:
         need = f" ({num_bytes} bytes were to be written)" if num_bytes else ""
         return LposekitError(f"{path}: the disk is full{need}. Free space, then run the same command again to resume.")
     return LposekitError(f"{path}: {error.strerror or error}. Check the folder, then run the same command to resume.")

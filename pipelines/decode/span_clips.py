@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from lposekit.errors import Outcome, Rejected
 from pipelines.decode.clip_writer import ClipWriter, Prepared, clip_writer, prepared, sha256_of
 from pipelines.decode.clips import MAX_CLIPS, Step, Window, WindowCursor, WindowFrames
 from pipelines.decode.motion import FrameMeasure, MotionMeter, WindowMeasure, judge_window
@@ -20,6 +21,9 @@ from pipelines.decode.video_account import DAMAGED, VideoAccount
 from pipelines.decode.video_records import ClipRecord, Span, WindowRecord
 
 _BUFFER_BYTES = 128 * 2**20  # of all open windows: 4 s of 910x512 at 30 fps take 84 MB
+_MAX_HELD = 10**6
+"""Ticks that only repeat a picture, nine hours at 30 fps. A false time stamp can ask for years of them, each a sign of
+life: this is what ends such a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +69,11 @@ class _Draft:
 class SpanClips:
     """Reads one span once. Windows and clips go to the video's account."""
 
-    def __init__(self, account: VideoAccount, span: Span) -> None:
+    def __init__(self, account: VideoAccount, span: Span, beat: Callable[[], None]) -> None:
         self._account = account
         self._span = span
+        self._beat = beat
+        self._held = 0
         self._frames = WindowFrames.at(account.fps, account.settings.clips)
         self._cursor = WindowCursor(self._frames)
         self._meter = MotionMeter(account.fps)
@@ -83,6 +89,7 @@ class SpanClips:
         shot: int | None = None
         with closing(reader.frames(start, max(start, stop))) as frames:
             for tick in resampled(self._in_shots(frames), account.fps, info.time_base, info.interval):
+                self._alive(tick)
                 starts_shot = shot is not None and tick.frame.shot != shot
                 shot = tick.frame.shot
                 self._waiting.append(self._clip_frame(tick))
@@ -90,6 +97,12 @@ class SpanClips:
                     self._follow(step)
         for step in self._cursor.finish():
             self._follow(step)
+
+    def _alive(self, tick: Tick[ShotFrame]) -> None:
+        self._beat()
+        self._held += tick.repeated
+        if self._held > _MAX_HELD:
+            raise Rejected(Outcome.CORRUPT, f"time stamps that leave more than {_MAX_HELD} frames without a picture")
 
     def _in_shots(self, frames: Iterable[SourceFrame]) -> Iterator[ShotFrame]:
         """The frames with their shots; notes where the cuts are."""
@@ -144,6 +157,7 @@ class SpanClips:
             draft.writer = clip_writer(draft.stem, account.size, account.fps, account.settings.encode)
         for picture in draft.buffer:
             draft.writer.write(picture)
+            self._beat()
         draft.buffer.clear()
         return draft.writer
 

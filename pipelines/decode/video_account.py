@@ -14,6 +14,8 @@ from pipelines.decode.video_records import ClipRecord, Span, TimedCaption, Video
 from pipelines.decode.video_settings import BuildClipsSettings
 
 DAMAGED = "damaged"
+MAX_CLIPS_OF_VIDEO = 10**4
+"""A clip's key has four digits for its place in the video."""
 
 
 class VideoAccount:
@@ -34,8 +36,9 @@ class VideoAccount:
 
     @property
     def full(self) -> bool:
+        """No further clip is written: later windows are dropped as `max_clips`."""
         limit = self.settings.clips.max_clips
-        return limit is not None and len(self.clips) >= limit
+        return len(self.clips) >= (MAX_CLIPS_OF_VIDEO if limit is None else min(limit, MAX_CLIPS_OF_VIDEO))
 
     def seconds(self, pts: int) -> float:
         """Time of a source frame from the video's first one."""

@@ -16,10 +16,12 @@ from typing import Any
 import cv2
 
 from lposekit.errors import Outcome, Rejected
+from lposekit.shards.files import DISK_FULL
 from pipelines.decode.sandbox import beat as sandbox_beat
 from pipelines.decode.span_clips import SpanClips
 from pipelines.decode.video import DamageSuspectedError, VideoReader, clip_size, probe
 from pipelines.decode.video_account import VideoAccount
+from pipelines.decode.video_answer import packed
 from pipelines.decode.video_decord import DecordReader
 from pipelines.decode.video_pyav import PyavReader
 from pipelines.decode.video_records import Span, VideoResult, VideoRow
@@ -29,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def build_clips_payload(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """`build_clips` as the sandbox's target: {"path", "row", "settings", "out_dir"} as trees, and back."""
+    """`build_clips` as the sandbox's target: {"path", "row", "settings", "out_dir"} as trees; answers as `packed`."""
     cv2.setNumThreads(1)
     out_dir = Path(payload["out_dir"])
     try:
@@ -39,9 +41,11 @@ def build_clips_payload(payload: Mapping[str, Any]) -> dict[str, Any]:
             BuildClipsSettings.from_tree(payload["settings"]),
             out_dir,
         )
-    except OSError as error:  # a full disk says nothing about the video: another try may succeed
+    except OSError as error:
+        if error.errno in DISK_FULL:  # it says nothing about the video: the parent ends the shard
+            return {"disk_full": error.errno}
         result = VideoResult(Outcome.WORKER_CRASH, f"clips cannot be written to {out_dir}: {error}")
-    return result.to_tree()
+    return packed(result)
 
 
 def build_clips(
@@ -53,7 +57,8 @@ def build_clips(
 ) -> VideoResult:
     """Write the clips of one video into `out_dir`, an empty folder, as 00000.mp4, 00001.mp4, ...
 
-    Never raises for what a file holds: the outcome says it. `beat` is called for every frame.
+    Never raises for what a file holds: the outcome says it. `beat` is called for every frame,
+    decoded or written.
 
     Raises OSError if the clips cannot be written.
     """
@@ -72,18 +77,18 @@ def _build(
     size = clip_size(info, settings.encode.size)
     if settings.video.decoder == "decord":
         try:
-            return _built(DecordReader(path, info, size, beat), "decord", account)
+            return _built(DecordReader(path, info, size, beat), "decord", account, beat)
         except DamageSuspectedError as suspected:
             log.info("%s: read again with PyAV: %s", row.name, suspected)
             _empty(out_dir)
             account = VideoAccount(info, row, settings, out_dir)
-    return _built(PyavReader(path, info, size, beat), "pyav", account)
+    return _built(PyavReader(path, info, size, beat), "pyav", account, beat)
 
 
-def _built(reader: VideoReader, decoder: str, account: VideoAccount) -> VideoResult:
+def _built(reader: VideoReader, decoder: str, account: VideoAccount, beat: Callable[[], None]) -> VideoResult:
     try:
         for span in account.row.spans or (Span(),):
-            SpanClips(account, span).run(reader)
+            SpanClips(account, span, beat).run(reader)
     finally:
         reader.close()
     return account.result(decoder)

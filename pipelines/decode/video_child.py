@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from lposekit.errors import Outcome, Rejected
+from lposekit.shards.files import disk_error
 from pipelines.decode.sandbox import Sandbox, SandboxCrashed, SandboxMemory, SandboxTimeout
+from pipelines.decode.video_answer import unpacked
 from pipelines.decode.video_records import VideoResult, VideoRow
 from pipelines.decode.video_settings import BuildClipsSettings
 
@@ -26,18 +29,22 @@ def build_in_child(
 
     Never raises for what a file does: a hang ends as `decode_hang`, a crash or too much memory as `corrupt`. `out_dir`,
     an empty folder, holds the clips of the result and nothing else afterwards.
+
+    Raises LposekitError where the disk is full.
     """
     payload = {"path": str(path), "row": row.to_tree(), "settings": settings.to_tree(), "out_dir": str(out_dir)}
     try:
         answer = sandbox.call(payload, timeout_s=timeout_s, heartbeat_timeout_s=heartbeat_timeout_s)
-        return VideoResult.from_tree(answer)
+        if (full := answer.get("disk_full")) is not None:
+            raise disk_error(OSError(full, os.strerror(full)), out_dir)
+        return unpacked(answer)
     except Rejected as rejected:
         failure = VideoResult(rejected.outcome, rejected.detail)
     except SandboxTimeout as error:
         failure = VideoResult(Outcome.DECODE_HANG, str(error))
     except (SandboxCrashed, SandboxMemory) as error:
         failure = VideoResult(Outcome.CORRUPT, f"the decoder died on it: {error}")
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         failure = VideoResult(Outcome.CORRUPT, f"the decoder's answer cannot be read: {error!r}")
     for leftover in out_dir.iterdir():
         leftover.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -132,27 +133,41 @@ class BuildClipsSettings:
         )
 
 
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "video.max_frame_pixels": (1, math.inf),
+    "shots.threshold": (0, math.inf),
+    "clips.length_s": (0.001, math.inf),
+    "clips.length_frames": (1, math.inf),
+    "clips.stride_s": (0.001, math.inf),
+    "clips.stride_frames": (1, math.inf),
+    "clips.min_length_s": (0, math.inf),
+    "clips.min_length_frames": (0, math.inf),
+    "clips.cut_margin_s": (0, math.inf),
+    "clips.cut_margin_frames": (0, math.inf),
+    "clips.max_clips": (1, math.inf),
+    "clips.fps": (0.001, math.inf),
+    "filters.max_black_share": (0, 1),
+    "filters.black_level": (0, 255),
+    "filters.dark_level": (0, 255),
+    "filters.max_frozen_s": (0, math.inf),
+    "filters.frozen_difference": (0, 255),
+    "filters.min_motion": (0, 1),
+    "encode.size": (16, math.inf),
+    "encode.crf": (0, 51),
+    "encode.gop": (1, 12),
+    "encode.jpeg_quality": (1, 100),
+}
+"""Least and largest value of every number. H.264 needs 16 pixels; short groups are what the dataset promises."""
+
+
 def settings_problem(settings: BuildClipsSettings) -> str | None:
     """What is wrong with the settings, in one sentence, or None."""
-    clips, encode = settings.clips, settings.encode
-    positive = {
-        "clips.length": clips.length_frames if clips.length_frames is not None else clips.length_s,
-        "clips.stride": clips.stride_frames if clips.stride_frames is not None else clips.stride_s,
-        "clips.fps": clips.fps,
-        "clips.max_clips": clips.max_clips,
-        "encode.size": encode.size,
-    }
-    for name, value in positive.items():
-        if value is not None and value <= 0:
-            return f"{name} is {value}: give a value above 0"
-    if not 1 <= encode.gop <= 12:
-        return f"encode.gop is {encode.gop}: give 1 to 12, the dataset promises short groups"
-    if encode.preset not in X264_PRESETS:
-        return f"encode.preset is {encode.preset!r}: give one of {', '.join(X264_PRESETS)}"
-    if not 0 <= encode.crf <= 51:
-        return f"encode.crf is {encode.crf}: give 0 (no loss) to 51"
-    if not 1 <= encode.jpeg_quality <= 100:
-        return f"encode.jpeg_quality is {encode.jpeg_quality}: give 1 to 100"
-    if encode.size < 16:
-        return f"encode.size is {encode.size}: H.264 clips need at least 16 pixels"
+    for name, (least, most) in _RANGES.items():
+        group, _, field_name = name.partition(".")
+        value = getattr(getattr(settings, group), field_name)
+        if value is not None and not (math.isfinite(value) and least <= value <= most):
+            allowed = f"{least} to {most}" if most < math.inf else f"a number from {least} up"
+            return f"{name} is {value}: give {allowed}"
+    if settings.encode.preset not in X264_PRESETS:
+        return f"encode.preset is {settings.encode.preset!r}: give one of {', '.join(X264_PRESETS)}"
     return None

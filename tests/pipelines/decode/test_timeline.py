@@ -88,3 +88,10 @@ def test_nominal_rates_mean_the_broadcast_ones() -> None:
     assert rate_from_settings(23.976) == Fraction(24000, 1001)
     assert rate_from_settings(29.97) == Fraction(30000, 1001)
     assert rate_from_settings(8) == 8
+
+
+# mutation tried: np.median in place of the lower one raises (mean of no interval): red
+def test_rate_is_that_of_an_interval_which_occurs() -> None:
+    measured = measured_rate(np.array([0, 33, 100, 133, 200]), Fraction(1, 1000), None)
+    assert measured is not None
+    assert (measured.fps, measured.variable) == (30, True)

@@ -4,7 +4,9 @@ every candidate window is written or dropped for a reason that it deserves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,19 +14,24 @@ import av
 import pytest
 
 from lposekit.errors import Outcome
-from pipelines.decode import span_clips
+from pipelines.decode import span_clips, video_settings
 from pipelines.decode.clips import clip_windows
 from pipelines.decode.sandbox import Sandbox
+from pipelines.decode.video_account import MAX_CLIPS_OF_VIDEO
+from pipelines.decode.video_answer import unpacked
 from pipelines.decode.video_build import build_clips
+from pipelines.decode.video_child import TARGET, build_in_child
 from pipelines.decode.video_records import Span, TimedCaption, VideoResult, VideoRow
 from pipelines.decode.video_settings import (
     BuildClipsSettings,
+    ClipFilterSettings,
     ClipSettings,
     EncodeSettings,
     ShotSettings,
     VideoSettings,
     settings_problem,
 )
+from pipelines.video_rows import CLIP_DIGITS
 from tests.support.videos import Picture, dark, grey_noise, moving, plain, read_number, read_pictures, write_video
 
 RATES = [Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(60)]
@@ -210,6 +217,55 @@ def test_clips_beyond_the_limit_are_counted(tmp_path: Path) -> None:
     assert result.dropped == {"max_clips": 3}
 
 
+# mutation tried: `full` without the limit of keys writes all five: red
+def test_a_video_has_no_more_clips_than_its_keys_can_number(tmp_path: Path, monkeypatch) -> None:
+    assert MAX_CLIPS_OF_VIDEO == 10**CLIP_DIGITS
+    monkeypatch.setattr("pipelines.decode.video_account.MAX_CLIPS_OF_VIDEO", 3)
+    path = write_video(tmp_path / "a.mp4", shots(100))
+    for limit in (None, 4):
+        result, shown = build(tmp_path, path, settings(length_frames=20, max_clips=limit))
+        assert len(shown) == 3
+        assert result.dropped == {"max_clips": 2}
+
+
+# mutation tried: the whole tree as JSON of the arena ends as `corrupt`: red
+def test_long_caption_of_many_clips_comes_back_whole(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", (moving(i, size=(64, 64)) for i in range(300)))
+    how = settings(length_frames=1, stride_frames=1, clip_format="frames")
+    how = replace(how, filters=ClipFilterSettings(min_motion=0))
+    caption = "somebody walks " * 5000
+    out = tmp_path / "out"
+    out.mkdir()
+    with Sandbox(TARGET, memory_limit_bytes=2 * 2**30) as sandbox:
+        result = build_in_child(
+            sandbox, path, VideoRow("a", caption=caption), how, out, timeout_s=60, heartbeat_timeout_s=30
+        )
+    assert (result.outcome, result.detail) == (Outcome.KEPT, "")
+    assert sum(len(clip.caption) for clip in result.clips) > 20 * 2**20
+    assert {clip.caption for clip in result.clips} == {caption}
+
+
+# mutation tried: beats of decoded frames only: red
+def test_every_tick_of_a_held_picture_is_a_sign_of_life(tmp_path: Path) -> None:
+    pts = [*range(0, 1000, 40), *range(60_000, 61_000, 40)]
+    path = write_video(tmp_path / "a.mp4", shots(50), pts=pts, b_frames=0)
+    out = tmp_path / "out"
+    out.mkdir()
+    beats = []
+    result = build_clips(path, VideoRow("a"), settings(), out, lambda: beats.append(1))
+    assert result.dropped["frozen"] >= 14
+    assert len(beats) > 25 * 60
+
+
+# mutation tried: no check of `_MAX_HELD` keeps the file: red
+def test_time_stamps_that_ask_for_years_are_corrupt(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("pipelines.decode.span_clips._MAX_HELD", 1000)
+    for gap_s, outcome in ((30, Outcome.KEPT), (60, Outcome.CORRUPT)):
+        pts = [*range(0, 2000, 40), *range(gap_s * 1000, gap_s * 1000 + 2000, 40)]
+        path = write_video(tmp_path / f"{gap_s}.mp4", shots(100), pts=pts, b_frames=0)
+        assert build(tmp_path, path, settings(length_s=1.0))[0].outcome is outcome
+
+
 def test_caption_is_the_timed_one_nearest_to_the_middle_of_the_clip(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", shots(75))
     captions = (
@@ -284,7 +340,7 @@ def test_result_survives_the_way_through_the_sandbox(tmp_path: Path) -> None:
     payload = {"path": str(path), "row": row.to_tree(), "settings": how.to_tree(), "out_dir": str(out)}
     with Sandbox("pipelines.decode.video_build:build_clips_payload", memory_limit_bytes=2 * 2**30) as sandbox:
         answer = sandbox.call(payload, timeout_s=60, heartbeat_timeout_s=30)
-    assert VideoResult.from_tree(answer) == direct
+    assert unpacked(answer) == direct
     assert [file.name for file in sorted(out.iterdir())] == ["00000.mp4", "00001.mp4"]
 
 
@@ -293,6 +349,19 @@ def test_result_survives_the_way_through_the_sandbox(tmp_path: Path) -> None:
     [
         (settings(length_frames=0), "clips.length"),
         (settings(fps=-1.0), "clips.fps"),
+        (settings(length_s=math.inf), "clips.length_s"),
+        (settings(length_s=math.nan), "clips.length_s"),
+        (settings(stride_s=0.0), "clips.stride_s"),
+        (settings(min_length_s=-1.0), "clips.min_length_s"),
+        (settings(cut_margin_s=-0.1), "clips.cut_margin_s"),
+        (settings(cut_margin_frames=-1), "clips.cut_margin_frames"),
+        (settings(max_clips=0), "clips.max_clips"),
+        (settings(fps=math.inf), "clips.fps"),
+        (BuildClipsSettings(video=VideoSettings(max_frame_pixels=0)), "video.max_frame_pixels"),
+        (BuildClipsSettings(shots=ShotSettings(threshold=math.nan)), "shots.threshold"),
+        (BuildClipsSettings(filters=ClipFilterSettings(max_black_share=1.5)), "filters.max_black_share"),
+        (BuildClipsSettings(filters=ClipFilterSettings(min_motion=math.nan)), "filters.min_motion"),
+        (BuildClipsSettings(encode=EncodeSettings(crf=math.nan)), "encode.crf"),
         (BuildClipsSettings(encode=EncodeSettings(gop=13)), "encode.gop"),
         (BuildClipsSettings(encode=EncodeSettings(size=8)), "encode.size"),
         (BuildClipsSettings(encode=EncodeSettings(preset="quick")), "encode.preset"),
@@ -303,4 +372,18 @@ def test_result_survives_the_way_through_the_sandbox(tmp_path: Path) -> None:
 def test_wrong_settings_are_named(part: BuildClipsSettings, problem: str) -> None:
     assert problem in (settings_problem(part) or "")
     assert settings_problem(BuildClipsSettings()) is None
+
+
+def test_settings_survive_the_way_through_the_sandbox() -> None:
+    part = settings("pyav", length_frames=7, fps=12.5, clip_format="frames")
     assert BuildClipsSettings.from_tree(part.to_tree()) == part
+
+
+def test_every_number_of_the_settings_has_a_range() -> None:
+    numbers = {
+        f"{group}.{name}"
+        for group, values in asdict(BuildClipsSettings()).items()
+        for name, value in values.items()
+        if value is None or isinstance(value, int | float)
+    }
+    assert set(video_settings._RANGES) == numbers

@@ -16,7 +16,7 @@ import av
 import numpy as np
 import pytest
 
-from lposekit.errors import Outcome
+from lposekit.errors import LposekitError, Outcome
 from pipelines.decode.sandbox import Sandbox
 from pipelines.decode.video_child import TARGET, build_in_child
 from pipelines.decode.video_records import ClipRecord, VideoResult, VideoRow
@@ -251,8 +251,20 @@ def test_child_that_hangs_with_the_gil_crashes_or_eats_memory_costs_one_video(
         assert build(one, tmp_path, good["index_last"]).outcome is Outcome.KEPT
 
 
+# mutation tried: `disk_full` answered as `worker_crash` raises nothing: red
+def test_full_disk_ends_the_shard_and_not_the_video(tmp_path: Path, good: dict[str, bytes]) -> None:
+    target = "tests.pipelines.decode.video_targets:build_or_misbehave"
+    with Sandbox(target, memory_limit_bytes=MEMORY_BYTES) as one:
+        out = tmp_path / "out"
+        out.mkdir()
+        path = tmp_path / "no-space.mp4"
+        path.write_bytes(good["index_last"])
+        with pytest.raises(LposekitError, match="the disk is full"):
+            build_in_child(one, path, VideoRow("a"), HOW, out, timeout_s=60, heartbeat_timeout_s=20)
+
+
 # mutation tried: no `except OSError` in build_clips_payload makes this test red (`corrupt`)
-def test_full_disk_is_not_blamed_on_the_video(tmp_path: Path, good: dict[str, bytes]) -> None:
+def test_clip_larger_than_a_file_may_be_is_not_blamed_on_the_video(tmp_path: Path, good: dict[str, bytes]) -> None:
     target = "tests.pipelines.decode.video_targets:build_or_misbehave"
     with Sandbox(target, memory_limit_bytes=MEMORY_BYTES) as one:
         out = tmp_path / "out"

@@ -26,6 +26,8 @@ def build_or_misbehave(payload: Mapping[str, Any]) -> dict[str, Any]:
         os.kill(os.getpid(), signal.SIGSEGV)
     elif name == "greedy":
         return {"sum": int(np.ones(8 * 2**30, np.uint8).sum())}
+    elif name == "no-space":
+        (Path(payload["out_dir"]) / "window-0.mp4").symlink_to("/dev/full")
     elif name == "full":
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
