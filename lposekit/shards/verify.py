@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 
 from lposekit.errors import LposekitError, Outcome
 from lposekit.shards.card import read_card
-from lposekit.shards.layout import DatasetLayout, sha256_file
+from lposekit.shards.layout import DatasetLayout, sha256_file, sum_counts
 
 IMAGE_MEMBERS = frozenset({"jpg", "txt", "json", "pose.json"})
 CLIP_MEMBERS = frozenset({"txt", "json"})
+CLIP_COLUMNS = ["key", "outcome", "num_windows", "num_clips", "dropped", "clip_keys"]
 MAX_MEMBER_BYTES = 2**31
 
 
@@ -156,7 +157,7 @@ def _complete(names: set[str], kind: str) -> bool:
 def _verify_laws(
     parquet_name: str, table: pa.Table, stats: dict[str, Any], sample_keys: list[str], card: dict[str, Any]
 ) -> Iterator[Finding]:
-    """Rows in = sum of outcomes; the kept rows are the samples; windows = clips written + dropped."""
+    """Rows in = sum of outcomes; the kept rows are the samples; of videos, the clips and windows too."""
     outcomes = Counter(table["outcome"].to_pylist())
     unknown = sorted(str(value) for value in outcomes if value not in set(Outcome))
     if unknown:
@@ -173,13 +174,54 @@ def _verify_laws(
         if not stored <= set(table["key"].to_pylist()):
             yield Finding(parquet_name, "samples without a row")
     else:
-        dropped = sum(stats.get("dropped", {}).values())
-        if stats.get("windows", 0) != stats.get("clips", 0) + dropped:
-            yield Finding(
-                parquet_name, f"{stats.get('windows')} windows, {stats.get('clips')} clips + {dropped} dropped"
-            )
+        yield from _verify_clips(parquet_name, table, stats, sample_keys)
 
 
-def findings_json(findings: list[Finding]) -> str:
-    """Findings as machine-readable JSON."""
-    return json.dumps([{"where": finding.where, "what": finding.what} for finding in findings], indent=1)
+def _verify_clips(
+    parquet_name: str, table: pa.Table, stats: dict[str, Any], sample_keys: list[str]
+) -> Iterator[Finding]:
+    """The clips that the rows name are the samples; windows = clips + dropped in every row; the rows add up."""
+    missing = [name for name in CLIP_COLUMNS if name not in table.column_names]
+    if missing:
+        yield Finding(parquet_name, f"has no column {', '.join(missing)}")
+        return
+    rows = table.select(CLIP_COLUMNS).to_pylist()
+    named = [key for row in rows for key in row["clip_keys"] or []]
+    if set(sample_keys) - set(named):
+        yield Finding(parquet_name, f"clips without a row: {sorted(set(sample_keys) - set(named))[:3]}")
+    if set(named) - set(sample_keys):
+        yield Finding(parquet_name, f"rows name clips that are not there: {sorted(set(named) - set(sample_keys))[:3]}")
+    accounts: list[dict[str, Any]] = []
+    for row in rows:
+        try:
+            accounts.append(_clip_account(row))
+        except (LposekitError, ValueError, TypeError, AttributeError) as error:
+            yield Finding(parquet_name, f"row {row['key']}: {error}")
+            return
+    total = {
+        "windows": sum(account["windows"] for account in accounts),
+        "clips": sum(account["clips"] for account in accounts),
+        "dropped": sum_counts(account["dropped"] for account in accounts),
+    }
+    said = {name: stats.get(name) for name in total}
+    if total != said:
+        yield Finding(parquet_name, f"the rows add up to {total}, its commit says {said}")
+
+
+def _clip_account(row: dict[str, Any]) -> dict[str, Any]:
+    """Windows, clips and drops of one row.
+
+    Raises:
+        LposekitError: they contradict each other. ValueError, TypeError, AttributeError: they are no numbers.
+    """
+    keys, clips, windows = row["clip_keys"] or [], row["num_clips"] or 0, row["num_windows"] or 0
+    dropped = {str(reason): int(number) for reason, number in json.loads(row["dropped"] or "{}").items()}
+    if clips != len(keys) or len(set(keys)) != len(keys):
+        raise LposekitError(f"{clips} clips, but it names {len(set(keys))}")
+    if not all(key.startswith(row["key"]) for key in keys):
+        raise LposekitError(f"names clips of another row: {keys[:3]}")
+    if windows != clips + sum(dropped.values()):
+        raise LposekitError(f"{windows} windows, {clips} clips + {sum(dropped.values())} dropped")
+    if (row["outcome"] == Outcome.KEPT) != (clips > 0):
+        raise LposekitError(f"its outcome is {row['outcome']}, with {clips} clips")
+    return {"windows": windows, "clips": clips, "dropped": dropped}
