@@ -11,7 +11,7 @@ from typing import Any
 
 from lposekit import __version__
 from lposekit.errors import Outcome, UsageError
-from lposekit.settings import flatten_settings, merge, settings_digest, table_layer
+from lposekit.settings import flatten_settings, settings_digest, stored_settings
 from lposekit.shards.card import claim_folder
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from pipelines.build_report import BuildReport
@@ -183,10 +183,8 @@ def rebuild(
     """
     from pipelines.video_plan import input_fingerprint, iter_plans
 
-    given = {name: value for name, value in card["settings"].items() if value is not None}
-    given.pop("allow_private_addresses", None)
     settings = replace(
-        merge(BuildVideoSettings, [table_layer(BuildVideoSettings, given, "dataset card")]),
+        stored_settings(BuildVideoSettings, card["settings"], "dataset card"),
         output=layout.root,
         allow_private_addresses=allow_private_addresses,
         workers=workers,
