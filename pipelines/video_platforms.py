@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lposekit.errors import Outcome, Rejected
+from pipelines import leash as leash_module
 
 PLATFORM_HOSTS = frozenset(
     {"youtube.com", "youtu.be", "youtube-nocookie.com", "vimeo.com", "dailymotion.com", "bilibili.com"}
@@ -30,9 +31,13 @@ _REASONS = (
     (r"timed out|timeout", Outcome.TIMEOUT),
     (r"getaddrinfo|name or service|name resolution", Outcome.DNS),
     (r"certificate|ssl", Outcome.TLS),
-    (r"larger than max-filesize", Outcome.TOO_BIG),
+    (r"larger than max-filesize|file too large", Outcome.TOO_BIG),
     (r"unsupported url", Outcome.BAD_URL),
 )
+
+
+_WHOLE = re.compile(r"video\.(?!part$|ytdl$|temp$)[a-z0-9]+")
+"""Names of finished files, not of parts (`video.mp4.part-Frag3`, `video.f137.mp4`)."""
 
 
 def is_platform_url(url: str) -> bool:
@@ -60,16 +65,19 @@ def fetch_platform_video(
     with tempfile.TemporaryDirectory(prefix="lposekit-platform-", dir=path.parent) as folder:
         options = ["--ignore-config", "--no-playlist", "--no-cache-dir", "--no-progress", "--no-mtime", "--quiet"]
         limits = ["--max-filesize", str(max_bytes), "--retries", "3", "--socket-timeout", "20", "-f", _FORMAT]
-        command = [python, "-m", "yt_dlp", *options, *limits, "-o", "video.%(ext)s", "--", url]
-        said = _run(command, Path(folder), timeout_s)
-        videos = [file for file in Path(folder).glob("video.*") if file.suffix not in (".part", ".ytdl")]
-        if not videos:
+        leash = [sys.executable, "-P", leash_module.__file__, str(os.getpid()), str(max_bytes)]
+        command = [*leash, python, "-m", "yt_dlp", *options, *limits, "-o", "video.%(ext)s", "--", url]
+        exit_code, said = _run(command, Path(folder), timeout_s)
+        video = next((file for file in Path(folder).iterdir() if _WHOLE.fullmatch(file.name)), None)
+        if exit_code != 0 or video is None:
             raise Rejected(_reason(said), f"yt-dlp: {_last_line(said)}")
-        videos[0].replace(path)
+        if video.stat().st_size >= max_bytes:  # it may have stopped at the limit and called that a success
+            raise Rejected(Outcome.TOO_BIG, f"a video of more than {max_bytes} bytes")
+        video.replace(path)
 
 
-def _run(command: list[str], folder: Path, timeout_s: float) -> str:
-    """What the program says. Its process group does not outlive this call."""
+def _run(command: list[str], folder: Path, timeout_s: float) -> tuple[int, str]:
+    """Exit code of the program, and what it says. Its process group does not outlive this call."""
     environment = {**os.environ, "TMPDIR": str(folder)}
     process = subprocess.Popen(
         command,
@@ -84,7 +92,7 @@ def _run(command: list[str], folder: Path, timeout_s: float) -> str:
     )
     try:
         said, _ = process.communicate(timeout=timeout_s)
-        return said
+        return process.returncode, said
     except subprocess.TimeoutExpired as error:
         raise Rejected(Outcome.TIMEOUT, f"yt-dlp took longer than {timeout_s:g} s") from error
     finally:

@@ -35,13 +35,14 @@ from typing import Any, NoReturn
 
 from lposekit.errors import Outcome, Rejected
 from pipelines.decode.arena import Arena
+from pipelines.leash import die_with_parent
 
 _MESSAGE = struct.Struct("<cQQ")  # kind; place and length of the tree's JSON in the arena
 _CALL, _BEAT, _ANSWER, _REJECTED, _MEMORY = b"C", b"B", b"A", b"J", b"M"
 _BEAT_EVERY_S = 0.05
 _RESERVED_BYTES = 512 * 2**20  # address space that thread stacks and malloc arenas reserve and do not use
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME")
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_PR_SET_NO_NEW_PRIVS = 38
 
 
 class SandboxError(Exception):
@@ -289,7 +290,8 @@ def beat() -> None:
 def serve(control_fd: int, arena_fd: int, parent_pid: int) -> None:
     """Main loop of the child: one introduction, then calls, until the parent hangs up."""
     global _control
-    _die_with_parent(parent_pid)
+    die_with_parent(parent_pid)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _control = socket.socket(fileno=control_fd)
     arena = Arena(arena_fd)
     introduction = _call_tree(arena, _control.recv(_MESSAGE.size))
@@ -319,14 +321,6 @@ def _call_tree(arena: Arena, message: bytes) -> Any:
 def _imported(target: str) -> Callable[..., Any]:
     module, _, function = target.partition(":")
     return getattr(importlib.import_module(module), function)
-
-
-def _die_with_parent(parent_pid: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if os.getppid() != parent_pid:  # it died before the line above
-        os._exit(1)
 
 
 def _limit_memory(limit_bytes: int) -> None:
