@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-import lposekit.report
 from lposekit.errors import LposekitError
-from lposekit.report.page import flatten
-from lposekit.shards.files import disk_error
+from lposekit.report.page import PUBLIC_NAME, flatten, write_page
 from trainer.run.checkpoint import list_steps
 from trainer.run.curves import Curve, chart, smooth
 from trainer.run.folder import SETTINGS_NAME, read_run_card
@@ -39,7 +36,7 @@ class Panel:
 def write_report(run_dir: Path, *, public: bool = False) -> Path:
     """Write the page of a run folder to ``report.html`` in it; returns its path.
 
-    public: leave out pictures, prompts and paths, for a page that may be shown to others.
+    public: to ``public.html``, without pictures, prompts and paths: a page that may be shown to others.
 
     Raises:
         LposekitError: no run folder, a run that has logged nothing yet, or the page cannot be written.
@@ -48,7 +45,10 @@ def write_report(run_dir: Path, *, public: bool = False) -> Path:
     steps = [line for line in lines if "loss" in line]
     if not steps:
         raise LposekitError(f"{run_dir}: no step is logged in {METRICS_NAME} yet. Look again later.")
-    text = _template().render(
+    return write_page(
+        run_dir / (PUBLIC_NAME if public else REPORT_NAME),
+        "run.html",
+        folder=Path(__file__).parent,
         name=run_dir.name,
         card=read_run_card(run_dir),
         public=public,
@@ -61,28 +61,6 @@ def write_report(run_dir: Path, *, public: bool = False) -> Path:
         mean_wait=_mean(steps, "data_wait"),
         mean_mfu=_mean(steps, "mfu"),
     )
-    path = run_dir / REPORT_NAME
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", errors="replace")
-        partial.rename(path)
-    except OSError as error:
-        raise disk_error(error, path) from error
-    return path
-
-
-def _template() -> jinja2.Template:
-    # the look of the datasets' pages: same base, same style sheet
-    shared = Path(lposekit.report.__path__[0])
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([Path(__file__).parent, shared]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["style_sheet"] = Markup((shared / "report.css").read_text(encoding="utf-8"))
-    return environment.get_template("run.html")
 
 
 def _curve(lines: Sequence[Line], field: str, name: str = "") -> Curve:

@@ -27,7 +27,10 @@ def test_the_page_of_a_run_shows_its_curves_and_pictures_and_asks_nothing_of_a_n
     assert page.count("data:image/jpeg;base64,") == 2
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert "<script" not in page
-    public = write_report(tmp_path / "run", public=True).read_text()
+    beside = write_report(tmp_path / "run", public=True)
+    assert beside.name == "public.html"
+    assert (tmp_path / "run" / "report.html").read_text() == page
+    public = beside.read_text()
     assert "data:image/jpeg" not in public
     assert str(tmp_path) not in public
 
