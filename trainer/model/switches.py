@@ -1,7 +1,7 @@
 """Named switches of the model, and the two presets: `official` (the released code) and `paper` (the paper's text).
 
-Where the released code and the paper differ, a switch has one value for each. `docs/decisions/` says why the default is
-the released code.
+Where the released code and the paper differ, a switch has one value for each. Why the default is the released code:
+docs/decisions/2026-11-20-model-preset.md.
 """
 
 from __future__ import annotations
