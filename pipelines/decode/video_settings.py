@@ -64,8 +64,8 @@ class ClipSettings:
     cut_margin_frames: int | None = None
     """The same in frames of the clip."""
     max_clips: int | None = None
-    """Clips written of one video, the first ones; later windows are dropped as `max_clips`. Default: 10,000, what a key can
-    count."""
+    """Clips written of one video, the first ones; later windows are dropped as `max_clips`. Default: 10,000,
+    what a key can count."""
     fps: float | None = None
     """Frames per second of the clips; default: the measured rate of the video. Never above it: no frame is invented."""
 
