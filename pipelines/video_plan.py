@@ -94,7 +94,7 @@ def _check_platforms(rows: Iterable[VideoRow]) -> None:
         return
     what = (
         f"{pages} of the first {len(first)} videos are pages of platforms, such as YouTube, and yt-dlp, which fetches "
-        "those, is not installed: .venv/bin/pip install yt-dlp"
+        "those, is not installed (.venv/bin/pip install yt-dlp)"
     )
     if pages == len(first):
         raise UsageError(f"{what}.")

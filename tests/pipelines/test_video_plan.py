@@ -1,49 +1,27 @@
-"""Contract of video inputs: each format that people have becomes the same rows, detected from its columns; captions are
-joined by key; what cannot be understood in one cell never stops a run, and a file without videos says what it found.
+"""Contract of video inputs: folders and lists become the same shards of rows whatever is skipped; what is wrong with
+them is said before any work; a moved copy of an input is the same input, and gives the same rows but for the paths.
 """
 
 from __future__ import annotations
 
-import csv
+import importlib.util
 import json
+import logging
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from lposekit.errors import LposekitError, UsageError
-from pipelines.decode.video_records import Span, TimedCaption, VideoRow
+from lposekit.errors import UsageError
+from pipelines.decode.video_records import Span, TimedCaption
+from pipelines.runner import RunResult
 from pipelines.settings import BuildVideoSettings
-from pipelines.video_captions import read_captions, with_captions
-from pipelines.video_cells import seconds
-from pipelines.video_inputs import open_inputs, read_rows
-from pipelines.video_lists import detect_format
 from pipelines.video_plan import input_fingerprint, iter_plans
-
-
-def write_csv(path: Path, records: list[dict[str, Any]]) -> str:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
-    return str(path)
-
-
-def write_jsonl(path: Path, records: list[Any]) -> str:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return str(path)
-
-
-def rows(*inputs: object, **options: Any) -> list[VideoRow]:
-    return list(read_rows(open_inputs([str(each) for each in inputs], **options)))
-
-
-def touch(*paths: Path) -> None:
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"video")
+from pipelines.video_shards import run
+from tests.support.video_inputs import rows, touch, write_csv, write_jsonl
 
 
 def test_folder_of_videos_with_captions_beside_them(tmp_path: Path) -> None:
@@ -66,215 +44,11 @@ def test_folder_of_videos_with_captions_beside_them(tmp_path: Path) -> None:
     assert found[3].path == str(tmp_path / "deep" / "a.MOV")
 
 
-GENERIC = [
-    {"path": "a.mp4", "caption": "one", "start": "1.5", "end": "00:00:04.000", "extra": "x"},
-    {"path": "sub/b.mp4", "caption": "two", "start": "", "end": "", "extra": "y"},
-]
-
-
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_generic_list_in_three_kinds_of_file(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / f"list.{kind}"
-    if kind == "csv":
-        write_csv(path, GENERIC)
-    elif kind == "jsonl":
-        write_jsonl(path, GENERIC)
-    else:
-        pq.write_table(pa.Table.from_pylist(GENERIC), path)
-    found = rows(path)
-    assert [row.path for row in found] == [str(tmp_path / "a.mp4"), str(tmp_path / "sub/b.mp4")]
-    assert [row.caption for row in found] == ["one", "two"]
-    assert [row.spans for row in found] == [(Span(1.5, 4.0),), ()]
-    assert [row.extra for row in found] == [{"extra": "x"}, {"extra": "y"}]
-
-
-def test_generic_list_of_urls_with_timed_captions_and_cuts(tmp_path: Path) -> None:
-    record = {
-        "video_url": "https://h/a.mp4",
-        "text": "t",
-        "captions": '[[0, "x"], ["0:02", "y"]]',
-        "cuts": "[1.0, 2.5]",
-    }
-    (row,) = rows(write_csv(tmp_path / "list.csv", [record]))
-    assert (row.url, row.path, row.name) == ("https://h/a.mp4", None, "https://h/a.mp4")
-    assert row.captions == (TimedCaption("x", time_s=0.0), TimedCaption("y", time_s=2.0))
-    assert row.cuts_s == (1.0, 2.5)
-
-
-def test_relative_paths_count_from_the_root_that_is_named(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "list.csv", [{"path": "a.mp4", "caption": "one"}])
-    (row,) = rows(path, video_root=Path("/data"))
-    assert row.path == "/data/a.mp4"
-
-
-def test_webvid(tmp_path: Path) -> None:
-    touch(tmp_path / "000001_000050" / "21179416.mp4")
-    base = {"duration": "PT00H00M11S", "page_dir": "000001_000050", "contentUrl": "https://h/{}.mp4"}
-    path = write_csv(
-        tmp_path / "results.csv",
-        [{"videoid": name, "name": f"caption {name}", **base} for name in ("21179416", "5629184")],
-    )
-    local, remote = rows(path)
-    assert (local.name, local.caption) == ("21179416", "caption 21179416")
-    assert local.path == str(tmp_path / "000001_000050" / "21179416.mp4")
-    assert (remote.path, remote.url) == (None, "https://h/{}.mp4")
-    assert remote.extra["duration"] == "PT00H00M11S"
-
-
-def test_hdvila_spans(tmp_path: Path) -> None:
-    record = {
-        "video_id": "QMi8-5Kq1M8",
-        "url": "https://www.youtube.com/watch?v=QMi8-5Kq1M8",
-        "clip": [
-            {"clip_id": "QMi8.0.mp4", "span": ["00:00:17.759", "00:00:23.279"]},
-            {"clip_id": "QMi8.1.mp4", "span": ["00:01:00.000", "01:00:10.500"]},
-            {"clip_id": "broken", "span": ["soon"]},
-        ],
-    }
-    (row,) = rows(write_jsonl(tmp_path / "hdvila.jsonl", [record]))
-    assert row.spans == (
-        Span(17.759, 23.279, None, "QMi8.0.mp4"),
-        Span(60.0, 3610.5, None, "QMi8.1.mp4"),
-    )
-    assert (row.name, row.url) == (record["video_id"], record["url"])
-
-
-def test_captions_of_follow_your_pose(tmp_path: Path) -> None:
-    lines = [
-        {"part_id": part, "clip_id": clip, "frame_id": frame, "caption": f"{clip} at {frame}"}
-        for part, clip in (("0", "1.mp4"), ("0", "2.mp4"), ("10", "1.mp4"))
-        for frame in (0, 64, 128)
-    ]
-    found = rows(write_csv(tmp_path / "caption_train.csv", lines))
-    assert [row.name for row in found] == [
-        "part_0/video_clips/1.mp4",
-        "part_0/video_clips/2.mp4",
-        "part_10/video_clips/1.mp4",
-    ]
-    assert found[1].path == str(tmp_path / "part_0/video_clips/2.mp4")
-    assert found[1].captions == tuple(TimedCaption(f"2.mp4 at {frame}", frame=frame) for frame in (0, 64, 128))
-
-
-def test_panda70m(tmp_path: Path) -> None:
-    record = {
-        "videoID": "--C66yU3LjM_2",
-        "url": "https://www.youtube.com/watch?v=--C66yU3LjM_2",
-        "timestamp": "[['0:00:17.720', '0:00:21.280'], ['0:01:00.000', '0:01:06.000']]",
-        "caption": '[\'A person, "quoted".\', "It\'s two people."]',
-        "matching_score": "[0.43, 0.41]",
-        "desirable_filtering": "['desirable', 'desirable']",
-        "shot_boundary_detection": "[[['0:00:17.720', '0:00:21.280']], [['0:01:00.000', '0:01:06.000']]]",
-    }
-    (row,) = rows(write_csv(tmp_path / "panda70m_training_2m.csv", [record]))
-    assert row.spans == (
-        Span(17.72, 21.28, 'A person, "quoted".', "--C66yU3LjM_2_0"),
-        Span(60.0, 66.0, "It's two people.", "--C66yU3LjM_2_1"),
-    )
-    assert row.extra["matching_score"] == "[0.43, 0.41]"
-
-
-@pytest.mark.parametrize(
-    ("columns", "expected"),
-    [
-        (["videoid", "contentUrl", "duration", "page_dir", "name"], "webvid"),
-        (["video_id", "url", "clip"], "hdvila"),
-        (["part_id", "clip_id", "frame_id", "caption"], "hdvila_captions"),
-        (["videoID", "url", "timestamp", "caption", "matching_score"], "panda70m"),
-        (["URL", "caption"], "generic"),
-        (["Path"], "generic"),
-        (["caption", "score"], None),
-    ],
-)
-def test_format_follows_from_the_columns(columns: list[str], expected: str | None) -> None:
-    assert detect_format(columns) == expected
-
-
-def test_format_can_be_named(tmp_path: Path) -> None:
-    path = write_csv(
-        tmp_path / "list.csv", [{"videoid": "1", "contentUrl": "https://h/1.mp4", "caption": "c", "path": "p"}]
-    )
-    assert [rows(path, kind=kind)[0].extra for kind in ("generic", "webvid")] == [
-        {"videoid": "1"},
-        {"videoid": "1", "path": "p"},
-    ]
-
-
-def test_list_without_videos_says_what_it_found(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "list.csv", [{"text": "a", "score": "1"}])
-    with pytest.raises(UsageError, match=r"Found: text, score.*--format"):
-        rows(path)
-    with pytest.raises(UsageError, match="no such file"):
-        rows(tmp_path / "missing.csv")
-    with pytest.raises(UsageError, match="--input"):
-        rows()
-
-
-def test_truncated_parquet_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "list.parquet"
-    pq.write_table(pa.Table.from_pylist(GENERIC * 50), path)
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(LposekitError, match=r"list\.parquet"):
-        rows(path)
-
-
-def test_rows_of_garbage_stay_rows(tmp_path: Path) -> None:
-    lines = [{"path": None, "caption": None}, {"path": "a.mp4", "start": "soon", "end": "nan", "captions": "[[["}, {}]
-    found = rows(write_jsonl(tmp_path / "list.jsonl", lines))
-    assert [(row.path, row.spans, row.captions) for row in found] == [
-        (None, (), ()),
-        (str(tmp_path / "a.mp4"), (), ()),
-        (None, (), ()),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (12.5, 12.5),
-        ("12.5", 12.5),
-        ("00:00:12.500", 12.5),
-        ("1:02", 62),
-        ("1:00:00", 3600),
-        ("", None),
-        (None, None),
-        ("-3", None),
-        ("inf", None),
-        (True, None),
-        ("1:2:3:4", None),
-    ],
-)
-def test_times_in_all_spellings(value: object, expected: float | None) -> None:
-    assert seconds(value) == expected
-
-
-VIDEOS = [VideoRow("part_0/video_clips/1.mp4", caption="old 1"), VideoRow("deep/2.mp4", caption="old 2"), VideoRow("3")]
-
-
-def test_new_captions_are_joined_by_key_and_others_stay(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "new.csv", [{"key": "2", "caption": "new 2"}, {"key": "unknown", "caption": "x"}])
-    joined = list(with_captions(VIDEOS, read_captions(path)))
-    assert [row.caption for row in joined] == ["old 1", "new 2", ""]
-
-
-def test_new_timed_captions_replace_those_of_the_list(tmp_path: Path) -> None:
-    lines = [{"part_id": 0, "clip_id": "1.mp4", "frame_id": frame, "caption": f"at {frame}"} for frame in (0, 64)]
-    path = write_csv(tmp_path / "caption.csv", lines)
-    joined = list(with_captions(VIDEOS, read_captions(path)))
-    assert joined[0].captions == (TimedCaption("at 0", frame=0), TimedCaption("at 64", frame=64))
-    assert [row.caption for row in joined] == ["at 0", "old 2", ""]
-
-
 def test_captions_of_another_list_are_refused_before_any_work(tmp_path: Path) -> None:
     touch(tmp_path / "videos" / "a.mp4")
     path = write_csv(tmp_path / "new.csv", [{"key": "of another list", "caption": "x"}])
     with pytest.raises(UsageError, match=r"none of the 1 keys .*a\.mp4"):
         iter_plans(BuildVideoSettings(input=(str(tmp_path / "videos"),), captions=path))
-
-
-@pytest.mark.parametrize("record", [{"key": "1"}, {"score": "1", "caption": "x"}])
-def test_captions_file_without_its_columns_is_refused(tmp_path: Path, record: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match="column"):
-        read_captions(write_csv(tmp_path / "new.csv", [record]))
 
 
 def test_shards_hold_the_same_rows_whatever_is_skipped(tmp_path: Path) -> None:
@@ -317,3 +91,129 @@ def test_fingerprint_follows_the_content_of_lists_and_captions(tmp_path: Path) -
     write_csv(tmp_path / "new.csv", [{"key": "a.mp4", "caption": "e"}])
     other = input_fingerprint(BuildVideoSettings(input=(path,), captions=captions))
     assert len({plain, joined, other}) == 3
+
+
+def test_a_relative_folder_is_read_from_anywhere_and_stored_by_the_names_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutation tried: the folder as typed -> the path is relative. `source` the path -> it holds the folder's place.
+    touch(tmp_path / "videos" / "deep" / "a.mp4")
+    monkeypatch.chdir(tmp_path)
+    (row,) = rows("videos")
+    assert row.path == str(tmp_path / "videos" / "deep" / "a.mp4")
+    assert row.source == "deep/a.mp4"
+
+
+def test_file_names_that_are_no_utf8_are_planned_opened_and_stored(tmp_path: Path) -> None:
+    # Mutation tried: `.encode()` in the fingerprint -> UnicodeEncodeError; the raw name as name -> not "\ufffd".
+    name = os.fsdecode(b"b\xffd.mp4")
+    touch(tmp_path / name, tmp_path / "c.mp4")
+    (row, _) = rows(tmp_path)
+    assert Path(row.path or "").read_bytes() == b"video"
+    assert (row.name, row.source) == ("b\ufffdd.mp4", "b\ufffdd.mp4")
+    before = input_fingerprint(BuildVideoSettings(input=(str(tmp_path),)))
+    (tmp_path / name).rename(tmp_path / os.fsdecode(b"b\xfed.mp4"))
+    assert input_fingerprint(BuildVideoSettings(input=(str(tmp_path),))) != before
+
+
+def test_a_list_without_captions_is_refused_unless_they_are_given_apart(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "list.csv", [{"path": "a.mp4", "title": "c"}])
+    settings = BuildVideoSettings(input=(path,))
+    with pytest.raises(UsageError, match=r"Found: path, title.*--caption-column.*--captions"):
+        iter_plans(settings)
+    captions = write_csv(tmp_path / "new.csv", [{"key": "a.mp4", "caption": "new"}])
+    for changes, caption in (({"caption_column": "title"}, "c"), ({"captions": captions}, "new")):
+        (plan,) = iter_plans(replace(settings, **changes))
+        assert [row.caption for row in plan.rows] == [caption]
+
+
+@pytest.mark.parametrize("kind", ["folder", "txt", "hdvila", "empty cells"])
+def test_an_input_whose_videos_have_no_caption_is_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    touch(tmp_path / "v" / "a.mp4", tmp_path / "v" / "b.mp4")
+    listed = tmp_path / "list.txt"
+    listed.write_text("https://h/a.mp4\nhttps://h/b.mp4\n")
+    clips = [{"clip_id": "x", "span": [0, 1]}]
+    source = {
+        "folder": str(tmp_path / "v"),
+        "txt": str(listed),
+        "hdvila": write_jsonl(tmp_path / "list.jsonl", [{"video_id": "x", "url": "https://h/x", "clip": clips}]),
+        "empty cells": write_csv(tmp_path / "list.csv", [{"path": "a.mp4", "caption": ""}]),
+    }[kind]
+    list(iter_plans(BuildVideoSettings(input=(source,))))
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "none of its videos has a caption" in caplog.text
+
+
+def test_one_caption_is_enough_not_to_be_warned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Mutation tried: no look at the captions of spans -> the list is warned of.
+    touch(tmp_path / "v" / "a.mp4", tmp_path / "v" / "b.mp4")
+    (tmp_path / "v" / "b.txt").write_text("a caption")
+    clips = [{"clip_id": "x", "span": [0, 1], "caption": "a caption"}]
+    path = write_jsonl(tmp_path / "list.jsonl", [{"video_id": "x", "url": "https://h/x", "clip": clips}])
+    list(iter_plans(BuildVideoSettings(input=(str(tmp_path / "v"), path))))
+    assert caplog.records == []
+
+
+def test_every_list_is_looked_at_before_any_work(tmp_path: Path) -> None:
+    good = write_csv(tmp_path / "a.csv", [{"path": "a.mp4", "caption": "c"}])
+    wrong = write_csv(tmp_path / "b.csv", [{"score": "1", "caption": "c"}])
+    with pytest.raises(UsageError, match=r"b\.csv: no column names a video"):
+        iter_plans(BuildVideoSettings(input=(good, wrong)))
+    with pytest.raises(UsageError, match=r"a\.csv: the format panda70m needs a column videoid or"):
+        iter_plans(BuildVideoSettings(input=(good,), format="panda70m"))
+
+
+PAGE = "https://www.youtube.com/watch?v=QMi8-5Kq1M8"
+
+
+def missing_yt_dlp(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "yt_dlp" else found(name, *rest)
+    )
+
+
+def test_a_list_of_platform_pages_is_refused_without_yt_dlp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing_yt_dlp(monkeypatch)
+    path = write_csv(tmp_path / "list.csv", [{"url": PAGE, "caption": "c"}] * 3)
+    with pytest.raises(UsageError, match=r"3 of the first 3 .*pip install yt-dlp"):
+        iter_plans(BuildVideoSettings(input=(path,)))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: object())
+    assert len(list(iter_plans(BuildVideoSettings(input=(path,))))) == 1
+
+
+def test_some_platform_pages_without_yt_dlp_are_warned_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing_yt_dlp(monkeypatch)
+    touch(tmp_path / "here.mp4")
+    lines = [{"url": PAGE, "path": "here.mp4"}, {"url": PAGE, "path": "gone.mp4"}, {"url": "https://h/a.mp4"}]
+    path = write_jsonl(tmp_path / "list.jsonl", [{**line, "caption": "c"} for line in lines])
+    list(iter_plans(BuildVideoSettings(input=(path,))))
+    assert [record.getMessage()[:20] for record in caplog.records] == ["1 of the first 3 vid"]
+
+
+def test_a_run_continues_after_its_list_its_captions_and_its_videos_moved(tmp_path: Path) -> None:
+    # Mutation tried: "captions", then "video_root" taken out of FREE_SETTINGS -> "was built with other settings".
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    write_csv(here / "list.csv", [{"path": "a.mp4", "caption": "c"}])
+    write_csv(here / "new.csv", [{"key": "a.mp4", "caption": "d"}])
+    shutil.copytree(here, there)
+    plans = []
+
+    def look(_job: Any, found: Any, *_: Any) -> RunResult:
+        plans.extend(found)
+        return RunResult()
+
+    for folder in (here, there):
+        settings = BuildVideoSettings(
+            input=(str(folder / "list.csv"),), captions=str(folder / "new.csv"), video_root=folder / "videos"
+        )
+        run(replace(settings, output=tmp_path / "d"), execute=look)
+    first, second = (plan.rows[0] for plan in plans)
+    assert (first.path, second.path) == (str(here / "videos/a.mp4"), str(there / "videos/a.mp4"))
+    assert replace(first, path=None) == replace(second, path=None)
+    assert (first.source, first.caption) == ("a.mp4", "d")
