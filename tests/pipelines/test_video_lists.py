@@ -284,14 +284,13 @@ def test_missing_values_of_pandas_are_no_texts(tmp_path: Path) -> None:
 
 
 def test_other_columns_are_text_whatever_they_hold(tmp_path: Path) -> None:
-    # Mutation tried: the values unchanged -> pyarrow refuses {} as a column.
     record = {"path": "a.mp4", "caption": "c", "score": 1, "meta": {}, "tags": ["x"], "none": None, "flag": True}
     (row,) = rows(write_jsonl(tmp_path / "list.jsonl", [record]))
     assert row.extra == {"score": "1", "meta": "{}", "tags": '["x"]', "none": None, "flag": "True"}
 
 
 def test_shards_with_different_values_in_a_column_are_of_one_type(tmp_path: Path) -> None:
-    # Mutation tried: the values unchanged -> int64 and string do not merge.
+    # Mutation tried: the values unchanged -> pyarrow refuses {} as a column.
     tables = []
     for score in (1, "n/a"):
         (row,) = rows(write_jsonl(tmp_path / "l.jsonl", [{"path": "a", "caption": "c", "score": score, "meta": {}}]))
