@@ -17,12 +17,18 @@ from pathlib import Path
 
 import pytest
 
-import lposekit
-from lposekit.errors import LposekitError
-from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.dataset import PoseSample
 from lposekit.shards.verify import verify_dataset
 from tests.support.bad_server import BadServer
-from tests.support.build_process import Build, actor_processes, content_digest, kill_group, wait_until
+from tests.support.build_process import (
+    Build,
+    actor_processes,
+    assert_readers_see_whole_shards_only,
+    content_digest,
+    kill_group,
+    wait_for_random_progress,
+    wait_until,
+)
 from tests.support.fixtures import fixture_path
 from tests.support.pages import Page
 from tests.support.stub_pictures import stub_picture
@@ -55,16 +61,9 @@ def undisturbed(list_path: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return content_digest(build.layout)
 
 
-def _readers_see_whole_shards_only(layout: DatasetLayout) -> None:
-    if not layout.committed_shards():
-        with pytest.raises(LposekitError, match=r"no (committed shard|dataset card)"):
-            lposekit.open_dataset(layout.root)
-        return
-    for sample in lposekit.open_dataset(layout.root):
-        assert sample.rgb_HWC.size
-        assert sample.persons
-    committed = {f"{layout.tar(shard).name}" for shard in layout.committed_shards()}
-    assert not [f for f in verify_dataset(layout.root) if f.where in committed]
+def _picture_and_pose_are_there(sample: PoseSample) -> None:
+    assert sample.rgb_HWC.size
+    assert sample.persons
 
 
 @pytest.mark.timeout(300)
@@ -77,7 +76,7 @@ def test_a_worker_killed_at_a_named_point_leaves_no_visible_shard_and_the_run_en
     build = Build(list_path, tmp_path / "d", environment={"LPOSEKIT_FAULT": f"{point}@{marker}"})
     with build.started() as process:
         wait_until(lambda: marker.exists() or process.poll() is not None, "the fault point")
-        _readers_see_whole_shards_only(build.layout)
+        assert_readers_see_whole_shards_only(build.layout, _picture_and_pose_are_there)
         assert process.wait(150) == 0, build.log_path.read_text()
     assert marker.exists(), "the fault point was never reached"
     assert content_digest(build.layout) == undisturbed
@@ -91,7 +90,7 @@ def test_a_kill_in_the_middle_is_resumed_to_the_same_bytes_and_nothing_committed
     # Mutation (tried in test_laion_pose): iter_shards without `skip` -> committed rows are fetched again.
     build = Build(list_path, tmp_path / "d")
     _kill_after_commits(build, victim, commits=1)
-    _readers_see_whole_shards_only(build.layout)
+    assert_readers_see_whole_shards_only(build.layout, _picture_and_pose_are_there)
     done = build.layout.committed_shards()
     assert done
     before = len(server.hits)
@@ -155,7 +154,7 @@ def test_a_kill_at_a_random_moment_is_resumed_to_the_same_bytes(
     rng = random.Random(f"{victim} {seed}")
     build = Build(list_path, tmp_path / "d")
     with build.started() as process:
-        _wait_for_random_progress(build, process, rng)
+        wait_for_random_progress(build, process, rng, shards=ROWS // ROWS_PER_SHARD, tar_bytes=60_000)
         if victim == "driver":
             kill_group(process)
         else:
@@ -163,23 +162,9 @@ def test_a_kill_at_a_random_moment_is_resumed_to_the_same_bytes(
             if actors:
                 rng.choice(actors).kill()
             assert process.wait(200) == 0, build.log_path.read_text()
-        _readers_see_whole_shards_only(build.layout)
+        assert_readers_see_whole_shards_only(build.layout, _picture_and_pose_are_there)
     assert build.finish(250) == 0, build.log_path.read_text()
     assert content_digest(build.layout) == undisturbed
-
-
-def _wait_for_random_progress(build: Build, process: object, rng: random.Random) -> None:
-    """Progress, not time, triggers the kill: the n-th commit marker, or a partial file that grows past some size."""
-    commits, size = rng.randrange(4), rng.randrange(0, 60_000)
-
-    def reached() -> bool:
-        if len(build.layout.committed_shards()) > commits:
-            return True
-        partials = list(build.output.glob("*.tar.*.partial")) if build.output.exists() else []
-        enough = len(build.layout.committed_shards()) == commits
-        return enough and any(path.exists() and path.stat().st_size >= size for path in partials)
-
-    wait_until(lambda: reached() or process.poll() is not None, "progress", 150)  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Runs `lposekit build-laion-pose` as a user does, in a process group of its own, and kills parts of it for real."""
+"""Runs the build commands as a user does, in a process group of their own, and kills parts of them for real."""
 
 from __future__ import annotations
 
@@ -6,17 +6,33 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import pytest
 
+import lposekit
+from lposekit.commands.flags import load
+from lposekit.commands.registry import COMMANDS
+from lposekit.errors import LposekitError
+from lposekit.records import sample_key
+from lposekit.shards.dataset import PoseSample
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.verify import verify_dataset
+from pipelines import video_shards
+from pipelines.build_report import BuildReport
+from pipelines.interrupts import Interrupts
+from pipelines.progress import BuildProgress
+from pipelines.runner import RunResult
+from pipelines.video_shard import VideoJob, VideoPlan
 from tests.support.fixtures import REPOSITORY
 
 STUB = ("--pose-model", "stub", "--detector", "stub")
@@ -24,20 +40,25 @@ QUIET_FETCH = ("--fetch.no-robots", "--allow-private-addresses")
 
 
 @dataclass
-class Build:
-    """One build over a list, into a folder. ``extra``: further flags; ``environment``: further variables."""
+class BuildProcess(ABC):
+    """One build over a list (or a folder), into a folder. ``extra``: further flags; ``environment``: variables."""
 
     list_path: Path
     output: Path
-    models: tuple[str, ...] = STUB
-    rows_per_shard: int = 10
-    extra: tuple[str, ...] = ()
-    environment: dict[str, str] = field(default_factory=dict)
+    rows_per_shard: int = field(default=10, kw_only=True)
+    extra: tuple[str, ...] = field(default=(), kw_only=True)
+    environment: dict[str, str] = field(default_factory=dict, kw_only=True)
+
+    @abstractmethod
+    def arguments(self) -> list[str]:
+        """The command's name and its flags."""
+
+    def _flags(self) -> list[str]:
+        flags = ["--input", str(self.list_path), "--output", str(self.output)]
+        return [*flags, "--rows-per-shard", str(self.rows_per_shard), *self.extra]
 
     def command(self) -> list[str]:
-        flags = ["--input", str(self.list_path), "--output", str(self.output), "--workers", "2", "--pose.actors", "1"]
-        flags += ["--rows-per-shard", str(self.rows_per_shard), *self.models, *QUIET_FETCH, *self.extra]
-        return [sys.executable, "-m", "lposekit.cli", "build-laion-pose", *flags]
+        return [sys.executable, "-m", "lposekit.cli", *self.arguments()]
 
     @contextlib.contextmanager
     def started(self) -> Iterator[subprocess.Popen[str]]:
@@ -72,6 +93,48 @@ class Build:
         return DatasetLayout(self.output)
 
 
+@dataclass
+class Build(BuildProcess):
+    """`lposekit build-laion-pose`."""
+
+    models: tuple[str, ...] = STUB
+
+    def arguments(self) -> list[str]:
+        workers = ("--workers", "2", "--pose.actors", "1")
+        return ["build-laion-pose", *self._flags(), *workers, *self.models, *QUIET_FETCH]
+
+
+@dataclass
+class VideoBuild(BuildProcess):
+    """`lposekit build-video-shards`."""
+
+    workers: int = 2
+
+    def arguments(self) -> list[str]:
+        return ["build-video-shards", *self._flags(), "--workers", str(self.workers)]
+
+    def clips_in_work(self, video: int) -> int:
+        """How many clips of a video its decoder has written, while it is at it; ``video``: its number in the list."""
+        key = sample_key(*divmod(video, self.rows_per_shard))
+        return len(list(self.layout.work.glob(f"*/{key}-*/clips/0*.mp4")))
+
+    def finish_here(self) -> BuildReport:
+        """The same command once more, in this process and without Ray."""
+        command = COMMANDS["build-video-shards"]
+        loaded = load(command, command.load_settings_class(), self.arguments()[1:])
+        return video_shards.run(loaded.settings, execute=build_videos_here)
+
+
+def build_videos_here(
+    job: VideoJob, plans: Iterator[VideoPlan], progress: BuildProgress, interrupts: Interrupts
+) -> RunResult:
+    """Builds video shards in this process, with the production worker and its real decoder child."""
+    worker = video_shards.VideoWorker(job)
+    for plan in plans:
+        progress.add(worker.build(plan))
+    return RunResult()
+
+
 def kill_group(process: subprocess.Popen[str]) -> None:
     """Kill a build and every process that came from it, Ray's daemons included."""
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -85,11 +148,20 @@ def kill_group(process: subprocess.Popen[str]) -> None:
 
 def actor_processes(process: subprocess.Popen[str], class_name: str) -> list[psutil.Process]:
     """The processes of a build's Ray actors of one class, by the title that Ray gives them."""
+    return _descendants(process.pid, f"ray::{class_name}")
+
+
+def decoder_processes(pid: int) -> list[psutil.Process]:
+    """The killable decoders below a process."""
+    return _descendants(pid, "pipelines.decode.sandbox")
+
+
+def _descendants(pid: int, title: str) -> list[psutil.Process]:
     found = []
     with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(process.pid).children(recursive=True):
+        for child in psutil.Process(pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if f"ray::{class_name}" in " ".join(child.cmdline()):
+                if title in " ".join(child.cmdline()):
                     found.append(child)
     return found
 
@@ -100,6 +172,34 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 90) 
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
         time.sleep(0.02)
+
+
+def wait_for_random_progress(
+    build: BuildProcess, process: subprocess.Popen[str], rng: random.Random, *, shards: int, tar_bytes: int
+) -> None:
+    """Progress, not time, triggers a kill: the n-th commit marker, or a partial tar that grows past some size."""
+    commits, size = rng.randrange(shards), rng.randrange(tar_bytes)
+
+    def reached() -> bool:
+        if len(build.layout.committed_shards()) > commits:
+            return True
+        partials = list(build.output.glob("*.tar.*.partial")) if build.output.exists() else []
+        enough = len(build.layout.committed_shards()) == commits
+        return enough and any(path.exists() and path.stat().st_size >= size for path in partials)
+
+    wait_until(lambda: reached() or process.poll() is not None, "progress", 150)
+
+
+def assert_readers_see_whole_shards_only(layout: DatasetLayout, check: Callable[[PoseSample], None]) -> None:
+    """What a reader sees of a folder at any moment: nothing, or whole shards; ``check`` is called for each sample."""
+    if not layout.committed_shards():
+        with pytest.raises(LposekitError, match=r"no (committed shard|dataset card)"):
+            lposekit.open_dataset(layout.root)
+        return
+    for sample in lposekit.open_dataset(layout.root):
+        check(sample)
+    committed = {f"{layout.tar(shard).name}" for shard in layout.committed_shards()}
+    assert not [f for f in verify_dataset(layout.root) if f.where in committed]
 
 
 def content_digest(layout: DatasetLayout) -> dict[str, str]:

@@ -1,0 +1,236 @@
+"""Contract: whoever of a video build is killed or interrupted at whatever moment, a reader never sees part of a shard;
+the same command, run again, ends with the bytes of an undisturbed run, and both accounts close. A killed decoder costs
+the video that it was at, which `retry` builds as if nothing had been.
+
+Kills are real SIGKILLs, Ctrl-C a real SIGINT to the whole process group. A moment is told by what is on the disk:
+commit markers, partial tars, and the clips of the video at hand.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lposekit.errors import Outcome, UsageError
+from lposekit.shards.card import read_card
+from lposekit.shards.dataset import PoseSample, open_dataset
+from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.verify import verify_dataset
+from pipelines.video_shards import rebuild
+from tests.support.build_process import (
+    VideoBuild,
+    actor_processes,
+    assert_readers_see_whole_shards_only,
+    build_videos_here,
+    content_digest,
+    decoder_processes,
+    kill_group,
+    wait_for_random_progress,
+    wait_until,
+)
+from tests.support.videos import moving, write_video
+
+NUM_VIDEOS, VIDEOS_PER_SHARD = 10, 2
+LONG_VIDEO = 2
+"""The first video of shard 1: seconds of work, 14 clips. The others have one clip or two, and one in three a cut."""
+POINTS = ["shard:before_commit", "shard:between_tar_and_parquet", "shard:before_stats"]
+VICTIMS = ["driver", "worker", "decoder"]
+MOMENTS = 20
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(NUM_VIDEOS):
+        cut = 28 if number % 3 == 0 else 10_000
+        frames = 700 if number == LONG_VIDEO else 60
+        pictures = (moving(frame, number + frame // cut, (240, 180)) for frame in range(frames))
+        write_video(folder / f"{number}.mp4", pictures, gop=250)
+        (folder / f"{number}.txt").write_text(f"video {number}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """sha256 of every file of an undisturbed run, which was made without Ray."""
+    build = _build(videos, tmp_path_factory.mktemp("undisturbed") / "d")
+    report = build.finish_here()
+    assert report.outcomes == {"kept": NUM_VIDEOS}
+    assert verify_dataset(build.output) == []
+    return content_digest(build.layout)
+
+
+def _build(videos: Path, output: Path, workers: int = 1, **environment: str) -> VideoBuild:
+    return VideoBuild(
+        videos,
+        output,
+        workers=workers,
+        rows_per_shard=VIDEOS_PER_SHARD,
+        extra=("--encode.preset", "ultrafast", "--clips.length-s", "2"),
+        environment=environment,
+    )
+
+
+def _assert_clip_is_there(sample: PoseSample) -> None:
+    assert sample.members["mp4"][4:8] == b"ftyp"
+    assert sample.caption == f"video {int(sample.metadata['source'].rpartition('/')[2][:-4])}"
+
+
+def _assert_whole(build: VideoBuild, undisturbed: dict[str, str]) -> None:
+    """The folder is the undisturbed one, and nothing else lies in it; rows and windows add up (see `verify`)."""
+    assert content_digest(build.layout) == undisturbed
+    assert verify_dataset(build.output) == []
+    assert not build.layout.work.exists()
+
+
+def _wait_for_the_long_video(build: VideoBuild, process: subprocess.Popen[str]) -> None:
+    """Its decoder is at work: two of its clips are written, and there are more to come."""
+    wait_until(lambda: build.clips_in_work(LONG_VIDEO) >= 2 or process.poll() is not None, "the long video")
+    assert process.poll() is None, build.log_path.read_text()
+
+
+@pytest.mark.parametrize(
+    "point", [pytest.param(point, marks=[pytest.mark.slow] if point != POINTS[1] else []) for point in POINTS]
+)
+def test_a_driver_killed_with_its_workers_in_a_commit_is_resumed_to_the_same_bytes(
+    videos: Path, undisturbed: dict[str, str], tmp_path: Path, point: str
+) -> None:
+    marker = tmp_path / "killed"
+    build = _build(videos, tmp_path / "d", workers=2, LPOSEKIT_FAULT=f"{point}@{marker}")
+    with build.started() as process:
+        wait_until(lambda: marker.exists() or process.poll() is not None, "the fault point")
+        kill_group(process)
+    assert marker.exists(), "the fault point was never reached"
+    assert_readers_see_whole_shards_only(build.layout, _assert_clip_is_there)
+    assert build.finish() == 0, build.log_path.read_text()
+    _assert_whole(build, undisturbed)
+
+
+def test_a_driver_killed_alone_after_a_shard_is_resumed_at_once_and_no_committed_shard_is_built_again(
+    videos: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    build = _build(videos, tmp_path / "d")
+    with build.started() as process:
+        _wait_for_the_long_video(build, process)
+        os.kill(process.pid, signal.SIGKILL)  # its worker lives on for a while, in the middle of a shard
+        process.wait(30)
+        done = {shard: build.layout.tar(shard).stat().st_ino for shard in build.layout.committed_shards()}
+        assert_readers_see_whole_shards_only(build.layout, _assert_clip_is_there)
+        build.finish_here()
+    assert list(done) == [0]
+    assert {shard: build.layout.tar(shard).stat().st_ino for shard in done} == done
+    _assert_whole(build, undisturbed)
+
+
+def test_a_worker_killed_while_a_video_is_decoded_is_replaced_and_the_run_ends_as_if_nothing_had_been(
+    videos: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    build = _build(videos, tmp_path / "d", workers=2)
+    with build.started() as process:
+        _wait_for_the_long_video(build, process)
+        [decoding] = [worker for worker in actor_processes(process, "VideoWorker") if _is_at_the_long_video(worker.pid)]
+        decoding.kill()
+        assert_readers_see_whole_shards_only(build.layout, _assert_clip_is_there)
+        assert process.wait(150) == 0, build.log_path.read_text()
+    assert "the worker of shard 00001 died (try 1)" in build.log_path.read_text()
+    _assert_whole(build, undisturbed)
+
+
+def _is_at_the_long_video(pid: int) -> bool:
+    """Whether a decoder below this process has the long video open."""
+    name = f"{LONG_VIDEO}.mp4"
+    return any(Path(file.path).name == name for child in decoder_processes(pid) for file in child.open_files())
+
+
+def test_a_killed_decoder_costs_its_video_alone_and_retry_ends_with_the_same_bytes(
+    videos: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    build = _build(videos, tmp_path / "d")
+
+    def kill_decoder() -> None:
+        wait_until(lambda: build.clips_in_work(LONG_VIDEO) >= 2, "the long video")
+        for decoder in decoder_processes(os.getpid()):
+            decoder.kill()
+
+    killer = threading.Thread(target=kill_decoder)
+    killer.start()
+    report = build.finish_here()
+    killer.join()
+    assert report.outcomes == {"corrupt": 1, "kept": NUM_VIDEOS - 1}
+    assert report.exit_code == 0
+    assert verify_dataset(build.output) == []
+    [lost] = [row for row in open_dataset(build.output).rows().to_pylist() if row["outcome"] == "corrupt"]
+    assert lost["key"] == f"00001{0:04d}"
+    assert "killed by SIGKILL" in lost["error_message"]
+    _retry(build.layout)
+    _assert_whole(build, undisturbed)
+
+
+def _retry(layout: DatasetLayout) -> None:
+    lost = frozenset({Outcome.CORRUPT})
+    nothing_else = {"allow_private_addresses": False, "workers": None, "ray_address": None}
+    rebuild(layout, read_card(layout), lost, **nothing_else, execute=build_videos_here)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_finishes_the_shard_in_work_and_a_second_one_drops_it(
+    videos: Path, undisturbed: dict[str, str], tmp_path: Path, times: int
+) -> None:
+    build = _build(videos, tmp_path / "d")
+    with build.started() as process:
+        _wait_for_the_long_video(build, process)
+        for _ in range(times):
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.3)
+        assert process.wait(60) == 130, build.log_path.read_text()
+    assert build.layout.committed_shards() == ([0, 1] if times == 1 else [0])
+    assert ("dropped: the run was interrupted" in build.log_path.read_text()) == (times == 2)
+    assert_readers_see_whole_shards_only(build.layout, _assert_clip_is_there)
+    build.finish_here()
+    _assert_whole(build, undisturbed)
+
+
+def test_a_second_driver_on_the_same_folder_is_refused(videos: Path, tmp_path: Path) -> None:
+    build = _build(videos, tmp_path / "d")
+    with build.started() as process:
+        wait_until(build.layout.card.exists, "the first driver's card")
+        with pytest.raises(UsageError, match=f"is being built by process {process.pid} "):
+            build.finish_here()
+    assert build.layout.committed_shards() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(MOMENTS))
+def test_a_kill_at_a_random_moment_is_resumed_to_the_same_bytes(
+    videos: Path, undisturbed: dict[str, str], tmp_path: Path, moment: int
+) -> None:
+    victim, rng = VICTIMS[moment % len(VICTIMS)], random.Random(f"video {moment}")
+    build = _build(videos, tmp_path / "d", workers=2)
+    with build.started() as process:
+        wait_for_random_progress(build, process, rng, shards=NUM_VIDEOS // VIDEOS_PER_SHARD, tar_bytes=150_000)
+        time.sleep(rng.uniform(0, 0.5))
+        if victim == "driver":
+            kill_group(process)
+        else:
+            workers = actor_processes(process, "VideoWorker")
+            victims = workers if victim == "worker" else decoder_processes(process.pid)
+            if victims:
+                rng.choice(victims).kill()
+            assert process.wait(200) == 0, build.log_path.read_text()
+        assert_readers_see_whole_shards_only(build.layout, _assert_clip_is_there)
+    assert build.finish(200) == 0, build.log_path.read_text()
+    outcomes = [row["outcome"] for row in open_dataset(build.output).rows().to_pylist()]
+    assert len(outcomes) == NUM_VIDEOS
+    assert outcomes.count("kept") >= NUM_VIDEOS - (victim == "decoder")
+    if "corrupt" in outcomes:
+        _retry(build.layout)
+    _assert_whole(build, undisturbed)
