@@ -13,13 +13,15 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from lposekit.errors import LposekitError, UsageError
-from lposekit.shards.files import write_json
+from lposekit.shards.files import disk_error, write_json
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.writer import finish_replacements, remove_partials
 
@@ -66,7 +68,38 @@ def owned_folder(layout: DatasetLayout) -> Iterator[str]:
     with driver_lock(layout, run_id):
         finish_replacements(layout)
         remove_partials(layout)
-        yield run_id
+        shutil.rmtree(layout.work, ignore_errors=True)
+        try:
+            yield run_id
+        finally:
+            shutil.rmtree(layout.work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def work_folder(layout: DatasetLayout, run_id: str, name: str) -> Iterator[Path]:
+    """An empty folder on the dataset's disk for the files of one piece of work, removed with them at its end.
+
+    It is not the system's temporary folder: that is often memory, and nobody clears it up after a kill. Here the next
+    try of the same piece does, or the next run (`owned_folder`).
+
+    Args:
+        name: the piece of work; one process at a time works on it.
+
+    Raises:
+        LposekitError: the disk is full.
+    """
+    runs_folder = layout.work / run_id
+    try:
+        for leftover in runs_folder.glob(f"{name}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        runs_folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=runs_folder))
+    except OSError as error:
+        raise disk_error(error, runs_folder) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _identity(run_id: str) -> dict[str, object]:

@@ -1,12 +1,15 @@
 """Videos of platforms (YouTube, Vimeo, ...) through yt-dlp, in a child process with a deadline. It is never imported.
 
 yt-dlp makes its own connections, past our transport guard. So it is started for addresses of known platforms only, and
-only if it is installed (`.venv/bin/pip install yt-dlp`). It leaves parts of files and may start other programs: it
-works in a folder of its own, and a late one is killed with its whole process group.
+only if it is installed (`.venv/bin/pip install yt-dlp`). Of the rules for other addresses the blocklist holds here too
+(the caller applies it to the page's address); robots.txt and opt-out headers are not asked for. yt-dlp leaves parts of
+files and may start other programs: it works in a folder of its own, a late one is killed with its whole process group,
+and it does not outlive this process.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import re
@@ -36,6 +39,7 @@ _REASONS = (
 )
 
 
+_NO_SPACE = re.compile("no space left|disk quota exceeded", re.IGNORECASE)
 _WHOLE = re.compile(r"video\.(?!part$|ytdl$|temp$)[a-z0-9]+")
 """Names of finished files, not of parts (`video.mp4.part-Frag3`, `video.f137.mp4`)."""
 
@@ -58,7 +62,7 @@ def fetch_platform_video(
     """Fetch the video of a platform page into `path`.
 
     Raises `Rejected`: `timeout`, `too_big`, `http_4xx` (private, removed, refused), ..., `bad_url` where yt-dlp is not
-    installed.
+    installed. Raises OSError where the disk is full.
     """
     if python == sys.executable and importlib.util.find_spec("yt_dlp") is None:
         raise Rejected(Outcome.BAD_URL, "videos of platforms need yt-dlp: .venv/bin/pip install yt-dlp")
@@ -69,6 +73,8 @@ def fetch_platform_video(
         command = [*leash, python, "-m", "yt_dlp", *options, *limits, "-o", "video.%(ext)s", "--", url]
         exit_code, said = _run(command, Path(folder), timeout_s)
         video = next((file for file in Path(folder).iterdir() if _WHOLE.fullmatch(file.name)), None)
+        if exit_code != 0 and _NO_SPACE.search(said):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if exit_code != 0 or video is None:
             raise Rejected(_reason(said), f"yt-dlp: {_last_line(said)}")
         if video.stat().st_size >= max_bytes:  # it may have stopped at the limit and called that a success

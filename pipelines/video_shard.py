@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +11,18 @@ from typing import Any
 from lposekit.errors import Outcome, Rejected
 from lposekit.faults import fault_point
 from lposekit.records import sample_key
-from lposekit.shards.layout import DatasetLayout, sha256_file, sum_counts
+from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.shards.writer import ShardWriter
 from pipelines.decode.sandbox import Sandbox
 from pipelines.decode.video_child import build_in_child
 from pipelines.decode.video_records import VideoResult, VideoRow
 from pipelines.decode.video_settings import BuildClipsSettings
-from pipelines.lock import writer_lock
+from pipelines.lock import work_folder, writer_lock
 from pipelines.settings import BuildVideoSettings
 from pipelines.shard_report import ShardReport, commit_marker
 from pipelines.stored_videos import StoredVideos
 from pipelines.video_rows import VideoRowResult, clip_members, video_row, video_rows_table
-
-Fetch = Callable[[str, Path], None]
-"""Fetches a URL into a file that does not exist yet; raises `Rejected`."""
+from pipelines.video_source import VideoSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +56,7 @@ def clips_settings(settings: BuildVideoSettings) -> BuildClipsSettings:
     )
 
 
-def build_video_shard(plan: VideoPlan, job: VideoJob, fetch: Fetch, sandbox: Sandbox) -> ShardReport:
+def build_video_shard(plan: VideoPlan, job: VideoJob, source: VideoSource, sandbox: Sandbox) -> ShardReport:
     """Build and commit one shard; clips go to the tar as their video is done, so memory is that of one video's clips.
 
     Raises:
@@ -77,7 +73,7 @@ def build_video_shard(plan: VideoPlan, job: VideoJob, fetch: Fetch, sandbox: San
                 if kept is not None and plan.redo is not None and kept.outcome(i) not in plan.redo:
                     results.append(kept.carry_over(i, writer))
                 else:
-                    results.append(_build_video(plan.shard, i, row, job, fetch, sandbox, writer))
+                    results.append(_build_video(plan.shard, i, row, job, source, sandbox, writer))
             fault_point("shard:before_commit")
             stats = _stats(results, start, time.time())
             writer.commit(video_rows_table(results), stats)
@@ -95,36 +91,23 @@ def build_video_shard(plan: VideoPlan, job: VideoJob, fetch: Fetch, sandbox: San
 
 
 def _build_video(
-    shard: int, position: int, row: VideoRow, job: VideoJob, fetch: Fetch, sandbox: Sandbox, writer: ShardWriter
+    shard: int, position: int, row: VideoRow, job: VideoJob, source: VideoSource, sandbox: Sandbox, writer: ShardWriter
 ) -> VideoRowResult:
     """One video, from its source to its clips in the tar."""
-    key = sample_key(shard, position)
-    with tempfile.TemporaryDirectory(prefix="lposekit-") as name:
-        work_dir = Path(name)
+    key, sha256 = sample_key(shard, position), None
+    with work_folder(writer.layout, job.run_id, key) as work_dir:
         out_dir = work_dir / "clips"
         out_dir.mkdir()
         try:
-            path = _local_file(row, work_dir, fetch)
-            sha256 = sha256_file(path)
+            path = source.file(row, work_dir)
+            sha256 = source.sha256(row, path)
+            source.check_hash(row, path)
         except Rejected as rejected:
-            return video_row(key, row, VideoResult(rejected.outcome, rejected.detail), None)
+            return video_row(key, row, VideoResult(rejected.outcome, rejected.detail), sha256)
         result = _decode(path, row, job, sandbox, out_dir)
         for clip, members in clip_members(key, row, result, out_dir):
             writer.add(clip, members)
         return video_row(key, row, result, sha256)
-
-
-def _local_file(row: VideoRow, work_dir: Path, fetch: Fetch) -> Path:
-    if row.path is not None:
-        path = Path(row.path)
-        if not os.path.isfile(path):  # pathlib's raises for names that no file can have
-            raise Rejected(Outcome.BAD_URL, f"no file at {row.source}")
-        return path
-    if row.url is None:
-        raise Rejected(Outcome.BAD_URL, "the row names neither a path nor a URL")
-    path = work_dir / "source"
-    fetch(row.url, path)
-    return path
 
 
 def _decode(path: Path, row: VideoRow, job: VideoJob, sandbox: Sandbox, out_dir: Path) -> VideoResult:

@@ -17,6 +17,7 @@ from lposekit.shards.layout import DatasetLayout, sum_counts
 from pipelines.build_report import BuildReport
 from pipelines.cluster import connected
 from pipelines.decode.video_settings import settings_problem
+from pipelines.fetch.urls import parse_web_url
 from pipelines.interrupts import Interrupts
 from pipelines.job import run_job
 from pipelines.lock import owned_folder
@@ -26,6 +27,7 @@ from pipelines.settings import FREE_FETCH_SETTINGS, BuildVideoSettings, FetchSet
 from pipelines.shard_report import ShardReport
 from pipelines.video_platforms import fetch_platform_video, is_platform_url
 from pipelines.video_shard import VideoJob, VideoPlan, build_video_shard, clips_settings
+from pipelines.video_source import VideoSource
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +57,14 @@ class VideoWorker:
     def __init__(self, job: VideoJob) -> None:
         from pipelines.decode.sandbox import Sandbox
         from pipelines.decode.video_child import TARGET
+        from pipelines.fetch.policy import Blocklist
         from pipelines.fetch.polite import polite_opener
 
         self._job = job
+        self._blocklist = Blocklist.from_files(job.settings.fetch.blocklist)
         self._opener = polite_opener(
             opener_settings(job.settings.fetch),
+            blocklist=self._blocklist,
             allow_private_addresses=job.settings.allow_private_addresses,
             allowed_local=job.allowed_local,
         )
@@ -67,12 +72,13 @@ class VideoWorker:
 
     def build(self, plan: VideoPlan) -> ShardReport:
         """Build and commit one shard."""
-
-        return build_video_shard(plan, self._job, self._fetch, self._sandbox)
+        source = VideoSource(self._fetch, self._blocklist, self._job.settings.fetch.verify_hash)
+        return build_video_shard(plan, self._job, source, self._sandbox)
 
     def _fetch(self, url: str, path: Path) -> None:
         fetch = self._job.settings.fetch
         if is_platform_url(url):
+            self._blocklist.check_url(parse_web_url(url))
             fetch_platform_video(url, path, max_bytes=fetch.max_body_bytes, timeout_s=fetch.total_timeout_s)
             return
         with path.open("wb") as stream:

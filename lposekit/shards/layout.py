@@ -37,6 +37,11 @@ class DatasetLayout:
         return self.meta / "log.jsonl"
 
     @property
+    def work(self) -> Path:
+        """Files of shards that are being built; none of them outlives its run."""
+        return self.meta / "work"
+
+    @property
     def report(self) -> Path:
         return self.meta / "report" / "index.html"
 

@@ -1,4 +1,4 @@
-"""Does the picture still have the hash that the list names? Links of old lists often lead to other pictures by now."""
+"""Does a file still have the hash that the list names? Links of old lists often lead to other pictures by now."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from lposekit.errors import Outcome, Rejected
 
@@ -23,7 +24,15 @@ class ContentHash:
 
     def check(self, body: bytes) -> None:
         """Raises ``Rejected(HASH_MISMATCH)`` if ``body`` is not the picture that was listed."""
-        found = hashlib.new(self.algorithm, body, usedforsecurity=False).hexdigest()
+        self._compare(hashlib.new(self.algorithm, body, usedforsecurity=False).hexdigest())
+
+    def check_file(self, path: Path) -> None:
+        """The same for a file that is too large for memory. Raises OSError where it cannot be read."""
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, lambda: hashlib.new(self.algorithm, usedforsecurity=False))
+        self._compare(digest.hexdigest())
+
+    def _compare(self, found: str) -> None:
         if found != self.hex_digest:
             raise Rejected(Outcome.HASH_MISMATCH, f"{self.algorithm} is {found}, the list says {self.hex_digest}")
 

@@ -61,7 +61,7 @@ class FetchRules(Protocol):
         ...
 
     def check_body(self, body: bytes) -> None:
-        """Called with a complete body that was not written ``into`` a file."""
+        """Called with a complete body. What was written ``into`` a file is for the caller to check."""
         ...
 
 

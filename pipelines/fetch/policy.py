@@ -112,5 +112,10 @@ class Blocklist:
 
     def check_body(self, body: bytes) -> None:
         """Raises ``Rejected(BLOCKED)`` if the bytes are a listed file."""
-        if self.sha256 and hashlib.sha256(body).hexdigest() in self.sha256:
+        if self.sha256:
+            self.check_sha256(hashlib.sha256(body).hexdigest())
+
+    def check_sha256(self, hex_digest: str) -> None:
+        """Raises ``Rejected(BLOCKED)`` if the digest is that of a listed file."""
+        if hex_digest in self.sha256:
             raise Rejected(Outcome.BLOCKED, "sha256 is on the blocklist")

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,29 +20,16 @@ from lposekit.errors import Outcome
 from lposekit.shards.card import read_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
-from pipelines.interrupts import Interrupts
-from pipelines.progress import BuildProgress
-from pipelines.runner import RunResult
 from pipelines.settings import BuildVideoSettings, DecodeLimits, VideoFetchSettings
-from pipelines.video_shard import VideoJob, VideoPlan
-from pipelines.video_shards import VideoWorker, rebuild, run
+from pipelines.video_shards import rebuild, run
 from tests.support.bad_server import BadServer
 from tests.support.build_process import content_digest, wait_until
 from tests.support.fixtures import REPOSITORY
 from tests.support.pages import Page
+from tests.support.video_build import execute_here
 from tests.support.videos import moving, plain, write_video
 
 pytestmark = pytest.mark.timeout(240)
-
-
-def execute_here(
-    job: VideoJob, plans: Iterator[VideoPlan], progress: BuildProgress, interrupts: Interrupts
-) -> RunResult:
-    """Builds the shards in this process, with the production worker and its real decoder child."""
-    worker = VideoWorker(job)
-    for plan in plans:
-        progress.add(worker.build(plan))
-    return RunResult()
 
 
 @pytest.fixture(scope="module")
