@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.utils.data import default_collate
 
 SMALL_BYTES = 1 << 16
 
@@ -100,14 +101,17 @@ def stack_samples(samples: Sequence[Sample]) -> Batch:
     """One batch of samples of equal shapes."""
 
     def stack(arrays: Sequence[npt.NDArray | None]) -> Tensor | None:
-        return None if arrays[0] is None else torch.from_numpy(np.stack(arrays))  # pyright: ignore
+        if arrays[0] is None or arrays[0].nbytes * len(arrays) < SMALL_BYTES:
+            return None if arrays[0] is None else torch.from_numpy(np.stack(arrays))  # pyright: ignore
+        # in a worker it stacks into shared memory, so the batch is not copied once more on its way out
+        return default_collate([torch.from_numpy(array) for array in arrays])
 
     return Batch(
         keys=[sample.key for sample in samples],
         captions=[sample.caption for sample in samples],
         timesteps_B=torch.tensor([sample.timestep for sample in samples]),
-        noise_BCFHW=torch.from_numpy(np.stack([sample.noise_CFHW for sample in samples])),
-        latent_noise_BFCHW=torch.from_numpy(np.stack([sample.latent_noise_FCHW for sample in samples])),
+        noise_BCFHW=stack([sample.noise_CFHW for sample in samples]),  # pyright: ignore
+        latent_noise_BFCHW=stack([sample.latent_noise_FCHW for sample in samples]),  # pyright: ignore
         rgb_BFHWC=stack([sample.rgb_FHWC for sample in samples]),
         skeleton_BFHWC=stack([sample.skeleton_FHWC for sample in samples]),
         moments_BFCHW=stack([sample.moments_FCHW for sample in samples]),
