@@ -31,7 +31,7 @@ from pipelines.plan import ShardPlan, count_rows, input_fingerprint, iter_shards
 from pipelines.pose_pool import PoseActor, PoseSpec, RayPoses
 from pipelines.progress import BuildProgress
 from pipelines.runner import RunResult, ShardRunner
-from pipelines.settings import BuildImagesSettings
+from pipelines.settings import FREE_FETCH_SETTINGS, BuildImagesSettings
 from pipelines.shard_worker import ShardWorker
 from pipelines.stored_rows import RetryPlan
 
@@ -49,21 +49,15 @@ FREE_SETTINGS = frozenset(
         "shard_attempts",
         "network_failure_limit",
         "network_failure_window",
-        "fetch.connect_timeout_s",
-        "fetch.idle_timeout_s",
-        "fetch.total_timeout_s",
-        "fetch.retries",
         "fetch.per_host_connections",
         "fetch.threads",
-        "fetch.user_agent",
-        "fetch.ca_file",
-        "fetch.blocklist",
         "image.decode_memory_bytes",
         "image.decode_timeout_s",
         "image.decode_processes",
         "pose.actors",
         "pose.actors_per_gpu",
         "pose.attempts",
+        *FREE_FETCH_SETTINGS,
     }
 )
 """Settings that a run may change when it continues a folder: they do not decide what a row becomes."""
