@@ -28,13 +28,13 @@ from tests.support.build_process import (
     VideoBuild,
     actor_processes,
     assert_readers_see_whole_shards_only,
-    build_videos_here,
     content_digest,
     decoder_processes,
     kill_group,
     wait_for_random_progress,
     wait_until,
 )
+from tests.support.video_build import execute_here
 from tests.support.videos import moving, write_video
 
 NUM_VIDEOS, VIDEOS_PER_SHARD = 10, 2
@@ -178,7 +178,7 @@ def test_a_killed_decoder_costs_its_video_alone_and_retry_ends_with_the_same_byt
 def _retry(layout: DatasetLayout) -> None:
     lost = frozenset({Outcome.CORRUPT})
     nothing_else = {"allow_private_addresses": False, "workers": None, "ray_address": None}
-    rebuild(layout, read_card(layout), lost, **nothing_else, execute=build_videos_here)
+    rebuild(layout, read_card(layout), lost, **nothing_else, execute=execute_here)
 
 
 @pytest.mark.parametrize("times", [1, 2])

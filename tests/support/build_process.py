@@ -29,11 +29,8 @@ from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
 from pipelines import video_shards
 from pipelines.build_report import BuildReport
-from pipelines.interrupts import Interrupts
-from pipelines.progress import BuildProgress
-from pipelines.runner import RunResult
-from pipelines.video_shard import VideoJob, VideoPlan
 from tests.support.fixtures import REPOSITORY
+from tests.support.video_build import execute_here
 
 STUB = ("--pose-model", "stub", "--detector", "stub")
 QUIET_FETCH = ("--fetch.no-robots", "--allow-private-addresses")
@@ -122,17 +119,7 @@ class VideoBuild(BuildProcess):
         """The same command once more, in this process and without Ray."""
         command = COMMANDS["build-video-shards"]
         loaded = load(command, command.load_settings_class(), self.arguments()[1:])
-        return video_shards.run(loaded.settings, execute=build_videos_here)
-
-
-def build_videos_here(
-    job: VideoJob, plans: Iterator[VideoPlan], progress: BuildProgress, interrupts: Interrupts
-) -> RunResult:
-    """Builds video shards in this process, with the production worker and its real decoder child."""
-    worker = video_shards.VideoWorker(job)
-    for plan in plans:
-        progress.add(worker.build(plan))
-    return RunResult()
+        return video_shards.run(loaded.settings, execute=execute_here)
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
