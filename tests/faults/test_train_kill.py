@@ -8,8 +8,10 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lposekit.errors import Interrupted
@@ -28,11 +30,14 @@ POINTS = [
 KILLED = -signal.SIGKILL
 
 
+STEPS = 40
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp("undisturbed")
     for stage in (1, 2):
-        assert train_in_child(settings_for(stage, folder / str(stage))).exit_code == 0
+        assert train_in_child(settings_for(stage, folder / str(stage), max_steps=STEPS)).exit_code == 0
     return {stage: folder / str(stage) for stage in (1, 2)}
 
 
@@ -51,7 +56,8 @@ def test_a_run_killed_at_every_named_point_ends_as_if_it_never_was(
 ):
     # one run, killed at each point in turn, each time resumed by the same command
     # mutations: no rewind of metrics.jsonl (steps twice), restoring no optimiser state, saving into the final folder
-    settings = settings_for(stage, tmp_path / "run", checkpoint=CheckpointSettings(every_steps=2, keep=2))
+    checkpoint = CheckpointSettings(every_steps=2, keep=2)
+    settings = settings_for(stage, tmp_path / "run", max_steps=STEPS, checkpoint=checkpoint)
     for number, point in enumerate(POINTS):
         fault = {"LPOSEKIT_FAULT": f"{point}@{tmp_path / f'marker-{number}'}"}
         assert train_in_child(settings, fault).exit_code == KILLED, point
@@ -65,8 +71,8 @@ def test_a_run_killed_at_every_named_point_ends_as_if_it_never_was(
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_run_of_40_steps_killed_at_20_moments_ends_as_if_it_never_was(stage: int, tmp_path: Path):
     often = CheckpointSettings(every_steps=2, keep=2)
-    assert train_in_child(settings_for(stage, tmp_path / "whole", max_steps=40, checkpoint=often)).exit_code == 0
-    torn = settings_for(stage, tmp_path / "torn", max_steps=40, checkpoint=often)
+    assert train_in_child(settings_for(stage, tmp_path / "whole", max_steps=STEPS, checkpoint=often)).exit_code == 0
+    torn = settings_for(stage, tmp_path / "torn", max_steps=STEPS, checkpoint=often)
     moments, kills = random.Random(stage), 0
     for _ in range(20):
         # some steps on from where the last one got, or while it still starts; then a moment later
@@ -82,22 +88,52 @@ def test_a_run_of_40_steps_killed_at_20_moments_ends_as_if_it_never_was(stage: i
     assert_equal_runs(tmp_path / "torn", tmp_path / "whole")
 
 
+def everyone_in(group: int) -> list[psutil.Process]:
+    """The processes of a group, its first one last."""
+    main = psutil.Process(group)
+    return [*main.children(recursive=True), main]
+
+
+def ctrl_c(group: int) -> None:
+    os.killpg(group, signal.SIGINT)
+
+
+def terminate_group(group: int) -> None:
+    os.killpg(group, signal.SIGTERM)
+
+
+def terminate_workers_first(group: int) -> None:
+    for process in everyone_in(group):
+        # long enough for the training process to see a dead worker
+        time.sleep(0.2)
+        process.terminate()
+
+
 @pytest.mark.timeout(120)
-def test_ctrl_c_writes_a_checkpoint_exits_130_and_loses_nothing(undisturbed: dict[int, Path], tmp_path: Path):
-    # mutation: without the handler the child dies of KeyboardInterrupt and no checkpoint of its step is there
+@pytest.mark.parametrize("stop", [ctrl_c, terminate_group, terminate_workers_first])
+def test_a_request_to_stop_writes_a_checkpoint_exits_130_and_loses_nothing(
+    stop: Callable[[int], None], undisturbed: dict[int, Path], tmp_path: Path
+):
+    # a terminal, torchrun and schedulers signal every process, loader workers too
+    # mutations: without the handler the child dies of KeyboardInterrupt and no checkpoint of its step is there; without
+    # _end_with_parent the workers die of SIGTERM and the training process with exit 1
     settings = settings_for(
         1,
         tmp_path / "run",
+        max_steps=STEPS,
         checkpoint=CheckpointSettings(every_steps=100, keep=2),
-        loader=LoaderSettings(workers=1, block_samples=4),
+        loader=LoaderSettings(workers=2, block_samples=4),
     )
     child = start(settings)
     wait_for_steps(tmp_path / "run", 2)
-    os.kill(child.process.pid, signal.SIGINT)
+    group = everyone_in(child.process.pid)
+    assert len(group) >= 3
+    stop(child.process.pid)
     result = child.join()
     assert result.exit_code == Interrupted.exit_code, result.message
-    assert 2 <= result.report["step"] < 8
+    assert 2 <= result.report["step"] < STEPS
     assert list_steps(tmp_path / "run") == [result.report["step"]]
+    assert not psutil.wait_procs(group, timeout=10)[1], "no process stays behind"
     assert train_in_child(settings).exit_code == 0
     assert_equal_runs(tmp_path / "run", undisturbed[1])
 

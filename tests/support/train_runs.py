@@ -99,7 +99,7 @@ def settings_for(stage: int, output: Path, **changes: Any) -> TrainSettings:
             data=(pictures() if stage == 1 else clips(),),
             output=output,
             base=str(small_base()),
-            pose_encoder=None if stage == 1 else "none",
+            pose_encoder="" if stage == 1 else "none",
             max_steps=8,
             batch_size=4,
             picture=PictureSettings(size=64, flip=0.5 if stage == 1 else 0.0),
@@ -147,7 +147,7 @@ class Child:
 
 
 def start(settings: TrainSettings, environment: Mapping[str, str] | None = None) -> Child:
-    """Train in a process of its own, under these environment variables."""
+    """Train in a process of its own, the first of a process group, under these environment variables."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["trainer.train", "tests.support.train_runs"])
     receiver, sender = context.Pipe(duplex=False)
@@ -179,6 +179,7 @@ def start_ranks(settings: TrainSettings, world: int, extra: Sequence[Mapping[str
 
 
 def _train(settings: TrainSettings, environment: Mapping[str, str], results: Connection) -> None:
+    os.setpgrp()
     os.environ.update(environment)
     from trainer.train import run
 

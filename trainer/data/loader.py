@@ -125,6 +125,8 @@ class SampleLoader:
             batch_size=None,
             collate_fn=_as_it_is,  # pyright: ignore
             num_workers=self.workers,
+            # workers share the index in memory, and look at their parent to tell its SIGTERM from others'
+            multiprocessing_context="fork" if self.workers else None,
             prefetch_factor=self.prefetch if self.workers else None,
             pin_memory=self.pin_memory,
             worker_init_fn=_WorkerStart(self._reading),
