@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lposekit.errors import UsageError
+from lposekit.setting_values import flag
+from lposekit.skeleton_styles import StyleName
 
 Stage = Literal[1, 2]
 Precision = Literal["bf16", "fp16", "fp32"]
@@ -22,6 +26,7 @@ class PictureSettings:
     size: int = 512
     """Side in pixels, a multiple of 64; the shorter side is resized to it."""
     crop: Literal["center", "random"] = "center"
+    """Where the square is cut from the resized picture."""
     flip: float = 0.0
     """Probability of a horizontal flip; left and right keypoints are swapped."""
 
@@ -42,7 +47,8 @@ class ClipSettings:
 class PoseSettings:
     """How the skeleton is drawn (stage 1)."""
 
-    style: Literal["followyourpose", "openpose18", "dwpose133", "mmpose1"] = "followyourpose"
+    style: StyleName = "followyourpose"
+    """Palette and limbs. Stage 2 takes style and line width over from the stage-1 run that it is given."""
     score_threshold: float | None = None
     """Raw score from which a keypoint is drawn; default: the one that the dataset was built with."""
     line_width: float | None = None
@@ -72,11 +78,19 @@ class ModelSettings:
     """Which of the two readings of Follow-Your-Pose is trained; single switches override the preset."""
 
     preset: Literal["official", "paper"] = "official"
+    """`official`: what the released code computes. `paper`: zero-initialised pose and temporal output, only cross-frame
+    and temporal attention trained."""
     joint_group_norm: bool | None = None
+    """Norms of resnets and output take their statistics over all frames of a clip together, not frame by frame."""
     attn_temp_init: Literal["random", "zero"] | None = None
+    """Output of the temporal attention at the start: `zero` makes stage 2 begin as its base."""
     pose_init: Literal["random", "zero"] | None = None
+    """The pose encoder at the start: `zero` makes all its features zero, and stage 1 begin as its base."""
     trainable: Literal["official", "paper"] | None = None
+    """What stage 2 trains. `official`: both attentions' queries, temporal attention and temporal convolution; `paper`:
+    all of the cross-frame and of the temporal attention."""
     train_norm_temp: bool | None = None
+    """Stage 2 trains the norm before the temporal attention as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +100,17 @@ class OptimSettings:
     lr: float | None = None
     """Default: 1e-5 in stage 1 (T2I-Adapter's), 3e-5 in stage 2 (the released configuration)."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of AdamW's averages of the gradient and of its square."""
     weight_decay: float = 1e-2
+    """AdamW's, decoupled from the gradient."""
     eps: float = 1e-8
+    """Added to the root in AdamW's denominator."""
     clip_norm: float = 1.0
     """Largest global norm of the gradients."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """After the warm-up."""
+    """After the warm-up; `linear` and `cosine` fall towards 0 up to the last step."""
     warmup_steps: int = 0
+    """Steps in which the learning rate rises from 0 in a line."""
     micro_batch: int | None = None
     """Samples of one forward pass on one process; the batch is made of as many as it takes. Default: all at once."""
 
@@ -116,6 +134,7 @@ class EmaSettings:
     decay: float | None = None
     """Per step, such as 0.9999; default: no average."""
     start_step: int = 0
+    """Updates before the average begins; until then it follows the weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +148,7 @@ class ComputeSettings:
     compile: bool = False
     """torch.compile of each block."""
     gradient_checkpointing: bool = False
+    """Compute each block's forward pass again in the backward pass: less memory, more time."""
     threads: int | None = None
     """Torch threads; default: torch's."""
     deterministic: bool = False
@@ -143,6 +163,7 @@ class CheckpointSettings:
     """What is kept of a run."""
 
     every_steps: int = 1000
+    """Steps from one checkpoint to the next; the last step always has one."""
     keep: int = 3
     """Newest whole checkpoints that stay; at least 2."""
     keep_every_steps: int | None = None
@@ -156,19 +177,23 @@ class WatchSettings:
     log_every: int = 1
     """Steps between lines of metrics.jsonl."""
     keys: bool = False
-    """Write the keys of every step's samples to keys-RANK.jsonl."""
+    """Write the keys of every step's samples to keys.jsonl, those of all processes in their order."""
     probe_every: int = 200
     """Steps between two looks at "is the pose learned?" on the fixed noise batch; 0: never."""
     probe_samples: int = 8
+    """Samples of that batch."""
     sample_every: int = 2000
     """Steps between two validation grids; 0: never."""
     sample_prompts: tuple[str, ...] = ()
     """Default: captions of the first validation samples."""
     sample_count: int = 4
+    """Pictures or clips of a validation grid, if no prompts are set."""
     sample_steps: int = 50
     """DDIM steps."""
     guidance: float = 12.5
+    """Weight of classifier-free guidance in the validation pictures."""
     tensorboard: bool = True
+    """Write scalars and validation pictures for TensorBoard as well."""
     mfu: bool = True
     """Count the arithmetic of a step and measure the device's matmul peak at start-up, which takes some seconds."""
 
@@ -184,8 +209,9 @@ class TrainSettings:
     output: Path | None = None
     """The run folder."""
     base: str | None = None
-    """Stable Diffusion in diffusers layout: a folder, a hub id, or `tiny`."""
-    pose_encoder: str | None = None
+    """Stable Diffusion in diffusers layout: a folder, a hub id, or `tiny`. A hub id is downloaded into the hub's cache
+    where it is not there yet, also by --dry-run."""
+    pose_encoder: str = ""
     """Stage 1: weights to start from. Stage 2: the trained pose encoder to carry along: a stage-1 run, a file, or
     `none`."""
     max_steps: int | None = None
@@ -193,6 +219,7 @@ class TrainSettings:
     batch_size: int = 64
     """Samples of one step, over all processes."""
     seed: int = 0
+    """Decides the order of samples, all their random numbers, and the new weights."""
     resume: str = "auto"
     """`auto`: the newest whole checkpoint of the run folder, if any. `none`: refuse a folder that has one. Or a
     checkpoint."""
@@ -216,14 +243,82 @@ class CacheLatentsSettings:
     data: Path | None = None
     """The dataset folder; the cache goes into it."""
     base: str | None = None
-    """The base whose VAE encodes."""
+    """The base whose VAE encodes: a folder, a hub id, or `tiny`. A hub id is downloaded into the hub's cache where it
+    is not there yet, also by --dry-run."""
     size: int = 512
     """Side of the training pictures in pixels."""
     batch_size: int = 8
     """Pictures of one forward pass of the VAE."""
     device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: a GPU where there is one."""
     precision: Precision | None = None
+    """Of the VAE's arithmetic; default: bf16 on a GPU, fp32 elsewhere. Stored is fp16."""
     threads: int | None = None
+    """Torch threads; default: torch's."""
+
+
+Range = tuple[Callable[[Any], bool], str]
+
+
+def _at_least(low: float) -> Range:
+    return lambda value: value >= low, f"at least {low:g}"
+
+
+def _above(low: float) -> Range:
+    return lambda value: low < value < float("inf"), f"a number above {low:g}"
+
+
+def _from_to(low: float, high: float) -> Range:
+    return lambda value: low <= value <= high, f"from {low:g} to {high:g}"
+
+
+_BELOW_1: Range = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+_SIDE: Range = (lambda value: value >= 64 and value % 64 == 0, "a multiple of 64")
+_WEIGHT: Range = (lambda value: value == 0 or 0.001 <= value < float("inf"), "each 0, or at least 0.001")
+_SEED: Range = (lambda value: 0 <= value < 2**63, "from 0 to 2**63 - 1")
+
+TRAIN_RANGES: dict[str, Range] = {
+    "batch_size": _at_least(1),
+    "max_steps": _at_least(1),
+    "seed": _SEED,
+    "picture.size": _SIDE,
+    "picture.flip": _from_to(0, 1),
+    "clip.frames": _at_least(1),
+    "clip.stride": _at_least(1),
+    "clip.stride_s": _above(0),
+    "pose.line_width": _above(0),
+    "loader.workers": _at_least(0),
+    "loader.prefetch": _at_least(1),
+    "loader.weights": _WEIGHT,
+    "loader.block_samples": _at_least(1),
+    "optim.lr": _above(0),
+    "optim.betas": _BELOW_1,
+    "optim.weight_decay": _at_least(0),
+    "optim.eps": _above(0),
+    "optim.clip_norm": _above(0),
+    "optim.warmup_steps": _at_least(0),
+    "optim.micro_batch": _at_least(1),
+    "loss.caption_dropout": _from_to(0, 1),
+    "loss.min_snr_gamma": _above(0),
+    "loss.offset_noise": _at_least(0),
+    "ema.decay": _BELOW_1,
+    "ema.start_step": _at_least(0),
+    "compute.threads": _at_least(1),
+    "compute.timeout_s": _above(0),
+    "checkpoint.every_steps": _at_least(1),
+    "checkpoint.keep": (lambda value: value >= 2, "at least 2, so that one broken leaves one"),
+    "checkpoint.keep_every_steps": _at_least(1),
+    "watch.log_every": _at_least(1),
+    "watch.probe_every": _at_least(0),
+    "watch.probe_samples": (lambda value: value >= 2, "at least 2, or no pose could be another's"),
+    "watch.sample_every": _at_least(0),
+    "watch.sample_count": _at_least(1),
+    "watch.sample_steps": _at_least(1),
+    "watch.guidance": _at_least(0),
+}
+"""What a number may be. Outside, a run would crash in its middle or train nothing without a word."""
+
+CACHE_RANGES: dict[str, Range] = {"size": _SIDE, "batch_size": _at_least(1), "threads": _at_least(1)}
 
 
 def check_settings(settings: TrainSettings) -> None:
@@ -232,38 +327,47 @@ def check_settings(settings: TrainSettings) -> None:
     Raises:
         UsageError: names the setting and what it may be.
     """
-    problems = [message for wrong, message in _checks(settings) if wrong]
+    _refuse([*_missing(settings), *_outside(settings, TRAIN_RANGES), *_contradictions(settings)])
+
+
+def check_cache_settings(settings: CacheLatentsSettings) -> None:
+    """As `check_settings`, for `lposekit cache-latents`."""
+    missing = []
+    if settings.data is None or settings.base is None:
+        missing = ["cache-latents needs --data (a dataset folder) and --base (the base whose VAE encodes)"]
+    _refuse([*missing, *_outside(settings, CACHE_RANGES)])
+
+
+def _refuse(problems: list[str]) -> None:
     if problems:
         raise UsageError("; ".join(problems))
 
 
-def _checks(s: TrainSettings) -> list[tuple[bool, str]]:
-    return [
-        (s.output is None, "no run folder: name one with --output"),
-        (s.base is None, "no base model: name one with --base (a diffusers folder, a hub id, or `tiny`)"),
-        (s.stage not in (1, 2), f"--stage {s.stage}: 1 or 2"),
-        (s.batch_size < 1, f"--batch-size {s.batch_size}: at least 1"),
-        (max_steps(s) < 1, f"--max-steps {s.max_steps}: at least 1"),
-        (not 0 <= s.seed < 2**63, f"--seed {s.seed}: from 0 to 2**63 - 1"),
-        (s.picture.size < 64 or s.picture.size % 64 != 0, f"--picture.size {s.picture.size}: a multiple of 64"),
-        (not 0 <= s.picture.flip <= 1, f"--picture.flip {s.picture.flip}: from 0 to 1"),
-        (not 0 <= s.loss.caption_dropout <= 1, f"--loss.caption-dropout {s.loss.caption_dropout}: from 0 to 1"),
-        (s.clip.frames < 1 or s.clip.stride < 1, "--clip.frames and --clip.stride: at least 1"),
-        (s.checkpoint.keep < 2, f"--checkpoint.keep {s.checkpoint.keep}: at least 2, so that one broken leaves one"),
-        (s.checkpoint.every_steps < 1, f"--checkpoint.every-steps {s.checkpoint.every_steps}: at least 1"),
-        (s.watch.log_every < 1, f"--watch.log-every {s.watch.log_every}: at least 1"),
-        (s.loader.block_samples < 1, f"--loader.block-samples {s.loader.block_samples}: at least 1"),
-        (s.loader.workers < 0 or s.loader.prefetch < 1, "--loader.workers: at least 0, --loader.prefetch: at least 1"),
-        (
-            bool(s.loader.weights) and len(s.loader.weights) != len(s.data),
-            f"--loader.weights has {len(s.loader.weights)} values for {len(s.data)} datasets",
-        ),
-        (any(weight < 0 for weight in s.loader.weights), "--loader.weights: none below 0"),
-        (
-            s.loader.latents and (s.picture.flip > 0 or s.picture.crop != "center"),
-            "--loader.latents: a cache holds the unflipped centre crop; leave --picture.flip and --picture.crop alone",
-        ),
-    ]
+def _missing(s: TrainSettings) -> Iterable[str]:
+    if s.output is None:
+        yield "no run folder: name one with --output"
+    if s.base is None:
+        yield "no base model: name one with --base (a diffusers folder, a hub id, or `tiny`)"
+    if s.stage not in (1, 2):
+        yield f"--stage {s.stage}: 1 or 2"
+
+
+def _outside(settings: Any, ranges: Mapping[str, Range]) -> Iterable[str]:
+    for name, (fits, words) in ranges.items():
+        value = operator.attrgetter(name)(settings)
+        each = value if isinstance(value, tuple) else () if value is None else (value,)
+        if not all(fits(part) for part in each):
+            yield f"{flag(name)} {' '.join(map(str, each))}: {words}"
+
+
+def _contradictions(s: TrainSettings) -> Iterable[str]:
+    weights = s.loader.weights
+    if weights and len(weights) != len(s.data):
+        yield f"--loader.weights has {len(weights)} values for {len(s.data)} datasets"
+    if weights and not any(weights):
+        yield "--loader.weights: not all 0"
+    if s.loader.latents and (s.picture.flip > 0 or s.picture.crop != "center"):
+        yield "--loader.latents: a cache holds the unflipped centre crop; leave --picture.flip and --picture.crop alone"
 
 
 def max_steps(settings: TrainSettings) -> int:

@@ -56,6 +56,7 @@ def test_gradient_accumulation_equals_one_large_batch(tmp_path: Path):
         assert float.fromhex(two) == pytest.approx(float.fromhex(one), rel=1e-5)
 
 
+@pytest.mark.timeout(150)
 @pytest.mark.parametrize("workers", [1, 3])
 def test_any_number_of_workers_gives_the_same_run(workers: int, tmp_path: Path):
     run(settings_for(1, tmp_path / "alone"))
@@ -64,6 +65,7 @@ def test_any_number_of_workers_gives_the_same_run(workers: int, tmp_path: Path):
     assert losses(tmp_path / "workers") == losses(tmp_path / "alone")
 
 
+@pytest.mark.timeout(150)
 def test_one_then_two_then_one_processes_see_the_samples_of_one(tmp_path: Path):
     run(settings_for(1, tmp_path / "one", max_steps=12))
     elastic = tmp_path / "elastic"
@@ -76,6 +78,18 @@ def test_one_then_two_then_one_processes_see_the_samples_of_one(tmp_path: Path):
     assert all(sorted(seen[epoch : epoch + 11]) == sorted(set(seen)) for epoch in (0, 11, 22, 33))
     for (_, one), (_, other) in zip(losses(tmp_path / "one"), losses(elastic), strict=True):
         assert float.fromhex(other) == pytest.approx(float.fromhex(one), rel=1e-5)
+
+
+@pytest.mark.timeout(150)
+def test_two_processes_on_five_unequal_shards_make_the_same_steps_and_lose_nothing(tmp_path: Path):
+    data = write_dataset(tmp_path / "data", [1, 4, 0, 6, 2])
+    loader = LoaderSettings(workers=1, block_samples=4)
+    results = train_ranks(settings_for(1, tmp_path / "run", data=(data,), max_steps=13, loader=loader), 2)
+    assert [(result.exit_code, result.report.get("step")) for result in results] == [(0, 13), (0, 13)], results
+    assert [(step, len(names)) for step, names in keys(tmp_path / "run")] == [(step, 4) for step in range(1, 14)]
+    # 52 samples are four epochs of 13, whose last batches are filled from the next
+    seen = [key for _, step in keys(tmp_path / "run") for key in step]
+    assert all(len(set(seen[epoch : epoch + 13])) == 13 for epoch in (0, 13, 26, 39))
 
 
 def test_stage_1_trains_the_pose_encoder_and_stage_2_the_temporal_parts(tmp_path: Path):
@@ -179,7 +193,7 @@ def test_a_dataset_of_the_other_kind_is_refused(tmp_path: Path):
 
 def test_stage_2_asks_for_a_pose_encoder(tmp_path: Path):
     with pytest.raises(UsageError, match="--pose-encoder none"):
-        run(settings_for(2, tmp_path / "run", pose_encoder=None))
+        run(settings_for(2, tmp_path / "run", pose_encoder=""))
 
 
 def test_stage_2_names_what_does_not_fit_in_a_pose_encoder_of_another_size(tmp_path: Path):
@@ -211,8 +225,8 @@ def test_the_settings_of_a_run_are_written_and_read_back(tmp_path: Path):
     settings = settings_for(1, tmp_path / "run", max_steps=1)
     run(settings)
     written = tomllib.loads((tmp_path / "run/settings.toml").read_text())
-    assert written["picture"]["flip"] == 0.5
-    assert written["data"] == [str(pictures())]
+    assert written["train"]["picture"]["flip"] == 0.5
+    assert written["train"]["data"] == [str(pictures())]
     assert isinstance(settings, TrainSettings)
 
 

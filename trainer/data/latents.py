@@ -25,7 +25,6 @@ import pyarrow as pa
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-from lposekit.errors import UsageError
 from lposekit.report.page import file_size
 from lposekit.shards.card import claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
@@ -41,7 +40,7 @@ from trainer.model.base import encode_pictures, load_base, weights_digest
 from trainer.run.build import DTYPES
 from trainer.run.distributed import choose_device
 from trainer.run.folder import own_folder
-from trainer.settings import CacheLatentsSettings
+from trainer.settings import CacheLatentsSettings, check_cache_settings
 
 log = logging.getLogger(__name__)
 
@@ -97,10 +96,9 @@ def run(settings: CacheLatentsSettings, *, dry_run: bool = False) -> CacheReport
         UsageError: wrong settings, or the folder holds a cache of other settings.
         LposekitError: the dataset is damaged, or the disk is full.
     """
-    if settings.data is None or settings.base is None:
-        raise UsageError("cache-latents needs --data (a dataset folder) and --base (the base whose VAE encodes)")
-    if settings.size < 64 or settings.size % 64:
-        raise UsageError(f"--size {settings.size}: a multiple of 64")
+    check_cache_settings(settings)
+    assert settings.data is not None
+    assert settings.base is not None
     started = time.monotonic()
     if settings.threads:
         torch.set_num_threads(settings.threads)

@@ -21,6 +21,7 @@ from trainer.settings import TrainSettings
 
 RUN_NAME = "run.json"
 SETTINGS_NAME = "settings.toml"
+SETTINGS_TABLE = "train"
 SCHEMA = 1
 
 
@@ -47,16 +48,17 @@ def own_folder(run_dir: Path) -> Iterator[None]:
 
 
 def write_settings(run_dir: Path, settings: TrainSettings) -> None:
-    """`settings.toml`: every setting of the run, by its dotted name."""
+    """`settings.toml`: every setting of the run by its dotted name, in the form that `--preset` takes."""
     lines = [
-        # what JSON writes of these values is TOML as well; TOML has no null, and none is the default of what has it
-        f"{name} = {json.dumps(value, default=str)}"
+        # what JSON writes of these values is TOML as well, but for its escapes of what is not ASCII; TOML has no null,
+        # and none is the default of what has it
+        f"{name} = {json.dumps(value, default=str, ensure_ascii=False)}"
         for name, value in plain_leaves(settings)
         if value is not None
     ]
     path = run_dir / SETTINGS_NAME
     try:
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        path.write_text("\n".join([f"[{SETTINGS_TABLE}]", *lines]) + "\n", encoding="utf-8", errors="replace")
     except OSError as error:
         raise disk_error(error, path) from error
 

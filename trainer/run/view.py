@@ -16,7 +16,7 @@ from lposekit.errors import LposekitError
 from lposekit.report.page import PUBLIC_NAME, flatten, write_page
 from trainer.run.checkpoint import list_steps
 from trainer.run.curves import Curve, chart, smooth
-from trainer.run.folder import SETTINGS_NAME, read_run_card
+from trainer.run.folder import SETTINGS_NAME, SETTINGS_TABLE, read_run_card
 from trainer.run.metrics import METRICS_NAME, read_metrics
 
 REPORT_NAME = "report.html"
@@ -158,4 +158,4 @@ def _data_uri(jpeg: Path) -> str:
 
 def _settings(run_dir: Path) -> list[tuple[str, str]]:
     path = run_dir / SETTINGS_NAME
-    return flatten(tomllib.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+    return flatten(tomllib.loads(path.read_text(encoding="utf-8"))[SETTINGS_TABLE]) if path.exists() else []
