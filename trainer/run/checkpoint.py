@@ -82,12 +82,13 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
         sync_folder(final.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise _disk_error(error, final) from error
+        raise write_error(error, final) from error
     fault_point("checkpoint:after_rename")
     return final
 
 
-def _disk_error(error: OSError | SafetensorError, path: Path) -> LposekitError:
+def write_error(error: OSError | SafetensorError, path: Path) -> LposekitError:
+    """A refusal to write weights, in words that say what to do."""
     if isinstance(error, OSError):
         return disk_error(error, path)
     # safetensors reports the system's refusal as text
@@ -157,11 +158,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """A checkpoint named by the user or found by `newest_whole`.
 
     Raises:
-        UsageError: no checkpoint there.
+        UsageError: no checkpoint there, or a folder of something else.
         LposekitError: it is damaged; another one is never taken instead.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no checkpoint there. Name a folder RUN/checkpoints/step-NNNNNN.")
+    if not (folder / FACTS_NAME).exists() and not _NAME.match(folder.name):
+        newest = f", such as {step_folder(folder, list_steps(folder)[0])}" if list_steps(folder) else ""
+        raise UsageError(f"{folder} is no checkpoint. Name a folder RUN/checkpoints/step-NNNNNN{newest}.")
     problem = damage(folder)
     if problem is not None:
         raise LposekitError(
@@ -180,7 +184,10 @@ def remove_leftovers(run_dir: Path) -> None:
     folder = checkpoints_folder(run_dir)
     for path in folder.glob("step-*.tmp") if folder.is_dir() else ():
         log.info("removing the unfinished checkpoint %s", path)
-        shutil.rmtree(path)
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            raise disk_error(error, path) from error
 
 
 def set_aside_newer(run_dir: Path, step: int) -> None:
@@ -192,7 +199,7 @@ def set_aside_newer(run_dir: Path, step: int) -> None:
         folder = step_folder(run_dir, newer)
         aside = folder.with_name(f"superseded-{folder.name}")
         shutil.rmtree(aside, ignore_errors=True)
-        os.replace(folder, aside)
+        _rename(folder, aside)
         log.warning(
             "checkpoint %s is behind step %d, from which this run goes on: renamed to %s", folder, step, aside.name
         )
@@ -213,10 +220,18 @@ def prune(run_dir: Path, keep: int, keeps: Callable[[int], bool]) -> list[int]:
         elif not keeps(step):
             # a half removed folder must not look like a checkpoint
             doomed = folder.with_name(f"{folder.name}.tmp")
-            os.replace(folder, doomed)
-            shutil.rmtree(doomed)
+            _rename(folder, doomed)
+            # what cannot be removed now is removed at the next start
+            shutil.rmtree(doomed, ignore_errors=True)
             removed.append(step)
     return removed
+
+
+def _rename(folder: Path, name: Path) -> None:
+    try:
+        os.replace(folder, name)
+    except OSError as error:
+        raise disk_error(error, folder) from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, Tensor]) -> dict[str, Tensor]:

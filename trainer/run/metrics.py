@@ -9,13 +9,15 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 import psutil
 import torch
+
+from lposekit.shards.files import disk_error
 
 log = logging.getLogger(__name__)
 
@@ -34,31 +36,50 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def rewind(path: Path, step: int) -> None:
-    """Drop what a killed run wrote after the checkpoint that is resumed; those steps are made again."""
+    """Drop what a killed run wrote after the checkpoint that is resumed; those steps are made again.
+
+    At step 0 there is no checkpoint and all is made again, the look before the first step as well. Raises LposekitError
+    if the disk is full.
+    """
     if not path.exists():
         return
-    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    kept = [line for line in read_metrics(path) if line["step"] <= step] if step else []
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    partial.rename(path)
+    with _named_disk_error(path):
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        partial.rename(path)
+
+
+@contextmanager
+def _named_disk_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, path) from error
 
 
 class JsonLines:
-    """A file of one JSON object a line, complete up to the last line after any kill."""
+    """A file of one JSON object a line, complete up to the last line after any kill.
+
+    Writing raises LposekitError if the disk is full.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stream: TextIO | None = None
 
     def write(self, values: Mapping[str, Any]) -> None:
-        if self._stream is None:
-            self._stream = self.path.open("a", encoding="utf-8")
-        self._stream.write(json.dumps(values) + "\n")
-        self._stream.flush()
+        with _named_disk_error(self.path):
+            if self._stream is None:
+                self._stream = self.path.open("a", encoding="utf-8")
+            self._stream.write(json.dumps(values) + "\n")
+            self._stream.flush()
 
     def close(self) -> None:
         if self._stream is not None:
-            self._stream.close()
+            # what could not be written was reported when it was; closing only tries once more
+            with suppress(OSError):
+                self._stream.close()
 
 
 class ScalarBoard:
@@ -73,15 +94,18 @@ class ScalarBoard:
     def write(self, values: Mapping[str, Any], step: int) -> None:
         for name, value in values.items():
             if self.enabled and isinstance(value, int | float) and name != "step":
-                self._open().add_scalar(name, value, step)
+                with _named_disk_error(self.folder):
+                    self._open().add_scalar(name, value, step)
 
     def picture(self, name: str, rgb_HWC: Any, step: int) -> None:
         if self.enabled:
-            self._open().add_image(name, rgb_HWC, step, dataformats="HWC")
+            with _named_disk_error(self.folder):
+                self._open().add_image(name, rgb_HWC, step, dataformats="HWC")
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with _named_disk_error(self.folder):
+                self._writer.close()
 
     def _open(self) -> Any:
         if self._writer is None:

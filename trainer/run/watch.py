@@ -147,7 +147,7 @@ def open_watch(settings: TrainSettings, learner: Learner, data: RunData, step: i
             output=settings.output,
             metrics=JsonLines(settings.output / METRICS_NAME),
             keys=JsonLines(settings.output / KEYS_NAME),
-            board=ScalarBoard(settings.output / "tensorboard", watch.tensorboard, step + 1),
+            board=ScalarBoard(settings.output / "tensorboard", watch.tensorboard, step + 1 if step else 0),
             bar=bar,
             task=bar.add_task("train", total=max_steps(settings), completed=step, loss="-"),
             probe=probe,

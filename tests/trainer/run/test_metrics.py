@@ -1,0 +1,39 @@
+"""Contract of what a run writes down: nothing of a step that is made again stays; a full disk ends the run with words
+that name the file, not with a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lposekit.errors import LposekitError
+from trainer.run.metrics import JsonLines, ScalarBoard, read_metrics, rewind
+
+
+def test_a_run_that_starts_over_keeps_not_even_its_look_before_the_first_step(tmp_path: Path):
+    # mutation: keeping what is of step <= 0 leaves the probe's line of the killed run beside the new one
+    path = tmp_path / "metrics.jsonl"
+    lines = JsonLines(path)
+    for step in (0, 1):
+        lines.write({"step": step})
+    lines.close()
+    rewind(path, 1)
+    assert [line["step"] for line in read_metrics(path)] == [0, 1]
+    rewind(path, 0)
+    assert read_metrics(path) == []
+
+
+def test_a_full_disk_is_named_when_a_line_is_written(tmp_path: Path):
+    # mutation: without the except clause, OSError
+    lines = JsonLines(Path("/dev/full"))
+    with pytest.raises(LposekitError, match=r"/dev/full: the disk is full.*Free space"):
+        lines.write({"step": 1})
+    lines.close()
+
+
+def test_tensorboard_in_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    board = ScalarBoard(tmp_path / "file" / "tensorboard", True, 0)
+    with pytest.raises(LposekitError, match="tensorboard"):
+        board.write({"step": 1, "loss": 1.0}, 1)
