@@ -17,7 +17,7 @@ import pytest
 from lposekit.errors import LposekitError, UsageError
 from tests.faults.test_train_kill import wait_for_steps
 from tests.support.train_data import image_members, write_dataset
-from tests.support.train_runs import losses, settings_for, small_base, start_ranks
+from tests.support.train_runs import losses, settings_for, small_base, start_ranks, train_ranks
 from trainer.run.checkpoint import load_checkpoint
 from trainer.settings import CheckpointSettings, LoaderSettings, LossSettings
 from trainer.train import run
@@ -142,6 +142,20 @@ def test_one_flipped_bit_is_refused_by_its_hash_when_asked_for(tmp_path: Path):
     loader = LoaderSettings(workers=0, verify_sha256=True)
     with pytest.raises(LposekitError, match=r"shard 00001 of .* other bytes"):
         run(settings_for(1, tmp_path / "run", data=(dataset,), loader=loader))
+
+
+@pytest.mark.timeout(120)
+def test_every_process_refuses_the_shard_whose_hash_one_of_them_found_wrong(tmp_path: Path):
+    # mutation: no gather in check_hashes: the other process goes on and waits for the first step's gradients
+    dataset = write_dataset(tmp_path / "data", [4, 4, 1])
+    tar = dataset / "00001.tar"
+    data = bytearray(tar.read_bytes())
+    data[len(data) // 2] ^= 1
+    tar.write_bytes(data)
+    loader = LoaderSettings(workers=0, verify_sha256=True)
+    results = train_ranks(settings_for(1, tmp_path / "run", data=(dataset,), loader=loader), 2)
+    assert [result.exit_code for result in results] == [1, 1]
+    assert all("shard 00001 of" in result.message and "other bytes" in result.message for result in results)
 
 
 @pytest.mark.timeout(60)

@@ -17,10 +17,12 @@ import pyarrow.parquet as pq
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.shards.card import read_card
-from lposekit.shards.layout import DatasetLayout, sha256_file
+from lposekit.shards.layout import DatasetLayout
 from trainer.data.source import ByteSource, LocalFiles
 
 REQUIRED_MEMBERS = {"image": ("jpg", "txt", "pose.json"), "video": ("mp4", "txt", "json"), "latents": ("latents.npy",)}
+HASHED_AT_ONCE = 1 << 22
+"""Bytes of one read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +93,19 @@ class Dataset:
                     f"{self._advice()}"
                 )
 
-    def check_hashes(self) -> None:
-        """Refuse, naming it, any shard with another SHA-256 than when it was committed. Reads everything."""
-        for shard in self.shards:
-            if sha256_file(self.root / shard.tar_name) != shard.tar_sha256:
-                raise LposekitError(
-                    f"{self.describe(shard)}: {shard.tar_name} has other bytes than it was committed with. "
-                    f"{self._advice()}"
-                )
+    def hash_problem(self, shard: Shard) -> str | None:
+        """What to say of a shard with another SHA-256 than when it was committed, None if it is right. Reads all of
+        it."""
+        sha, offset = hashlib.sha256(), 0
+        try:
+            while chunk := self.source.read(shard.tar_name, offset, HASHED_AT_ONCE):
+                sha.update(chunk)
+                offset += len(chunk)
+        except OSError as error:
+            return f"{self.describe(shard)}: {error}. {self._advice()}"
+        if sha.hexdigest() == shard.tar_sha256:
+            return None
+        return f"{self.describe(shard)}: {shard.tar_name} has other bytes than it was committed with. {self._advice()}"
 
     def _advice(self) -> str:
         return f"Run `lposekit verify {self.root}`, then build the shard again or restore it from a copy."
@@ -123,7 +130,11 @@ def open_catalog(roots: Sequence[Path], kind: str) -> tuple[Dataset, ...]:
 
 
 def open_dataset_folder(root: Path) -> Dataset:
-    """Index of one dataset folder; no sizes are checked yet."""
+    """Index of one dataset folder; no sizes are checked yet.
+
+    Raises:
+        UsageError: its clips are stored as pictures. LposekitError: no dataset there, or its index is damaged.
+    """
     layout = DatasetLayout(root)
     numbers = layout.committed_shards()
     if not numbers:
@@ -171,6 +182,11 @@ def _places(table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
 
 
 def _refuse_missing_members(root: Path, shard: Shard, required: Sequence[str]) -> None:
+    if "mp4" in required and "mp4" not in shard.places and any(name.endswith(".jpg") for name in shard.places):
+        raise UsageError(
+            f"{root} was built with --encode.format frames; the trainer reads mp4 clips. Build it with "
+            "--encode.format mp4."
+        )
     for member in required:
         places = shard.places.get(member)
         absent = np.arange(len(shard)) if places is None else np.flatnonzero(places[:, 0] < 0)

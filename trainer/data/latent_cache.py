@@ -8,6 +8,7 @@ never mixed with uncached samples.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from lposekit.errors import LposekitError, UsageError
 from lposekit.shards.card import differing_fields, read_card
 from lposekit.shards.layout import DatasetLayout
 from trainer.data.catalog import Dataset, Shard, open_dataset_folder
+
+log = logging.getLogger(__name__)
 
 MEMBER = "latents.npy"
 
@@ -67,13 +70,26 @@ def cache_identity(vae_sha256: str, size: int) -> dict[str, Any]:
 
 
 def open_cache(dataset: Dataset, identity: Mapping[str, Any]) -> LatentCache:
-    """The cache of a dataset for this VAE and size.
+    """The cache of a dataset for this VAE and size: of several, the first by name that is whole.
 
     Raises:
         UsageError: there is none; says how those that are there differ.
         LposekitError: it does not cover every shard, was made from other shards, or is damaged.
     """
-    root = _find_cache(dataset, identity)
+    problems = []
+    for root in _matching_caches(dataset, identity):
+        try:
+            cache = _open_whole(dataset, root)
+        except LposekitError as problem:
+            # another precision or batch size of the same VAE may be whole
+            problems.append(problem)
+            continue
+        log.info("latents of %s from %s (%s)", dataset.root, root, cache.folder.card["fixed"].get("precision"))
+        return cache
+    raise problems[0]
+
+
+def _open_whole(dataset: Dataset, root: Path) -> LatentCache:
     covered = set(DatasetLayout(root).committed_shards())
     wanted = [int(shard.name) for shard in dataset.shards]
     absent = [number for number in wanted if number not in covered]
@@ -92,17 +108,21 @@ def open_cache(dataset: Dataset, identity: Mapping[str, Any]) -> LatentCache:
     return LatentCache(folder, tuple(folder.card["shape"]))
 
 
-def _find_cache(dataset: Dataset, identity: Mapping[str, Any]) -> Path:
-    described = []
+def _matching_caches(dataset: Dataset, identity: Mapping[str, Any]) -> list[Path]:
+    """At least one, whole or not."""
+    matching, described = [], []
     folders = caches_folder(dataset.root)
     for root in sorted(folders.iterdir()) if folders.is_dir() else []:
         if not DatasetLayout(root).card.exists():
             continue
         found = read_card(DatasetLayout(root))["fixed"]
         differing = differing_fields({name: found.get(name) for name in identity}, dict(identity))
-        if not differing:
-            return root
-        described.append(f"{root.name} ({'; '.join(differing)})")
+        if differing:
+            described.append(f"{root.name} ({'; '.join(differing)})")
+        else:
+            matching.append(root)
+    if matching:
+        return matching
     have = f"It has others: {', '.join(described)}." if described else "It has none."
     raise UsageError(
         f"{dataset.root} has no latent cache for this base and size. {have} "

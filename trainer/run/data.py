@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from lposekit.errors import LposekitError
 from trainer.data.catalog import Dataset, open_catalog
 from trainer.data.decode import ClipPlan, Framing, Skeleton
 from trainer.data.latent_cache import cache_identity, open_cache
@@ -32,11 +34,8 @@ def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:
         UsageError: wrong folders or settings; LposekitError: a shard is damaged, or the latent cache does not fit.
     """
     datasets = open_catalog(settings.data, "image" if settings.stage == 1 else "video")
-    if settings.loader.verify_sha256 and world.is_main:
-        for dataset in datasets:
-            dataset.check_hashes()
-    # no process begins before the hashes are seen to be right
-    world.barrier()
+    if settings.loader.verify_sha256:
+        check_hashes(datasets, world)
     caches = ()
     if settings.loader.latents:
         identity = cache_identity(weights_digest(base.vae), settings.picture.size)
@@ -57,8 +56,27 @@ def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:
         "data": [dataset.digest() for dataset in datasets],
         "weights": list(weights),
         "block_samples": settings.loader.block_samples,
+        "size": settings.picture.size,
+        "pose": asdict(settings.pose) if settings.stage == 1 else None,
+        # by their names, which stand for VAE, size, precision and batch size; none: encoded as they come
+        "latents": [cache.folder.root.name for cache in caches],
     }
     return RunData(datasets, loader, facts)
+
+
+def check_hashes(datasets: Sequence[Dataset], world: World) -> None:
+    """Hash every shard, each on one of the processes. They meet after every shard, so none waits long for the others.
+
+    Raises:
+        LposekitError: a shard has other bytes than it was committed with; raised in all processes.
+    """
+    shards = [(dataset, shard) for dataset in datasets for shard in dataset.shards]
+    for first in range(0, len(shards), world.size):
+        mine = shards[first + world.rank : first + world.rank + 1]
+        found = world.gather([dataset.hash_problem(shard) for dataset, shard in mine])
+        problems = [problem for each in found for problem in each if problem]
+        if problems:
+            raise LposekitError("; ".join(problems))
 
 
 def sample_recipe(settings: TrainSettings, base: Base) -> SampleRecipe:

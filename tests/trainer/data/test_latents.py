@@ -4,6 +4,7 @@ refused."""
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -88,6 +89,21 @@ def test_a_cache_with_a_hole_is_refused_not_mixed(tmp_path: Path):
     (folder / "00001_stats.json").unlink()
     with pytest.raises(LposekitError, match=r"lacks 1 of 2 shards .*never mixed"):
         use(data, tmp_path / "run")
+
+
+def test_of_several_caches_that_fit_a_whole_one_is_taken_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    # mutation: the first by name, whole or not
+    data = write_dataset(tmp_path / "data", [3, 2])
+    cache(data)
+    cache(data, batch_size=2)
+    first, second = sorted((data / "_dataset/latents").iterdir())
+    (first / "00001_stats.json").unlink()
+    with caplog.at_level(logging.INFO):
+        use(data, tmp_path / "run")
+    assert f"from {second} (fp32)" in caplog.text
+    (second / "00000_stats.json").unlink()
+    with pytest.raises(LposekitError, match=rf"{first} lacks 1 of 2 shards"):
+        use(data, tmp_path / "other")
 
 
 def test_a_cache_of_shards_that_were_built_again_is_refused(tmp_path: Path):
