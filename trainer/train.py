@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from lposekit.errors import UsageError
+from lposekit.errors import LposekitError, UsageError
 from lposekit.faults import fault_point
 from trainer.data.batch import Batch
 from trainer.data.order import OrderState
@@ -35,7 +35,8 @@ from trainer.run.folder import fingerprint, own_folder, refuse_other_run, write_
 from trainer.run.interrupt import stop_request
 from trainer.run.learner import Learner
 from trainer.run.outcome import DryRunReport, TrainReport, describe_run
-from trainer.run.pose_weights import find_pose_encoder, keep_pose_encoder
+from trainer.run.pose_style import drawn_as_learned, refuse_undrawable
+from trainer.run.pose_weights import FoundEncoder, find_pose_encoder, keep_pose_encoder
 from trainer.run.watch import Watch, open_watch
 from trainer.settings import CheckpointSettings, TrainSettings, check_settings, max_steps
 
@@ -44,7 +45,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Run:
-    """One run, ready to train: where it stands, and everything it needs."""
+    """One run, ready to train: where it stands, and everything it needs. ``settings``: with all that was found out of
+    the pose encoder. ``checkpoint``: the folder to go on from."""
 
     settings: TrainSettings
     output: Path
@@ -52,6 +54,8 @@ class Run:
     data: RunData
     learner: Learner
     card: dict
+    pose_encoder: FoundEncoder | None
+    checkpoint: Path | None
     step: int = 0
     order: OrderState = field(default_factory=OrderState)
 
@@ -72,48 +76,54 @@ def run(settings: TrainSettings, *, dry_run: bool = False) -> TrainReport | DryR
         prepare_torch(settings)
         trainee = build_run(settings, world)
         if dry_run:
-            return describe_run(settings, trainee.learner, trainee.data)
+            return describe_run(trainee.settings, trainee.learner, trainee.data)
         if not world.is_main:
             resume(trainee)
             return train(trainee, None, started)
         with own_folder(trainee.output):
             remove_leftovers(trainee.output)
             resume(trainee)
-            with open_watch(settings, trainee.learner, trainee.data, trainee.step) as watch:
+            with open_watch(trainee.settings, trainee.learner, trainee.data, trainee.step) as watch:
                 describe_folder(trainee)
                 return train(trainee, watch, started)
 
 
 def build_run(settings: TrainSettings, world: World) -> Run:
-    """Open the data, load the base, and put the model together."""
+    """Choose the checkpoint (the same one on all processes), open the data, load the base, put the model together."""
     assert settings.base is not None
     assert settings.output is not None
+    output = settings.output
+    checkpoint = world.from_main(choose_checkpoint(settings.resume, output) if world.is_main else None)
     base = load_base(settings.base)
+    found = find_pose_encoder(settings, base.unet.config["block_out_channels"], checkpoint)
+    settings = drawn_as_learned(settings, found.run_card if found and settings.stage == 2 else {})
     data = open_data(settings, base, world)
-    widths = base.unet.config["block_out_channels"]
-    pose_encoder = find_pose_encoder(settings.pose_encoder, settings.stage, widths, settings.output)
-    card = run_card(settings, base, data)
-    learner = build(settings, base, pose_encoder, world)
-    return Run(settings, settings.output, world, data, learner, card)
+    refuse_undrawable(settings, data.datasets)
+    card = run_card(settings, base, data, found)
+    learner = build(settings, base, found.encoder if found else None, world)
+    return Run(settings, output, world, data, learner, card, found, checkpoint)
 
 
-def run_card(settings: TrainSettings, base: Base, data: RunData) -> dict:
+def run_card(settings: TrainSettings, base: Base, data: RunData, found: FoundEncoder | None) -> dict:
     """What `run.json` says: enough to sample from the run, and to refuse a checkpoint of something else."""
+    unet, switches = fingerprint(base.unet), asdict(model_switches(settings.model))
+    weights = {"unet": unet, "vae": fingerprint(base.vae), "pose_encoder": found.digest if found else None}
     return {
         "stage": settings.stage,
-        "base": {"name": settings.base, "source": base.source, "unet": fingerprint(base.unet)},
+        "base": {"name": settings.base, "source": base.source, "unet": unet},
         "data": [str(dataset.root) for dataset in data.datasets],
-        "switches": asdict(model_switches(settings.model)),
+        "switches": switches,
         "size": settings.picture.size,
         "frames": settings.clip.frames if settings.stage == 2 else 1,
         "pose_style": settings.pose.style,
-        "fixed": {**data.facts, "unet": fingerprint(base.unet)},
+        "pose_line_width": settings.pose.line_width,
+        "fixed": {**data.facts, **weights, "switches": switches},
     }
 
 
 def resume(run: Run) -> None:
-    """Put the run where its checkpoint left it, the same one on all processes; at step 0 if there is none."""
-    folder = run.world.from_main(choose_checkpoint(run.settings.resume, run.output) if run.world.is_main else None)
+    """Put the run where its checkpoint left it; at step 0 if there is none."""
+    folder = run.checkpoint
     if folder is None:
         return
     checkpoint = load_checkpoint(folder)
@@ -126,23 +136,33 @@ def resume(run: Run) -> None:
 
 
 def choose_checkpoint(resume: str, output: Path) -> Path | None:
-    """The checkpoint to start from. Raises UsageError if `--resume none` meets a run folder with checkpoints."""
-    if resume == "auto":
-        return newest_whole(output)
-    if resume != "none":
+    """The checkpoint to start from.
+
+    Raises:
+        UsageError: `--resume none` meets a run folder with checkpoints.
+        LposekitError: there are checkpoints and none of them is whole; to start anew would wipe the run's history.
+    """
+    if resume not in ("auto", "none"):
         return Path(resume)
-    if list_steps(output):
-        raise UsageError(f"{output} has checkpoints, and --resume none wants a new run: name another --output.")
-    return None
+    found = newest_whole(output) if resume == "auto" else None
+    if found is None and list_steps(output):
+        if resume == "none":
+            raise UsageError(f"{output} has checkpoints, and --resume none wants a new run: name another --output.")
+        raise LposekitError(
+            f"{output}: none of its {len(list_steps(output))} checkpoints is whole (see the warnings). Restore one, go "
+            "on from a copy with --resume PATH, or start a new run in another --output."
+        )
+    return found
 
 
 def describe_folder(run: Run) -> None:
     """Write what the run is made from, and the pose encoder that it carries along."""
     write_settings(run.output, run.settings)
-    encoder = run.learner.stage.pose_encoder
-    if run.settings.stage == 2 and encoder is not None:
-        run.card["pose_encoder"] = keep_pose_encoder(encoder, run.output, run.settings.pose_encoder)
+    if run.settings.stage == 2:
+        run.card["pose_encoder"] = keep_pose_encoder(run.pose_encoder, run.output)
     write_run_card(run.output, run.card)
+    # the weights as they were read are of no more use
+    run.pose_encoder = None
 
 
 def train(run: Run, watch: Watch | None, started: float) -> TrainReport:

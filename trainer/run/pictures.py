@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 
 from lposekit.errors import LposekitError
+from lposekit.shards.files import disk_error
 from trainer.data.reader import SampleReader
 from trainer.inference.sample import ddim_sample, ddim_scheduler
 from trainer.run.learner import Learner
@@ -92,13 +93,17 @@ def build_validation(
     if settings.stage == 1:
         drawn = np.stack([samples[i % len(samples)].skeleton_FHWC for i in range(len(prompts))])  # pyright: ignore
     else:
-        drawn = np.stack([walker_skeletons(frames, size, settings.pose.style)] * len(prompts))
+        walk = walker_skeletons(frames, size, settings.pose.style, settings.pose.line_width)
+        drawn = np.stack([walk] * len(prompts))
     shape = (latent_channels, frames, size // downscale, size // downscale)
     return ValidationSet(prompts, drawn, shape, watch.sample_steps, watch.guidance)
 
 
 def write_picture(path: Path, rgb_HWC: npt.NDArray[np.uint8]) -> None:
     """A JPEG of a picture. Raises LposekitError if it cannot be written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, path) from error
     if not cv2.imwrite(str(path), np.ascontiguousarray(rgb_HWC[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 90]):
         raise LposekitError(f"{path}: the picture cannot be written. Free space or check the folder.")

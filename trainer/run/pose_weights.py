@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor
 
 from lposekit.errors import LposekitError, UsageError
-from lposekit.shards.files import disk_error
 from lposekit.shards.layout import sha256_file
-from trainer.model.official_weights import load_pose_encoder, load_strictly, pose_encoder_part, write_pose_encoder
+from trainer.model.base import weights_digest
+from trainer.model.official_weights import load_pose_encoder, load_strictly, pose_encoder_part, write_weights
 from trainer.model.pose_encoder import POSE_PREFIX, PoseEncoder, build_pose_encoder
 from trainer.model.switches import OFFICIAL
-from trainer.run.checkpoint import EMA, WEIGHTS, checkpoints_folder, load_checkpoint, newest_whole
+from trainer.run.checkpoint import EMA, WEIGHTS, checkpoints_folder, load_checkpoint, newest_whole, write_error
+from trainer.run.folder import RUN_NAME, read_run_card
+from trainer.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -20,27 +27,78 @@ COPY_NAME = "pose_encoder.safetensors"
 NO_POSE_ENCODER = "none"
 
 
-def find_pose_encoder(source: str | None, stage: int, widths: Sequence[int], run_dir: Path) -> PoseEncoder | None:
-    """The pose encoder that `--pose-encoder` names, for a UNet of these widths; None for `none`, and in stage 1 for no
-    name at all (it starts a new one).
+@dataclass(frozen=True, slots=True)
+class FoundEncoder:
+    """A trained pose encoder, as it was read.
 
-    A run that is resumed takes its own copy. Raises UsageError if the name is missing, leads nowhere or does not fit.
+    source: the name that the user gave for it. origin: the file or run folder that it was read from. run_card:
+    `run.json` of the run that it belongs to, {} for a file. weights: stay float32, whatever the encoder is cast to.
+    digest: SHA-256 over them.
     """
-    own = run_dir / COPY_NAME
-    if stage == 2 and own.exists():
-        return load_pose_encoder(own, widths)
-    if source is None and stage == 2:
+
+    encoder: PoseEncoder
+    source: str | None
+    origin: Path
+    run_card: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    digest: str
+
+
+def find_pose_encoder(settings: TrainSettings, widths: Sequence[int], checkpoint: Path | None) -> FoundEncoder | None:
+    """The pose encoder that `--pose-encoder` names, for a UNet of these widths; None for `none`, and in stage 1 for no
+    name at all (it starts a new one). A stage-2 run that goes on from ``checkpoint`` has a copy of its own, which
+    stands in for no name, and for its own name if nothing is there any more.
+
+    Raises:
+        UsageError: the name is missing, leads nowhere or does not fit, or is not the checkpoint's.
+    """
+    source = settings.pose_encoder or None
+    carried = None if checkpoint is None or settings.stage == 1 else _own_copy(checkpoint.parent.parent, widths)
+    if carried and (source is None or (source == carried.source and not Path(source).exists())):
+        return carried
+    if source is None and settings.stage == 2:
         raise UsageError(
             "stage 2 takes a trained pose encoder along: name a stage-1 run or a weights file with "
-            "--pose-encoder, or say "
-            "`--pose-encoder none`"
+            "--pose-encoder, or say `--pose-encoder none`"
         )
-    if source is None or source == NO_POSE_ENCODER:
-        return None
+    named = None if source is None or source == NO_POSE_ENCODER else _named(source, widths)
+    if carried and (named is None or named.digest != carried.digest):
+        raise UsageError(
+            f"--pose-encoder {source}: the run in {carried.origin.parent} has trained with another pose encoder (from "
+            f"{carried.source}). Leave --pose-encoder out to go on with that one, or name another --output."
+        )
+    return named
+
+
+def _named(source: str, widths: Sequence[int]) -> FoundEncoder:
+    """The pose encoder of a stage-1 run, of a stage-2 run, or of a file."""
     path = Path(source)
-    if checkpoints_folder(path).is_dir() and not (path / COPY_NAME).exists():
-        return _from_run(path, widths)
-    return load_pose_encoder(path, widths)
+    if not path.exists():
+        raise UsageError(
+            f"--pose-encoder {source}: nothing there. Train stage 1 first (lposekit train --stage 1), or name a "
+            "weights file, or `none`."
+        )
+    is_run = (path / RUN_NAME).is_file()
+    if (is_run or checkpoints_folder(path).is_dir()) and not (path / COPY_NAME).exists():
+        encoder = _from_run(path, widths)
+    else:
+        encoder = load_pose_encoder(path, widths)
+    return _found(encoder, source, path, read_run_card(path) if is_run else {})
+
+
+def _own_copy(run_dir: Path, widths: Sequence[int]) -> FoundEncoder | None:
+    """The copy in a stage-2 run's folder, None if there is none. Its source is what the run said when it took it."""
+    path = run_dir / COPY_NAME
+    if not path.exists():
+        return None
+    card = read_run_card(run_dir)
+    return _found(load_pose_encoder(path, widths), card.get("pose_encoder", {}).get("source"), path, card)
+
+
+def _found(encoder: PoseEncoder, source: str | None, origin: Path, run_card: Mapping[str, Any]) -> FoundEncoder:
+    # these tensors keep what was read: a cast gives the module others
+    weights = encoder.state_dict()
+    return FoundEncoder(encoder, source, origin, run_card, weights, weights_digest(encoder))
 
 
 def _from_run(run_dir: Path, widths: Sequence[int]) -> PoseEncoder:
@@ -48,7 +106,7 @@ def _from_run(run_dir: Path, widths: Sequence[int]) -> PoseEncoder:
     folder = newest_whole(run_dir)
     if folder is None:
         raise LposekitError(
-            f"{run_dir}: none of its checkpoints is whole. Name another run or file with --pose-encoder."
+            f"{run_dir}: it has no whole checkpoint. Train it further, or name another run or file with --pose-encoder."
         )
     tensors = load_checkpoint(folder).tensors
     weights = tensors.get(EMA) or tensors[WEIGHTS]
@@ -60,14 +118,18 @@ def _from_run(run_dir: Path, widths: Sequence[int]) -> PoseEncoder:
     return encoder
 
 
-def keep_pose_encoder(encoder: PoseEncoder, run_dir: Path, source: str | None) -> dict[str, str | None]:
-    """Copy the pose encoder into the run folder, once. Returns what `run.json` says of it."""
+def keep_pose_encoder(found: FoundEncoder | None, run_dir: Path) -> dict[str, str | None] | None:
+    """Make the run folder's copy that of the run. Returns what `run.json` says of it."""
     path = run_dir / COPY_NAME
-    if not path.exists():
-        partial = path.with_name(f"partial-{path.name}")
-        try:
-            write_pose_encoder(encoder, partial)
+    partial = path.with_name(f"partial-{path.name}")
+    try:
+        if found is None:
+            # of a run that ended before its first checkpoint; this one has none
+            path.unlink(missing_ok=True)
+            return None
+        if found.origin != path:
+            write_weights(found.weights, partial)
             partial.rename(path)
-        except OSError as error:
-            raise disk_error(error, path) from error
-    return {"file": COPY_NAME, "source": source, "sha256": sha256_file(path)}
+    except (OSError, SafetensorError) as error:
+        raise write_error(error, path) from error
+    return {"file": COPY_NAME, "source": found.source, "sha256": sha256_file(path)}

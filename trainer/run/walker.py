@@ -49,10 +49,12 @@ def _limb(start: tuple[float, float], angle: float, bend: float, length: float) 
     return middle, (middle[0] + length * math.sin(lower), middle[1] + length * math.cos(lower))
 
 
-def walker_skeletons(frames: int, size: int, style: StyleName) -> npt.NDArray[np.uint8]:
-    """The walk as skeleton pictures, uint8 RGB [frames, size, size, 3]."""
-    drawn = [
-        draw_skeleton(walker_keypoints(f / STEP_FRAMES, size)[None], size, size, style=style, score_threshold=0.5)
-        for f in range(frames)
-    ]
-    return np.stack(drawn)
+def walker_skeletons(
+    frames: int, size: int, style: StyleName, line_width: float | None = None
+) -> npt.NDArray[np.uint8]:
+    """The walk as skeleton pictures, uint8 RGB [frames, size, size, 3]. ``line_width``: as `draw_skeleton` takes it."""
+
+    def draw(keypoints_K3: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        return draw_skeleton(keypoints_K3[None], size, size, style=style, score_threshold=0.5, line_width=line_width)
+
+    return np.stack([draw(walker_keypoints(f / STEP_FRAMES, size)) for f in range(frames)])

@@ -1,0 +1,62 @@
+"""How skeletons are drawn in a run: as its pose encoder learned to read them, and as its keypoints allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from lposekit.errors import UsageError
+from lposekit.keypoints import COCO17_NAMES, KEYPOINT_FORMATS
+from lposekit.skeleton_styles import STYLES
+from trainer.data.catalog import Dataset
+from trainer.settings import PoseSettings, TrainSettings
+
+
+def drawn_as_learned(settings: TrainSettings, run_card: Mapping[str, Any]) -> TrainSettings:
+    """The settings with the style and line width that the pose encoder's run was trained with; the width in proportion
+    to the size of the pictures. ``run_card``: `run.json` of that run, {} where it is not known.
+
+    Raises:
+        UsageError: the settings name another style or line width.
+    """
+    if "pose_style" not in run_card:
+        return settings
+    width = run_card.get("pose_line_width")
+    learned = replace(
+        settings.pose,
+        style=run_card["pose_style"],
+        line_width=None if width is None else width * settings.picture.size / run_card["size"],
+    )
+    unset = PoseSettings()
+    for name in ("style", "line_width"):
+        wanted, known = getattr(settings.pose, name), getattr(learned, name)
+        if wanted not in (getattr(unset, name), known):
+            raise UsageError(
+                f"--pose.{name.replace('_', '-')} {wanted}: the pose encoder was trained with {known}. Leave it out."
+            )
+    return replace(settings, pose=learned)
+
+
+def refuse_undrawable(settings: TrainSettings, datasets: Iterable[Dataset]) -> None:
+    """Raises UsageError if the style cannot draw the keypoints that are there: those of the datasets in stage 1, those
+    of the validation pictures' walking figure in stage 2."""
+    style = settings.pose.style
+    if settings.stage == 1:
+        for dataset in datasets:
+            known = KEYPOINT_FORMATS.get(dataset.card.get("keypoint_format", ""))
+            if known and known.num_keypoints not in STYLES[style].num_keypoints:
+                raise UsageError(
+                    f"--pose.style {style}: it cannot draw the {known.num_keypoints} keypoints of {dataset.root}. "
+                    f"Choose one of {', '.join(_styles_for(known.num_keypoints))}, or another pose model for the data."
+                )
+    elif settings.watch.sample_every and len(COCO17_NAMES) not in STYLES[style].num_keypoints:
+        raise UsageError(
+            f"--pose.style {style}: it cannot draw the walking figure of stage 2's validation pictures, which has "
+            f"{len(COCO17_NAMES)} keypoints. Switch those off with --watch.sample-every 0, or choose one of "
+            f"{', '.join(_styles_for(len(COCO17_NAMES)))}."
+        )
+
+
+def _styles_for(num_keypoints: int) -> list[str]:
+    return [name for name, style in STYLES.items() if num_keypoints in style.num_keypoints]
