@@ -16,7 +16,7 @@ from trainer.model.base import Base, encode_pictures, encode_text
 from trainer.model.pose_encoder import PoseEncoder
 from trainer.model.switches import ModelSwitches, preset
 from trainer.model.unet import compile_blocks
-from trainer.run.cost import count_forward, count_pass
+from trainer.run.cost import forward_tflop, kept_bytes, pass_tflop
 from trainer.run.data import RunData
 from trainer.run.distributed import World
 from trainer.run.encoders import freeze_encoders
@@ -89,18 +89,18 @@ def step_tflop(learner: Learner, data: RunData) -> float:
     share, encoders = data.loader.share, learner.encoders
     sample = data.loader.reader.read(data.loader.reader.ref(0, 0))
     with _for_counting(learner.stage, checkpointed=False):
-        tflop = count_pass(learner.stage, _stage_inputs(learner, data)).tflop
+        tflop = pass_tflop(learner.stage, _stage_inputs(learner, data))
     ids = torch.empty(share.micro_batch, encoders.text_encoder.config.max_position_embeddings, dtype=torch.int64)
-    tflop += count_forward(encode_text, encoders.text_encoder, ids)
+    tflop += forward_tflop(encode_text, encoders.text_encoder, ids)
     if sample.rgb_FHWC is not None:
-        tflop += count_forward(encode_pictures, encoders.vae, _pictures_like(sample.rgb_FHWC.shape, share.micro_batch))
+        tflop += forward_tflop(encode_pictures, encoders.vae, _pictures_like(sample.rgb_FHWC.shape, share.micro_batch))
     return tflop * share.passes
 
 
 def activation_bytes(learner: Learner, data: RunData) -> int:
     """What the forward pass of a micro-batch keeps for its backward pass."""
     with _for_counting(learner.stage, checkpointed=learner.stage.unet.checkpointed):
-        return count_pass(learner.stage, _stage_inputs(learner, data)).activation_bytes
+        return kept_bytes(learner.stage, _stage_inputs(learner, data))
 
 
 def _stage_inputs(learner: Learner, data: RunData) -> tuple[Tensor | None, ...]:
@@ -127,6 +127,8 @@ def _for_counting(stage: StageModel, *, checkpointed: bool) -> Iterator[None]:
     # diffusers moves a scheduler's tables to the device of its inputs; those of a copy may be lost
     stage.unet.checkpointed, stage.scheduler = checkpointed, copy.deepcopy(stage.scheduler)
     try:
-        yield
+        # a block that runs first under a counter is one that dynamo never compiles after
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         stage.unet.checkpointed, stage.scheduler = before
