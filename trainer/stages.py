@@ -166,11 +166,10 @@ def lower_frozen_precision(stage: StageModel, dtype: torch.dtype) -> None:
 
 def run_pose_encoder(encoder: PoseEncoder, pose_BF3HW: Tensor, dtype: torch.dtype) -> list[Tensor]:
     """The encoder's feature maps, computed in `dtype` whatever the type of its weights."""
-    weights = encoder.conv_in.weight
-    if weights.dtype == dtype:
-        return encoder(pose_BF3HW.to(dtype))
-    with torch.autocast(weights.device.type, dtype=dtype):
-        return encoder(pose_BF3HW.to(weights.dtype))
+    # casts that autograd sees: gradients reach the weights in their own type. Autocast does the same but on a device
+    # that it knows, which the device without contents, where a step is counted, is not
+    weights = {name: weight.to(dtype) for name, weight in encoder.named_parameters()}
+    return torch.func.functional_call(encoder, weights, (pose_BF3HW.to(dtype),))
 
 
 def min_snr_weights(scheduler: DDPMScheduler, timesteps_B: Tensor, gamma: float) -> Tensor:

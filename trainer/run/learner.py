@@ -34,6 +34,12 @@ from trainer.stages import StageModel
 
 log = logging.getLogger(__name__)
 
+OVERFLOWS_ALLOWED = 20
+"""Steps in a row whose gradients may overflow under a loss scale, which each of them halves: enough to find its value
+from any start, and no more than that."""
+LEAST_LOSS_SCALE = 2.0**-8
+"""Below it the overflow is in the gradients and not in the scale."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
@@ -50,7 +56,8 @@ class Learner:
     """Steps of one stage. Made by `build_learner`.
 
     model: `stage`, with gradients averaged over all processes. trained: its parameters by official name.
-    schedule: factor of the learning rate of each step.
+    schedule: factor of the learning rate of each step, from 1. overflows: steps in a row, up to the last, whose
+    gradients overflowed under the loss scale.
     """
 
     stage: StageModel
@@ -64,6 +71,7 @@ class Learner:
     clip_norm: float
     ema: EMAModel | None
     scaler: torch.amp.GradScaler
+    overflows: int = 0
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """A batch as the stage takes it: latents, noise, timesteps, text, pose."""
@@ -81,7 +89,8 @@ class Learner:
         """Step number ``step`` (from 1) on this process's micro-batches of it.
 
         Raises:
-            LposekitError: loss or gradients are not finite on some process; raised in all, nothing was updated.
+            LposekitError: loss or gradients are not finite on some process (under a loss scale: gradients, whatever the
+            scale); raised in all, nothing was updated.
         """
         loss = self._accumulate(batches)
         fault_point("train:in_step")
@@ -118,16 +127,21 @@ class Learner:
         self, step: int, batches: Sequence[Batch], loss: Tensor, norm: Tensor, stop: bool
     ) -> tuple[float, float, bool]:
         """Mean loss, gradient norm and wish to stop, of all processes; one wait for the device in a step."""
-        bad = ~torch.isfinite(loss)
-        if not self.scaler.is_enabled():
-            # with a loss scale, infinite gradients are how it finds its value, and the scaler skips the update
-            bad = bad | ~torch.isfinite(norm)
+        overflowed = ~torch.isfinite(norm)
         wish = torch.tensor(float(stop), device=loss.device)
-        summed = self.world.sum(torch.stack([loss, bad.float(), wish]).double())
-        total, num_bad, wishes, grad_norm = torch.cat([summed, norm.double().reshape(1)]).tolist()
-        if num_bad:
+        summed = self.world.sum(torch.stack([loss, ~torch.isfinite(loss), overflowed, wish]).double())
+        total, num_bad, num_overflowed, wishes, grad_norm = torch.cat([summed, norm.double().reshape(1)]).tolist()
+        if num_bad or self._is_lost(num_overflowed > 0):
             self._refuse(step, batches, loss)
         return total / self.world.size, grad_norm, wishes > 0
+
+    def _is_lost(self, overflowed: bool) -> bool:
+        """Whether gradients that overflow, or not, mean the end. A loss scale finds its value by overflows, and skips
+        their updates; but a gradient that is not finite for another reason would have it skip all updates for good."""
+        if not self.scaler.is_enabled():
+            return overflowed
+        self.overflows = self.overflows + 1 if overflowed else 0
+        return self.overflows >= OVERFLOWS_ALLOWED or (overflowed and self.scaler.get_scale() < LEAST_LOSS_SCALE)
 
     def _refuse(self, step: int, batches: Sequence[Batch], loss: Tensor) -> None:
         mine = (self.world.rank, float(loss), [key for batch in batches for key in batch.keys])
@@ -136,6 +150,8 @@ class Learner:
         guilty = [report for report in reports if not math.isfinite(report[1])] or reports
         details = "; ".join(f"rank {rank}: loss {value}, samples {' '.join(keys)}" for rank, value, keys in guilty)
         what = "loss" if guilty is not reports else "gradient"
+        if self.overflows and guilty is reports:
+            what = f"gradient, even with a loss scale of {self.scaler.get_scale():g},"
         raise LposekitError(
             f"step {step}: the {what} is not finite ({details}). Nothing was updated. Look at these samples; "
             "lower --optim.lr, or take --compute.precision fp32; resume from the last checkpoint by the same command."
@@ -169,7 +185,8 @@ class Learner:
         torch.set_rng_state(tensors[RANDOM]["cpu"])
         if self.world.device.type == "cuda" and "cuda" in tensors[RANDOM]:
             torch.cuda.set_rng_state(tensors[RANDOM]["cuda"], self.world.device)
-        if self.scaler.is_enabled():
+        # empty where the checkpoint's steps ran in another precision: the scale then starts afresh
+        if self.scaler.is_enabled() and checkpoint.facts["loss_scale"]:
             self.scaler.load_state_dict(checkpoint.facts["loss_scale"])
         if self.ema is not None:
             kept = tensors.get(EMA)
@@ -219,7 +236,12 @@ def build_learner(stage: StageModel, encoders: Encoders, world: World, settings:
 
 
 def _schedule(optimizer: torch.optim.Optimizer, optim: OptimSettings, steps: int) -> Callable[[int], float]:
-    """The factor of the learning rate as a function of the step alone, so that nothing of it needs to be saved."""
+    """The factor of the learning rate as a function of the step alone, so that nothing of it needs to be saved.
+
+    Steps count from 1. The last step of the warm-up has all of the rate, so has the first after it, and the last step
+    of all still has some.
+    """
     name = {"constant": "constant_with_warmup"}.get(optim.schedule, optim.schedule)
     schedule = get_scheduler(name, optimizer, num_warmup_steps=optim.warmup_steps, num_training_steps=steps)
-    return schedule.lr_lambdas[0]
+    factor = schedule.lr_lambdas[0]
+    return lambda step: factor(step if step <= optim.warmup_steps else step - 1)

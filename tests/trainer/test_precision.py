@@ -1,0 +1,182 @@
+"""Contract of the low precisions and of compilation: both stages run in each precision on any device, counting their
+step included; what is trained stays float32 and what is handed on is untouched; a loss scale that finds no value ends
+the run; counting the step does not keep blocks from being compiled. And the learning rate of each step."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lposekit.errors import LposekitError
+from tests.support.train_runs import losses, settings_for
+from trainer.model.unet import compile_blocks
+from trainer.run import build
+from trainer.run.learner import OVERFLOWS_ALLOWED
+from trainer.run.metrics import read_metrics
+from trainer.run.outcome import DryRunReport
+from trainer.settings import (
+    CheckpointSettings,
+    ComputeSettings,
+    EmaSettings,
+    OptimSettings,
+    Precision,
+    Stage,
+    TrainSettings,
+    WatchSettings,
+)
+from trainer.stages import StageModel
+from trainer.train import run
+
+STAGES: tuple[Stage, ...] = (1, 2)
+WATCHED = WatchSettings(
+    probe_every=100, probe_samples=2, sample_every=100, sample_steps=1, sample_count=1, tensorboard=False, mfu=True
+)
+"""Everything that runs the model besides the steps."""
+
+
+def in_precision(precision: Precision, settings: TrainSettings, **compute: Any) -> TrainSettings:
+    return dataclasses.replace(
+        settings, compute=ComputeSettings(device="cpu", precision=precision, threads=1, timeout_s=30, **compute)
+    )
+
+
+def tensor_digests(path: Path, prefix: str = "") -> dict[str, str]:
+    return {
+        name.removeprefix(prefix): hashlib.sha256(value.numpy().tobytes()).hexdigest()
+        for name, value in load_file(path).items()
+    }
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_both_stages_train_in_low_precision(stage: Stage, precision: Precision, tmp_path: Path):
+    # mutation tried: the pose encoder under torch.autocast dies where the step is counted, dry run included
+    settings = in_precision(
+        precision,
+        settings_for(
+            stage,
+            tmp_path / "run",
+            max_steps=4,
+            # a CPU's peak in half precision takes long to measure
+            watch=dataclasses.replace(WATCHED, mfu=precision != "fp16"),
+            ema=EmaSettings(decay=0.9),
+            checkpoint=CheckpointSettings(every_steps=2, keep=2),
+        ),
+    )
+    dry = run(settings, dry_run=True)
+    assert isinstance(dry, DryRunReport)
+    assert dry.tflop_per_step > 0
+    run(settings)
+    assert all(math.isfinite(float.fromhex(loss)) for _, loss in losses(settings.output or tmp_path))
+    before, after = (load_file(tmp_path / f"run/checkpoints/step-00000{step}/trainable.safetensors") for step in (2, 4))
+    assert {value.dtype for value in after.values()} == {torch.float32}
+    assert all((after[name] != value).any() for name, value in before.items())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_low_precision_follows_full_precision(stage: Stage, tmp_path: Path):
+    for precision in ("fp32", "bf16", "fp16"):
+        run(in_precision(precision, settings_for(stage, tmp_path / precision, max_steps=3)))
+    for precision in ("bf16", "fp16"):
+        for (_, full), (_, low) in zip(losses(tmp_path / "fp32"), losses(tmp_path / precision), strict=True):
+            assert float.fromhex(low) == pytest.approx(float.fromhex(full), rel=0.02)
+
+
+def test_stage_2_hands_the_pose_encoder_on_as_stage_1_made_it(tmp_path: Path):
+    run(in_precision("bf16", settings_for(1, tmp_path / "one", max_steps=2)))
+    run(in_precision("bf16", settings_for(2, tmp_path / "two", max_steps=1, pose_encoder=str(tmp_path / "one"))))
+    made = tensor_digests(tmp_path / "one/checkpoints/step-000002/trainable.safetensors", "skeleton_adapter.")
+    assert tensor_digests(tmp_path / "two/pose_encoder.safetensors") == made
+
+
+def test_a_gradient_that_no_loss_scale_mends_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # mutation tried: without the count, the run takes all of its steps and updates nothing
+    original = build.build_stage
+
+    def broken(*args: Any, **kwargs: Any) -> StageModel:
+        stage = original(*args, **kwargs)
+        next(iter(stage.trainable().values())).register_hook(lambda gradient: gradient * math.inf)
+        return stage
+
+    monkeypatch.setattr(build, "build_stage", broken)
+    settings = in_precision("fp16", settings_for(1, tmp_path / "run", max_steps=OVERFLOWS_ALLOWED + 5))
+    with pytest.raises(LposekitError, match=rf"step {OVERFLOWS_ALLOWED}: the gradient, .* is not finite .*samples 0"):
+        run(settings)
+
+
+def test_a_run_in_full_precision_goes_on_in_half(tmp_path: Path):
+    # mutation tried: loading the empty loss scale of the first run raises
+    run(in_precision("fp32", settings_for(1, tmp_path / "run", max_steps=2)))
+    run(in_precision("fp16", settings_for(1, tmp_path / "run", max_steps=4)))
+    assert [step for step, _ in losses(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_a_run_in_half_precision_stopped_and_resumed_equals_the_undisturbed_run(tmp_path: Path):
+    run(in_precision("fp16", settings_for(1, tmp_path / "whole", max_steps=6)))
+    for steps in (4, 6):
+        run(in_precision("fp16", settings_for(1, tmp_path / "parted", max_steps=steps)))
+    assert losses(tmp_path / "parted") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "factors"),
+    [
+        ("constant", 0, [1, 1, 1, 1]),
+        ("constant", 2, [0.5, 1, 1, 1]),
+        ("linear", 0, [1, 0.75, 0.5, 0.25]),
+        ("linear", 2, [0.5, 1, 1, 0.5]),
+        ("cosine", 0, [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2]),
+        ("cosine", 2, [0.5, 1, 1, 0.5]),
+    ],
+)
+def test_the_first_step_has_all_of_the_rate_and_the_last_some(
+    schedule: Any, warmup: int, factors: list[float], tmp_path: Path
+):
+    # mutation tried: steps from 1 given to a schedule that counts from 0 leave nothing for the last one
+    optim = OptimSettings(lr=1e-3, schedule=schedule, warmup_steps=warmup)
+    run(settings_for(1, tmp_path / "run", max_steps=4, optim=optim))
+    rates = [line["lr"] for line in read_metrics(tmp_path / "run/metrics.jsonl") if "lr" in line]
+    assert rates == pytest.approx([1e-3 * factor for factor in factors])
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.fx.GraphModule]]:
+    """The graphs that a run compiles, by a backend that needs no compiler: it runs them as they are."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(build, "compile_blocks", functools.partial(compile_blocks, backend=backend))
+    torch._dynamo.reset()
+    yield graphs
+    torch._dynamo.reset()
+
+
+def test_blocks_are_compiled_whole_though_their_step_is_counted(compiled: list[torch.fx.GraphModule], tmp_path: Path):
+    # mutation tried: of blocks that run first under the counter only the insides are compiled, one by one
+    settings = settings_for(1, tmp_path / "eager", max_steps=1)
+    run(settings)
+    assert not compiled
+    watch = dataclasses.replace(settings.watch, mfu=True)
+    settings = dataclasses.replace(settings, output=tmp_path / "compiled", watch=watch)
+    run(in_precision("fp32", settings, compile=True))
+    assert max(products(graph) for graph in compiled) >= 10, "a transformer"
+    assert sum(products(graph) in (3, 4) for graph in compiled) >= 4, "resnets of several shapes"
+    eager, other = (float.fromhex(losses(tmp_path / name)[0][1]) for name in ("eager", "compiled"))
+    assert other == pytest.approx(eager, rel=1e-5)
+
+
+def products(graph: torch.fx.GraphModule) -> int:
+    """Convolutions and linear layers of a graph."""
+    return sum(node.target in (torch.conv2d, torch.nn.functional.linear) for node in graph.graph.nodes)
