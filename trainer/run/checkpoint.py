@@ -250,9 +250,14 @@ def restore_optimizer(
     for key, value in state.items():
         name, _, field = key.rpartition("|")
         parameter = names[name]
-        # AdamW keeps its step counter on the CPU unless it is fused
-        device = parameter.device if field != "step" or optimizer.defaults.get("fused") else torch.device("cpu")
-        optimizer.state[parameter][field] = value.to(device)
+        if field == "step":
+            # AdamW keeps its step counter on the CPU unless it is fused
+            device = parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")
+            optimizer.state[parameter][field] = value.to(device)
+        else:
+            # files hold contiguous tensors; the fused kernel wants moments laid out as their weights are
+            moment = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+            optimizer.state[parameter][field] = moment.copy_(value)
 
 
 def load_weights(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:

@@ -251,3 +251,21 @@ def test_the_optimiser_comes_back_to_the_bit():
     learn(whole, first, 3)
     learn(other, second, 3)
     assert torch.equal(whole, other)
+
+
+def test_moments_come_back_laid_out_as_their_weights_are():
+    # the fused kernel of a GPU refuses others; mutation tried: taken as they were read, they are contiguous
+    weight = torch.nn.Parameter(torch.randn(4, 3, 3, 3).contiguous(memory_format=torch.channels_last))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    (weight**2).sum().backward()
+    optimizer.step()
+    taken = {name: value.contiguous() for name, value in optimizer_tensors(optimizer, {"w": weight}).items()}
+    assert taken["w|exp_avg"].stride() != weight.stride()
+    other = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    restore_optimizer(other, {"w": weight}, taken)
+    for field in ("exp_avg", "exp_avg_sq"):
+        moment = other.state[weight][field]
+        assert moment.stride() == weight.stride()
+        assert not moment.requires_grad
+        assert torch.equal(moment, taken[f"w|{field}"])
+    assert other.state[weight]["step"] == 1
