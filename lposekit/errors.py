@@ -63,8 +63,18 @@ NETWORK_OUTCOMES = frozenset(
 )
 """Outcomes that another try may change: what `lposekit retry` takes by default and the circuit breaker counts."""
 
-SEEN_OUTCOMES = frozenset({Outcome.KEPT, Outcome.FEW_KEYPOINTS, Outcome.NO_PERSON, Outcome.POSE_FAILED})
-"""Outcomes of rows whose picture was fetched, decoded and given to the pose model."""
+SEEN_OUTCOMES = frozenset(
+    {
+        Outcome.KEPT,
+        Outcome.FEW_KEYPOINTS,
+        Outcome.NO_PERSON,
+        Outcome.POSE_FAILED,
+        Outcome.NO_CLIP,
+        Outcome.TOO_SHORT,
+    }
+)
+"""Outcomes of rows whose picture or video was fetched, decoded and judged by what it shows: what `--min-success`
+counts."""
 
 
 class Rejected(Exception):

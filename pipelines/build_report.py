@@ -13,8 +13,8 @@ DIAGNOSES = {
     Outcome.DNS: "names could not be resolved: check the resolver of this machine",
     Outcome.CONNECT: "hosts did not answer: check the network and its firewall",
     Outcome.TLS: "certificates were refused: check the system's certificates (or fetch.ca-file)",
-    Outcome.TIMEOUT: "servers were too slow: fewer fetch.threads, or larger time limits, may help",
-    Outcome.HTTP_4XX: "pictures are gone: usual for old lists",
+    Outcome.TIMEOUT: "servers were too slow: fewer downloads at a time, or larger time limits, may help",
+    Outcome.HTTP_4XX: "files are gone: usual for old lists",
     Outcome.HTTP_5XX: "servers failed: run `lposekit retry` later",
 }
 LOW_SUCCESS = 0.3
@@ -47,7 +47,7 @@ class BuildReport:
 
     @property
     def success(self) -> float:
-        """Share of the rows whose picture was fetched and decoded."""
+        """Share of the rows whose picture or video was fetched, decoded and judged."""
         seen = sum(self.outcomes.get(outcome.value, 0) for outcome in SEEN_OUTCOMES)
         return seen / self.num_rows if self.num_rows else 0.0
 

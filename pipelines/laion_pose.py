@@ -20,6 +20,7 @@ from lposekit.settings import flatten_settings, settings_digest
 from lposekit.shards.card import claim_folder, read_card, update_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.shards.pose_json import pose_card
+from lposekit.versions import card_versions
 from pipelines.build_report import BuildReport
 from pipelines.cluster import Layout, connected, plan_layout
 from pipelines.image_rows import ImageRules
@@ -61,6 +62,8 @@ FREE_SETTINGS = frozenset(
     }
 )
 """Settings that a run may change when it continues a folder: they do not decide what a row becomes."""
+
+_PACKAGES = ("img2dataset", "simplejpeg", "pillow", "opencv-python-headless", "ray", "pyarrow", "webdataset")
 
 
 Execute = Callable[[ImageJob, Iterator[ShardPlan | RetryPlan], BuildProgress, Interrupts], RunResult]
@@ -167,6 +170,7 @@ def _card(
         "kind": "image",
         "sample": sample,
         "lposekit": __version__,
+        "versions": card_versions(_PACKAGES),
         "settings": flat,
         "settings_digest": settings_digest(settings, excluded=FREE_SETTINGS),
         "fixed": {

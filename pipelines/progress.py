@@ -85,4 +85,4 @@ class BuildProgress:
         seconds = max(self.seconds - self.startup_s, 1e-9)
         kept = self._outcomes.get("kept", 0)
         others = ", ".join(f"{name} {n}" for name, n in self._outcomes.most_common(5) if name != "kept")
-        return f"{kept} kept, {rows / seconds:.1f} images/s ({others})"
+        return f"{kept} kept, {rows / seconds:.1f} rows/s ({others})"

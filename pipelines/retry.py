@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ def run(
     workers: int | None = None,
     ray_address: str | None = None,
     weights_dir: Path | None = None,
+    limits: Mapping[str, Any] | None = None,
     dry_run: bool = False,
     execute: Execute | None = None,
 ) -> BuildReport:
@@ -44,10 +45,11 @@ def run(
 
     Args:
         only: outcomes to retry; default: failures of the network and crashes.
+        limits: of a video dataset, fields of `DecodeLimits` in place of those that it was built with.
         execute: builds the shards; default: on Ray.
 
     Raises:
-        UsageError: an unknown outcome.
+        UsageError: an unknown outcome, or limits where there are no videos.
     """
     layout = DatasetLayout(dataset)
     card = read_card(layout)
@@ -62,8 +64,11 @@ def run(
             allow_private_addresses=allow_private_addresses,
             workers=workers,
             ray_address=ray_address,
+            limits=limits,
             execute=None,
         )
+    if limits:
+        raise UsageError(f"{dataset} holds pictures: --limits are those of videos.")
     changes = {
         "output": dataset,
         "workers": workers,

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from lposekit.errors import UsageError
 from pipelines.sample_photos import data_folder
 
 FPS = 24
@@ -83,8 +84,19 @@ SAMPLE_VIDEOS = (
 
 
 def write_sample_videos(folder: Path) -> Path:
-    """Write the sample's videos and captions into ``folder``, unless they are there; returns it."""
+    """Write the sample's videos and captions into ``folder``, unless they are there; returns it.
+
+    Raises:
+        UsageError: the folder holds something else, which is not to be mixed with them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    ours = {f"{video.name}{suffix}" for video in SAMPLE_VIDEOS for suffix in (".mp4", ".txt")}
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours and path.suffix != ".partial")
+    if foreign:
+        raise UsageError(
+            f"the sample videos go to {folder}, which holds something else ({foreign[0]}). Name another --output, or "
+            "build your own videos with --input."
+        )
     for video in SAMPLE_VIDEOS:
         path = folder / f"{video.name}.mp4"
         if not path.exists():

@@ -60,8 +60,7 @@ class VideoRowResult:
 
 def clip_key(key: str, clip: int) -> str:
     """Key of a clip: the video's key and four digits."""
-    if clip >= 10**CLIP_DIGITS:
-        raise ValueError(f"video {key} has more than {10**CLIP_DIGITS} clips: set clips.max_clips")
+    assert clip < 10**CLIP_DIGITS, "`video_account.MAX_CLIPS_OF_VIDEO` forbids it"
     return f"{key}{clip:0{CLIP_DIGITS}d}"
 
 

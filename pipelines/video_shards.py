@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,8 +14,9 @@ from typing import Any
 from lposekit import __version__
 from lposekit.errors import Outcome, UsageError
 from lposekit.settings import flatten_settings, settings_digest, stored_settings
-from lposekit.shards.card import claim_folder
+from lposekit.shards.card import claim_folder, differing_fields
 from lposekit.shards.layout import DatasetLayout, sum_counts
+from lposekit.versions import card_versions, installed_versions
 from pipelines.build_report import BuildReport
 from pipelines.cluster import connected
 from pipelines.decode.video_settings import settings_problem
@@ -49,6 +52,10 @@ FREE_SETTINGS = frozenset(
     }
 )
 """Settings that a run may change when it continues a folder: they do not decide what a video becomes."""
+
+
+_ENCODERS = ("av", "decord2", "scenedetect-headless", "opencv-python-headless")
+"""Packages whose versions decide the bytes of clips: other ones do not continue a folder."""
 
 
 class VideoWorker:
@@ -119,13 +126,17 @@ def run(
         raise UsageError("name the dataset folder with --output")
     from pipelines.sample_videos import write_sample_videos
 
-    folder = write_sample_videos(settings.output.parent / "sample-videos")
-    settings = replace(settings, input=(str(folder),))
-    return _run(settings, execute or execute_on_ray, sample=True, dry_run=dry_run)
+    with contextlib.ExitStack() as stack:
+        beside = settings.output.parent
+        if dry_run:
+            beside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lposekit-")))
+        folder = write_sample_videos(beside / "sample-videos")
+        settings = replace(settings, input=(str(folder),))
+        return _run(settings, execute or execute_on_ray, sample=True, dry_run=dry_run)
 
 
 def _run(settings: BuildVideoSettings, execute: Execute, *, sample: bool, dry_run: bool) -> BuildReport:
-    from pipelines.video_plan import input_fingerprint, iter_plans
+    from pipelines.video_plan import iter_plans
 
     if settings.output is None or not settings.input:
         raise UsageError("name the videos with --input and the dataset folder with --output")
@@ -135,19 +146,7 @@ def _run(settings: BuildVideoSettings, execute: Execute, *, sample: bool, dry_ru
     layout = DatasetLayout(settings.output)
     if dry_run:
         return _dry_run(layout, settings)
-    flat = flatten_settings(settings)
-    card: dict[str, Any] = {
-        "kind": "video",
-        "sample": sample,
-        "lposekit": __version__,
-        "settings": flat,
-        "settings_digest": settings_digest(settings, excluded=FREE_SETTINGS),
-        "fixed": {
-            "settings": {name: value for name, value in flat.items() if name not in FREE_SETTINGS},
-            "input": input_fingerprint(settings),
-        },
-        "warnings": [],
-    }
+    card = _card(settings, sample)
     with owned_folder(layout) as run_id:
         claim_folder(layout, card)
         job = VideoJob(layout.root.resolve(), run_id, settings)
@@ -158,6 +157,26 @@ def _run(settings: BuildVideoSettings, execute: Execute, *, sample: bool, dry_ru
             total_rows=None,
             min_success=settings.min_success,
         )
+
+
+def _card(settings: BuildVideoSettings, sample: bool) -> dict[str, Any]:
+    from pipelines.video_plan import input_fingerprint
+
+    flat = flatten_settings(settings)
+    return {
+        "kind": "video",
+        "sample": sample,
+        "lposekit": __version__,
+        "versions": card_versions(_ENCODERS),
+        "settings": flat,
+        "settings_digest": settings_digest(settings, excluded=FREE_SETTINGS),
+        "fixed": {
+            "settings": {name: value for name, value in flat.items() if name not in FREE_SETTINGS},
+            "input": input_fingerprint(settings),
+            "versions": installed_versions(_ENCODERS),
+        },
+        "warnings": [],
+    }
 
 
 def _dry_run(layout: DatasetLayout, settings: BuildVideoSettings) -> BuildReport:
@@ -180,18 +199,24 @@ def rebuild(
     allow_private_addresses: bool,
     workers: int | None,
     ray_address: str | None,
+    limits: Mapping[str, Any] | None = None,
     execute: Execute | None = None,
 ) -> BuildReport:
     """Build the videos of a finished folder that ended in certain outcomes again, in place (see `pipelines.retry`).
 
+    Args:
+        limits: fields of `DecodeLimits` that differ from those the folder was built with.
+
     Raises:
-        UsageError: the manifests changed since the folder was built.
+        UsageError: the manifests, or the versions of the encoders, changed since the folder was built.
     """
     from pipelines.video_plan import input_fingerprint, iter_plans
 
+    stored = stored_settings(BuildVideoSettings, card["settings"], "dataset card")
     settings = replace(
-        stored_settings(BuildVideoSettings, card["settings"], "dataset card"),
+        stored,
         output=layout.root,
+        limits=replace(stored.limits, **(limits or {})),
         allow_private_addresses=allow_private_addresses,
         workers=workers,
         ray_address=ray_address,
@@ -200,6 +225,9 @@ def rebuild(
         raise UsageError(
             f"the input of {layout.root} ({', '.join(settings.input)}) changed since the folder was built."
         )
+    other = differing_fields(card["fixed"]["versions"], installed_versions(_ENCODERS))
+    if other:
+        raise UsageError(f"{layout.root} was built with other versions: {', '.join(other)}. Install those to retry.")
     with owned_folder(layout) as run_id:
         stats = {shard: layout.read_stats(shard)["outcomes"] for shard in layout.committed_shards()}
         affected = {shard for shard, found in stats.items() if any(outcome.value in found for outcome in outcomes)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +13,19 @@ from lposekit.commands.flags import load
 from lposekit.commands.output import finish
 from lposekit.commands.registry import COMMANDS
 from lposekit.setting_values import FLAG_ONLY
+from pipelines.settings import Positive, Seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryLimits:
+    """What one video may cost; default: as much as when the folder was built."""
+
+    timeout_s: Seconds | None = None
+    """Longest time for one video."""
+    heartbeat_timeout_s: Seconds | None = None
+    """Longest time without a frame, decoded or written."""
+    memory_bytes: Positive | None = None
+    """Memory of the child that decodes and encodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +44,7 @@ class RetrySettings:
     """Where weights are looked for first; then in LPOSEKIT_WEIGHTS, in the user's cache, and at their publisher."""
     allow_private_addresses: Annotated[bool, FLAG_ONLY] = False
     """Fetch from private addresses too. A flag only: refused in settings files and environment."""
+    limits: RetryLimits = field(default_factory=RetryLimits)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -46,6 +60,7 @@ def run(argv: Sequence[str]) -> int:
         workers=settings.workers,
         ray_address=settings.ray_address,
         weights_dir=settings.weights_dir,
+        limits={name: value for name, value in asdict(settings.limits).items() if value is not None},
         dry_run=loaded.dry_run,
     )
     return finish(report, as_json=loaded.json)

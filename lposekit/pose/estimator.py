@@ -9,7 +9,6 @@ Determinism: the same pictures in the same order, with the same settings and thr
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -30,6 +29,7 @@ from lposekit.pose.protocol import Estimator, check_images
 from lposekit.pose.topdown import CutRequest, TopDownPose
 from lposekit.pose.zoo import DetectorEntry, PoseEntry, detector_entry, pose_entry
 from lposekit.records import Person, PoseFailure
+from lposekit.versions import installed_versions
 
 __all__ = ["Estimator", "EstimatorSettings", "PoseEstimator"]
 
@@ -221,7 +221,7 @@ class PoseEstimator:
                 "detector_batch": chosen.detector_batch,
                 "pose_batch": chosen.pose_batch,
             },
-            "versions": _versions(),
+            "versions": installed_versions(_PACKAGES),
         }
 
 
@@ -241,16 +241,6 @@ def _weights_card(entry: DetectorEntry | PoseEntry, sha256: dict[str, str]) -> d
         "licence": weights.licence,
         "source": weights.source,
     }
-
-
-def _versions() -> dict[str, str]:
-    installed = {}
-    for package in _PACKAGES:
-        try:
-            installed[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return installed
 
 
 def _repeatable(device: str) -> AbstractContextManager[None]:

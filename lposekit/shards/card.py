@@ -41,10 +41,10 @@ def differing_fields(old: Any, new: Any, prefix: str = "") -> list[str]:
 def claim_folder(layout: DatasetLayout, card: dict[str, Any]) -> None:
     """Write the card of a run that starts, or make sure that it continues what the folder holds.
 
-    ``card["fixed"]`` are the settings and models that decide the bytes; they must be those of the folder.
+    ``card["fixed"]`` are the settings, models and versions that decide the bytes; they must be those of the folder.
 
     Raises:
-        UsageError: the folder belongs to other settings, or holds files of something else.
+        UsageError: the folder belongs to other settings or versions, or holds files of something else.
     """
     if layout.card.exists():
         old = read_card(layout)
@@ -52,8 +52,8 @@ def claim_folder(layout: DatasetLayout, card: dict[str, Any]) -> None:
         differing = differing_fields(old.get("fixed"), json.loads(json.dumps(card["fixed"])))
         if differing:
             raise UsageError(
-                f"{layout.root} was built with other settings:\n  " + "\n  ".join(differing) + "\n"
-                "Name another --output, or go back to the old settings to resume."
+                f"{layout.root} was built with other settings or versions:\n  " + "\n  ".join(differing) + "\n"
+                "Name another --output, or go back to the old ones to resume."
             )
         return
     _refuse_foreign_files(layout.root)

@@ -6,6 +6,7 @@ also after kills; a decoder that hangs or dies costs its video alone.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -16,10 +17,14 @@ from pathlib import Path
 import pytest
 
 import lposekit
-from lposekit.errors import Outcome
+from lposekit.errors import Outcome, UsageError
 from lposekit.shards.card import read_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
+from pipelines import video_shards
+from pipelines.build_report import BuildReport
+from pipelines.decode.video_settings import ClipSettings
+from pipelines.sample_videos import SAMPLE_VIDEOS
 from pipelines.settings import BuildVideoSettings, DecodeLimits, VideoFetchSettings
 from pipelines.video_shards import rebuild, run
 from tests.support.bad_server import BadServer
@@ -58,6 +63,7 @@ def test_every_video_and_every_window_is_accounted_for_and_captions_arrive(video
     assert [row["outcome"] for row in rows] == ["kept", "kept", "kept", "no_clip", "corrupt"]
     assert report.windows == report.num_samples + sum(report.dropped_windows.values())
     assert report.dropped_windows["black"] >= 1
+    assert report.success == 0.8  # a video without a clip was decoded all the same
     assert verify_dataset(tmp_path / "d") == []
     captions = {sample.metadata["video_key"]: sample.caption for sample in dataset}
     assert captions["000000000"] == "somebody walks"
@@ -115,6 +121,49 @@ def test_urls_are_fetched_to_disk_under_the_transport_guard(videos: Path, tmp_pa
     assert lposekit.open_dataset(tmp_path / "open")[0].caption == "/a.mp4"
 
 
+# mutation tried: the limits of the card in place of those given: red
+def test_retry_takes_other_limits_than_the_build_had(videos: Path, tmp_path: Path) -> None:
+    run(_settings(videos, tmp_path / "d", limits=DecodeLimits(timeout_s=0.01)), execute=execute_here)
+    report = _rebuilt(tmp_path / "d", Outcome.DECODE_HANG, {"timeout_s": 60.0})
+    assert report.outcomes == {"corrupt": 1, "kept": 3, "no_clip": 1}
+
+
+# mutations tried: versions not in `fixed`, not compared in `rebuild`: red each
+def test_other_versions_of_the_encoders_do_not_continue_a_folder(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = _settings(videos, tmp_path / "d")
+    run(settings, execute=execute_here)
+    versions = read_card(DatasetLayout(tmp_path / "d"))["versions"]
+    assert {"av", "decord2", "scenedetect-headless", "python", "lposekit"} <= versions.keys()
+    monkeypatch.setattr(video_shards, "installed_versions", lambda packages: dict.fromkeys(packages, "0.1"))
+    with pytest.raises(UsageError, match=rf"versions.av: '{versions['av']}' -> '0.1'"):
+        run(settings, execute=execute_here)
+    with pytest.raises(UsageError, match=rf"other versions: av: '{versions['av']}' -> '0.1'"):
+        _rebuilt(tmp_path / "d", Outcome.CORRUPT)
+
+
+def test_impossible_settings_are_refused_before_anything_is_written(videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"clips\.length_s is inf"):
+        run(_settings(videos, tmp_path / "d", clips=ClipSettings(length_s=math.inf)), execute=execute_here)
+    assert not (tmp_path / "d").exists()
+
+
+# mutation tried: the samples written beside the output in a dry run too: red
+def test_dry_run_of_the_quickstart_writes_nothing(tmp_path: Path) -> None:
+    report = run(BuildVideoSettings(output=tmp_path / "d"), quickstart=True, dry_run=True)
+    assert f"would build {len(SAMPLE_VIDEOS)} videos" in report.notes[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_are_not_mixed_with_videos_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / "sample-videos").mkdir()
+    (tmp_path / "sample-videos" / "mine.mp4").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="holds something else"):
+        run(BuildVideoSettings(output=tmp_path / "d"), quickstart=True, execute=execute_here)
+    assert [path.name for path in (tmp_path / "sample-videos").iterdir()] == ["mine.mp4"]
+
+
 @pytest.mark.parametrize("point", ["shard:before_fsync", "shard:between_tar_and_parquet", "shard:before_stats"])
 def test_a_worker_killed_at_a_named_point_changes_nothing(videos: Path, tmp_path: Path, point: str) -> None:
     run(_settings(videos, tmp_path / "whole"), execute=execute_here)
@@ -139,18 +188,24 @@ def test_retry_builds_the_failed_videos_again_and_leaves_the_others_as_they_were
     layout = DatasetLayout(tmp_path / "d")
     before = content_digest(layout)
     (folder / "c.mp4").write_bytes(good)
-    report = rebuild(
-        layout,
-        read_card(layout),
-        frozenset({Outcome.CORRUPT}),
-        allow_private_addresses=False,
-        workers=None,
-        ray_address=None,
-        execute=execute_here,
-    )
+    report = _rebuilt(layout.root, Outcome.CORRUPT)
     assert report.outcomes == {"corrupt": 1, "kept": 3, "no_clip": 1}
     assert verify_dataset(layout.root) == []
     after = content_digest(layout)
     assert after["00000.tar"] == before["00000.tar"]
     assert after["00001.tar"] != before["00001.tar"]
     assert "somebody dances" in [sample.caption for sample in lposekit.open_dataset(layout.root)]
+
+
+def _rebuilt(dataset: Path, outcome: Outcome, limits: dict[str, float] | None = None) -> BuildReport:
+    layout = DatasetLayout(dataset)
+    return rebuild(
+        layout,
+        read_card(layout),
+        frozenset({outcome}),
+        allow_private_addresses=False,
+        workers=None,
+        ray_address=None,
+        limits=limits,
+        execute=execute_here,
+    )
