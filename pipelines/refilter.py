@@ -57,8 +57,8 @@ def run(
     """Write a new dataset folder with the samples of ``dataset`` that another keep rule keeps.
 
     Nothing is fetched and no model runs. Rows that the new rule would keep, but whose pixels were never stored, keep
-    their outcome and are listed in ``_dataset/needs_pixels.parquet``; ``lposekit retry --only few_keypoints`` on the
-    new folder fetches them by URL and sha256.
+    their outcome and are listed in ``_dataset/needs_pixels.parquet``; ``lposekit retry --only
+    few_keypoints,no_person`` on the new folder fetches them by URL and sha256.
 
     Args:
         changes: fields of `KeepRule` to change.
