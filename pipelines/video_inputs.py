@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lposekit.errors import UsageError
+from lposekit.shards.layout import META_DIR
 from pipelines.decode.video_records import Span, VideoRow
 from pipelines.lists import ListFile, find_lists, read_columns
 from pipelines.settings import VideoFormat
@@ -116,8 +117,9 @@ def read_rows(inputs: Sequence[VideoInput]) -> Iterator[VideoRow]:
 
 
 def folder_videos(folder: Path) -> list[Path]:
-    """The video files below a folder, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    """The video files below a folder, sorted; without the clips that a build into that folder is at work on."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    return sorted(path for path in found if META_DIR not in path.relative_to(folder).parts)
 
 
 def folder_row(place: ListPlace, video: Path) -> VideoRow:

@@ -121,6 +121,22 @@ def test_urls_are_fetched_to_disk_under_the_transport_guard(videos: Path, tmp_pa
     assert lposekit.open_dataset(tmp_path / "open")[0].caption == "/a.mp4"
 
 
+# mutation tried: `folder_videos` finds clips in the work folder, and the input counts as another one: red
+def test_a_folder_below_its_input_resumes_after_a_kill(videos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    shutil.copytree(videos, folder)
+    settings = _settings(folder, folder / "d")
+    run(settings, execute=execute_here)
+    layout = DatasetLayout(folder / "d")
+    before = content_digest(layout)
+    layout.stats(1).unlink()
+    clips = layout.work / "killed" / "000010000-x" / "clips"
+    clips.mkdir(parents=True)
+    shutil.copy(videos / "a.mp4", clips / "00000.mp4")
+    run(settings, execute=execute_here)
+    assert content_digest(layout) == before
+
+
 # mutation tried: the limits of the card in place of those given: red
 def test_retry_takes_other_limits_than_the_build_had(videos: Path, tmp_path: Path) -> None:
     run(_settings(videos, tmp_path / "d", limits=DecodeLimits(timeout_s=0.01)), execute=execute_here)
