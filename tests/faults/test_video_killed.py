@@ -104,6 +104,7 @@ def _wait_for_the_long_video(build: VideoBuild, process: subprocess.Popen[str]) 
 def test_a_driver_killed_with_its_workers_in_a_commit_is_resumed_to_the_same_bytes(
     videos: Path, undisturbed: dict[str, str], tmp_path: Path, point: str
 ) -> None:
+    # Mutation tried: no `remove_partials` in `owned_folder` -> what the killed run left stays in the folder.
     marker = tmp_path / "killed"
     build = _build(videos, tmp_path / "d", workers=2, LPOSEKIT_FAULT=f"{point}@{marker}")
     with build.started() as process:
@@ -118,6 +119,7 @@ def test_a_driver_killed_with_its_workers_in_a_commit_is_resumed_to_the_same_byt
 def test_a_driver_killed_alone_after_a_shard_is_resumed_at_once_and_no_committed_shard_is_built_again(
     videos: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
+    # Mutation tried: `iter_plans` without `skip` -> shard 0 is built again.
     build = _build(videos, tmp_path / "d")
     with build.started() as process:
         _wait_for_the_long_video(build, process)
@@ -134,6 +136,7 @@ def test_a_driver_killed_alone_after_a_shard_is_resumed_at_once_and_no_committed
 def test_a_worker_killed_while_a_video_is_decoded_is_replaced_and_the_run_ends_as_if_nothing_had_been(
     videos: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
+    # Mutation tried: one try for each shard in `ShardRunner` -> exit 3, shard 1 is missing.
     build = _build(videos, tmp_path / "d", workers=2)
     with build.started() as process:
         _wait_for_the_long_video(build, process)
@@ -154,6 +157,7 @@ def _is_at_the_long_video(pid: int) -> bool:
 def test_a_killed_decoder_costs_its_video_alone_and_retry_ends_with_the_same_bytes(
     videos: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
+    # Mutation tried: `build_in_child` that lets `SandboxCrashed` through -> the run ends with it.
     build = _build(videos, tmp_path / "d")
 
     def kill_decoder() -> None:
@@ -185,6 +189,7 @@ def _retry(layout: DatasetLayout) -> None:
 def test_ctrl_c_finishes_the_shard_in_work_and_a_second_one_drops_it(
     videos: Path, undisturbed: dict[str, str], tmp_path: Path, times: int
 ) -> None:
+    # Mutation tried: a first SIGINT that drops, a second one that is ignored -> red with one, with two.
     build = _build(videos, tmp_path / "d")
     with build.started() as process:
         _wait_for_the_long_video(build, process)
@@ -200,6 +205,7 @@ def test_ctrl_c_finishes_the_shard_in_work_and_a_second_one_drops_it(
 
 
 def test_a_second_driver_on_the_same_folder_is_refused(videos: Path, tmp_path: Path) -> None:
+    # Mutation tried: `driver_lock` with LOCK_SH -> the second driver builds.
     build = _build(videos, tmp_path / "d")
     with build.started() as process:
         wait_until(build.layout.card.exists, "the first driver's card")
