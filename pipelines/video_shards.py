@@ -20,6 +20,7 @@ from lposekit.versions import card_versions, installed_versions
 from pipelines.build_report import BuildReport
 from pipelines.cluster import connected
 from pipelines.decode.video_settings import settings_problem
+from pipelines.fetch.policy import Blocklist
 from pipelines.fetch.urls import parse_web_url
 from pipelines.interrupts import Interrupts
 from pipelines.job import run_job
@@ -64,7 +65,6 @@ class VideoWorker:
     def __init__(self, job: VideoJob) -> None:
         from pipelines.decode.sandbox import Sandbox
         from pipelines.decode.video_child import TARGET
-        from pipelines.fetch.policy import Blocklist
         from pipelines.fetch.polite import polite_opener
 
         self._job = job
@@ -143,6 +143,7 @@ def _run(settings: BuildVideoSettings, execute: Execute, *, sample: bool, dry_ru
     problem = settings_problem(clips_settings(settings))
     if problem:
         raise UsageError(problem)
+    Blocklist.from_files(settings.fetch.blocklist)  # workers read it again: here its faults are still the user's to see
     layout = DatasetLayout(settings.output)
     if dry_run:
         return _dry_run(layout, settings)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import lposekit
-from lposekit.errors import LposekitError, Outcome
+from lposekit.errors import LposekitError, Outcome, Rejected, UsageError
 from lposekit.shards.layout import DatasetLayout
 from pipelines.decode.video_records import VideoRow
 from pipelines.fetch.policy import Blocklist
@@ -111,6 +111,14 @@ def test_blocked_addresses_are_turned_down_platforms_and_local_copies_too(
     assert calls.exists()
 
 
+# mutation tried: blocklist read by the workers only: red
+def test_blocklist_that_nobody_understands_stops_the_build_before_it_begins(video: Path, tmp_path: Path) -> None:
+    settings = listed(tmp_path, [{"path": str(video)}], fetch=fetched_by({}, ("no domain!",), tmp_path))
+    with pytest.raises(UsageError, match=r"blocklist.txt line 1"):
+        run(settings, execute=execute_here)
+    assert not (tmp_path / "d").exists()
+
+
 # mutation tried: `check_hash` not called keeps all: red
 @pytest.mark.parametrize("verify", [True, False])
 def test_listed_hash_has_to_fit(video: Path, tmp_path: Path, verify: bool) -> None:
@@ -141,7 +149,7 @@ def test_file_that_cannot_be_kept_for_another_reason_is_the_rows(tmp_path: Path)
     def fetch(url: str, path: Path) -> None:
         (path / "a").write_bytes(b"")
 
-    with pytest.raises(lposekit.errors.Rejected) as caught:
+    with pytest.raises(Rejected) as caught:
         source(fetch).file(VideoRow("a", url="https://example.org/a.mp4"), tmp_path)
     assert caught.value.outcome is Outcome.WORKER_CRASH
 

@@ -49,7 +49,7 @@ def bad() -> Iterator[Sandbox]:
         yield sandbox
 
 
-def call(sandbox: Sandbox, how: str, *, timeout_s: float = 30.0, **payload: Any) -> Any:
+def call(sandbox: Sandbox, how: str, *, timeout_s: float | None = 30.0, **payload: Any) -> Any:
     heartbeat_timeout_s = payload.pop("heartbeat_timeout_s", None)
     return sandbox.call({"how": how, **payload}, timeout_s=timeout_s, heartbeat_timeout_s=heartbeat_timeout_s)
 
@@ -205,6 +205,13 @@ def test_a_call_without_signs_of_life_is_killed_before_its_time(bad: Sandbox) ->
     with pytest.raises(SandboxTimeout, match=r"no sign of life for 0\.6 s"):
         call(bad, "beat_then_hold_the_gil", beats=3, heartbeat_timeout_s=0.6)
     assert time.monotonic() - began_s < 5
+
+
+# mutation tried: None taken as no time at all -> the first call is killed
+def test_a_call_without_a_deadline_lasts_as_long_as_it_shows_life(bad: Sandbox) -> None:
+    assert call(bad, "beat_then_answer", beats=12, timeout_s=None, heartbeat_timeout_s=0.8) == "done"
+    with pytest.raises(SandboxTimeout, match=r"no sign of life for 0\.6 s"):
+        call(bad, "beat_then_hold_the_gil", beats=3, timeout_s=None, heartbeat_timeout_s=0.6)
 
 
 def test_signs_of_life_do_not_lengthen_the_deadline(bad: Sandbox) -> None:
