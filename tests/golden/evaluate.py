@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -26,6 +27,10 @@ from trainer.model.unet import VideoUNet, inflate
 from trainer.stages import StageModel, StageNumber, freeze_all_but_trained
 
 Tensors = dict[str, Tensor]
+
+SD_HEADS, SD_GROUPS = 8, 32
+SD_SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+"""Of Stable Diffusion 1.x: what holds where a set does not state its own."""
 
 
 def evaluate(fixtures: FixtureSet, case: Case) -> Tensors:
@@ -101,7 +106,7 @@ def evaluate_resnet(fixtures: FixtureSet, case: Case, weights: Weights) -> Tenso
         in_channels=in_channels,
         out_channels=out_channels,
         temb_channels=weights["time_emb_proj.weight"].shape[1],
-        groups=config["groups"],
+        groups=config.get("groups", config.get("norm_num_groups", SD_GROUPS)),
         eps=config.get("eps", 1e-5),
     )
     inflate_resnet(resnet, OFFICIAL).load_state_dict(weights)
@@ -117,9 +122,10 @@ def evaluate_transformer(fixtures: FixtureSet, case: Case, weights: Weights) -> 
         num_attention_heads=heads,
         attention_head_dim=inner // heads,
         in_channels=in_channels,
-        norm_num_groups=config.get("norm_num_groups", config.get("groups", 32)),
+        norm_num_groups=config.get("norm_num_groups", config.get("groups", SD_GROUPS)),
         cross_attention_dim=weights["transformer_blocks.0.attn2.to_k.weight"].shape[1],
         num_layers=len({name.split(".")[1] for name in weights if name.startswith("transformer_blocks.")}),
+        use_linear_projection=weights["proj_in.weight"].ndim == 2,
     )
     inflate_transformer(transformer, OFFICIAL).load_state_dict(weights)
     text = case.inputs["encoder_hidden_states"]
@@ -173,12 +179,27 @@ def gradients(trained: dict[str, torch.nn.Parameter], case: Case) -> Tensors:
 def in_stated_order(
     trained: dict[str, torch.nn.Parameter], fixtures: FixtureSet, case: Case
 ) -> dict[str, torch.nn.Parameter]:
-    """The trained parameters in the order of `parameter_names` in `meta.json`, which must be the same set."""
-    names = find_key(fixtures.meta.get("cases", {}).get(case.meta_key, {}), "parameter_names") or list(trained)
+    """The trained parameters in the order of `parameter_names` in `meta.json`, which must be the same set; without it
+    in the order in which the released code has them."""
+    names = stated_names(fixtures.meta.get("cases", {}).get(case.meta_key, {})) or sorted(trained, key=official_place)
     if set(names) != set(trained):
         different = sorted(set(names) ^ set(trained))
         raise ValueError(f"{case.name}: trained parameters differ from meta.json, first: {different[:5]}")
     return {name: trained[name] for name in names}
+
+
+def stated_names(entry: dict[str, Any]) -> list[str]:
+    """The parameter names of a case, in their order; empty if it states none."""
+    return list(find_key(entry, "parameter_names") or find_key(entry, "grad_norm_by_parameter") or [])
+
+
+def official_place(name: str) -> tuple[bool, bool, int, bool]:
+    """Sorts parameter names as the released code has them, from the order of ours: its pose encoder has the input
+    convolution last, and a block's change of width first."""
+    part, _, rest = name.removeprefix(POSE_PREFIX).partition(".")
+    if not name.startswith(POSE_PREFIX) or part != "body":
+        return name.startswith(POSE_PREFIX), True, 0, True
+    return True, False, int(rest.split(".")[0]), "in_conv" not in rest
 
 
 def find_key(tree: Any, key: str) -> Any:
@@ -194,7 +215,7 @@ def evaluate_ddim(fixtures: FixtureSet, case: Case, weights: Weights) -> Tensors
     unet, encoder = load_models(fixtures, weights)
     config = fixtures.section(case, ("guidance", "steps"))
     x = case.inputs
-    ddim = ddim_scheduler(noise_scheduler(fixtures), config["steps"])
+    ddim = ddim_scheduler(noise_scheduler(fixtures), config.get("steps") or named_steps(case))
     with torch.no_grad():
         pose = encoder(x["pose"]) if "pose" in x else None
     guidance = config.get("guidance", GUIDANCE)
@@ -204,6 +225,14 @@ def evaluate_ddim(fixtures: FixtureSet, case: Case, weights: Weights) -> Tensors
     out["expected.unet_out_step0"] = steps[0].unet_out
     out["expected.timesteps"] = torch.tensor([step.timestep for step in steps])
     return out
+
+
+def named_steps(case: Case) -> int:
+    """Number of DDIM steps that a case names results of."""
+    count = sum(name.startswith("expected.latents_after_step.") for name in case.expected_names)
+    if not count:
+        raise ValueError(f"{case.name}: neither `config` in meta.json nor expected tensors say how many steps")
+    return count
 
 
 def load_models(fixtures: FixtureSet, weights: Weights) -> tuple[VideoUNet, PoseEncoder]:
@@ -223,11 +252,16 @@ def unet_configuration(fixtures: FixtureSet, weights: Weights) -> dict[str, Any]
     widths = [weights[f"down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)]
     attention = [f"down_blocks.{i}.attentions.0.proj_in.weight" in weights for i in range(levels)]
     layers = len({name.split(".")[3] for name in weights if name.startswith("down_blocks.0.resnets.")})
-    section = next(
-        part for part in fixtures.meta["config"].values() if isinstance(part, dict) and "block_out_channels" in part
-    )
-    stated = {key: value for key, value in section.items() if not key.startswith("_")}
+    parts = [part for part in fixtures.meta.get("config", {}).values() if isinstance(part, dict)]
+    # a set may have several UNets: the one of these widths, or else the only one that is described
+    described = [part for part in parts if "block_out_channels" in part]
+    section = next((part for part in described if list(part["block_out_channels"]) == widths), {})
+    section = section or next(iter(described), {})
+    known = inspect.signature(UNet2DConditionModel.__init__).parameters
+    stated = {key: value for key, value in section.items() if key in known}
     return {
+        "attention_head_dim": section.get("heads", SD_HEADS),
+        "norm_num_groups": section.get("groups", SD_GROUPS),
         **stated,
         "in_channels": weights["conv_in.weight"].shape[1],
         "out_channels": weights["conv_out.weight"].shape[0],
@@ -251,7 +285,7 @@ def load_encoder(weights: Weights) -> PoseEncoder:
 
 def noise_scheduler(fixtures: FixtureSet) -> DDPMScheduler:
     """The forward diffusion of the set."""
-    stated = fixtures.meta["scheduler"]
+    stated = {**SD_SCHEDULER, **fixtures.meta.get("scheduler", {})}
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
     return DDPMScheduler(**{key: stated[key] for key in keys if key in stated}, clip_sample=False)
 
@@ -259,7 +293,7 @@ def noise_scheduler(fixtures: FixtureSet) -> DDPMScheduler:
 def stated_heads(fixtures: FixtureSet, case: Case, width: int) -> int:
     """Number of heads of a block-level case."""
     config = fixtures.section(case, HEAD_KEYS, width)
-    return next(config[key] for key in HEAD_KEYS if key in config)
+    return next((config[key] for key in HEAD_KEYS if key in config), SD_HEADS)
 
 
 def per_frame_count(case: Case, run: Callable[[Tensors, int], Tensor]) -> Tensors:

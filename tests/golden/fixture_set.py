@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 Weights = dict[str, Tensor]
 
+WEIGHTS_ENDING = ".weights.safetensors"
 HEAD_KEYS = ("heads", "num_attention_heads")
 
 
@@ -38,7 +42,7 @@ class Case:
 
 @dataclass(frozen=True)
 class FixtureSet:
-    """A folder of fixtures and its `meta.json`."""
+    """A folder of fixtures and its `meta.json`, of which any part may be missing but what no file tells."""
 
     folder: Path
     meta: dict[str, Any]
@@ -65,39 +69,42 @@ class FixtureSet:
     def weights(self, name: str) -> Weights:
         """The weights of this name, from their file or, where none is stored, by the seeded rule."""
         if name not in self.cache:
-            entry = self.meta["weights"].get(name, {})
-            file = entry.get("file") or f"{name}.weights.safetensors"
-            if (self.folder / file).exists():
-                self.cache[name] = load_file(self.folder / file)
-            else:
-                self.cache[name] = regenerate(entry, self.meta["seed"])
+            path = self.weights_path(name)
+            self.cache[name] = load_file(path) if path.exists() else regenerate(self.described(name), self.meta["seed"])
         return self.cache[name]
+
+    def weights_path(self, name: str) -> Path:
+        return self.folder / (self.described(name).get("file") or f"{name}{WEIGHTS_ENDING}")
+
+    def described(self, name: str) -> dict[str, Any]:
+        """What `meta.json` says of these weights."""
+        return self.meta.get("weights", {}).get(name, {})
 
     def weights_of(self, case: Case) -> Weights:
         """The weights of a case: those of its own name, or the set's UNet for the cases that share it."""
-        if case.name in self.meta["weights"] or (self.folder / f"{case.name}.weights.safetensors").exists():
+        if case.name in self.meta.get("weights", {}) or self.weights_path(case.name).exists():
             return self.weights(case.name)
         return self.weights(self.unet_weights_name())
 
     def unet_weights_name(self) -> str:
-        for name in self.meta["weights"]:
+        files = sorted(path.name.removesuffix(WEIGHTS_ENDING) for path in self.folder.glob(f"*{WEIGHTS_ENDING}"))
+        for name in dict.fromkeys([*self.meta.get("weights", {}), *files]):
             if any(key.startswith("down_blocks.") for key in self.weight_names(name)):
                 return name
-        raise ValueError(f"{self.folder}: no weights of a whole UNet in meta.json")
+        raise ValueError(f"{self.folder}: no weights of a whole UNet")
 
     def weight_names(self, name: str) -> list[str]:
         """Names of the tensors of one set of weights, without reading them."""
-        entry = self.meta["weights"][name]
-        path = self.folder / (entry.get("file") or f"{name}.weights.safetensors")
+        path = self.weights_path(name)
         if not path.exists():
-            return list(entry.get("keys", {}))
+            return list(self.described(name).get("keys", {}))
         with safe_open(path, "pt") as file:
             return list(file.keys())
 
     def section(self, case: Case, keys: tuple[str, ...], width: int | None = None) -> dict[str, Any]:
         """The part of `meta.json`'s `config` that describes a case: the one under its key, else the first that has one
-        of `keys` (and, where it states a width, this one)."""
-        config = self.meta["config"]
+        of `keys` (and, where it states a width, this one); {}, with a warning, if there is none."""
+        config = self.meta.get("config", {})
         own = config.get(case.meta_key) or config.get(case.name)
         if isinstance(own, dict) and any(key in own for key in keys):
             return own
@@ -106,7 +113,8 @@ class FixtureSet:
                 stated = {section.get(key) for key in ("dim", "query_dim", "in_channels")} - {None}
                 if width is None or not stated or width in stated:
                     return section
-        raise ValueError(f"meta.json: no configuration with {' or '.join(keys)} for the case {case.name}")
+        logger.warning("%s: meta.json states no %s: taking that of Stable Diffusion 1.x", case.name, " or ".join(keys))
+        return {}
 
 
 def open_set(folder: Path) -> FixtureSet:
