@@ -127,6 +127,9 @@ def resume(run: Run) -> None:
     if folder is None:
         return
     checkpoint = load_checkpoint(folder)
+    if run.settings.stage == 1 and not run.settings.pose_encoder:
+        # what stage 1 started from is no longer needed to go on
+        run.card["fixed"]["pose_encoder"] = checkpoint.facts["fixed"].get("pose_encoder")
     refuse_other_run(checkpoint.facts["fixed"], run.card["fixed"], folder)
     run.learner.restore(checkpoint, f"checkpoint {folder}")
     run.step, run.order = checkpoint.step, OrderState(**checkpoint.facts["order"])

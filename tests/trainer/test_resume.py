@@ -100,6 +100,17 @@ def test_a_resumed_run_keeps_its_pose_encoder_and_refuses_another(tmp_path: Path
 
 
 @pytest.mark.timeout(60)
+def test_stage_1_goes_on_without_the_weights_that_it_started_from_but_not_with_others(tmp_path: Path):
+    a, b = (encoder_file(tmp_path / f"{name}.safetensors", seed) for seed, name in enumerate("ab"))
+    run(settings_for(1, tmp_path / "run", max_steps=1, pose_encoder=a))
+    with pytest.raises(UsageError, match=r"cannot be resumed(.|\n)*pose_encoder: "):
+        run(settings_for(1, tmp_path / "run", max_steps=2, pose_encoder=b))
+    run(settings_for(1, tmp_path / "run", max_steps=2))
+    run(settings_for(1, tmp_path / "run", max_steps=3, pose_encoder=a))
+    assert [step for step, _ in losses(tmp_path / "run")] == [1, 2, 3]
+
+
+@pytest.mark.timeout(60)
 def test_a_pose_encoder_that_is_not_there_is_a_wrong_use_and_says_what_comes_first(tmp_path: Path):
     with pytest.raises(UsageError, match=r"nothing: nothing there. Train stage 1 first \(lposekit train --stage 1\)"):
         run(stage_2(tmp_path / "run", str(tmp_path / "nothing")))
