@@ -115,8 +115,8 @@ def test_a_request_to_stop_writes_a_checkpoint_exits_130_and_loses_nothing(
     stop: Callable[[int], None], undisturbed: dict[int, Path], tmp_path: Path
 ):
     # a terminal, torchrun and schedulers signal every process, loader workers too
-    # mutations: without the handler the child dies of KeyboardInterrupt and no checkpoint of its step is there; without
-    # _end_with_parent the workers die of SIGTERM and the training process with exit 1
+    # mutation: without the handler the child dies of KeyboardInterrupt and no checkpoint of its step is there
+    # mutation tried: without _end_with_parent the workers die of SIGTERM, and the training process with them
     settings = settings_for(
         1,
         tmp_path / "run",

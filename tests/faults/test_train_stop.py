@@ -146,7 +146,7 @@ def test_one_flipped_bit_is_refused_by_its_hash_when_asked_for(tmp_path: Path):
 
 @pytest.mark.timeout(120)
 def test_every_process_refuses_the_shard_whose_hash_one_of_them_found_wrong(tmp_path: Path):
-    # mutation: no gather in check_hashes: the other process goes on and waits for the first step's gradients
+    # mutation tried: no gather in check_hashes: the other process goes on and waits for the first step's gradients
     dataset = write_dataset(tmp_path / "data", [4, 4, 1])
     tar = dataset / "00001.tar"
     data = bytearray(tar.read_bytes())

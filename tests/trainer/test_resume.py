@@ -59,7 +59,7 @@ def assert_carries(run_dir: Path, file: str) -> None:
 
 @pytest.mark.timeout(120)
 def test_a_run_without_a_checkpoint_takes_the_pose_encoder_that_is_named_now(tmp_path: Path):
-    # mutation: any copy in the folder is taken as the run's own: A stays, under the name of B
+    # mutation tried: any copy in the folder is taken as the run's own: A stays, under the name of B
     a, b = (encoder_file(tmp_path / f"{name}.safetensors", seed) for seed, name in enumerate("ab"))
     fault = {"LPOSEKIT_FAULT": f"train:in_step@{tmp_path / 'marker'}"}
     assert train_in_child(stage_2(tmp_path / "run", a), fault).exit_code == -signal.SIGKILL
@@ -80,7 +80,7 @@ def test_a_run_without_pose_encoder_leaves_no_copy_of_a_killed_one(tmp_path: Pat
 
 @pytest.mark.timeout(120)
 def test_a_resumed_run_keeps_its_pose_encoder_and_refuses_another(tmp_path: Path):
-    # mutation: the copy taken without a look at the name lets B pass, and run.json say so
+    # mutation tried: the copy taken without a look at the name lets B pass, and run.json say so
     a, b = (encoder_file(tmp_path / f"{name}.safetensors", seed) for seed, name in enumerate("ab"))
     run(stage_2(tmp_path / "run", a))
     for other in (b, "none"):
@@ -119,7 +119,7 @@ def test_a_pose_encoder_that_is_not_there_is_a_wrong_use_and_says_what_comes_fir
 
 @pytest.mark.timeout(120)
 def test_stage_2_draws_skeletons_as_its_pose_encoder_was_trained_with(tmp_path: Path):
-    # mutation: the settings' own style on the validation pictures
+    # mutation tried: the settings' own style on the validation pictures
     drawn = PoseSettings(style="openpose18", line_width=3)
     run(settings_for(1, tmp_path / "one", max_steps=1, pose=drawn))
     watch = WatchSettings(probe_every=0, sample_every=5, sample_steps=1, sample_count=1, tensorboard=False, mfu=False)
@@ -145,7 +145,7 @@ def test_stage_2_draws_skeletons_as_its_pose_encoder_was_trained_with(tmp_path: 
     [(1, r"cannot draw the 17 keypoints of .*Choose one of followyourpose"), (2, "--watch.sample-every 0")],
 )
 def test_a_style_that_cannot_draw_the_keypoints_is_a_wrong_use(stage: int, words: str, tmp_path: Path):
-    # mutation: without the check, draw_skeleton's ValueError from the first sample
+    # mutation tried: without the check, draw_skeleton's ValueError from the first sample
     watch = WatchSettings(sample_every=5, mfu=False)
     with pytest.raises(UsageError, match=words):
         run(settings_for(stage, tmp_path / "run", pose=PoseSettings(style="dwpose133"), watch=watch))
@@ -165,7 +165,7 @@ def test_a_style_that_cannot_draw_the_keypoints_is_a_wrong_use(stage: int, words
     ids=["switch", "style", "line-width", "size", "latents", "vae"],
 )
 def test_a_run_is_not_resumed_with_another_model_picture_or_vae(changes: dict, words: str, tmp_path: Path):
-    # mutation: each of these left out of `fixed` lets its case pass in silence
+    # mutation tried: each of these left out of `fixed` lets its case pass in silence
     data = write_dataset(tmp_path / "data", [3, 2])
     run(settings_for(1, tmp_path / "run", data=(data,), picture=PLAIN, max_steps=1))
     if "loader" in changes:
@@ -197,7 +197,7 @@ def base_with_other_vae(folder: Path) -> Path:
 
 @pytest.mark.timeout(60)
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_over(tmp_path: Path):
-    # mutation: without the check the run begins at step 0 and its metrics are gone
+    # mutation tried: without the check the run begins at step 0 and its metrics are gone
     settings = settings_for(1, tmp_path / "run")
     run(settings)
     for folder in (tmp_path / "run/checkpoints").iterdir():
@@ -228,7 +228,7 @@ def test_a_run_killed_before_its_first_checkpoint_looks_at_step_0_once(tmp_path:
 
 @pytest.mark.timeout(120)
 def test_a_run_stopped_at_the_last_batch_of_an_epoch_goes_on_with_the_next(tmp_path: Path):
-    # mutation: a state of (epoch, 0 consumed) at that place makes the epoch again
+    # mutation tried: a state of (epoch, 0 consumed) at that place makes the epoch again
     data = write_dataset(tmp_path / "data", [4, 4])
     whole = settings_for(1, tmp_path / "whole", data=(data,), max_steps=6)
     run(whole)

@@ -84,7 +84,6 @@ def test_the_defaults_are_inside():
 
 @pytest.mark.parametrize("name", TRAIN_RANGES)
 def test_a_value_outside_is_refused_by_name_with_its_range(name: str):
-    # mutation: a range left out of the table, which the next test sees as well
     with pytest.raises(UsageError) as refused:
         check_settings(with_value(usable(), name, OUTSIDE[name]))
     assert flag(name) in str(refused.value)
@@ -113,7 +112,7 @@ def test_cache_latents_refuses_values_outside(name: str, value: int, tmp_path: P
 
 
 def test_the_settings_of_a_run_are_a_preset_that_starts_it_again(tmp_path: Path):
-    # mutations: without the table's name, "unknown key"; with JSON's escapes, the second prompt is no TOML
+    # mutations tried: without the table's name, "unknown key"; with JSON's escapes, the second prompt is no TOML
     settings = TrainSettings(
         stage=2,
         data=(tmp_path / "one", tmp_path / "two"),

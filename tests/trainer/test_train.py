@@ -59,6 +59,7 @@ def test_gradient_accumulation_equals_one_large_batch(tmp_path: Path):
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("workers", [1, 3])
 def test_any_number_of_workers_gives_the_same_run(workers: int, tmp_path: Path):
+    # mutation tried: a loader that takes batches as they are ready (in_order=False)
     run(settings_for(1, tmp_path / "alone"))
     run(settings_for(1, tmp_path / "workers", loader=LoaderSettings(workers=workers, block_samples=4)))
     assert keys(tmp_path / "workers") == keys(tmp_path / "alone")
@@ -67,6 +68,7 @@ def test_any_number_of_workers_gives_the_same_run(workers: int, tmp_path: Path):
 
 @pytest.mark.timeout(150)
 def test_one_then_two_then_one_processes_see_the_samples_of_one(tmp_path: Path):
+    # mutation tried: every process takes the first part of a batch
     run(settings_for(1, tmp_path / "one", max_steps=12))
     elastic = tmp_path / "elastic"
     for world, steps in ((1, 4), (2, 8), (1, 12)):
@@ -82,6 +84,7 @@ def test_one_then_two_then_one_processes_see_the_samples_of_one(tmp_path: Path):
 
 @pytest.mark.timeout(150)
 def test_two_processes_on_five_unequal_shards_make_the_same_steps_and_lose_nothing(tmp_path: Path):
+    # mutations tried: every process takes the first part of a batch; the rest of an epoch is left out
     data = write_dataset(tmp_path / "data", [1, 4, 0, 6, 2])
     loader = LoaderSettings(workers=1, block_samples=4)
     results = train_ranks(settings_for(1, tmp_path / "run", data=(data,), max_steps=13, loader=loader), 2)

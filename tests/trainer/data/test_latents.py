@@ -92,7 +92,7 @@ def test_a_cache_with_a_hole_is_refused_not_mixed(tmp_path: Path):
 
 
 def test_of_several_caches_that_fit_a_whole_one_is_taken_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    # mutation: the first by name, whole or not
+    # mutation tried: the first by name, whole or not
     data = write_dataset(tmp_path / "data", [3, 2])
     cache(data)
     cache(data, batch_size=2)

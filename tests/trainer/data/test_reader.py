@@ -175,7 +175,7 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path):
 
 
 def test_clips_stored_as_pictures_are_refused_with_the_way_to_store_them(tmp_path: Path):
-    # mutation: without the check, "has no member 'mp4' ... Build the shard again"
+    # mutation tried: without the check, "has no member 'mp4' ... Build the shard again"
     layout = DatasetLayout(tmp_path)
     claim_folder(layout, {"kind": "video", "fixed": {}})
     writer = ShardWriter(layout, 0, "test")
@@ -215,7 +215,7 @@ class Alone:
 
 
 def test_processes_share_the_hashing_and_read_only_through_the_source(tmp_path: Path):
-    # mutations: `mine` of all shards on rank 0; a hash of the folder's files instead of the source's
+    # mutations tried: `mine` of all shards on rank 0; a hash of the folder's files instead of the source's
     (dataset,) = open_catalog([write_dataset(tmp_path / "data", [2, 2, 2, 0, 1])], "image")
     files = {shard.tar_name: (tmp_path / "data" / shard.tar_name).read_bytes() for shard in dataset.shards}
     for name in files:

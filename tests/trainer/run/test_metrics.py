@@ -12,7 +12,7 @@ from trainer.run.metrics import JsonLines, ScalarBoard, read_metrics, rewind
 
 
 def test_a_run_that_starts_over_keeps_not_even_its_look_before_the_first_step(tmp_path: Path):
-    # mutation: keeping what is of step <= 0 leaves the probe's line of the killed run beside the new one
+    # mutation tried: keeping what is of step <= 0 leaves the probe's line of the killed run beside the new one
     path = tmp_path / "metrics.jsonl"
     lines = JsonLines(path)
     for step in (0, 1):
@@ -25,7 +25,7 @@ def test_a_run_that_starts_over_keeps_not_even_its_look_before_the_first_step(tm
 
 
 def test_a_full_disk_is_named_when_a_line_is_written(tmp_path: Path):
-    # mutation: without the except clause, OSError
+    # mutation tried: without the except clause, OSError
     lines = JsonLines(Path("/dev/full"))
     with pytest.raises(LposekitError, match=r"/dev/full: the disk is full.*Free space"):
         lines.write({"step": 1})
