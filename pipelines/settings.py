@@ -235,8 +235,8 @@ class BuildVideoSettings:
     video_root: Path | None = None
     """Folder that relative paths of manifests count from; default: the manifest's own."""
     rows_per_shard: Annotated[int, Interval(ge=1, le=10_000)] = 32
-    """Videos of one shard. They are built one after the other, and a killed worker begins its shard anew: take few where
-    they are long, many where they last seconds."""
+    """Videos of one shard. They are built one after the other, and a killed worker begins its shard anew: take few
+    where they are long, many where they last seconds."""
     workers: Positive | None = None
     """Shards in work at the same time; default: one a core."""
     allow_private_addresses: Annotated[bool, FLAG_ONLY] = False

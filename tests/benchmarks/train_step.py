@@ -3,8 +3,8 @@
 Two comparisons, each between two forms of a step run in turn, so that a busy machine slows both alike:
   stage1  with cached latents against un-cached (the VAE in the step); text is encoded in both
   stage2  ours against the plain form of the same arithmetic (`tests/benchmarks/plain_unet.py`)
-Each prints one JSON line. Weights are random; the sizes come from the configuration files of SD 1.4. On a GPU the model
-runs in bfloat16, compiled by option.
+Each prints a table, the ratios with their bars, and the same as one JSON line. Weights are random; the sizes come from
+the configuration files of SD 1.4. On a GPU the model runs in bfloat16, compiled by option.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from tests.benchmarks.plain_unet import plain_forward
+from tests.benchmarks.step_report import Figures, Ratio, report_lines
 from tests.support.fixtures import fixtures_root
 from trainer.model.base import Base, draw_latents, encode_pictures, encode_text, load_base, random_base, tokenize
 from trainer.model.switches import OFFICIAL
 from trainer.model.unet import compile_blocks
+from trainer.run.cost import flop_counter
+from trainer.run.metrics import measure_peak_tflops
 from trainer.stages import StageModel, StageNumber, build_stage, lower_frozen_precision
 
 logger = logging.getLogger(__name__)
@@ -41,44 +43,20 @@ class Form:
     step: Callable[[], None]
 
 
-@dataclass(frozen=True)
-class Figures:
-    """Of one form: median seconds and CPU seconds (all threads), arithmetic of a step, memory kept for the backward
-    pass, growth of the process."""
-
-    seconds: float
-    cpu_seconds: float
-    tflop: float
-    saved_gib: float
-    peak_gib: float
-
-    def as_json(self) -> dict[str, float]:
-        values = {
-            "s": self.seconds,
-            "cpu_s": self.cpu_seconds,
-            "tflop": self.tflop,
-            "tflops": self.tflop / self.seconds,
-        }
-        return {
-            key: round(x, 3) for key, x in {**values, "saved_gib": self.saved_gib, "peak_gib": self.peak_gib}.items()
-        }
-
-
 def main() -> None:
     arguments = parse()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(arguments.threads)
     for case in ("stage1", "stage2"):
         if arguments.case in ("all", case):
-            report = {"stage1": stage1, "stage2": stage2}[case](arguments)
-            print(json.dumps({"benchmark": f"train_step.{case}", **report}), flush=True)
+            {"stage1": stage1, "stage2": stage2}[case](arguments)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=("all", "stage1", "stage2"), default="all")
     parser.add_argument(
-        "--steps", type=int, default=2, help="timed steps of each form, after one that is measured and warms up"
+        "--steps", type=int, default=2, help="timed steps of each form, after one that is counted and one that warms up"
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tiny", action="store_true", help="the base `tiny` instead of SD 1.4's sizes: a smoke test")
@@ -94,7 +72,7 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def stage1(arguments: argparse.Namespace) -> dict[str, object]:
+def stage1(arguments: argparse.Namespace) -> None:
     """Cached against un-cached."""
     base = make_base(arguments)
     stage = make_stage(1, base, arguments)
@@ -115,18 +93,20 @@ def stage1(arguments: argparse.Namespace) -> dict[str, object]:
         update(loss, optimizer)
 
     if arguments.channels_last:
-        base.vae.to(memory_format=torch.channels_last)
+        base.vae.to(memory_format=torch.channels_last)  # pyright: ignore
     cached = Form("cached", lambda: step(lambda: moments))
     uncached = Form("uncached", lambda: step(lambda: encode_pictures(base.vae, pictures)))
     figures = compare([cached, uncached], arguments)
-    ratios = {
-        "uncached_over_cached_seconds": figures["uncached"].seconds / figures["cached"].seconds,
-        "uncached_over_cached_tflops": tflops(figures["uncached"]) / tflops(figures["cached"]),
-    }
-    return summary(arguments, figures, ratios, {"latents": side})
+    ratios = [
+        Ratio("un-cached over cached, TFLOP/s", figures["uncached"].tflops / figures["cached"].tflops, 0.9),
+        Ratio("un-cached over cached, seconds", figures["uncached"].seconds / figures["cached"].seconds, 1.5),
+    ]
+    if official_sizes(arguments) and side == 64:
+        ratios.append(against_official(23.4, figures["cached"]))
+    show("stage1", arguments, figures, ratios, f"{arguments.batch} x {side} x {side} latents")
 
 
-def stage2(arguments: argparse.Namespace) -> dict[str, object]:
+def stage2(arguments: argparse.Namespace) -> None:
     """Ours against the plain form."""
     base = make_base(arguments)
     width = base.unet.config["cross_attention_dim"]
@@ -144,12 +124,26 @@ def stage2(arguments: argparse.Namespace) -> dict[str, object]:
     ours = Form("ours", lambda: update(stage(latents, noise, timesteps, text).mean(), optimizer))
     forms = [ours] if arguments.device != "cpu" else [ours, Form("plain", plain)]
     figures = compare(forms, arguments, layouts={"plain": torch.contiguous_format}, stage=stage)
-    ratios = {
-        f"plain_over_ours_{name}": getattr(figures["plain"], name) / getattr(figures["ours"], name)
-        for name in ("seconds", "cpu_seconds", "tflop", "saved_gib", "peak_gib")
-        if "plain" in figures
-    }
-    return summary(arguments, figures, ratios, {"latents": arguments.stage2_side, "frames": arguments.frames})
+    ratios = []
+    if "plain" in figures:
+        bars = {"seconds": 1.3, "saved_gib": 1.3, "peak_gib": 1.3, "cpu_seconds": None, "tflop": None}
+        ratios = [
+            Ratio(f"plain over ours, {name}", getattr(figures["plain"], name) / getattr(figures["ours"], name), bar)
+            for name, bar in bars.items()
+        ]
+    side, frames = arguments.stage2_side, arguments.frames
+    if official_sizes(arguments) and (side, frames) == (32, 4):
+        ratios.append(against_official(14.3, figures["ours"]))
+    show("stage2", arguments, figures, ratios, f"{arguments.batch} x {frames} frames x {side} x {side} latents")
+
+
+def official_sizes(arguments: argparse.Namespace) -> bool:
+    """Whether a step is of the kind that the official code was timed at."""
+    return arguments.device == "cpu" and not arguments.tiny and arguments.batch == 1
+
+
+def against_official(idle_s: float, ours: Figures) -> Ratio:
+    return Ratio(f"official code ({idle_s} s forward and backward, 2 idle cores) over ours", idle_s / ours.seconds)
 
 
 def make_base(arguments: argparse.Namespace) -> Base:
@@ -164,7 +158,7 @@ def make_stage(number: StageNumber, base: Base, arguments: argparse.Namespace) -
     if arguments.device != "cpu":
         lower_frozen_precision(stage, torch.bfloat16)
     if arguments.channels_last:
-        stage.to(memory_format=torch.channels_last)
+        stage.to(memory_format=torch.channels_last)  # pyright: ignore
     if arguments.compile:
         compile_blocks(stage.unet)
     return stage
@@ -182,20 +176,28 @@ def compare(
     layouts: dict[str, torch.memory_format] | None = None,
     stage: StageModel | None = None,
 ) -> dict[str, Figures]:
-    """Measures each form in a first step, then times them in turn. `layouts`: the layout a form's weights want."""
-    once: dict[str, tuple[float, float, float]] = {}
+    """Counts each form in a first step, takes its peak in a second, then times them in turn. `layouts`: the layout a
+    form's weights want."""
+    counted: dict[str, tuple[float, float]] = {}
+    peaks: dict[str, tuple[float, float]] = {}
     times: dict[str, list[tuple[float, float]]] = {form.name: [] for form in forms}
-    for turn in range(arguments.steps + 1):
+    for turn in range(arguments.steps + 2):
         for form in forms:
             if stage is not None and arguments.channels_last:
-                stage.to(memory_format=(layouts or {}).get(form.name, torch.channels_last))
+                stage.to(memory_format=(layouts or {}).get(form.name, torch.channels_last))  # pyright: ignore
             if turn == 0:
-                once[form.name] = measure_once(form)
+                counted[form.name] = count(form)
+            elif turn == 1:
+                peaks[form.name] = peak(form)
             else:
                 times[form.name].append(timed(form))
             logger.info("turn %d, %s: %s", turn, form.name, times[form.name][-1:] or "warm")
-    medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in times.items()}
-    return {form.name: Figures(*medians[form.name], *once[form.name]) for form in forms}
+    return {form.name: Figures(*median(times[form.name]), *counted[form.name], *peaks[form.name]) for form in forms}
+
+
+def median(rows: list[tuple[float, float]]) -> tuple[float, float]:
+    """The median of each of the two columns."""
+    return statistics.median(first for first, _ in rows), statistics.median(second for _, second in rows)
 
 
 def timed(form: Form) -> tuple[float, float]:
@@ -207,8 +209,8 @@ def timed(form: Form) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - cpu_start
 
 
-def measure_once(form: Form) -> tuple[float, float, float]:
-    """TFLOP of a step, GiB kept for its backward pass, GiB by which it makes the process (or the GPU's use) grow."""
+def count(form: Form) -> tuple[float, float]:
+    """TFLOP of a step and GiB kept for its backward pass, both of the step as it is before compilation."""
     saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -217,29 +219,18 @@ def measure_once(form: Form) -> tuple[float, float, float]:
             saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    before = reset_peak()
-    with flop_counter() as counter, torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+    # a block that runs first under a counter is one that dynamo never compiles after
+    eager = torch.compiler.set_stance("force_eager")
+    with eager, flop_counter() as counter, torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         form.step()
-    return counter.get_total_flops() / 1e12, sum(saved.values()) / 2**30, (peak_bytes() - before) / 2**30
+    return counter.get_total_flops() / 1e12, sum(saved.values()) / 2**30
 
 
-def flop_counter() -> FlopCounterMode:
-    """torch's counter, which knows all fused attentions but the CPU's."""
-    aten = torch.ops.aten
-    forward, backward = (
-        aten._scaled_dot_product_flash_attention_for_cpu,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward,
-    )
-
-    def count_forward(query: list[int], key: list[int], value: list[int], *_: object, **__: object) -> int:
-        return sdpa_flop_count(query, key, value)
-
-    def count_backward(
-        gradient: list[int], query: list[int], key: list[int], value: list[int], *_: object, **__: object
-    ) -> int:
-        return sdpa_backward_flop_count(gradient, query, key, value)
-
-    return FlopCounterMode(display=False, custom_mapping={forward: count_forward, backward: count_backward})
+def peak(form: Form) -> tuple[float, float]:
+    """GiB by which a step makes the process (or the GPU's use) grow, and its use then."""
+    before = reset_peak()
+    form.step()
+    return (peak_bytes() - before) / 2**30, peak_bytes() / 2**30
 
 
 def is_weight(tensor: Tensor) -> bool:
@@ -267,23 +258,25 @@ def process_bytes(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def tflops(figures: Figures) -> float:
-    return figures.tflop / figures.seconds
-
-
-def summary(
-    arguments: argparse.Namespace, figures: dict[str, Figures], ratios: dict[str, float], sizes: dict[str, int]
-) -> dict[str, object]:
-    return {
-        "base": "tiny" if arguments.tiny else "sd-1.4 widths, random weights",
-        "device": arguments.device,
-        "threads": arguments.threads,
-        "batch": arguments.batch,
-        **sizes,
-        "steps": arguments.steps,
+def show(
+    case: str, arguments: argparse.Namespace, figures: dict[str, Figures], ratios: list[Ratio], sizes: str
+) -> None:
+    """Prints the case, for people and as JSON."""
+    base = "tiny" if arguments.tiny else "SD 1.4 widths, random weights"
+    device = torch.cuda.get_device_name() if arguments.device != "cpu" else f"CPU, {arguments.threads} threads"
+    dtype = torch.float32 if arguments.device == "cpu" else torch.bfloat16
+    precision = str(dtype).removeprefix("torch.") + (", compiled" if arguments.compile else "")
+    where = f"{base}; {sizes}; {precision}; {device}; median of {arguments.steps} steps"
+    peak_tflops = measure_peak_tflops(torch.device(arguments.device), dtype)
+    ratios = [*ratios, *(Ratio(f"{name} over the matmul peak", x.tflops / peak_tflops) for name, x in figures.items())]
+    print(*report_lines(f"{case}: {where}", figures, ratios, judged=not arguments.tiny), sep="\n")
+    values = {
+        "benchmark": f"train_step.{case}",
+        "of": where,
         "forms": {name: one.as_json() for name, one in figures.items()},
-        "ratios": {name: round(value, 3) for name, value in ratios.items()},
+        "ratios": {ratio.name: round(ratio.value, 3) for ratio in ratios},
     }
+    print(json.dumps(values), flush=True)
 
 
 if __name__ == "__main__":

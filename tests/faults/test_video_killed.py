@@ -112,7 +112,7 @@ def test_a_driver_killed_with_its_workers_in_a_commit_is_resumed_to_the_same_byt
         kill_group(process)
     assert marker.exists(), "the fault point was never reached"
     assert_readers_see_whole_shards_only(build.layout, _assert_clip_is_there)
-    assert build.finish() == 0, build.log_path.read_text()
+    build.finish_here()
     _assert_whole(build, undisturbed)
 
 
@@ -224,11 +224,10 @@ def test_a_kill_at_a_random_moment_is_resumed_to_the_same_bytes(
     with build.started() as process:
         wait_for_random_progress(build, process, rng, shards=NUM_VIDEOS // VIDEOS_PER_SHARD, tar_bytes=150_000)
         time.sleep(rng.uniform(0, 0.5))
+        victims = actor_processes(process, "VideoWorker") if victim == "worker" else decoder_processes(process.pid)
         if victim == "driver":
             kill_group(process)
         else:
-            workers = actor_processes(process, "VideoWorker")
-            victims = workers if victim == "worker" else decoder_processes(process.pid)
             if victims:
                 rng.choice(victims).kill()
             assert process.wait(200) == 0, build.log_path.read_text()
@@ -240,3 +239,5 @@ def test_a_kill_at_a_random_moment_is_resumed_to_the_same_bytes(
     if "corrupt" in outcomes:
         _retry(build.layout)
     _assert_whole(build, undisturbed)
+    if not victims:
+        pytest.skip("the workers were gone at this moment: nothing was killed in its work")
