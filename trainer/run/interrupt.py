@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: the first lets the step end and a checkpoint be written, the second ends at once."""
+"""Ctrl-C and SIGTERM let the step end and a checkpoint be written; a second Ctrl-C ends at once.
+
+A second SIGTERM does not: a scheduler sends one to all processes, and torchrun, which got one as well, hands it on.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,11 @@ class StopRequest:
     wanted: bool = False
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        if self.wanted:
+        if self.wanted and signum == signal.SIGINT:
             raise KeyboardInterrupt
+        if not self.wanted:
+            log.warning("stopping after this step, with a checkpoint; Ctrl-C to stop now")
         self.wanted = True
-        log.warning("stopping after this step, with a checkpoint; once more to stop now")
 
 
 @contextlib.contextmanager

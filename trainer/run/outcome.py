@@ -57,11 +57,10 @@ class TrainReport:
             f"stage {self.stage} {what} at step {self.step} of {self.max_steps} in {self.seconds:.0f} s: {self.output}"
         ]
         if "loss" in self.last:
-            lines.append(
-                f"loss {self.last['loss']:.4f}, {self.last['samples_per_s']:.1f} samples/s, "
-                f"{self.last['tflops']:.3f} TFLOP/s ({self.last['mfu']:.0%} of this device's matmul peak), "
-                f"waiting for data {self.last['data_wait']:.1%}"
-            )
+            speed = f"{self.last['samples_per_s']:.1f} samples/s"
+            if self.last["mfu"]:  # 0 where --watch.no-mfu left it out
+                speed += f", {self.last['tflops']:.3f} TFLOP/s ({self.last['mfu']:.0%} of this device's matmul peak)"
+            lines.append(f"loss {self.last['loss']:.4f}, {speed}, waiting for data {self.last['data_wait']:.1%}")
         panel = [f"{name.removeprefix('probe/').replace('_', ' ')} {self.last[name]:.4f}" for name in self._probes()]
         if panel:
             question = "is the pose learned?" if self.stage == 1 else "is the order of frames learned?"

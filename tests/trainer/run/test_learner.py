@@ -45,11 +45,13 @@ def test_lines_after_the_resumed_step_and_torn_ones_are_dropped(tmp_path: Path):
     assert path.read_text().endswith("}\n")
 
 
-def test_the_first_signal_asks_and_the_second_stops_at_once():
+def test_the_first_signal_asks_and_the_second_ctrl_c_stops_at_once():
     with stop_request() as request:
         assert not request.wanted
         signal.raise_signal(signal.SIGTERM)
         assert request.wanted
+        # Mutation tried: a second SIGTERM that stops at once is red.
+        signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
