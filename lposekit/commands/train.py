@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 
@@ -12,9 +13,12 @@ from trainer.settings import TrainSettings
 
 
 def run(argv: Sequence[str]) -> int:
+    main_process = os.environ.get("RANK", "0") == "0"
+    if not main_process:
+        # under torchrun all processes come here alike; one of them says it
+        logging.getLogger("lposekit.commands").setLevel(logging.WARNING)
     loaded = load(COMMANDS["train"], TrainSettings, argv)
     from trainer import train
 
     report = train.run(loaded.settings, dry_run=loaded.dry_run)
-    # Under torchrun every process comes here with the same report; one of them says it.
-    return finish(report, as_json=loaded.json) if os.environ.get("RANK", "0") == "0" else report.exit_code
+    return finish(report, as_json=loaded.json) if main_process else report.exit_code
