@@ -222,8 +222,8 @@ def test_a_kill_at_a_random_moment_is_resumed_to_the_same_bytes(
     victim, rng = VICTIMS[moment % len(VICTIMS)], random.Random(f"video {moment}")
     build = _build(videos, tmp_path / "d", workers=2)
     with build.started() as process:
-        wait_for_random_progress(build, process, rng, shards=NUM_VIDEOS // VIDEOS_PER_SHARD, tar_bytes=150_000)
-        time.sleep(rng.uniform(0, 0.5))
+        wait_for_random_progress(build, process, rng, shards=NUM_VIDEOS // VIDEOS_PER_SHARD - 1, tar_bytes=40_000)
+        time.sleep(rng.uniform(0, 0.3))
         victims = actor_processes(process, "VideoWorker") if victim == "worker" else decoder_processes(process.pid)
         if victim == "driver":
             kill_group(process)
