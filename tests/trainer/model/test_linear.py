@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+import trainer.model.linear
 from trainer.model.linear import project
+
+
+@pytest.fixture(autouse=True)
+def small_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer.model.linear, "MIN_PRODUCTS", 0)
 
 
 def run(layer: nn.Linear | nn.Conv2d, x: Tensor, plain: bool) -> list[Tensor]:
