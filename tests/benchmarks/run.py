@@ -29,6 +29,7 @@ BENCHMARKS = {
     "video_read": "Random reads of clips",
     "loader": "Training loader",
     "train_step": "Training step",
+    "four_commands": "The four commands in a row, and what the quickstart learns",
 }
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
