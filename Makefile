@@ -59,6 +59,8 @@ type: setup  ## pyright
 
 .PHONY: bench
 bench: setup  ## all benchmarks; writes docs/benchmarks.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/bench-peers \
+		-r tests/benchmarks/peers.txt
 	$(BIN)/python -m tests.benchmarks.run $(ARGS)
 
 .PHONY: clean

@@ -1,13 +1,13 @@
 """Samples a second with the model removed: ours, plain webdataset and Megatron-Energon, on the same shards.
 
-    python -m tests.benchmarks.loader [--workers 2] [--rounds 9] [--energon FOLDER]
+    python -m tests.benchmarks.loader [--workers 2] [--rounds 9]
 
 All three read the same tars with the same number of worker processes and run the same functions on a sample's bytes
 (decode, crop to 256, draw the skeleton; 8 frames at stride 4 of a clip, crop to 256), shuffle, and hand over batches of
 16 pictures or 2 clips as torch tensors; ours and Energon's keep the state that they resume from. Turn and turn about,
 each in a fresh loader; the time starts at the first batch. Then a training run on the same shards (base `tiny`) says
-which part of its time it waited for data (bar: 5 %). Energon is taken from FOLDER (`pip install --no-deps
---target FOLDER megatron-energon` and what it asks for) if it is not installed. The last line is one line of JSON.
+which part of its time it waited for data (bar: 5 %). Energon is left out where it is not installed
+(`make bench` does). The last line is one line of JSON.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from lposekit.shards.card import claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import person_record, pose_json
 from lposekit.shards.writer import ShardWriter
+from tests.benchmarks.peers import add_peers
 from tests.support.fixtures import fixtures_root
 from tests.support.train_data import POSE_CARD
 from trainer.data.catalog import open_catalog
@@ -266,10 +267,8 @@ def cpu_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def peers(energon_folder: Path | None, root: Path) -> dict[str, Callable[[str, int], Iterator[Any]]]:
-    if energon_folder:
-        # behind the environment's own packages, which must not be shadowed
-        sys.path.append(str(energon_folder))
+def peers(root: Path) -> dict[str, Callable[[str, int], Iterator[Any]]]:
+    add_peers()
     found = {"ours": lambda kind, w: ours(root, kind, w), "webdataset": lambda kind, w: webdataset(root, kind, w)}
     try:
         prepared = prepare_energon(root)
@@ -319,13 +318,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--energon", type=Path, default=os.environ.get("LPOSEKIT_BENCH_ENERGON"))
     arguments = parser.parse_args()
     result: dict[str, dict[str, float]] = {}
     for kind in ("image", "video"):
         with tempfile.TemporaryDirectory() as work:
             shards = write_shards(Path(work) / kind, kind)
-            loaders = peers(arguments.energon, shards)
+            loaders = peers(shards)
             # the same for all: threads of OpenCV do not outlive a fork
             cv2.setNumThreads(1)
             rates: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}

@@ -25,6 +25,7 @@ import numpy as np
 
 from pipelines.decode.clip_writer import clip_writer, prepared
 from pipelines.decode.video_settings import EncodeSettings
+from tests.benchmarks.peers import add_peers
 from tests.support.videos import Picture, moving, write_video
 
 SECONDS, FPS, SIZE = 30, 30, (910, 512)
@@ -83,9 +84,9 @@ def with_torchcodec(path: Path) -> Read:
 
 
 def decoders() -> dict[str, Callable[[Path], Read]]:
-    """Those that can be loaded. torchcodec needs FFmpeg's libraries on the machine; its newest wheel that loads without
-    CUDA is 0.13.0 (`pip install --no-deps torchcodec==0.13.0`)."""
+    """Those that can be loaded. torchcodec comes with `make bench`, and needs FFmpeg's libraries on the machine."""
     found: dict[str, Callable[[Path], Read]] = {"decord": with_decord, "PyAV": with_pyav}
+    add_peers()
     try:
         import torchcodec
         import torchcodec.decoders
