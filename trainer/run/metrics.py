@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -70,10 +71,12 @@ class JsonLines:
         self._stream: TextIO | None = None
 
     def write(self, values: Mapping[str, Any]) -> None:
+        """One line. Numbers that JSON has not (the infinite gradient of a step that fp16 skips) are left out."""
+        finite = {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
         with _named_disk_error(self.path):
             if self._stream is None:
                 self._stream = self.path.open("a", encoding="utf-8")
-            self._stream.write(json.dumps(values) + "\n")
+            self._stream.write(json.dumps(finite, allow_nan=False) + "\n")
             self._stream.flush()
 
     def close(self) -> None:

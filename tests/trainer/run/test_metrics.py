@@ -37,3 +37,12 @@ def test_tensorboard_in_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
     board = ScalarBoard(tmp_path / "file" / "tensorboard", True, 0)
     with pytest.raises(LposekitError, match="tensorboard"):
         board.write({"step": 1, "loss": 1.0}, 1)
+
+
+def test_every_line_is_strict_json(tmp_path: Path):
+    # Mutation tried: written as it is, an infinite gradient makes `Infinity`, which strict readers refuse.
+    path = tmp_path / "metrics.jsonl"
+    lines = JsonLines(path)
+    lines.write({"step": 1, "loss": 0.5, "grad_norm": float("inf"), "lr": 1e-3})
+    lines.close()
+    assert path.read_text() == '{"step": 1, "loss": 0.5, "lr": 0.001}\n'
