@@ -101,8 +101,10 @@ def stack_samples(samples: Sequence[Sample]) -> Batch:
     """One batch of samples of equal shapes."""
 
     def stack(arrays: Sequence[npt.NDArray | None]) -> Tensor | None:
-        if arrays[0] is None or arrays[0].nbytes * len(arrays) < SMALL_BYTES:
-            return None if arrays[0] is None else torch.from_numpy(np.stack(arrays))  # pyright: ignore
+        if arrays[0] is None:
+            return None
+        if arrays[0].nbytes * len(arrays) < SMALL_BYTES:
+            return torch.from_numpy(np.stack(arrays))  # pyright: ignore
         # in a worker it stacks into shared memory, so the batch is not copied once more on its way out
         return default_collate([torch.from_numpy(array) for array in arrays])
 

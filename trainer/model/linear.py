@@ -7,6 +7,7 @@ gradient, which is given here. Elsewhere this is `functional.linear`.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -76,7 +77,4 @@ if _ONEDNN is not None:
     @register_flop_formula(_ONEDNN)
     def _count(x: list[int], weight: list[int], *_: object, **__: object) -> int:
         """Arithmetic of the operator for torch's counter, which does not know it."""
-        rows = 1
-        for size in x[:-1]:
-            rows *= size
-        return mm_flop([rows, x[-1]], [weight[1], weight[0]])
+        return mm_flop([math.prod(x[:-1]), x[-1]], [weight[1], weight[0]])
