@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.run [NAME ...]
 
-Without names: all that need no GPU. A benchmark that is run again replaces its own section and leaves the others.
+Without names: all of them. A benchmark that is run again replaces its own section and leaves the others. One that cannot
+run here says why; its section then shows the reason only if it has no figures yet.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
+from tests.benchmarks.rounds import SKIPPED
 from tests.support.fixtures import REPOSITORY
 
 BENCHMARKS = {
@@ -29,39 +33,50 @@ BENCHMARKS = {
     "video_read": "Random reads of clips",
     "loader": "Training loader",
     "train_step": "Training step",
+    "official_step": "Training step against the official Follow-Your-Pose code",
+    "linear_layers": "Linear layers on a CPU: MKL and oneDNN",
+    "growth": "Growth: time and memory over the number of shards",
     "four_commands": "The four commands in a row, and what the quickstart learns",
 }
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
-Measured with `make bench`; each benchmark runs what it is compared with in the same run and prints ratios. Single
-figures depend on the machine and on what else it does; the ratios hold better. Each section says where and when it was
-measured.
+Measured with `make bench`, one section at a time with `make bench ARGS=NAME`. Each section runs what it is compared with in
+the same run, in alternating rounds, and prints medians with the lowest and highest round in brackets, CPU time (user and
+system, all processes) beside wall time, and ratios round by round. A ratio above 1 means that ours is faster or smaller.
+The peer is set up as its most competent user would; a weaker form of it is named as such. Single figures depend on the
+machine; the ratios hold better. Each section says where, when and with which versions it was measured.
 """
 
 
 def machine() -> str:
     """One line about this machine."""
-    names = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    facts = {name: re.search(rf"^{name}\s*:\s*(.+)$", cpuinfo, re.MULTILINE) for name in ("model name", "cpu family", "model")}
+    name, family, model = (found.group(1) if found else "unknown" for found in facts.values())
     memory_kb = int(re.findall(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[0])
-    cpu = names[0] if names else platform.machine()
+    cpu = f"{name}, family {family}, model {model}"
     return f"{os.cpu_count()} cores ({cpu}), {memory_kb / 2**20:.0f} GiB, Python {platform.python_version()}, no GPU"
 
 
-def section(name: str, output: str) -> str:
+def section(name: str, output: str, other_load: float) -> str:
     date = datetime.datetime.now(tz=datetime.UTC).date()
     lines = [line for line in output.rstrip().splitlines() if not line.startswith("{")]
     body = "\n".join(lines)
-    command = f"python -m tests.benchmarks.{name}"
-    return f"## {BENCHMARKS[name]}\n\n`{command}`, {date}, {machine()}\n\n```\n{body}\n```\n"
+    load = f"CPU busy with other work before the start: {other_load:.0f} %"
+    head = f"`python -m tests.benchmarks.{name}`, {date}, {machine()}. {load}."
+    return f"## {BENCHMARKS[name]}\n\n{head}\n\n```\n{body}\n```\n"
 
 
-def write_section(name: str, output: str) -> None:
+def write_section(name: str, output: str, other_load: float, *, replace: bool = True) -> None:
     """Put a benchmark's output into the page, in place of its older one."""
     page = PAGE.read_text(encoding="utf-8") if PAGE.exists() else HEAD
-    new = section(name, output)
+    new = section(name, output, other_load)
     old = re.compile(rf"^## {re.escape(BENCHMARKS[name])}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
-    page = old.sub(lambda _: new + "\n", page) if old.search(page) else f"{page.rstrip()}\n\n{new}"
+    if not old.search(page):
+        page = f"{page.rstrip()}\n\n{new}"
+    elif replace:
+        page = old.sub(lambda _: new + "\n", page)
     PAGE.write_text(page.rstrip() + "\n", encoding="utf-8")
 
 
@@ -71,16 +86,12 @@ def main() -> None:
     failed = []
     for name in parser.parse_args().names or BENCHMARKS:
         print(f"== {name}", flush=True)
-        done = subprocess.run(
-            [sys.executable, "-m", f"tests.benchmarks.{name}"],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+        other_load = psutil.cpu_percent(interval=3)
+        command = [sys.executable, "-m", f"tests.benchmarks.{name}"]
+        done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=False)
         print(done.stdout, flush=True)
-        if done.returncode == 0:
-            write_section(name, done.stdout)
+        if done.returncode in (0, SKIPPED):
+            write_section(name, done.stdout, other_load, replace=done.returncode == 0)
         else:
             failed.append(name)
     if failed:
