@@ -5,18 +5,24 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Interval
 
 from lposekit.errors import UsageError
 
 ENVIRONMENT_PREFIX = "LPOSEKIT_"
 FLAG_ONLY = "flag only"
 """Annotation mark of a setting that files and environment may not carry."""
+Positive = Annotated[int, Ge(1)]
+Seconds = Annotated[float, Interval(gt=0, lt=math.inf)]
+Fraction = Annotated[float, Interval(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True)

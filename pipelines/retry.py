@@ -12,14 +12,14 @@ from lposekit.keypoints import KeepRule
 from lposekit.settings import stored_settings
 from lposekit.shards.card import read_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
-from pipelines import video_shards
-from pipelines.build_report import BuildReport
-from pipelines.image_shard import ImageJob
-from pipelines.laion_pose import Execute, build, execute_on_ray, image_rules
-from pipelines.lock import owned_folder
-from pipelines.plan import ShardPlan
-from pipelines.settings import BuildImagesSettings
-from pipelines.stored_rows import RetryPlan
+from pipelines.image.plan import ShardPlan
+from pipelines.image.recipe import Execute, build, execute_on_ray, image_rules
+from pipelines.image.settings import BuildImagesSettings
+from pipelines.image.shard import ImageJob
+from pipelines.image.stored import RetryPlan
+from pipelines.job.build_report import BuildReport
+from pipelines.job.lock import owned_folder
+from pipelines.video import recipe as video_shards
 
 RETRIED_BY_DEFAULT = frozenset({*NETWORK_OUTCOMES, Outcome.WORKER_CRASH, Outcome.POSE_FAILED})
 
@@ -80,7 +80,7 @@ def run(
     settings = replace(stored_settings(BuildImagesSettings, card["settings"], "dataset card"), **changes)
     if not card.get("sample"):
         return _run(layout, card, settings, outcomes, frozenset(), execute or execute_on_ray)
-    from pipelines.sample_photos import served_list
+    from pipelines.quickstart.photos import served_list
 
     with served_list() as (_, host_and_port):
         return _run(layout, card, settings, outcomes, frozenset({host_and_port}), execute or execute_on_ray)

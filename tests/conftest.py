@@ -13,7 +13,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # img2dataset's albument
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """One small Ray on this machine for all tests that need no cluster of their own."""
-    from pipelines.cluster import connected
+    from pipelines.job.cluster import connected
 
     with connected(None):
         yield

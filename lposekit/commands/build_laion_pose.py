@@ -9,7 +9,7 @@ from dataclasses import replace
 from lposekit.commands.flags import Loaded, load
 from lposekit.commands.output import finish
 from lposekit.commands.registry import COMMANDS
-from pipelines.settings import BuildImagesSettings
+from pipelines.image.settings import BuildImagesSettings
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ DOWNLOADABLE_PAIR = {"detector": "rtmdet-nano", "pose_model": "rtmpose-t"}
 def run(argv: Sequence[str]) -> int:
     loaded = load(COMMANDS["build-laion-pose"], BuildImagesSettings, argv)
     settings = _quickstart_models(loaded) if loaded.quickstart else loaded.settings
-    from pipelines import laion_pose
+    from pipelines.image import recipe as laion_pose
 
     report = laion_pose.run(settings, quickstart=loaded.quickstart, dry_run=loaded.dry_run)
     whole = settings.max_rows is None and settings.shuffle_seed is None
@@ -45,14 +45,14 @@ def _quickstart_models(loaded: Loaded[BuildImagesSettings]) -> BuildImagesSettin
 def _compare_with_sample(settings: BuildImagesSettings) -> None:
     """Says whether every row of the sample ended as it is listed."""
     from lposekit.shards.dataset import open_dataset
-    from pipelines.sample_photos import unexpected_outcomes
+    from pipelines.quickstart.photos import unexpected_outcomes
 
     assert settings.output is not None
     outcomes = open_dataset(settings.output).rows()["outcome"].to_pylist()
     unexpected = unexpected_outcomes(outcomes)
     if not unexpected:
         logger.info(
-            "quickstart: all %d rows of the sample ended as listed in pipelines/sample_photos.py", len(outcomes)
+            "quickstart: all %d rows of the sample ended as listed in pipelines/quickstart/photos.py", len(outcomes)
         )
     for line in unexpected:
         logger.warning("quickstart: %s", line)

@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
     loaded = load(COMMANDS["refilter"], RefilterSettings, argv)
     settings = loaded.settings
     assert settings.data is not None
-    from pipelines import refilter
+    from pipelines.image import refilter
 
     changes = {name: getattr(settings, name) for name in RULES}
     report = refilter.run(settings.data, settings.output, changes, dedup=settings.dedup, dry_run=loaded.dry_run)

@@ -45,7 +45,7 @@ COMMANDS = {
         Command(
             "build-laion-pose",
             "build an image-text-pose dataset from a list of URLs and captions",
-            settings="pipelines.settings:BuildImagesSettings",
+            settings="pipelines.image.settings:BuildImagesSettings",
             input_field="input",
             output_field="output",
             can_dry_run=True,
@@ -53,7 +53,7 @@ COMMANDS = {
         Command(
             "build-video-shards",
             "build a dataset of short captioned clips from videos",
-            settings="pipelines.settings:BuildVideoSettings",
+            settings="pipelines.video.settings:BuildVideoSettings",
             input_field="input",
             output_field="output",
             can_dry_run=True,

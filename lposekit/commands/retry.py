@@ -12,8 +12,7 @@ import tyro
 from lposekit.commands.flags import load
 from lposekit.commands.output import finish
 from lposekit.commands.registry import COMMANDS
-from lposekit.setting_values import FLAG_ONLY
-from pipelines.settings import Positive, Seconds
+from lposekit.setting_values import FLAG_ONLY, Positive, Seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The transport guard: the only way in which anything of a URL list is fetched.
 
-`GuardedOpener.fetch` is used directly (videos, robots.txt) and, through `pipelines.fetch.engine`, by
+`GuardedOpener.fetch` is used directly (videos, robots.txt) and, through `pipelines.image.engine`, by
 img2dataset's Downloader. What it promises, for hostile lists, servers and name servers alike:
 
 - http(s) only; every hop's addresses are checked and the checked one is dialled (`addresses`, `connection`,
@@ -30,9 +30,9 @@ from pipelines.fetch.body import read_body
 from pipelines.fetch.deadline import Deadline
 from pipelines.fetch.pool import HostSlots, IdleConnections
 from pipelines.fetch.retry import RetryPolicy, TryAgain, status_problem
+from pipelines.fetch.settings import FetchSettings
 from pipelines.fetch.transport import Transport
 from pipelines.fetch.urls import WebUrl, parse_web_url, redirect_target
-from pipelines.settings import FetchSettings
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 

@@ -13,8 +13,8 @@ from pipelines.fetch.deadline import Deadline
 from pipelines.fetch.opener import GuardedOpener
 from pipelines.fetch.policy import Blocklist, check_opt_out, product_token
 from pipelines.fetch.robots import RobotsRules
+from pipelines.fetch.settings import FetchSettings
 from pipelines.fetch.urls import WebUrl
-from pipelines.settings import FetchSettings
 
 
 @dataclass(frozen=True, slots=True)

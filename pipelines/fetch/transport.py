@@ -15,8 +15,8 @@ from pipelines.fetch.connection import GuardedConnection, make_tls_context
 from pipelines.fetch.deadline import Deadline
 from pipelines.fetch.pool import HostSlots, IdleConnections, RestingHosts
 from pipelines.fetch.retry import TryAgain, describe
+from pipelines.fetch.settings import FetchSettings
 from pipelines.fetch.urls import WebUrl
-from pipelines.settings import FetchSettings
 
 _DRAIN_BYTES = 16 * 1024
 

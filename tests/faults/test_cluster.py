@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lposekit.shards.layout import DatasetLayout
-from pipelines.laion_pose import run
+from pipelines.image.recipe import run
 from tests.support.build_process import Build, content_digest
 from tests.support.ray_cluster import ray_cluster
 from tests.support.stub_build import execute_here, served, stub_pages, stub_settings

@@ -12,7 +12,7 @@ import pytest
 import lposekit
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
-from pipelines.laion_pose import run
+from pipelines.image.recipe import run
 from tests.support.build_process import Build, content_digest
 from tests.support.stub_build import execute_here, served, stub_pages, stub_settings, write_rows
 

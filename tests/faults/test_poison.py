@@ -13,9 +13,10 @@ import pytest
 import lposekit
 from lposekit.keypoints import KeepRule
 from lposekit.shards.verify import verify_dataset
-from pipelines.build_report import BuildReport
-from pipelines.laion_pose import run
-from pipelines.settings import BuildImagesSettings, FetchSettings, PoseSettings
+from pipelines.fetch.settings import FetchSettings
+from pipelines.image.recipe import run
+from pipelines.image.settings import BuildImagesSettings, PoseSettings
+from pipelines.job.build_report import BuildReport
 from tests.support.bad_server import BadServer
 from tests.support.pages import Page
 from tests.support.stub_pictures import stub_picture

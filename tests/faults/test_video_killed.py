@@ -23,7 +23,7 @@ from lposekit.shards.card import read_card
 from lposekit.shards.dataset import PoseSample, open_dataset
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
-from pipelines.video_shards import rebuild
+from pipelines.video.recipe import rebuild
 from tests.support.build_process import (
     VideoBuild,
     actor_processes,

@@ -27,8 +27,8 @@ from lposekit.records import sample_key
 from lposekit.shards.dataset import PoseSample
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
-from pipelines import video_shards
-from pipelines.build_report import BuildReport
+from pipelines.job.build_report import BuildReport
+from pipelines.video import recipe as video_shards
 from tests.support.fixtures import REPOSITORY
 from tests.support.video_build import execute_here
 
@@ -140,7 +140,7 @@ def actor_processes(process: subprocess.Popen[str], class_name: str) -> list[psu
 
 def decoder_processes(pid: int) -> list[psutil.Process]:
     """The killable decoders below a process."""
-    return _descendants(pid, "pipelines.decode.sandbox")
+    return _descendants(pid, "pipelines.sandbox.sandbox")
 
 
 def _descendants(pid: int, title: str) -> list[psutil.Process]:

@@ -12,9 +12,9 @@ from lposekit.records import ImageRow, Person, PoseFailure, sample_key
 from lposekit.shards.card import claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.writer import ShardWriter
-from pipelines.decode.images import DecodedImage
-from pipelines.image_rows import ImageRules, RowResult, rows_table, seen_row, unseen_row
-from pipelines.image_shard import stats_of
+from pipelines.image.decode import DecodedImage
+from pipelines.image.rows import ImageRules, RowResult, rows_table, seen_row, unseen_row
+from pipelines.image.shard import stats_of
 
 THRESHOLD = 0.4
 RULE = KeepRule(keypoint_score_threshold=THRESHOLD)

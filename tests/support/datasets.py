@@ -16,12 +16,12 @@ from lposekit.records import ImageRow, Person, sample_key
 from lposekit.shards.card import claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.shards.writer import ShardWriter
-from pipelines.decode.images import DecodedImage
-from pipelines.decode.video_build import build_clips
-from pipelines.decode.video_records import VideoRow
-from pipelines.decode.video_settings import BuildClipsSettings
-from pipelines.image_rows import RowResult, seen_row, unseen_row
-from pipelines.video_rows import VideoRowResult, clip_members, video_row, video_rows_table
+from pipelines.image.decode import DecodedImage
+from pipelines.image.rows import RowResult, seen_row, unseen_row
+from pipelines.video.clips.build import build_clips
+from pipelines.video.clips.records import VideoRow
+from pipelines.video.clips.settings import BuildClipsSettings
+from pipelines.video.rows import VideoRowResult, clip_members, video_row, video_rows_table
 from tests.support.dataset_folder import RULE, RULES, person, picture, write_shard
 
 HOSTILE_TEXTS = (

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from lposekit.pose.stub import StubEstimator
-from pipelines.image_shard import ImageJob
-from pipelines.interrupts import Interrupts
-from pipelines.plan import ShardPlan
-from pipelines.pose_pool import LocalPoses
-from pipelines.progress import BuildProgress
-from pipelines.runner import RunResult
-from pipelines.settings import BuildImagesSettings, FetchSettings, PoseSettings
-from pipelines.shard_worker import ShardWorker
-from pipelines.stored_rows import RetryPlan
+from pipelines.fetch.settings import FetchSettings
+from pipelines.image.plan import ShardPlan
+from pipelines.image.pose_pool import LocalPoses
+from pipelines.image.settings import BuildImagesSettings, PoseSettings
+from pipelines.image.shard import ImageJob
+from pipelines.image.stored import RetryPlan
+from pipelines.image.worker import ShardWorker
+from pipelines.job.interrupts import Interrupts
+from pipelines.job.progress import BuildProgress
+from pipelines.job.runner import RunResult
 from tests.support.bad_server import BadServer
 from tests.support.pages import Page
 from tests.support.stub_pictures import stub_picture

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.interrupts import Interrupts
-from pipelines.progress import BuildProgress
-from pipelines.runner import RunResult
-from pipelines.settings import BuildVideoSettings
-from pipelines.video_shard import VideoJob, VideoPlan
-from pipelines.video_shards import VideoWorker
+from pipelines.job.interrupts import Interrupts
+from pipelines.job.progress import BuildProgress
+from pipelines.job.runner import RunResult
+from pipelines.video.recipe import VideoWorker
+from pipelines.video.settings import BuildVideoSettings
+from pipelines.video.shard import VideoJob, VideoPlan
 
 
 def execute_here(

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipelines.decode.video_records import VideoRow
-from pipelines.video_inputs import open_inputs, read_rows
+from pipelines.video.clips.records import VideoRow
+from pipelines.video.inputs import open_inputs, read_rows
 
 
 def write_csv(path: Path, records: list[dict[str, Any]]) -> str:

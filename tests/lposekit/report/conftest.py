@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lposekit.shards.layout import DatasetLayout
-from pipelines.decode.video_records import VideoRow
-from pipelines.decode.video_settings import (
+from pipelines.video.clips.records import VideoRow
+from pipelines.video.clips.settings import (
     BuildClipsSettings,
     ClipSettings,
     EncodeSettings,

@@ -18,7 +18,7 @@ from lposekit.records import ImageRow, sample_key
 from lposekit.report.facts import spread
 from lposekit.report.html import write_report
 from lposekit.shards.layout import DatasetLayout
-from pipelines.image_rows import unseen_row
+from pipelines.image.rows import unseen_row
 from tests.support.dataset_folder import make_results, picture
 from tests.support.datasets import (
     make_dataset_of,

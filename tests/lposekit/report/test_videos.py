@@ -21,11 +21,11 @@ from lposekit.report.html import write_report
 from lposekit.report.video_facts import WINDOW_WORDS, histogram
 from lposekit.shards.dataset import open_dataset
 from lposekit.shards.layout import DatasetLayout
-from pipelines.decode.clips import CUT, MAX_CLIPS, TOO_SHORT
-from pipelines.decode.motion import BLACK, DARK, FROZEN, LOW_MOTION
-from pipelines.decode.video_account import DAMAGED
-from pipelines.decode.video_records import VideoRow
-from pipelines.decode.video_settings import EncodeSettings
+from pipelines.video.clips.account import DAMAGED
+from pipelines.video.clips.motion import BLACK, DARK, FROZEN, LOW_MOTION
+from pipelines.video.clips.records import VideoRow
+from pipelines.video.clips.settings import EncodeSettings
+from pipelines.video.clips.windows import CUT, MAX_CLIPS, TOO_SHORT
 from tests.lposekit.report.conftest import CLIPS, FPS
 from tests.lposekit.report.test_images import Page
 from tests.support.datasets import HOSTILE_TEXTS, make_video_dataset

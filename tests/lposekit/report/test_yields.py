@@ -14,7 +14,7 @@ from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, PersonRule, keep_verd
 from lposekit.records import Person
 from lposekit.report.yields import person_columns, score_curve, yield_curve
 from lposekit.shards.pose_json import person_from_record, person_record, round_person
-from pipelines.image_rows import PERSON_TYPE
+from pipelines.image.rows import PERSON_TYPE
 
 FORMATS = ["coco17", "wholebody133"]
 

@@ -17,8 +17,8 @@ import pytest
 from lposekit.shards.layout import DatasetLayout, sha256_file
 from lposekit.shards.verify import verify_dataset
 from lposekit.shards.writer import ShardWriter
-from pipelines.decode.video_records import VideoRow
-from pipelines.decode.video_settings import BuildClipsSettings, ClipSettings, EncodeSettings, ShotSettings
+from pipelines.video.clips.records import VideoRow
+from pipelines.video.clips.settings import BuildClipsSettings, ClipSettings, EncodeSettings, ShotSettings
 from tests.support.datasets import make_video_dataset
 from tests.support.videos import moving, plain, write_video
 

@@ -10,7 +10,7 @@ import pytest
 
 from lposekit.errors import Outcome, Rejected
 from pipelines.fetch.opener import GuardedOpener
-from pipelines.settings import FetchSettings
+from pipelines.fetch.settings import FetchSettings
 from tests.support.bad_server import BadServer
 from tests.support.certificates import CertificateAuthority
 

@@ -15,7 +15,7 @@ import pytest
 from lposekit.errors import Outcome
 from pipelines.fetch.addresses import SystemResolver, is_public
 from pipelines.fetch.opener import GuardedOpener
-from pipelines.settings import FetchSettings
+from pipelines.fetch.settings import FetchSettings
 from tests.pipelines.fetch.conftest import names, opener_for, outcome, quick_settings
 from tests.support.bad_server import BadServer, closed_port
 

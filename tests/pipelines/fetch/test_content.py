@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.decode.images import decode_image
-from pipelines.settings import ImageSettings
+from pipelines.image.decode import decode_image
+from pipelines.image.settings import ImageSettings
 from tests.pipelines.fetch.conftest import opener_for
 from tests.support.bad_server import BadServer
 from tests.support.misbehaviours import FOREIGN_BODIES

@@ -1,0 +1,227 @@
+"""Drives img2dataset's `Downloader` for the rows of one shard.
+
+    download_rows(rows, opener=opener, decode=decoder.decode, settings=settings.fetch, sink=take, work_dir=folder)
+
+The Downloader fetches (see `engine`); threads of our own decode, since it would resize in one thread only, between two
+downloads; the caller's thread alone calls `sink`. Memory is bounded by `max_waiting` pictures and `_MAX_WAITING_BYTES`
+of bodies, not by the shard. Reasons and findings: docs/decisions/2026-11-20-download-engine.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from lposekit.errors import Interrupted, LposekitError, Outcome, Rejected
+from lposekit.records import ImageRow
+from pipelines.fetch.hashes import listed_hash
+from pipelines.fetch.opener import Fetched
+from pipelines.fetch.settings import FetchSettings
+from pipelines.image import engine
+from pipelines.image.decode import DecodedImage, TooSmall
+
+_MAX_WAITING_BYTES = 256 * 2**20
+_LOOK_EVERY_S = 0.1
+
+
+class Fetcher(Protocol):
+    """What is asked of an opener; `GuardedOpener` is one."""
+
+    def fetch(self, url: str) -> Fetched:
+        """The complete answer; raises `Rejected`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FetchedRow:
+    """How fetching and decoding of one row ended.
+
+    outcome: none if there is a picture for the pose model. detail: why not, empty otherwise.
+    image: also there for too_small, whose thumbnail the report shows.
+    sha256, num_bytes, http_status: of the body, if one came.
+    """
+
+    row: ImageRow
+    outcome: Outcome | None
+    detail: str = ""
+    image: DecodedImage | None = None
+    sha256: str | None = None
+    num_bytes: int | None = None
+    http_status: int | None = None
+
+
+def download_rows(
+    rows: Sequence[ImageRow],
+    *,
+    opener: Fetcher,
+    decode: Callable[[bytes], DecodedImage],
+    settings: FetchSettings,
+    sink: Callable[[FetchedRow], None],
+    work_dir: Path,
+    cancel: threading.Event | None = None,
+    decode_threads: int = 1,
+    max_waiting: int = 32,
+) -> None:
+    """Fetch and decode all rows; `sink` gets each exactly once, in the order in which they end, from this thread.
+
+    While `sink` works, at most `max_waiting` rows wait for it, decoded or not, and the downloads pause. `decode` is
+    called from `decode_threads` threads. img2dataset's own files (input, statistics) live and die in `work_dir`.
+    Raises what `sink` and `decode` raise (but `Rejected`), and `Interrupted` within a second after `cancel` is set;
+    downloads that are under way then end on their own, within their total time; the end of the process waits for them.
+    """
+    if not rows:
+        return
+    decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+    shard = _Shard(rows, opener, decode, settings, decoders, max_waiting)
+    running = engine.start(shard, len(rows), settings.threads, work_dir)
+    try:
+        for _ in rows:
+            sink(shard.next_row(cancel))
+            shard.slots.release()
+    finally:
+        shard.stop()
+    running.join()  # it still writes into work_dir, which the caller may remove now
+
+
+class _Shard:
+    """The rows of one call on their way: fetched by the engine's threads, decoded by ours, taken by the caller."""
+
+    def __init__(
+        self,
+        rows: Sequence[ImageRow],
+        opener: Fetcher,
+        decode: Callable[[bytes], DecodedImage],
+        settings: FetchSettings,
+        decoders: ThreadPoolExecutor,
+        max_waiting: int,
+    ) -> None:
+        self.stopped = threading.Event()
+        self.slots = threading.Semaphore(max_waiting)
+        self._results: queue.SimpleQueue[Future[FetchedRow] | None] = queue.SimpleQueue()
+        self._rows = rows
+        self._opener = opener
+        self._decode = decode
+        self._verify_hash = settings.verify_hash
+        self._decoders = decoders
+        self._bodies = _ByteBudget(_MAX_WAITING_BYTES)
+        self._facts: dict[int, dict[str, Any]] = {}  # sha256, num_bytes, http_status of a row
+        self._rejections: dict[int, Rejected] = {}
+        self._missing = set(range(len(rows)))
+
+    def fetch(self, index: int) -> Fetched:
+        """One row's body, from one of the engine's threads. Raises `Rejected`, which the engine turns into text."""
+        try:
+            return self._fetch(index)
+        except Rejected as rejected:
+            self._rejections[index] = rejected
+            raise
+
+    def _fetch(self, index: int) -> Fetched:
+        row = self._rows[index]
+        self._bodies.wait_for_room(self.stopped)
+        if self.stopped.is_set():
+            raise Rejected(Outcome.CONNECT, "the download was stopped")
+        if row.url is None:
+            raise Rejected(Outcome.BAD_URL, "the row has no URL")
+        fetched = self._opener.fetch(row.url)
+        self._facts[index] = {
+            "sha256": hashlib.sha256(fetched.body).hexdigest(),
+            "num_bytes": len(fetched.body),
+            "http_status": fetched.http_status,
+        }
+        expected = listed_hash(row.extra) if self._verify_hash else None
+        if expected is not None:
+            expected.check(fetched.body)
+        self._bodies.add(len(fetched.body))
+        return fetched
+
+    def deliver(self, index: int, body: bytes | None, message: str | None) -> None:
+        """Take a row from the engine, waiting until the caller has room for it."""
+        while self.stopped.is_set() or not self.slots.acquire(timeout=_LOOK_EVERY_S):
+            if self.stopped.is_set():
+                return
+        if body is not None:
+            self._decoders.submit(self._decoded, index, body).add_done_callback(self._results.put)
+            return
+        future: Future[FetchedRow] = Future()
+        future.set_result(self._rejected(index, message))
+        self._results.put(future)
+
+    def end(self) -> None:
+        """The engine has nothing more to deliver."""
+        self._decoders.shutdown()
+        self._results.put(None)
+
+    def stop(self) -> None:
+        """Nobody takes rows any more."""
+        self.stopped.set()
+
+    def _rejected(self, index: int, message: str | None) -> FetchedRow:
+        rejected = self._rejections.pop(index, None)
+        if rejected is None:  # an exception that is no Rejected: a bug of ours or of the engine, named in the row
+            rejected = Rejected(Outcome.WORKER_CRASH, f"img2dataset: {message}")
+        return self._row(index, rejected.outcome, rejected.detail)
+
+    def _decoded(self, index: int, body: bytes) -> FetchedRow:
+        try:
+            if self.stopped.is_set():
+                raise Rejected(Outcome.WORKER_CRASH, "the download was stopped")
+            return self._row(index, image=self._decode(body))
+        except TooSmall as rejected:
+            return self._row(index, rejected.outcome, rejected.detail, rejected.image)
+        except Rejected as rejected:
+            return self._row(index, rejected.outcome, rejected.detail)
+        finally:
+            self._bodies.remove(len(body))
+
+    def _row(
+        self, index: int, outcome: Outcome | None = None, detail: str = "", image: DecodedImage | None = None
+    ) -> FetchedRow:
+        self._missing.discard(index)
+        return FetchedRow(self._rows[index], outcome, detail, image, **self._facts.pop(index, {}))
+
+    def next_row(self, cancel: threading.Event | None) -> FetchedRow:
+        """The next row that has ended, in the caller's thread."""
+        while cancel is None or not cancel.is_set():
+            try:
+                future = self._results.get(timeout=_LOOK_EVERY_S)
+            except queue.Empty:
+                continue
+            return future.result() if future is not None else self._lost_row()
+        raise Interrupted("the download was cancelled: run the same command again to go on")
+
+    def _lost_row(self) -> FetchedRow:
+        """A row that the engine has never handed over; its traceback is on standard output."""
+        self._results.put(None)
+        if len(self._missing) == len(self._rows):
+            raise LposekitError("img2dataset failed before the first row: its traceback is above")
+        return self._row(min(self._missing), Outcome.WORKER_CRASH, "img2dataset lost the row")
+
+
+class _ByteBudget:
+    """Bodies that wait to be decoded. Full means: no further download starts."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._held_bytes = 0
+        self._changed = threading.Condition()
+
+    def wait_for_room(self, stopped: threading.Event) -> None:
+        with self._changed:
+            while self._held_bytes > self._limit_bytes and not stopped.is_set():
+                self._changed.wait(_LOOK_EVERY_S)
+
+    def add(self, num_bytes: int) -> None:
+        with self._changed:
+            self._held_bytes += num_bytes
+
+    def remove(self, num_bytes: int) -> None:
+        with self._changed:
+            self._held_bytes -= num_bytes
+            self._changed.notify()

@@ -1,0 +1,206 @@
+"""`lposekit refilter`: another keep rule for a finished dataset, from the stored poses alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lposekit.errors import Outcome, UsageError
+from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, keep_verdict
+from lposekit.settings import flatten_settings
+from lposekit.shards.card import claim_folder, read_card, update_card
+from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.pose_json import person_record, pose_card, pose_json
+from lposekit.shards.writer import ShardWriter
+from pipelines.build import write_report
+from pipelines.image.rows import RowResult, rows_table
+from pipelines.image.shard import stats_of
+from pipelines.image.stored import NEEDS_PIXELS, StoredShard, read_stored_shard
+from pipelines.job.build_report import BuildReport
+from pipelines.job.lock import owned_folder, writer_lock
+from pipelines.job.shard_report import img2dataset_status
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Refilter:
+    """One pass over a dataset: the new rule, and what it met."""
+
+    source: DatasetLayout
+    target: DatasetLayout
+    rule: KeepRule
+    head: dict[str, Any]
+    dedup: bool
+    run_id: str = ""
+    seen_sha256: set[str] = field(default_factory=set)
+    needs_pixels: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run(
+    dataset: Path,
+    output: Path | None,
+    changes: Mapping[str, Any],
+    *,
+    dedup: bool = False,
+    dry_run: bool = False,
+) -> BuildReport:
+    """Write a new dataset folder with the samples of ``dataset`` that another keep rule keeps.
+
+    Nothing is fetched and no model runs. Rows that the new rule would keep, but whose pixels were never stored, keep
+    their outcome and are listed in ``_dataset/needs_pixels.parquet``; ``lposekit retry --only
+    few_keypoints,no_person`` on the new folder fetches them by URL and sha256.
+
+    Args:
+        changes: fields of `KeepRule` to change.
+        dedup: turn down pictures whose bytes came in an earlier row, over the whole dataset.
+        dry_run: count, write nothing; ``output`` may be None then.
+
+    Raises:
+        UsageError: the folder is no image dataset, or the rule is unknown.
+    """
+    source = DatasetLayout(dataset)
+    card = read_card(source)
+    if card["kind"] != "image":
+        raise UsageError(f"{dataset} holds video clips: refilter judges poses, which clips do not have.")
+    named = {name: value for name, value in changes.items() if value is not None}
+    rule = replace(KeepRule(**card["keep_rule"]), **named)
+    if output is None and not dry_run:
+        raise UsageError("name the new dataset folder with --output; a dataset is never changed in place by refilter.")
+    target = DatasetLayout(output or dataset)
+    head = pose_card(card["settings"]["pose_model"], card["keypoint_format"], rule)
+    work = _Refilter(source, target, rule, head, dedup)
+    if dry_run:
+        return _count_only(work)
+    if target.root.resolve() == source.root.resolve():
+        raise UsageError("--output must be another folder: a dataset is never changed in place by refilter.")
+    with owned_folder(target) as work.run_id:
+        claim_folder(target, _new_card(card, rule, dedup))
+        return _write_all(work)
+
+
+def _new_card(card: dict[str, Any], rule: KeepRule, dedup: bool) -> dict[str, Any]:
+    keep_rule = flatten_settings(rule)
+    fixed = {**card["fixed"], "refilter": {"keep_rule": keep_rule, "dedup": dedup, "rows": card["totals"]["rows"]}}
+    passed_on = {k: v for k, v in card.items() if k not in ("totals", "shards", "schema", "fixed", "keep_rule")}
+    return {**passed_on, "fixed": fixed, "keep_rule": keep_rule}
+
+
+def _count_only(work: _Refilter) -> BuildReport:
+    outcomes: Counter[str] = Counter()
+    for shard in work.source.committed_shards():
+        stored = read_stored_shard(work.source, shard)
+        outcomes.update(_judge(work, stored, i)[0].value for i in range(len(stored.columns)))
+    notes = (f"would keep {outcomes['kept']} samples", *_needs_pixels_note(work))
+    return BuildReport(work.source.root, dict(outcomes), outcomes["kept"], notes=notes, dry_run=True)
+
+
+def _write_all(work: _Refilter) -> BuildReport:
+    start = time.monotonic()
+    done = set(work.target.committed_shards())
+    for shard in work.source.committed_shards():
+        # A shard that an interrupted run committed is judged again, for the lists that span shards, but not rewritten.
+        _write_shard(work, shard, write=shard not in done)
+    if work.needs_pixels:
+        pq.write_table(pa.Table.from_pylist(work.needs_pixels), work.target.meta / NEEDS_PIXELS)
+    card = update_card(work.target)
+    return BuildReport(
+        work.target.root,
+        card["totals"]["outcomes"],
+        card["totals"]["samples"],
+        report_path=write_report(work.target),
+        seconds=time.monotonic() - start,
+        new_rows=card["totals"]["rows"],
+        notes=_needs_pixels_note(work),
+    )
+
+
+def _needs_pixels_note(work: _Refilter) -> tuple[str, ...]:
+    if not work.needs_pixels:
+        return ()
+    note = (
+        f"{len(work.needs_pixels)} rows pass this rule, but their pixels were not stored: they keep their outcome. "
+        f"`lposekit retry {work.target.root} --only few_keypoints,no_person` fetches them again, without a model."
+    )
+    return (note,)
+
+
+def _write_shard(work: _Refilter, shard: int, *, write: bool) -> None:
+    stored = read_stored_shard(work.source, shard)
+    results = [_refiltered(work, stored, position) for position in range(len(stored.columns))]
+    if not write:
+        return
+    start = time.time()
+    with writer_lock(work.target, work.run_id):
+        writer = ShardWriter(work.target, shard, work.run_id)
+        for result in results:
+            if result.members:
+                writer.add(result.key, result.members)
+            if result.thumbnail is not None:
+                writer.add_thumbnail(result.key, result.outcome.value, result.thumbnail)
+        writer.commit(rows_table(results), stats_of(results, start, time.time()))
+
+
+def _judge(work: _Refilter, stored: StoredShard, position: int) -> tuple[Outcome, bool]:
+    """A row's new outcome, and whether its sample is taken over."""
+    old, columns = stored.outcome(position), stored.columns[position]
+    persons = stored.persons(position)
+    if persons is None:
+        return old, False
+    layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
+    verdict = keep_verdict(persons, columns["width"], columns["height"], work.rule, layout)
+    if verdict is not Outcome.KEPT:
+        return verdict, False
+    if not stored.is_stored(position):
+        work.needs_pixels.append({"key": columns["key"], "url": columns["url"], "sha256": columns["sha256"]})
+        return old, False
+    if work.dedup and columns["sha256"] in work.seen_sha256:
+        return Outcome.DUPLICATE, False
+    work.seen_sha256.add(columns["sha256"])
+    return verdict, True
+
+
+def _refiltered(work: _Refilter, stored: StoredShard, position: int) -> RowResult:
+    outcome, taken = _judge(work, stored, position)
+    result = stored.result(position)
+    if not taken:
+        if outcome is result.outcome and not result.members:
+            return result
+        columns = result.columns | {
+            "outcome": outcome.value,
+            "status": img2dataset_status(outcome, False),
+            "error_message": f"{outcome.value}: turned down by refilter",
+        }
+        return replace(result, outcome=outcome, columns=columns, members={})
+    return _kept(work, stored, position, result)
+
+
+def _kept(work: _Refilter, stored: StoredShard, position: int, result: RowResult) -> RowResult:
+    """A sample taken over: picture and caption as they are, the account and the detected counts anew."""
+    persons = stored.persons(position)
+    assert persons is not None
+    columns = result.columns | {"outcome": Outcome.KEPT.value, "status": "success", "error_message": None}
+    width, height = columns["width"], columns["height"]
+    layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
+    records = [person_record(p, width, height, work.rule.keypoint_score_threshold, layout) for p in persons]
+    columns |= {"max_detected": max((record["num_detected"] for record in records), default=None)}
+    members = result.members | {
+        "json": _updated_json(result.members["json"], columns),
+        "pose.json": pose_json(records, width, height, work.head),
+    }
+    return replace(result, outcome=Outcome.KEPT, columns=columns, members=members, thumbnail=None)
+
+
+def _updated_json(old: bytes, columns: Mapping[str, Any]) -> bytes:
+    changed = ("outcome", "status", "error_message", "max_detected")
+    value = json.loads(old) | {name: columns[name] for name in changed}
+    return json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8")

@@ -1,0 +1,179 @@
+"""From a picture and its persons to what is stored: parquet row, tar members, thumbnail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from lposekit.errors import Outcome
+from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, is_valid_person, keep_verdict
+from lposekit.records import ImageRow, Person, PoseFailure
+from lposekit.shards.pose_json import person_record, pose_json, round_person
+from pipelines.image.decode import DecodedImage, encode_jpeg, thumbnail
+from pipelines.job.shard_report import img2dataset_status
+
+THUMBNAIL_OUTCOMES = frozenset({Outcome.NO_PERSON, Outcome.FEW_KEYPOINTS, Outcome.TOO_SMALL})
+MAX_ERROR_CHARS = 500
+PERSON_TYPE = pa.struct(
+    [("bbox", pa.list_(pa.float32())), ("bbox_score", pa.float32()), ("keypoints", pa.list_(pa.float32()))]
+)
+OWN_COLUMNS: dict[str, pa.DataType] = {
+    "key": pa.string(),
+    "status": pa.string(),
+    "error_message": pa.string(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "original_width": pa.int32(),
+    "original_height": pa.int32(),
+    "exif": pa.string(),
+    "sha256": pa.string(),
+    "outcome": pa.string(),
+    "num_persons": pa.int16(),
+    "max_detected": pa.int16(),
+    "main_detected": pa.int16(),
+    "persons": pa.list_(PERSON_TYPE),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """Everything that one input row leaves behind."""
+
+    key: str
+    outcome: Outcome
+    columns: dict[str, Any]
+    members: dict[str, bytes] = field(default_factory=dict)
+    thumbnail: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRules:
+    """What decides about a picture with known persons, and how it is stored."""
+
+    keep: KeepRule
+    store: KeepRule
+    """What goes into the tars: `keep` with ``store_min_detected``."""
+    pose_card: Mapping[str, Any]
+    jpeg_quality: int
+
+    @property
+    def keypoint_format(self) -> Any:
+        return KEYPOINT_FORMATS[self.pose_card["keypoint_format"]]
+
+
+def unseen_row(
+    row: ImageRow, outcome: Outcome, detail: str, image: DecodedImage | None = None, sha256: str | None = None
+) -> RowResult:
+    """A row that ended before the pose model saw it."""
+    columns = _columns(row, outcome, detail, stored=False) | {"sha256": sha256}
+    if image is not None:
+        columns |= _size_columns(image, sha256)
+    small = thumbnail(image.rgb_HWC) if image is not None and outcome in THUMBNAIL_OUTCOMES else None
+    return RowResult(row.key, outcome, columns, thumbnail=small)
+
+
+def seen_row(
+    row: ImageRow, image: DecodedImage, sha256: str | None, poses: Sequence[Person] | PoseFailure, rules: ImageRules
+) -> RowResult:
+    """A row whose picture was given to the pose model."""
+    size = _size_columns(image, sha256)
+    if isinstance(poses, PoseFailure):
+        outcome = Outcome.WORKER_CRASH if poses.outcome_crash else Outcome.POSE_FAILED
+        return RowResult(row.key, outcome, _columns(row, outcome, poses.detail, stored=False) | size)
+    persons = [round_person(person) for person in poses]
+    width, height, layout = image.width, image.height, rules.keypoint_format
+    outcome = keep_verdict(persons, width, height, rules.keep, layout)
+    stored = outcome is Outcome.KEPT or keep_verdict(persons, width, height, rules.store, layout) is Outcome.KEPT
+    threshold = rules.keep.keypoint_score_threshold
+    records = [person_record(person, width, height, threshold, layout) for person in persons]
+    detail = "" if outcome is Outcome.KEPT else _why(outcome, persons, records, width, height, rules.keep)
+    columns = _columns(row, outcome, detail, stored) | size | _pose_columns(persons, records)
+    if not stored:
+        small = thumbnail(image.rgb_HWC) if outcome in THUMBNAIL_OUTCOMES else None
+        return RowResult(row.key, outcome, columns, thumbnail=small)
+    members = {
+        "jpg": encode_jpeg(image.rgb_HWC, rules.jpeg_quality),
+        "txt": row.caption.encode("utf-8"),
+        "json": _json_bytes({name: value for name, value in columns.items() if name != "persons"}),
+        "pose.json": pose_json(records, width, height, rules.pose_card),
+    }
+    return RowResult(row.key, outcome, columns, members)
+
+
+def _why(
+    outcome: Outcome,
+    persons: Sequence[Person],
+    records: Sequence[dict[str, Any]],
+    width: int,
+    height: int,
+    rule: KeepRule,
+) -> str:
+    if outcome is Outcome.NO_PERSON:
+        return f"{len(persons)} boxes, none sure and large enough" if persons else "no box"
+    counts = [
+        record["num_detected"]
+        for person, record in zip(persons, records, strict=True)
+        if is_valid_person(person, width, height, rule)
+    ]
+    return f"{max(counts)} of 17 keypoints detected on the best of {len(counts)} persons ({rule.person_rule})"
+
+
+def _columns(row: ImageRow, outcome: Outcome, detail: str, stored: bool) -> dict[str, Any]:
+    message = None if outcome is Outcome.KEPT else f"{outcome.value}: {detail}"[:MAX_ERROR_CHARS]
+    extra = {name: value for name, value in row.extra.items() if name not in OWN_COLUMNS}
+    own = dict.fromkeys(OWN_COLUMNS)
+    status = img2dataset_status(outcome, stored)
+    own |= {"key": row.key, "status": status, "error_message": message, "outcome": outcome.value}
+    return {"url": row.url, "caption": row.caption, **extra, **own}
+
+
+def _size_columns(image: DecodedImage, sha256: str | None) -> dict[str, Any]:
+    return {
+        "width": image.width,
+        "height": image.height,
+        "original_width": image.original_width,
+        "original_height": image.original_height,
+        "sha256": sha256,
+    }
+
+
+def _pose_columns(persons: Sequence[Person], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    counts = [record["num_detected"] for record in records]
+    areas = [record["bbox"][2] * record["bbox"][3] for record in records]
+    return {
+        "num_persons": len(persons),
+        "max_detected": max(counts, default=None),
+        "main_detected": counts[areas.index(max(areas))] if areas else None,
+        "persons": [{name: record[name] for name in ("bbox", "bbox_score", "keypoints")} for record in records],
+    }
+
+
+def _json_bytes(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str).encode("utf-8", "replace")
+
+
+def rows_table(results: Sequence[RowResult]) -> pa.Table:
+    """The parquet table of a shard: the list's columns, then ours, one row per input row in key order."""
+    names = list(dict.fromkeys(name for result in results for name in result.columns))
+    arrays = []
+    for name in names:
+        values = [result.columns.get(name) for result in results]
+        if name in OWN_COLUMNS:
+            arrays.append(pa.array(values, OWN_COLUMNS[name]))
+        elif name in ("url", "caption"):
+            arrays.append(pa.array(values, pa.string()))
+        else:
+            arrays.append(free_column(values))
+    return pa.Table.from_arrays(arrays, names=names)
+
+
+def free_column(values: list[Any]) -> pa.Array:
+    """A pass-through column; one whose values have several types becomes text."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        return pa.array([None if value is None else str(value) for value in values], pa.string())

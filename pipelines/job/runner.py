@@ -1,0 +1,159 @@
+"""Run units of work, one shard each, on Ray actors: bounded window, bounded tries, clean stop.
+
+The contract: a unit whose worker dies is tried again on a fresh worker, up to ``attempts`` times; a unit that raises is
+reported as failed at once (the same input raises again); the others go on; nothing is submitted ahead of a free worker,
+so memory does not grow with the number of units.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lposekit.records import shard_name
+from pipelines.job.shard_report import ShardReport
+
+logger = logging.getLogger(__name__)
+
+WAIT_S = 0.2
+
+
+class Unit(Protocol):
+    """One shard's worth of input."""
+
+    @property
+    def shard(self) -> int: ...
+
+
+@dataclass(slots=True)
+class RunResult:
+    """How a run ended."""
+
+    reports: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
+    """Shard -> why it is not committed."""
+    stopped: str | None = None
+    """Why no further shards were handed out: ``interrupted``, or the network's failure."""
+
+
+@dataclass(slots=True)
+class _Work:
+    unit: Any
+    worker: Any
+    attempt: int
+
+
+class ShardRunner:
+    """Hands units to workers and collects their reports.
+
+    Args:
+        spawn: makes one worker actor with a remote method ``build(unit)``.
+        workers: actors that are there already.
+        num_workers: units in work at the same time.
+        attempts: tries of a unit whose worker died.
+        on_report: called with each unit's report, in the driver.
+        stop: set by Ctrl-C: nothing more is handed out, and what is in work is finished.
+        drop: set by a second Ctrl-C: what is in work is dropped.
+    """
+
+    def __init__(
+        self,
+        spawn: Callable[[], Any],
+        *,
+        workers: Sequence[Any] = (),
+        num_workers: int,
+        attempts: int,
+        on_report: Callable[[ShardReport], None],
+        stop: threading.Event,
+        drop: threading.Event,
+    ) -> None:
+        self._spawn = spawn
+        self._num_workers = num_workers
+        self._attempts = attempts
+        self._on_report = on_report
+        self._stop = stop
+        self._drop = drop
+        self._idle = list(workers)
+        self._work: dict[Any, _Work] = {}
+        self._result = RunResult()
+
+    def run(self, units: Iterator[Unit]) -> RunResult:
+        """Build all units; see the module's contract."""
+        import ray
+
+        exhausted = False
+        while True:
+            while not exhausted and not self._halted() and len(self._work) < self._num_workers:
+                unit = next(units, None)
+                if unit is None:
+                    exhausted = True
+                else:
+                    self._hand_out(unit, attempt=1)
+            if not self._work:
+                break
+            done, _ = ray.wait(list(self._work), timeout=WAIT_S)
+            if self._drop.is_set():
+                break
+            for reference in done:
+                self._collect(reference, self._work.pop(reference))
+        self._close()
+        if self._stop.is_set():
+            self._result.stopped = "interrupted"
+        return self._result
+
+    def _halted(self) -> bool:
+        return self._stop.is_set() or self._result.stopped is not None
+
+    def _hand_out(self, unit: Any, attempt: int) -> None:
+        worker = self._idle.pop() if self._idle else self._spawn()
+        self._work[worker.build.remote(unit)] = _Work(unit, worker, attempt)
+
+    def _collect(self, reference: Any, work: _Work) -> None:
+        import ray
+        from ray.exceptions import RayActorError, RayTaskError
+
+        shard = work.unit.shard
+        try:
+            report: ShardReport = ray.get(reference)
+        except RayActorError as error:
+            logger.warning("the worker of shard %s died (try %d): %s", shard_name(shard), work.attempt, _brief(error))
+            if work.attempt < self._attempts and not self._halted():
+                self._hand_out(work.unit, work.attempt + 1)
+            else:
+                self._fail(shard, f"its worker died {work.attempt} times")
+        except RayTaskError as error:
+            self._idle.append(work.worker)
+            self._fail(shard, _brief(error.cause if getattr(error, "cause", None) else error))
+        else:
+            self._idle.append(work.worker)
+            self._accept(report)
+
+    def _accept(self, report: ShardReport) -> None:
+        self._result.reports += 1
+        if not report.committed:
+            self._result.failures[report.shard] = report.note
+            self._result.stopped = f"the network seems to be down: {report.note}"
+        self._on_report(report)
+
+    def _fail(self, shard: int, why: str) -> None:
+        logger.error("shard %s: not committed: %s", shard_name(shard), why)
+        self._result.failures[shard] = why
+
+    def _close(self) -> None:
+        import ray
+
+        for work in self._work.values():
+            self._result.failures[work.unit.shard] = "dropped: the run was interrupted"
+            ray.kill(work.worker)
+        for worker in self._idle:
+            ray.kill(worker)
+        self._idle.clear()
+
+
+def _brief(error: BaseException) -> str:
+    """The telling part of an error that crossed processes: the last line of a traceback, without Ray's advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].partition(" Some common causes")[0] if lines else type(error).__name__

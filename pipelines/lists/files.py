@@ -1,0 +1,228 @@
+"""Lists of URLs on disk: which files they are, which columns they have, and their rows as Arrow batches.
+
+Damage is found before any work starts as far as that is cheap, and later as soon as the reader comes to it; either way
+one error names the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, cast
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lposekit.errors import LposekitError, UsageError
+from pipelines.lists.text import text_batch, text_columns, text_rows, text_type
+
+KINDS = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".txt": "txt",
+}
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+TEXT_BATCH_ROWS = 1000
+_TAIL_BYTES = 4 * 2**20
+_DAMAGE = (OSError, EOFError, zlib.error, pa.ArrowException, csv.Error, UnicodeError)
+
+
+@dataclass(frozen=True, slots=True)
+class ListFile:
+    """One list. `path` is local or an fsspec URL, `kind` one of the values of `KINDS`."""
+
+    path: str
+    kind: str
+
+    @property
+    def compressed(self) -> bool:
+        return self.kind != "parquet" and self.path.endswith(COMPRESSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of neighbouring rows; `batch` is None where nobody wanted them."""
+
+    num_rows: int
+    batch: pa.RecordBatch | None
+
+
+def find_lists(inputs: Sequence[str]) -> list[ListFile]:
+    """The files that the inputs name, in order; a folder or a pattern stands for its lists, sorted by name.
+
+    Raises:
+        UsageError: an input does not exist, is of an unsupported kind, or a folder holds no list.
+    """
+    if not inputs:
+        raise UsageError("no input is named. Give --input FILE, a list of URLs and captions.")
+    return [file for each in inputs for file in _expand(each)]
+
+
+def _expand(name: str) -> list[ListFile]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(name)
+    except (ValueError, ImportError) as error:
+        # An unknown protocol, or one whose package is missing: fsspec says which.
+        raise UsageError(f"input {name}: {error}") from error
+    if filesystem.isfile(path):
+        return [ListFile(name, _kind(name))]
+    is_folder = filesystem.isdir(path)
+    found = filesystem.ls(path, detail=False) if is_folder else filesystem.glob(path)
+    lists = sorted(file for file in found if _suffix(file) in KINDS and filesystem.isfile(file))
+    if lists:
+        return [ListFile(filesystem.unstrip_protocol(file) if "://" in name else file, _kind(file)) for file in lists]
+    if is_folder:
+        raise UsageError(f"input {name}: the folder holds no list ({', '.join(KINDS)}). Name the files.")
+    raise UsageError(f"input {name}: no such file or folder. Check the path.")
+
+
+def _suffix(name: str) -> str:
+    path = PurePosixPath(name)
+    return PurePosixPath(path.stem).suffix.lower() if path.suffix.lower() in COMPRESSED else path.suffix.lower()
+
+
+def _kind(name: str) -> str:
+    kind = KINDS.get(_suffix(name))
+    if kind is None or (kind == "parquet" and name.endswith(COMPRESSED)):
+        raise UsageError(f"input {name}: unsupported kind of file. Supported: {', '.join(KINDS)}; text also as .gz.")
+    return kind
+
+
+@contextmanager
+def damage_named(file: ListFile) -> Iterator[None]:
+    """Turns what a damaged file raises into one error that names the file."""
+    try:
+        yield
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise LposekitError(
+            f"input {file.path} cannot be read: {reason}. It may be truncated: compare its size with the original's, "
+            "or fetch it again."
+        ) from error
+
+
+def read_columns(file: ListFile) -> dict[str, pa.DataType]:
+    """The columns of a list and their types, from its head (of parquet: its footer).
+
+    Raises:
+        LposekitError: the file is damaged or empty.
+    """
+    with damage_named(file):
+        if file.kind == "parquet":
+            with open_parquet(file) as parquet:
+                return {field.name: field.type for field in parquet.schema_arrow}
+        names = text_columns(file.path, file.kind)
+    if not names:
+        raise LposekitError(f"input {file.path}: no columns were found, the file is empty. Check how it was written.")
+    return {name: text_type(name) for name in names}
+
+
+def check_tail(file: ListFile, *, limit_bytes: int = 256 * 2**20) -> None:
+    """Finds a truncated list before any work starts, as far as that is cheap: parquet by its footer, compressed text
+    by decompressing up to `limit_bytes`, JSON lines by their last line.
+
+    Raises:
+        LposekitError: the file is damaged.
+    """
+    with damage_named(file):
+        filesystem, path = fsspec.core.url_to_fs(file.path)
+        size = filesystem.size(path)
+        if file.kind == "parquet":
+            with open_parquet(file):
+                return
+        if file.compressed:
+            if size is not None and size <= limit_bytes:
+                _decompress(file)
+        elif file.kind == "json" and size:
+            tail = filesystem.cat_file(path, start=max(0, size - _TAIL_BYTES))
+            _check_last_json_line(tail, whole=size <= _TAIL_BYTES)
+
+
+def _decompress(file: ListFile) -> None:
+    with cast(Any, fsspec.open(file.path, "rb", compression="infer")) as stream:
+        while stream.read(2**20):
+            pass
+
+
+def _check_last_json_line(tail: bytes, *, whole: bool) -> None:
+    text = tail.decode("utf-8", "replace").rstrip().removeprefix("\ufeff")
+    if whole and text.lstrip().startswith("["):
+        complete = text.endswith("]")
+    else:
+        _, newline, last = text.rpartition("\n")
+        complete = text.endswith("]") or (not newline and not whole) or _is_json(last)
+    if not complete:
+        raise EOFError("its last line is not complete JSON")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def count_list_rows(file: ListFile) -> int | None:
+    """Rows of a parquet list, from its footer; None for the others, which would have to be read."""
+    if file.kind != "parquet":
+        return None
+    with damage_named(file), open_parquet(file) as parquet:
+        return parquet.metadata.num_rows
+
+
+def read_pieces(file: ListFile, columns: Sequence[str], wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
+    """The rows of a list in order, memory bounded by one batch.
+
+    Args:
+        columns: those to read; one that the file lacks is left out.
+        wanted: asked with (first row, number of rows) of a run; where it says no, nothing is built, and of parquet
+            whole row groups are not even read.
+
+    Raises:
+        LposekitError: the file turned out to be damaged.
+    """
+    with damage_named(file):
+        pieces = _parquet_pieces if file.kind == "parquet" else _text_pieces
+        yield from pieces(file, columns, wanted)
+
+
+@contextmanager
+def open_parquet(file: ListFile) -> Iterator[pq.ParquetFile]:
+    """A parquet list, local or not."""
+    with cast(Any, fsspec.open(file.path, "rb")) as stream:
+        # pre_buffer would hold whole row groups of all columns.
+        yield pq.ParquetFile(stream, pre_buffer=False)
+
+
+def _parquet_pieces(file: ListFile, columns: Sequence[str], wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
+    with open_parquet(file) as parquet:
+        there = [name for name in columns if name in parquet.schema_arrow.names]
+        first = 0
+        for group in range(parquet.num_row_groups):
+            num_rows = parquet.metadata.row_group(group).num_rows
+            if not wanted(first, num_rows):
+                yield Piece(num_rows, None)
+            else:
+                for batch in parquet.iter_batches(2048, row_groups=[group], columns=there, use_threads=False):
+                    yield Piece(batch.num_rows, batch)
+            first += num_rows
+
+
+def _text_pieces(file: ListFile, columns: Sequence[str], wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
+    there = [name for name in columns if name in text_columns(file.path, file.kind)]
+    rows, first = text_rows(file.path, file.kind), 0
+    while chunk := list(itertools.islice(rows, TEXT_BATCH_ROWS)):
+        yield Piece(len(chunk), text_batch(chunk, there) if wanted(first, len(chunk)) else None)
+        first += len(chunk)

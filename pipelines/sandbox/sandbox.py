@@ -1,0 +1,345 @@
+"""Runs native decoders in a child process that may crash, hang or eat memory without harm to its parent.
+
+    sandbox = Sandbox("pipelines.image.decode:decode_payload", memory_limit_bytes=2**30, init_args={...})
+    answer = sandbox.call({"data": body}, timeout_s=10)
+
+The child is a fresh interpreter (`python -m pipelines.sandbox.sandbox`), never a fork of a process with threads, so it
+works inside Ray actors too. It serves many calls; the first call after its death starts the next one. What it answers
+is parsed, never unpickled (see `arena`), so a decoder that its input has taken over gains nothing here. Control
+messages are 17 bytes through a socket that keeps message borders: none can be half sent, so no read can outlast its
+deadline.
+
+Linux only (PR_SET_PDEATHSIG, memfd_create, RLIMIT_DATA on anonymous memory).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import math
+import os
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
+from typing import Any, NoReturn
+
+from lposekit.errors import Outcome, Rejected
+from pipelines.sandbox.arena import Arena
+from pipelines.sandbox.leash import die_with_parent
+
+_MESSAGE = struct.Struct("<cQQ")  # kind; place and length of the tree's JSON in the arena
+_CALL, _BEAT, _ANSWER, _REJECTED, _MEMORY = b"C", b"B", b"A", b"J", b"M"
+_BEAT_EVERY_S = 0.05
+_RESERVED_BYTES = 512 * 2**20  # address space that thread stacks and malloc arenas reserve and do not use
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME")
+_PR_SET_NO_NEW_PRIVS = 38
+
+
+class SandboxError(Exception):
+    """The child did not answer. It is dead by now; the next call starts another one."""
+
+
+class SandboxCrashed(SandboxError):
+    """The child died: by a signal, by an exception other than `Rejected`, or after an answer that cannot be read."""
+
+
+class SandboxTimeout(SandboxError):
+    """The call outlasted `timeout_s`, or gave no sign of life for `heartbeat_timeout_s`."""
+
+
+class SandboxMemory(SandboxError):
+    """The call asked for more memory than its limit."""
+
+
+class Sandbox:
+    """One function in one killable child process. Calls from several threads wait for each other.
+
+    target: "package.module:function", called in the child as `function(payload, **init_args)`. It may call `beat()`,
+        and raise `Rejected`, which is raised again here. The child imports this module and nothing else.
+    memory_limit_bytes: what a call may allocate on top of the target's imports, so that it means the same everywhere.
+    init_args: further keyword arguments; they and the payload are trees as in `arena`.
+    start_timeout_s: longest time for the start of the child, its imports included.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        memory_limit_bytes: int,
+        init_args: Mapping[str, Any] | None = None,
+        start_timeout_s: float = 120.0,
+    ) -> None:
+        self._introduction = {
+            "target": target,
+            "memory_limit_bytes": memory_limit_bytes,
+            "init_args": dict(init_args or {}),
+        }
+        self._start_timeout_s = start_timeout_s
+        self._child: _Child | None = None
+        self._lock = threading.Lock()
+
+    def call(self, payload: Any, *, timeout_s: float | None, heartbeat_timeout_s: float | None = None) -> Any:
+        """The target's answer to `payload`. Without `timeout_s` it may take as long as it gives signs of life.
+
+        Raises `SandboxTimeout`, `SandboxMemory` or `SandboxCrashed`, or the target's own `Rejected`.
+        """
+        assert timeout_s is not None or heartbeat_timeout_s is not None, "a call that hangs would never end"
+        with self._lock:
+            if self._child is None or self._child.has_died():
+                self._start()
+            return self._exchange(payload, timeout_s, heartbeat_timeout_s)
+
+    def start(self) -> None:
+        """Start the child ahead of the first call."""
+        with self._lock:
+            if self._child is None:
+                self._start()
+
+    def close(self) -> None:
+        """Kill the child and what it started. A later call starts another one."""
+        with self._lock:
+            self._kill()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child; none before the first call and after a kill."""
+        return self._child.process.pid if self._child is not None else None
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        self._kill()
+        # PR_SET_PDEATHSIG follows the *thread* that started the child, and a download's threads end with their shard
+        self._child = _spawner(os.getpid()).submit(_spawn, self._introduction["target"]).result()
+        self._exchange(self._introduction, self._start_timeout_s, None)
+        self._child.arena = replace(self._child.arena, limit_bytes=self._introduction["memory_limit_bytes"])
+
+    def _exchange(self, tree: Any, timeout_s: float | None, heartbeat_timeout_s: float | None) -> Any:
+        assert self._child is not None
+        healthy = False
+        try:
+            answer = self._child.exchange(tree, timeout_s, heartbeat_timeout_s)
+            healthy = True
+            return answer
+        except Rejected:
+            healthy = True
+            raise
+        finally:
+            if not healthy:  # whatever happened, Ctrl-C too: nobody knows what the child will send next
+                self._kill()
+
+    def _kill(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+
+@cache
+def _spawner(pid: int) -> ThreadPoolExecutor:
+    """The one long-lived thread that starts children; one for each process, since no thread survives a fork."""
+    return ThreadPoolExecutor(1, thread_name_prefix=f"sandbox-spawner-{pid}")
+
+
+def _spawn(name: str) -> _Child:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    arena_fd, output_fd = os.memfd_create("sandbox-arena"), os.memfd_create("sandbox-output")
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), str(arena_fd), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=output_fd,
+            stderr=output_fd,
+            pass_fds=(theirs.fileno(), arena_fd),
+            env=_child_environment(),
+            process_group=0,  # a kill takes what the decoder started along
+        )
+    return _Child(name, process, ours, Arena(arena_fd), output_fd)
+
+
+def _child_environment() -> dict[str, str]:
+    """No credentials, our own import path, one thread to each native library unless the target says otherwise."""
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+    return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+class _Child:
+    """The parent's side of one child process."""
+
+    def __init__(
+        self, name: str, process: subprocess.Popen[bytes], control: socket.socket, arena: Arena, output_fd: int
+    ) -> None:
+        self.process = process
+        self.arena = arena
+        self._name = name
+        self._control = control
+        self._output_fd = output_fd
+        self.kill = weakref.finalize(self, _end, process, control, (arena.fd, output_fd))
+
+    def exchange(self, tree: Any, timeout_s: float | None, heartbeat_timeout_s: float | None) -> Any:
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        os.ftruncate(self._output_fd, 0)
+        try:
+            self._control.send(_MESSAGE.pack(_CALL, *self.arena.write(tree)))
+        except ConnectionError:
+            self._raise_crashed()
+        kind, place, length = self._receive(deadline, timeout_s, heartbeat_timeout_s)
+        if kind == _MEMORY:
+            raise SandboxMemory(f"{self._name}: asked for more than {self.arena.limit_bytes} bytes of memory")
+        try:
+            if kind not in (_ANSWER, _REJECTED):
+                raise ValueError(f"a message of the unknown kind {kind!r}")
+            answer = self.arena.read(place, length)
+            self.arena.empty_if_large()
+            rejected = Rejected(Outcome(answer["outcome"]), str(answer["detail"])) if kind == _REJECTED else None
+        except (ValueError, TypeError, KeyError) as err:
+            raise SandboxCrashed(f"{self._name}: the child's answer cannot be read: {err}") from err
+        if rejected is not None:
+            raise rejected
+        return answer
+
+    def _receive(self, deadline: float, timeout_s: float | None, heartbeat_s: float | None) -> tuple[bytes, int, int]:
+        while True:
+            left_s = deadline - time.monotonic()
+            beat_due_first = heartbeat_s is not None and heartbeat_s < left_s
+            try:
+                self._control.settimeout(max(heartbeat_s if beat_due_first and heartbeat_s else left_s, 1e-6))
+                message = self._control.recv(_MESSAGE.size)
+            except TimeoutError:
+                what = f"no sign of life for {heartbeat_s} s" if beat_due_first else f"no answer within {timeout_s} s"
+                raise SandboxTimeout(f"{self._name}: {what}") from None
+            except ConnectionError:
+                message = b""
+            if len(message) < _MESSAGE.size:
+                self._raise_crashed()
+            kind, place, length = _MESSAGE.unpack(message)
+            if kind != _BEAT:
+                return kind, place, length
+
+    def has_died(self) -> bool:
+        """Whether the child ended while nothing was asked of it."""
+        self._control.settimeout(0)
+        try:
+            return not self._control.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+
+    def _raise_crashed(self) -> NoReturn:
+        # look without reaping: the number must stay ours until the group is killed
+        ended = _wait_unreaped(self.process.pid, 1.0)
+        if ended is None:
+            raise SandboxCrashed(f"{self._name}: the child closed its side and lives on")
+        by_signal = ended.si_code != os.CLD_EXITED
+        how = f"killed by {signal.Signals(ended.si_status).name}" if by_signal else f"exit code {ended.si_status}"
+        raise SandboxCrashed(f"{self._name}: {how}{self._last_words()}")
+
+    def _last_words(self) -> str:
+        start = max(os.fstat(self._output_fd).st_size - 2000, 0)
+        lines = os.pread(self._output_fd, 2000, start).decode(errors="replace").split("\n")
+        words = [line.strip() for line in lines if line.strip()]
+        return f": {words[-1][:300]}" if words else ""
+
+
+def _wait_unreaped(pid: int, timeout_s: float) -> os.waitid_result | None:
+    deadline = time.monotonic() + timeout_s
+    while (ended := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.005)
+    return ended
+
+
+def _end(process: subprocess.Popen[bytes], control: socket.socket, fds: tuple[int, ...]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)  # before the reaping: until then nobody else can get the number
+    process.wait()
+    control.close()
+    for fd in fds:
+        os.close(fd)
+
+
+# ---- the child's side ----
+
+_control: socket.socket | None = None
+_last_beat_s = 0.0
+
+
+def beat() -> None:
+    """Tell the parent that the target is alive. Does nothing outside a sandbox; cheap enough for every frame."""
+    global _last_beat_s
+    if _control is not None and time.monotonic() - _last_beat_s >= _BEAT_EVERY_S:
+        _last_beat_s = time.monotonic()
+        _control.send(_MESSAGE.pack(_BEAT, 0, 0))
+
+
+def serve(control_fd: int, arena_fd: int, parent_pid: int) -> None:
+    """Main loop of the child: one introduction, then calls, until the parent hangs up."""
+    global _control
+    die_with_parent(parent_pid)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _control = socket.socket(fileno=control_fd)
+    arena = Arena(arena_fd)
+    introduction = _call_tree(arena, _control.recv(_MESSAGE.size))
+    target = _imported(introduction["target"])
+    _limit_memory(introduction["memory_limit_bytes"])
+    _control.send(_MESSAGE.pack(_ANSWER, *arena.write(None)))
+    while message := _control.recv(_MESSAGE.size):  # empty: the parent hung up
+        _control.send(_served(arena, message, target, introduction["init_args"]))
+
+
+def _served(arena: Arena, message: bytes, target: Callable[..., Any], init_args: dict[str, Any]) -> bytes:
+    """Do one call; returns the message that answers it."""
+    try:
+        return _MESSAGE.pack(_ANSWER, *arena.write(target(_call_tree(arena, message), **init_args)))
+    except Rejected as rejected:
+        answer = {"outcome": rejected.outcome.value, "detail": rejected.detail}
+        return _MESSAGE.pack(_REJECTED, *arena.write(answer))
+    except MemoryError:
+        return _MESSAGE.pack(_MEMORY, 0, 0)
+
+
+def _call_tree(arena: Arena, message: bytes) -> Any:
+    _, place, length = _MESSAGE.unpack(message)
+    return arena.read(place, length)
+
+
+def _imported(target: str) -> Callable[..., Any]:
+    module, _, function = target.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _limit_memory(limit_bytes: int) -> None:
+    """Bound what is allocated from now on: private memory strictly, address space with room for reservations."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        pages = [int(field) for field in file.read().split()]
+    total, data = pages[0] * resource.getpagesize(), pages[5] * resource.getpagesize()
+    _set_limit(resource.RLIMIT_DATA, data + limit_bytes)
+    _set_limit(resource.RLIMIT_AS, total + limit_bytes + _RESERVED_BYTES)
+    _set_limit(resource.RLIMIT_FSIZE, limit_bytes)
+    _set_limit(resource.RLIMIT_CORE, 0)
+
+
+def _set_limit(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+if __name__ == "__main__":
+    # under its own name: targets that import `beat` must find the module that serves, not a second copy of it
+    importlib.import_module("pipelines.sandbox.sandbox").serve(*(int(argument) for argument in sys.argv[1:]))

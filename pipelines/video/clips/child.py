@@ -1,0 +1,51 @@
+"""Builds clips in a killable child, and turns what happens to the child into the video's outcome."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lposekit.errors import Outcome, Rejected
+from lposekit.shards.files import disk_error
+from pipelines.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxMemory, SandboxTimeout
+from pipelines.video.clips.answer import unpacked
+from pipelines.video.clips.records import VideoResult, VideoRow
+from pipelines.video.clips.settings import BuildClipsSettings
+
+TARGET = "pipelines.video.clips.build:build_clips_payload"
+
+
+def build_in_child(
+    sandbox: Sandbox,
+    path: Path,
+    row: VideoRow,
+    settings: BuildClipsSettings,
+    out_dir: Path,
+    *,
+    timeout_s: float | None,
+    heartbeat_timeout_s: float,
+) -> VideoResult:
+    """`build_clips` in a sandbox whose target is `TARGET`.
+
+    Never raises for what a file does: a hang ends as `decode_hang`, a crash or too much memory as `corrupt`. `out_dir`,
+    an empty folder, holds the clips of the result and nothing else afterwards.
+
+    Raises LposekitError where the disk is full.
+    """
+    payload = {"path": str(path), "row": row.to_tree(), "settings": settings.to_tree(), "out_dir": str(out_dir)}
+    try:
+        answer = sandbox.call(payload, timeout_s=timeout_s, heartbeat_timeout_s=heartbeat_timeout_s)
+        if (full := answer.get("disk_full")) is not None:
+            raise disk_error(OSError(full, os.strerror(full)), out_dir)
+        return unpacked(answer)
+    except Rejected as rejected:
+        failure = VideoResult(rejected.outcome, rejected.detail)
+    except SandboxTimeout as error:
+        failure = VideoResult(Outcome.DECODE_HANG, str(error))
+    except (SandboxCrashed, SandboxMemory) as error:
+        failure = VideoResult(Outcome.CORRUPT, f"the decoder died on it: {error}")
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        failure = VideoResult(Outcome.CORRUPT, f"the decoder's answer cannot be read: {error!r}")
+    for leftover in out_dir.iterdir():
+        leftover.unlink()
+    return failure

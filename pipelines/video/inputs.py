@@ -1,0 +1,160 @@
+"""The inputs of a video build: folders of videos with captions beside them, and lists (see `video_lists`)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from lposekit.errors import UsageError
+from lposekit.shards.layout import META_DIR
+from pipelines.lists.files import ListFile, find_lists, read_columns
+from pipelines.video.cells import caption_of, cell, seconds, seconds_of, text_of
+from pipelines.video.clips.records import Span, VideoRow
+from pipelines.video.formats import (
+    ListPlace,
+    check_columns,
+    detect_format,
+    lacks_captions,
+    list_records,
+    timed_captions,
+    video_rows,
+)
+from pipelines.video.settings import VideoFormat
+
+log = logging.getLogger(__name__)
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FolderInput:
+    """A folder of videos. `place.folder` is absolute: workers may run elsewhere than this process."""
+
+    name: str
+    place: ListPlace
+    videos: tuple[Path, ...]
+
+    def rows(self) -> Iterator[VideoRow]:
+        return (folder_row(self.place, video) for video in self.videos)
+
+
+@dataclass(frozen=True, slots=True)
+class ListInput:
+    """A list of videos, its format known."""
+
+    file: ListFile
+    kind: VideoFormat
+    columns: tuple[str, ...]
+    place: ListPlace
+
+    @property
+    def name(self) -> str:
+        return self.file.path
+
+    @property
+    def lacks_captions(self) -> bool:
+        """Whether captions could stand in the list, and no column holds them."""
+        return self.place.caption is None and lacks_captions(self.file, self.kind, self.columns)
+
+    def rows(self) -> Iterator[VideoRow]:
+        return video_rows(list_records(self.file), self.kind, self.place)
+
+
+VideoInput = FolderInput | ListInput
+
+
+def open_inputs(
+    inputs: Sequence[str],
+    kind: VideoFormat | None = None,
+    video_root: Path | None = None,
+    caption_column: str | None = None,
+) -> list[VideoInput]:
+    """The inputs, in order, with what is to be known of them before any work.
+
+    kind: the format of the lists; default: from their columns. video_root: where relative paths of lists count from;
+    default: the folder of the list. caption_column: the lists' column of captions; default: found by its name.
+
+    Raises UsageError for an input that is missing or names no video, LposekitError for a damaged list.
+    """
+    if not inputs:
+        raise UsageError("no input is named. Give --input FOLDER, or FILE: a list of videos and captions.")
+    opened: list[VideoInput] = []
+    for name in inputs:
+        folder = Path(name).resolve()
+        videos = folder_videos(folder) if folder.is_dir() else []
+        if videos:
+            opened.append(FolderInput(name, ListPlace(folder, caption_column), tuple(videos)))
+            continue
+        for file in find_lists([name]):
+            place = ListPlace((video_root or Path(file.path).resolve().parent).resolve(), caption_column)
+            opened.append(_list_input(file, kind, place))
+    return opened
+
+
+def _list_input(file: ListFile, kind: VideoFormat | None, place: ListPlace) -> ListInput:
+    columns = tuple(read_columns(file))
+    found = kind or detect_format(columns)
+    if found is None:
+        raise UsageError(
+            f"input {file.path}: no column names a video (path, url, ...). Found: {', '.join(columns)}. "
+            f"Rename one, or name the format with --format ({', '.join(get_args(VideoFormat))})."
+        )
+    check_columns(file, found, columns, place.caption)
+    return ListInput(file, found, columns, place)
+
+
+def read_rows(inputs: Sequence[VideoInput]) -> Iterator[VideoRow]:
+    """All rows: the videos of a folder, sorted by path, or the rows of a list; inputs in order.
+
+    Raises LposekitError where a list turns out to be damaged."""
+    return (row for each in inputs for row in each.rows())
+
+
+def folder_videos(folder: Path) -> list[Path]:
+    """The video files below a folder, sorted; without the clips that a build into that folder is at work on."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    return sorted(path for path in found if META_DIR not in path.relative_to(folder).parts)
+
+
+def folder_row(place: ListPlace, video: Path) -> VideoRow:
+    """One video of a folder; what is said about it stands beside it in a file of the same name, `.txt` or `.json`.
+
+    The json holds a caption, or an object with `caption` and optional `captions` (timed), `start`, `end`, `cuts`.
+    """
+    name = text_of(video.relative_to(place.folder).as_posix()) or ""  # on disk a name need not be UTF-8
+    text = video.with_suffix(".txt")
+    said = _said_beside(video)
+    caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else None
+    start_s, end_s, cuts = seconds(said.get("start")), seconds(said.get("end")), said.get("cuts")
+    return VideoRow(
+        name=name,
+        path=str(video),
+        listed_path=name,
+        caption=caption_of(cell(said, place.captions()) if caption is None else caption),
+        spans=() if start_s is None and end_s is None else (Span(start_s or 0.0, end_s),),
+        captions=timed_captions(said.get("captions")),
+        cuts_s=seconds_of(cuts) if isinstance(cuts, list) else None,
+    )
+
+
+def _said_beside(video: Path) -> Mapping[str, Any]:
+    """The object in the json beside a video; a text or a list in it is its caption or its timed captions."""
+    path = video.with_suffix(".json")
+    if not path.is_file():
+        return {}
+    try:
+        said = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (ValueError, RecursionError):
+        log.warning("%s is no JSON: the video beside it gets no caption from it", path)
+        return {}
+    if isinstance(said, Mapping):
+        return said
+    if isinstance(said, list):
+        return {"captions": said}
+    return {"caption": said} if isinstance(said, str) else {}

@@ -1,0 +1,119 @@
+"""What videos a run is about, as shards of rows in a fixed order, and everything that can be wrong with it beforehand.
+
+Row i belongs to shard i // rows_per_shard, so a resumed run gives every shard the rows that it had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+from collections.abc import Container, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from lposekit.errors import UsageError
+from lposekit.records import KEY_ROW_DIGITS
+from pipelines.image.plan import input_fingerprint as lists_fingerprint
+from pipelines.image.settings import BuildImagesSettings
+from pipelines.lists.files import check_tail
+from pipelines.video.captions import check_keys, read_captions, with_captions
+from pipelines.video.clips.records import VideoRow
+from pipelines.video.inputs import ListInput, VideoInput, folder_videos, open_inputs, read_rows
+from pipelines.video.platforms import is_platform_url
+from pipelines.video.settings import BuildVideoSettings
+from pipelines.video.shard import VideoPlan
+
+log = logging.getLogger(__name__)
+
+_CAPTIONS_LOOKED_AT = 10_000
+_PLATFORMS_LOOKED_AT = 1000
+
+
+def iter_plans(settings: BuildVideoSettings, skip: Container[int] = ()) -> Iterator[VideoPlan]:
+    """The shards of the input in order, without those in `skip`.
+
+    What can be wrong with the input is looked for in this call, before the first shard is asked for.
+
+    Raises:
+        UsageError: a missing file or column, captions of another list, a setting out of range.
+        LposekitError: a damaged list; one that shows its damage only later raises while iterating.
+    """
+    if not 1 <= settings.rows_per_shard <= 10**KEY_ROW_DIGITS:
+        raise UsageError(f"--rows-per-shard {settings.rows_per_shard}: allowed are 1 to {10**KEY_ROW_DIGITS}.")
+    inputs = open_inputs(settings.input, settings.format, settings.video_root, settings.caption_column)
+    for each in inputs:
+        if isinstance(each, ListInput):
+            check_tail(each.file)
+    _check_platforms(read_rows(inputs))
+    rows = read_rows(inputs)
+    if settings.captions is None:
+        _check_captions(inputs)
+    else:
+        captions = read_captions(settings.captions)
+        check_keys(read_rows(inputs), captions)
+        rows = with_captions(rows, captions)
+    return _shards(rows, settings.rows_per_shard, skip)
+
+
+def _shards(rows: Iterator[VideoRow], rows_per_shard: int, skip: Container[int]) -> Iterator[VideoPlan]:
+    shard = 0
+    while chunk := tuple(islice(rows, rows_per_shard)):
+        if shard not in skip:
+            yield VideoPlan(shard, chunk)
+        shard += 1
+
+
+def _check_captions(inputs: Sequence[VideoInput]) -> None:
+    """Raises UsageError for a list without a column of captions; warns of an input whose videos all lack one."""
+    for each in inputs:
+        if isinstance(each, ListInput) and each.lacks_captions:
+            raise UsageError(
+                f"input {each.name}: no column holds captions. Found: {', '.join(each.columns)}. Name it with "
+                "--caption-column, or give captions of their own with --captions FILE."
+            )
+        rows = list(islice(each.rows(), _CAPTIONS_LOOKED_AT))
+        if rows and not any(_has_caption(row) for row in rows):
+            log.warning(
+                "input %s: none of its videos has a caption (looked at %d): clips will have empty ones. Give captions "
+                "in a .txt or .json file beside each video, in a column of the list, or with --captions FILE.",
+                each.name,
+                len(rows),
+            )
+
+
+def _has_caption(row: VideoRow) -> bool:
+    return bool(row.caption or row.captions or any(span.caption for span in row.spans))
+
+
+def _check_platforms(rows: Iterable[VideoRow]) -> None:
+    """Raises UsageError if yt-dlp is missing and every one of the first rows needs it; warns if some do."""
+    first = list(islice(rows, _PLATFORMS_LOOKED_AT))
+    pages = sum(row.path is None and is_platform_url(row.url or "") for row in first)
+    if not pages or importlib.util.find_spec("yt_dlp") is not None:
+        return
+    what = (
+        f"{pages} of the first {len(first)} videos are pages of platforms, such as YouTube, and yt-dlp, which fetches "
+        "those, is not installed (.venv/bin/pip install yt-dlp)"
+    )
+    if pages == len(first):
+        raise UsageError(f"{what}.")
+    log.warning("%s; without it they end as bad_url.", what)
+
+
+def input_fingerprint(settings: BuildVideoSettings) -> str:
+    """sha256 (hex) of the input: of lists and captions files their content (see `plan.input_fingerprint`), of folders
+    the names and sizes of the videos and what stands beside them."""
+    digest = hashlib.sha256()
+    captions = () if settings.captions is None else (settings.captions,)
+    for name in (*settings.input, *captions):
+        folder = Path(name)
+        videos = folder_videos(folder) if folder.is_dir() else []
+        for video in videos:
+            digest.update(os.fsencode(f"{video.relative_to(folder).as_posix()} {video.stat().st_size}\n"))
+            for beside in (video.with_suffix(".txt"), video.with_suffix(".json")):
+                digest.update(beside.read_bytes() if beside.is_file() else b"\n")
+        if not videos:
+            digest.update(lists_fingerprint(BuildImagesSettings(input=(name,))).encode())
+    return digest.hexdigest()

@@ -1,0 +1,73 @@
+"""Settings of `lposekit build-video-shards`. Values only: how they are found and merged is `lposekit.settings`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from lposekit.setting_values import FLAG_ONLY, Fraction, Positive, Seconds
+from pipelines.fetch.settings import TransportSettings
+from pipelines.video.clips.settings import (
+    ClipFilterSettings,
+    ClipSettings,
+    EncodeSettings,
+    ShotSettings,
+    VideoSettings,
+)
+
+VideoFormat = Literal["generic", "webvid", "hdvila", "hdvila_captions", "panda70m"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeLimits:
+    """What one video may cost. A video that exceeds a limit is killed and set aside; the run goes on."""
+
+    timeout_s: Seconds | None = None
+    """Longest time for one video; default: as long as it makes progress, so that long videos are not thrown away."""
+    heartbeat_timeout_s: Seconds = 60.0
+    """Longest time without a frame, decoded or written; then the video ends as `decode_hang`."""
+    memory_bytes: Positive = 4 * 2**30
+    """Largest memory of the decoder child; a video that takes more ends as `corrupt`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildVideoSettings:
+    """Settings of `lposekit build-video-shards`."""
+
+    input: tuple[str, ...] = ()
+    """Manifests (generic csv/jsonl/parquet, WebVid csv, HD-VILA jsonl, Panda-70M csv) or folders of videos."""
+    output: Path | None = None
+    """The dataset folder."""
+    format: VideoFormat | None = None
+    """The manifest's layout; default: detected from its columns."""
+    caption_column: str | None = None
+    """The manifest's column of captions; default: found by its name."""
+    captions: str | None = None
+    """A file of captions that is joined by key: csv, jsonl or parquet; local or fsspec URL."""
+    video_root: Path | None = None
+    """Folder that relative paths of manifests count from; default: the manifest's own."""
+    rows_per_shard: Annotated[int, Interval(ge=1, le=10_000)] = 32
+    """Videos of one shard. They are built one after the other, and a killed worker begins its shard anew: take few
+    where they are long, many where they last seconds."""
+    workers: Positive | None = None
+    """Shards in work at the same time; default: one a core."""
+    allow_private_addresses: Annotated[bool, FLAG_ONLY] = False
+    """Fetch from private addresses too. A flag only: refused in files and environment."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster; default: a local one."""
+    min_success: Fraction | None = None
+    """Exit 3 when a smaller share of the videos was decoded."""
+    shard_attempts: Positive = 3
+    """Tries of a shard whose worker process died."""
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    fetch: TransportSettings = field(
+        default_factory=lambda: TransportSettings(max_body_bytes=4 * 2**30, total_timeout_s=1800.0, idle_timeout_s=20.0)
+    )
+    video: VideoSettings = field(default_factory=VideoSettings)
+    shots: ShotSettings = field(default_factory=ShotSettings)
+    clips: ClipSettings = field(default_factory=ClipSettings)
+    filters: ClipFilterSettings = field(default_factory=ClipFilterSettings)
+    encode: EncodeSettings = field(default_factory=EncodeSettings)

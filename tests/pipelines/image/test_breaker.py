@@ -1,0 +1,54 @@
+"""An outage is told apart from a list of dead links."""
+
+from __future__ import annotations
+
+import pytest
+
+from lposekit.errors import Outcome, Rejected
+from pipelines.image.breaker import CircuitBreaker
+from tests.pipelines.fetch.conftest import opener_for
+from tests.support.bad_server import BadServer
+
+pytestmark = pytest.mark.timeout(20)
+
+
+# Mutation: `is_open` returns False.
+def test_it_opens_when_every_host_fails() -> None:
+    with BadServer() as gone:
+        pass
+    opener = opener_for(gone, retries=0)
+    breaker = CircuitBreaker(max_share=0.9, window_rows=100, min_rows=20)
+    for number in range(30):
+        with pytest.raises(Rejected) as caught:
+            opener.fetch(f"{gone.url}/{number}")
+        breaker.add([caught.value.outcome])
+        assert breaker.is_open == (number >= 19)
+    assert breaker.describe() == "30 of the last 30 rows failed by the network (connect 30)"
+
+
+def test_it_stays_closed_on_a_rotten_list() -> None:
+    breaker = CircuitBreaker(max_share=0.9)
+    breaker.add([Outcome.DNS] * 60 + [Outcome.HTTP_4XX] * 30 + [Outcome.KEPT] * 10)
+    assert not breaker.is_open
+
+
+# Mutation: count all of the past, not the window.
+def test_only_the_last_rows_count() -> None:
+    breaker = CircuitBreaker(max_share=0.9, window_rows=100)
+    breaker.add([Outcome.KEPT] * 5000 + [Outcome.TIMEOUT] * 100)
+    assert breaker.is_open
+    breaker.add([Outcome.NO_PERSON] * 50)
+    assert not breaker.is_open
+
+
+# Mutation: `add` without its filter.
+def test_rows_that_were_never_fetched_do_not_hide_an_outage() -> None:
+    breaker = CircuitBreaker(max_share=0.9, window_rows=100)
+    breaker.add(([Outcome.METADATA_FILTER] * 9 + [Outcome.DNS]) * 100)
+    assert breaker.is_open
+
+
+def test_three_dead_links_are_no_outage() -> None:
+    breaker = CircuitBreaker(max_share=0.9)
+    breaker.add([Outcome.DNS] * 3)
+    assert not breaker.is_open

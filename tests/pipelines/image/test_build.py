@@ -1,0 +1,165 @@
+"""Contract of the image job, end to end with a stub model and a real server: every row ends in exactly one outcome;
+what is stored belongs together; the same command resumes; other settings in the same folder are refused. These tests
+build in this process; those of `test_laion_pose_on_ray` and the fault tests use Ray.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lposekit
+from lposekit.errors import UsageError
+from lposekit.shards.card import read_card
+from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.verify import verify_dataset
+from pipelines.image.recipe import run
+from pipelines.image.settings import FilterSettings, ImageSettings
+from tests.support.build_process import content_digest
+from tests.support.pages import Page
+from tests.support.stub_build import execute_here, served, stub_pages, stub_settings, write_rows
+from tests.support.stub_pictures import stub_picture
+
+
+def _png(width: int, height: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_every_row_ends_in_the_outcome_that_it_deserves(tmp_path: Path) -> None:
+    pages = stub_pages(8, num_persons={1: 0, 3: 3}, num_detected={2: 8, 4: 9})
+    pages |= {
+        "/8.jpg": Page(b"gone", status=404),
+        "/9.jpg": Page(b"<html></html>"),
+        "/10.jpg": Page(stub_picture(10)[:-200]),
+        "/11.jpg": Page(_png(30, 30), "image/png"),
+        "/12.jpg": Page(stub_picture(12), headers=(("X-Robots-Tag", "noai"),)),
+        "/13.jpg": Page(_png(20000, 20000), "image/png"),
+        "/14.jpg": Page(stub_picture(14), "text/html"),
+    }
+    unsafe = [0.9 if row == 15 else 0.1 for row in range(16)]
+    pages["/15.jpg"] = Page(stub_picture(15))
+    with served(pages, tmp_path, punsafe=unsafe) as (_, path):
+        settings = stub_settings(path, tmp_path / "d", filter=FilterSettings(max_punsafe=0.5))
+        report = run(settings, execute=execute_here)
+    assert report.exit_code == 0
+    dataset = lposekit.open_dataset(tmp_path / "d")
+    rows = dataset.rows()
+    assert rows["outcome"].to_pylist() == [
+        "kept",
+        "no_person",
+        "few_keypoints",
+        "kept",
+        "kept",
+        "kept",
+        "kept",
+        "kept",
+        "http_4xx",
+        "not_image",
+        "corrupt",
+        "too_small",
+        "opt_out",
+        "too_many_pixels",
+        "kept",
+        "metadata_filter",
+    ]
+    assert sum(report.outcomes.values()) == report.num_rows == 16
+    assert verify_dataset(tmp_path / "d") == []
+    assert [sample.caption for sample in dataset] == [f"row {row}" for row in (0, 3, 4, 5, 6, 7, 14)]
+    for sample in dataset:
+        assert sample.persons[0].keypoints_K3[0, 1] == 20 + int(sample.caption.split()[1])
+    assert len(dataset[1].persons) == 3
+    assert len(dataset.thumbnails()) == 3
+    assert (tmp_path / "d" / "_dataset" / "report" / "index.html").exists()
+    assert rows["error_message"][2].as_py().startswith("few_keypoints: 8 of 17")
+
+
+def test_stored_pictures_are_upright_without_metadata_and_of_the_size_asked_for(tmp_path: Path) -> None:
+    marked = np.zeros((200, 400, 3), np.uint8)
+    marked[:40, :40] = 255  # upper left as stored; orientation 6 turns it to the upper right
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "secret place"
+    Image.fromarray(marked).save(stream, "JPEG", exif=exif, quality=95)
+    pages = {"/0.jpg": Page(stream.getvalue()), "/1.jpg": Page(stub_picture(1))}
+    with served(pages, tmp_path) as (_, path):
+        settings = stub_settings(path, tmp_path / "d", store_min_detected=0.0, image=ImageSettings(size=100))
+        run(settings, execute=execute_here)
+    rows = lposekit.open_dataset(tmp_path / "d").rows().to_pylist()
+    assert (rows[0]["width"], rows[0]["height"]) == (100, 200)
+    assert (rows[0]["original_width"], rows[0]["original_height"]) == (200, 400)
+    thumbnail = lposekit.open_dataset(tmp_path / "d").thumbnails().to_pylist()[0]["jpeg"]
+    pixels = np.asarray(Image.open(io.BytesIO(thumbnail)))
+    assert pixels[5, -5].min() > 200
+    assert pixels[5, 5].max() < 60
+    tar = (tmp_path / "d" / "00000.tar").read_bytes()
+    assert b"Exif" not in tar
+    assert b"secret place" not in tar + thumbnail
+
+
+def test_the_same_command_resumes_and_fetches_only_what_is_missing(tmp_path: Path) -> None:
+    with served(stub_pages(12), tmp_path) as (server, path):
+        whole = stub_settings(path, tmp_path / "whole")
+        run(whole, execute=execute_here)
+        settings = stub_settings(path, tmp_path / "d")
+        run(settings, execute=execute_here)
+        layout = DatasetLayout(tmp_path / "d")
+        layout.stats(1).unlink()
+        before = len(server.hits)
+        assert run(settings, execute=execute_here).exit_code == 0
+        assert sorted(hit.path for hit in server.hits[before:]) == [f"/{row}.jpg" for row in range(4, 8)]
+        before = len(server.hits)
+        assert run(settings, execute=execute_here).num_samples == 12
+        assert len(server.hits) == before
+    assert content_digest(layout) == content_digest(DatasetLayout(tmp_path / "whole"))
+
+
+def test_other_settings_in_the_same_folder_are_refused_with_the_differing_fields(tmp_path: Path) -> None:
+    # Mutation tried: claim_folder without its refusal -> red.
+    with served(stub_pages(4), tmp_path) as (_, path):
+        settings = stub_settings(path, tmp_path / "d")
+        run(settings, execute=execute_here)
+        with pytest.raises(UsageError, match=r"min_detected: 0\.5 -> 0\.7"):
+            run(replace(settings, min_detected=0.7), execute=execute_here)
+        write_rows(path, [{"url": "http://other.example/1.jpg", "caption": ""}])
+        with pytest.raises(UsageError, match="input: "):
+            run(settings, execute=execute_here)
+
+
+def test_a_low_success_rate_ends_with_exit_code_3_only_where_it_was_asked_for(tmp_path: Path) -> None:
+    pages = stub_pages(2) | {f"/{row}.jpg": Page(b"", status=404) for row in range(2, 8)}
+    with served(pages, tmp_path) as (_, path):
+        settings = stub_settings(path, tmp_path / "d")
+        assert run(settings, execute=execute_here).exit_code == 0
+        assert run(replace(settings, min_success=0.5), execute=execute_here).exit_code == 3
+        assert run(replace(settings, min_success=0.2), execute=execute_here).exit_code == 0
+
+
+def test_dry_run_fetches_and_writes_nothing(tmp_path: Path) -> None:
+    with served(stub_pages(4), tmp_path) as (server, path):
+        report = run(stub_settings(path, tmp_path / "d"), dry_run=True)
+        assert report.exit_code == 0
+        assert server.hits == []
+    assert not (tmp_path / "d").exists()
+
+
+def test_the_cards_totals_are_those_of_the_shards(tmp_path: Path) -> None:
+    with served(stub_pages(6, num_persons={0: 0}), tmp_path) as (_, path):
+        run(stub_settings(path, tmp_path / "d"), execute=execute_here)
+    card = read_card(DatasetLayout(tmp_path / "d"))
+    assert card["totals"] == {"shards": 2, "rows": 6, "samples": 5, "outcomes": {"kept": 5, "no_person": 1}}
+    assert card["shards"] == ["00000", "00001"]
+
+
+def test_duplicates_within_a_shard_are_turned_down_when_asked(tmp_path: Path) -> None:
+    pages = stub_pages(4)
+    pages["/2.jpg"] = pages["/0.jpg"]
+    with served(pages, tmp_path) as (_, path):
+        settings = stub_settings(path, tmp_path / "d")
+        run(replace(settings, fetch=replace(settings.fetch, dedup=True)), execute=execute_here)
+    assert lposekit.open_dataset(tmp_path / "d").rows()["outcome"].to_pylist() == ["kept", "kept", "duplicate", "kept"]
