@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 
 class Outcome(enum.StrEnum):
@@ -13,7 +14,7 @@ class Outcome(enum.StrEnum):
     """
 
     KEPT = "kept"
-    # the picture was seen, and a rule turned it down
+    # the image was seen, and a rule turned it down
     FEW_KEYPOINTS = "few_keypoints"
     NO_PERSON = "no_person"
     POSE_FAILED = "pose_failed"
@@ -50,31 +51,116 @@ class Outcome(enum.StrEnum):
     NO_CLIP = "no_clip"
     DECODE_HANG = "decode_hang"
 
+    @property
+    def facts(self) -> OutcomeFacts:
+        """What the program knows of it."""
+        return OUTCOME_FACTS[self]
 
-NETWORK_OUTCOMES = frozenset(
-    {
-        Outcome.DNS,
-        Outcome.CONNECT,
-        Outcome.TLS,
-        Outcome.TIMEOUT,
-        Outcome.HTTP_5XX,
-        Outcome.SHORT_READ,
-    }
-)
-"""Outcomes that another try may change: what `lposekit retry` takes by default and the circuit breaker counts."""
 
-SEEN_OUTCOMES = frozenset(
-    {
-        Outcome.KEPT,
-        Outcome.FEW_KEYPOINTS,
-        Outcome.NO_PERSON,
-        Outcome.POSE_FAILED,
-        Outcome.NO_CLIP,
-        Outcome.TOO_SHORT,
-    }
-)
-"""Outcomes of rows whose picture or video was fetched, decoded and judged by what it shows: what `--min-success`
-counts."""
+@dataclass(frozen=True, slots=True)
+class OutcomeFacts:
+    """All that the program knows of one outcome.
+
+    ``stage``: where a row ends: ``plan`` (never fetched), ``fetch``, ``decode``, ``judge`` (decoded, and judged by what
+    it shows) or ``kept``. ``group``: its place in reports. ``text``: what it means, for the reader of a report.
+    ``retryable``: another try may change it; what `lposekit retry` takes by default. ``thumbnail``: a small image of
+    the row may be kept for the report; never of a refused or unsafe one. ``advice``: what to do if a run is full of it.
+    """
+
+    stage: Literal["plan", "fetch", "decode", "judge", "kept"]
+    group: Literal["kept", "judged", "rule", "owner", "network", "bytes"]
+    text: str
+    retryable: bool = False
+    thumbnail: bool = False
+    advice: str = ""
+
+    @property
+    def network(self) -> bool:
+        """The network failed, not the file: what the circuit breaker counts."""
+        return self.group == "network" and self.retryable
+
+    @property
+    def judged(self) -> bool:
+        """The image or video was fetched, decoded and judged: what `--min-success` counts."""
+        return self.stage in ("judge", "kept")
+
+    @property
+    def before_decode(self) -> bool:
+        """img2dataset counts the row as ``failed_to_download``."""
+        return self.stage in ("plan", "fetch")
+
+
+_AGAIN = "`lposekit retry` takes it again"
+OUTCOME_FACTS: dict[Outcome, OutcomeFacts] = {
+    Outcome.KEPT: OutcomeFacts("kept", "kept", "passed every rule; in the tars"),
+    Outcome.FEW_KEYPOINTS: OutcomeFacts(
+        "judge", "judged", "a person, but too few of the 17 keypoints detected", thumbnail=True
+    ),
+    Outcome.NO_PERSON: OutcomeFacts("judge", "judged", "no person that is sure and large enough", thumbnail=True),
+    Outcome.POSE_FAILED: OutcomeFacts("judge", "judged", "the pose model failed on it", retryable=True),
+    Outcome.TOO_SMALL: OutcomeFacts(
+        "decode", "judged", "smaller, or more elongated, than the settings allow", thumbnail=True
+    ),
+    Outcome.METADATA_FILTER: OutcomeFacts("plan", "rule", "dropped by a filter on the list's columns"),
+    Outcome.BLOCKED: OutcomeFacts("plan", "rule", "on the blocklist"),
+    Outcome.DUPLICATE: OutcomeFacts("plan", "rule", "the same bytes came earlier"),
+    Outcome.BAD_URL: OutcomeFacts("plan", "rule", "not an http(s) address"),
+    Outcome.PRIVATE_ADDRESS: OutcomeFacts("plan", "rule", "leads into a private network; not contacted"),
+    Outcome.DNS: OutcomeFacts(
+        "fetch",
+        "network",
+        "the name has no address (many of these: look at the resolver)",
+        retryable=True,
+        advice="names could not be resolved: check the resolver of this machine",
+    ),
+    Outcome.CONNECT: OutcomeFacts(
+        "fetch",
+        "network",
+        "no connection to the host",
+        retryable=True,
+        advice="hosts did not answer: check the network and its firewall",
+    ),
+    Outcome.TLS: OutcomeFacts(
+        "fetch",
+        "network",
+        "no secure connection (certificate or protocol)",
+        retryable=True,
+        advice="certificates were refused: check the system's certificates (or fetch.ca-file)",
+    ),
+    Outcome.TIMEOUT: OutcomeFacts(
+        "fetch",
+        "network",
+        f"too slow; {_AGAIN}",
+        retryable=True,
+        advice="servers were too slow: fewer downloads at a time, or larger time limits, may help",
+    ),
+    Outcome.REDIRECT: OutcomeFacts("fetch", "network", "too many or bad redirects"),
+    Outcome.HTTP_4XX: OutcomeFacts(
+        "fetch", "network", "the server says: gone, or not for you", advice="files are gone: usual for old lists"
+    ),
+    Outcome.HTTP_5XX: OutcomeFacts(
+        "fetch",
+        "network",
+        f"the server failed; {_AGAIN}",
+        retryable=True,
+        advice="servers failed: run `lposekit retry` later",
+    ),
+    Outcome.SHORT_READ: OutcomeFacts("fetch", "network", f"the connection broke; {_AGAIN}", retryable=True),
+    Outcome.ROBOTS: OutcomeFacts("fetch", "owner", "the site's robots.txt says no"),
+    Outcome.OPT_OUT: OutcomeFacts("fetch", "owner", "a header or the site opts out of AI or data mining"),
+    Outcome.TOO_BIG: OutcomeFacts("fetch", "bytes", "more bytes than the settings allow"),
+    Outcome.BAD_ENCODING: OutcomeFacts("fetch", "bytes", "compressed in a way that cannot be undone"),
+    Outcome.NOT_IMAGE: OutcomeFacts("decode", "bytes", "not an image"),
+    Outcome.TOO_MANY_PIXELS: OutcomeFacts("decode", "bytes", "more pixels than the settings allow"),
+    Outcome.CORRUPT: OutcomeFacts("decode", "bytes", "damaged"),
+    Outcome.HASH_MISMATCH: OutcomeFacts("fetch", "bytes", "no longer the image that the list means"),
+    Outcome.WORKER_CRASH: OutcomeFacts("decode", "bytes", "crashed a worker, again and again", retryable=True),
+    Outcome.NO_VIDEO_STREAM: OutcomeFacts("decode", "bytes", "no video in the file"),
+    Outcome.TOO_SHORT: OutcomeFacts("judge", "judged", "shorter than one clip"),
+    Outcome.NO_CLIP: OutcomeFacts("judge", "judged", "every clip window was dropped"),
+    Outcome.DECODE_HANG: OutcomeFacts("decode", "bytes", "the decoder hung or was too slow"),
+}
+"""The one table of what each outcome means."""
 
 
 class Rejected(Exception):

@@ -1,86 +1,145 @@
-"""What every job over a dataset folder does around its shards: resume, progress, Ray, card, report, account."""
+"""The loop for every kind of dataset: check -> claim -> plan -> run -> report.
+
+What is particular to a kind stands in its recipe (`lposekit.recipe.Recipe`); how shards are run, on Ray or not, in what
+is passed as `execute`. A retry goes the same way, with other plans.
+"""
 
 from __future__ import annotations
 
 import itertools
 import logging
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from lposekit.shards.card import update_card
+from lposekit import __version__
+from lposekit.errors import Outcome, UsageError
+from lposekit.recipe import Claim, Plan, Recipe
+from lposekit.settings import flatten_settings, settings_digest
+from lposekit.shards.card import claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
+from lposekit.versions import card_versions, installed_versions
 from pipelines.job.build_report import BuildReport
+from pipelines.job.crew import run_on_ray
 from pipelines.job.interrupts import Interrupts
+from pipelines.job.lock import owned_folder
 from pipelines.job.progress import BuildProgress
+from pipelines.job.report_page import write_report
 from pipelines.job.runner import RunResult
 
 logger = logging.getLogger(__name__)
 
-P = TypeVar("P")
-RunPlans = Callable[[Iterator[P], BuildProgress, Interrupts], RunResult]
-"""Builds shards, on Ray usually, until they are done or the user interrupts."""
+Execute = Callable[[Recipe[Any], Claim, Iterator[Plan], BuildProgress, Interrupts], RunResult]
+"""Runs the plans until they are done or the user interrupts; default: `run_on_ray`."""
 
 
-def run_job(
-    layout: DatasetLayout,
-    plans: Iterator[P],
-    run_plans: RunPlans[P],
-    *,
-    total_rows: int | None,
-    min_success: float | None,
-) -> BuildReport:
-    """Build the planned shards, then complete card and report. The folder is locked by the caller.
-
-    Nothing is started when nothing is left to do.
+def build(recipe: Recipe[Any], *, dry_run: bool = False, execute: Execute = run_on_ray) -> BuildReport:
+    """Build a dataset folder, or continue one.
 
     Args:
-        plans: the shards that are not committed yet.
-        run_plans: builds them.
-        total_rows: rows of the whole input, if known.
+        dry_run: say what would be done.
+
+    Raises:
+        UsageError: settings, input, weights or folder cannot be used.
+        LposekitError: the input is damaged, the disk is full, ...
     """
-    start = time.monotonic()
+    layout = _layout(recipe)
+    warnings = list(recipe.preflight())
+    for warning in warnings:
+        logger.warning(warning)
+    if dry_run:
+        return _dry_run(recipe, layout)
+    card = dataset_card(recipe, warnings)
+    with owned_folder(layout) as run_id:
+        claim_folder(layout, card)
+        plans = recipe.plans(skip=set(layout.committed_shards()))
+        return _run(recipe, Claim(layout.root.resolve(), run_id), plans, execute, num_rows=recipe.num_rows())
+
+
+def rebuild(
+    recipe: Recipe[Any], outcomes: frozenset[Outcome], *, dry_run: bool = False, execute: Execute = run_on_ray
+) -> BuildReport:
+    """Build the rows of a finished folder that ended in certain outcomes again, in place; the others stay as they are.
+
+    Raises:
+        UsageError, LposekitError: as `build`; or the input changed since the folder was built.
+    """
+    layout = _layout(recipe)
+    if dry_run:
+        counts = _outcomes(layout)
+        number = sum(counts.get(outcome.value, 0) for outcome in outcomes)
+        return BuildReport(layout.root, counts, 0, notes=(f"would fetch {number} rows again",), dry_run=True)
+    recipe.preflight()
+    with owned_folder(layout) as run_id:
+        plans = recipe.retry_plans(layout, outcomes)
+        return _run(recipe, Claim(layout.root.resolve(), run_id), plans, execute)
+
+
+def dataset_card(recipe: Recipe[Any], warnings: list[str]) -> dict[str, Any]:
+    """The card of a folder that a run begins or continues; ``fixed`` must be the same to continue it."""
+    flat = flatten_settings(recipe.settings)
+    changeable = recipe.changeable_settings
+    return {
+        "kind": recipe.kind,
+        "lposekit": __version__,
+        "versions": card_versions(recipe.packages),
+        "settings": flat,
+        "settings_digest": settings_digest(recipe.settings, excluded=changeable),
+        "fixed": {
+            "settings": {name: value for name, value in flat.items() if name not in changeable},
+            "versions": installed_versions(recipe.fixed_packages),
+            **recipe.fixed_facts(),
+        },
+        "warnings": warnings,
+        **recipe.card_facts(),
+    }
+
+
+def _layout(recipe: Recipe[Any]) -> DatasetLayout:
+    if recipe.settings.output is None or not recipe.settings.input:
+        raise UsageError("name the input with --input and the dataset folder with --output")
+    return DatasetLayout(recipe.settings.output)
+
+
+def _dry_run(recipe: Recipe[Any], layout: DatasetLayout) -> BuildReport:
+    done = layout.committed_shards()
+    num_rows = recipe.num_rows()
+    rows = "rows, their number unknown before reading," if num_rows is None else f"{num_rows} rows"
+    notes = (
+        f"would read {rows} from {', '.join(recipe.settings.input)}",
+        f"would write shards of {recipe.settings.rows_per_shard} rows to {layout.root} ({len(done)} are committed)",
+        *recipe.dry_run_notes(),
+    )
+    return BuildReport(layout.root, _outcomes(layout), 0, notes=notes, dry_run=True)
+
+
+def _run(
+    recipe: Recipe[Any], claim: Claim, plans: Iterator[Plan], execute: Execute, *, num_rows: int | None = None
+) -> BuildReport:
+    """Run the plans, then complete card and report. Nothing is started where nothing is left to do."""
+    start, layout = time.monotonic(), DatasetLayout(claim.root)
     done = _outcomes(layout)
     first = next(plans, None)
-    result, progress, interrupts = RunResult(), BuildProgress(layout.log, total_rows, done), Interrupts()
+    result, progress, interrupts = RunResult(), BuildProgress(layout.log, num_rows, done), Interrupts()
     if first is not None:
         with interrupts.installed(), progress:
-            result = run_plans(itertools.chain([first], plans), progress, interrupts)
+            result = execute(recipe, claim, itertools.chain([first], plans), progress, interrupts)
     totals: dict[str, Any] = update_card(layout)["totals"]
     return BuildReport(
-        layout.root,
+        DatasetLayout(recipe.settings.output or claim.root).root,
         totals["outcomes"],
         totals["samples"],
         failures=result.failures,
         stopped=result.stopped,
-        min_success=min_success,
-        report_path=write_report(layout),
+        min_success=recipe.settings.min_success,
+        report_path=write_report(DatasetLayout(recipe.settings.output or claim.root)),
         seconds=time.monotonic() - start,
-        new_rows=sum(progress.outcomes.values()) - sum(done.values()),
+        new_rows=progress.new_rows,
         windows=totals.get("windows"),
         dropped_windows=totals.get("dropped_windows", {}),
+        timings_s=progress.timings_s,
     )
 
 
 def _outcomes(layout: DatasetLayout) -> dict[str, int]:
     return sum_counts(layout.read_stats(shard)["outcomes"] for shard in layout.committed_shards())
-
-
-def write_report(layout: DatasetLayout) -> Path | None:
-    """Write the HTML report in a process of its own, so that reading all rows costs the driver no memory.
-
-    A report that cannot be written costs nothing but a warning; `lposekit view` tries again.
-    """
-    if not layout.committed_shards():
-        return None
-    command = [sys.executable, "-m", "lposekit.cli", "view", str(layout.root)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines()
-        why = said[-1] if said else f"exit code {done.returncode}"
-        logger.warning("the report was not written (%s). `lposekit view %s` tries again.", why, layout.root)
-        return None
-    return layout.report

@@ -21,9 +21,9 @@ DOWNLOADABLE_PAIR = {"detector": "rtmdet-nano", "pose_model": "rtmpose-t"}
 def run(argv: Sequence[str]) -> int:
     loaded = load(COMMANDS["build-laion-pose"], BuildImagesSettings, argv)
     settings = _quickstart_models(loaded) if loaded.quickstart else loaded.settings
-    from pipelines.image import recipe as laion_pose
+    from pipelines.recipes import build_images
 
-    report = laion_pose.run(settings, quickstart=loaded.quickstart, dry_run=loaded.dry_run)
+    report = build_images(settings, quickstart=loaded.quickstart, dry_run=loaded.dry_run)
     whole = settings.max_rows is None and settings.shuffle_seed is None
     if loaded.quickstart and whole and not loaded.dry_run and report.exit_code == 0:
         _compare_with_sample(settings)

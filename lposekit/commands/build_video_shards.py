@@ -12,7 +12,7 @@ from lposekit.commands.registry import COMMANDS
 def run(argv: Sequence[str]) -> int:
     command = COMMANDS["build-video-shards"]
     loaded = load(command, command.load_settings_class(), argv)
-    from pipelines.video import recipe as video_shards
+    from pipelines.recipes import build_videos
 
-    report = video_shards.run(loaded.settings, quickstart=loaded.quickstart, dry_run=loaded.dry_run)
+    report = build_videos(loaded.settings, quickstart=loaded.quickstart, dry_run=loaded.dry_run)
     return finish(report, as_json=loaded.json)

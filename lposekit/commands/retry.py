@@ -50,9 +50,9 @@ def run(argv: Sequence[str]) -> int:
     loaded = load(COMMANDS["retry"], RetrySettings, argv)
     settings = loaded.settings
     assert settings.data is not None
-    from pipelines import retry
+    from pipelines.recipes import retry
 
-    report = retry.run(
+    report = retry(
         settings.data,
         [name.strip() for name in (settings.only or "").split(",") if name.strip()],
         allow_private_addresses=settings.allow_private_addresses,

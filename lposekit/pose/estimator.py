@@ -29,6 +29,7 @@ from lposekit.pose.protocol import Estimator, check_images
 from lposekit.pose.topdown import CutRequest, TopDownPose
 from lposekit.pose.zoo import DetectorEntry, PoseEntry, detector_entry, pose_entry
 from lposekit.records import Person, PoseFailure
+from lposekit.stage_times import StageTimes
 from lposekit.versions import installed_versions
 
 __all__ = ["Estimator", "EstimatorSettings", "PoseEstimator"]
@@ -119,8 +120,10 @@ class PoseEstimator:
         """Score from which a box counts as a person."""
         return self.detector.score_threshold
 
-    def estimate(self, images_rgb: Sequence[npt.NDArray[np.uint8]]) -> list[list[Person] | PoseFailure]:
-        """The persons of each picture (uint8 [H, W, 3], RGB), best box first.
+    def estimate(
+        self, images_rgb: Sequence[npt.NDArray[np.uint8]], times: StageTimes | None = None
+    ) -> list[list[Person] | PoseFailure]:
+        """The persons of each picture (uint8 [H, W, 3], RGB), best box first. ``times`` gets ``detect`` and ``pose``.
 
         A picture that the models fail on (an error, no memory, numbers that are not finite) gets a `PoseFailure`, and
         the others of its batch are not touched by it.
@@ -129,21 +132,24 @@ class PoseEstimator:
             ValueError: something that is no such picture was passed.
         """
         check_images(images_rgb)
+        times = times or StageTimes()
         with torch.inference_mode(), _repeatable(self.settings.device):
-            found = self._in_batches(
-                images_rgb, self.settings.detector_batch, self.detector.prepare, self.detector.detect
-            )
+            with times.stage("detect"):
+                found = self._in_batches(
+                    images_rgb, self.settings.detector_batch, self.detector.prepare, self.detector.detect
+                )
             requests: list[tuple[int, CutRequest, float]] = []
             for i, boxes in enumerate(found):
                 if isinstance(boxes, Boxes):
                     height, width = images_rgb[i].shape[:2]
                     requests += [(i, (images_rgb[i], box), score) for box, score in self._gate(boxes, width, height)]
-            poses = self._in_batches(
-                [request for _, request, _ in requests],
-                self.settings.pose_batch,
-                self.pose_model.prepare,
-                lambda crops: list(self.pose_model.estimate(crops)),
-            )
+            with times.stage("pose"):
+                poses = self._in_batches(
+                    [request for _, request, _ in requests],
+                    self.settings.pose_batch,
+                    self.pose_model.prepare,
+                    lambda crops: list(self.pose_model.estimate(crops)),
+                )
         persons: list[list[Person] | PoseFailure] = [b if isinstance(b, PoseFailure) else [] for b in found]
         for (i, (_, box), score), pose in zip(requests, poses, strict=True):
             so_far = persons[i]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lposekit.records import Person, PoseFailure
+from lposekit.stage_times import StageTimes
 
 
 class Estimator(Protocol):
@@ -24,8 +25,12 @@ class Estimator(Protocol):
         """Raw score from which a keypoint counts as detected (a property of the model)."""
         ...
 
-    def estimate(self, images_rgb: Sequence[npt.NDArray[np.uint8]]) -> list[list[Person] | PoseFailure]:
-        """The persons of each picture (uint8 [H, W, 3], RGB), best box first; a `PoseFailure` for one that failed.
+    def estimate(
+        self, images_rgb: Sequence[npt.NDArray[np.uint8]], times: StageTimes | None = None
+    ) -> list[list[Person] | PoseFailure]:
+        """The persons of each image (uint8 [H, W, 3], RGB), best box first; a `PoseFailure` for one that failed.
+
+        ``times`` gets the seconds of ``detect`` and ``pose``.
 
         Raises:
             ValueError: something that is no such picture was passed: a bug of the caller, which stops the job.

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from lposekit.pose.protocol import check_images
 from lposekit.records import Person, PoseFailure
+from lposekit.stage_times import StageTimes
 
 NAME = "stub"
 KEYPOINT_FORMAT = "coco17"
@@ -55,10 +56,13 @@ class StubEstimator:
     keypoint_format = KEYPOINT_FORMAT
     keypoint_score_threshold = KEYPOINT_SCORE_THRESHOLD
 
-    def estimate(self, images_rgb: Sequence[npt.NDArray[np.uint8]]) -> list[list[Person] | PoseFailure]:
+    def estimate(
+        self, images_rgb: Sequence[npt.NDArray[np.uint8]], times: StageTimes | None = None
+    ) -> list[list[Person] | PoseFailure]:
         """As the protocol says; a picture may also ask for an exception, a death, too much memory, or a pause."""
         check_images(images_rgb)
-        return [self._answer(image) for image in images_rgb]
+        with (times or StageTimes()).stage("pose"):
+            return [self._answer(image) for image in images_rgb]
 
     def _answer(self, rgb_HWC: npt.NDArray[np.uint8]) -> list[Person] | PoseFailure:
         said = decode_bits(rgb_HWC)

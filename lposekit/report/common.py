@@ -8,14 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lposekit.errors import OUTCOME_FACTS
 from lposekit.report.facts import DatasetFacts
 from lposekit.report.page import PUBLIC_NAME, flatten, without_places
-from lposekit.report.words import GROUPS, OUTCOME_WORDS
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.layout import DatasetLayout
 
 MAX_SHARDS_LISTED = 200
 MAX_LICENCES_LISTED = 12
+GROUPS = {
+    "kept": "Kept",
+    "judged": "Seen, and turned down",
+    "rule": "Not fetched, by a rule",
+    "owner": "Refused by the owner",
+    "network": "Not reached",
+    "bytes": "Not usable",
+}
+"""Headings of the groups of outcomes, in the order of the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +96,11 @@ def card_lines(card: Mapping[str, Any], *, public: bool) -> dict[str, list[tuple
 def outcome_lines(outcomes: Counter[str], examples: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[OutcomeLine]:
     """The outcomes that occurred, by group (see `GROUPS`), the largest first in each."""
     lines = []
-    for outcome, words in OUTCOME_WORDS.items():
+    for outcome, known in OUTCOME_FACTS.items():
         if count := outcomes[outcome.value]:
             # what the owner refused, or a rule forbids, is not linked to from here
-            may_link = words.group in ("network", "bytes")
+            may_link = known.group in ("network", "bytes")
             shown = [{**row, "url": row["url"] if may_link else None} for row in examples.get(outcome.value, [])]
-            lines.append(OutcomeLine(outcome.value, words.group, words.text, count, shown))
+            lines.append(OutcomeLine(outcome.value, known.group, known.text, count, shown))
     order = list(GROUPS)
     return sorted(lines, key=lambda line: (order.index(line.group), -line.count))

@@ -20,7 +20,6 @@ from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import person_from_record
 
-THUMBNAIL_OUTCOMES = (Outcome.FEW_KEYPOINTS, Outcome.NO_PERSON, Outcome.TOO_SMALL)
 KEPT_SHOWN = 64
 REJECTED_SHOWN = 12
 PICTURE_SIDE_PX = 340
@@ -57,7 +56,7 @@ def rejected_tiles(dataset: PoseDataset, facts: ImageFacts) -> dict[str, list[Ti
     """Up to `REJECTED_SHOWN` pictures of each outcome that keeps thumbnails, with what was detected, by outcome."""
     layout = DatasetLayout(dataset.root)
     shown: dict[str, list[Tile]] = {}
-    for outcome in THUMBNAIL_OUTCOMES:
+    for outcome in (each for each in Outcome if each.facts.thumbnail):
         tiles = []
         for shard, row in spread_rows(dataset, facts, outcome, REJECTED_SHOWN):
             # a looser rule for storing than for keeping leaves the whole picture in the tar, and no thumbnail

@@ -48,6 +48,7 @@ def claim_folder(layout: DatasetLayout, card: dict[str, Any]) -> None:
     """
     if layout.card.exists():
         old = read_card(layout)
+        _add_versions(old, card)
         # Through JSON, so that a tuple equals the list that it is stored as.
         differing = differing_fields(old.get("fixed"), json.loads(json.dumps(card["fixed"])))
         if differing:
@@ -58,6 +59,29 @@ def claim_folder(layout: DatasetLayout, card: dict[str, Any]) -> None:
         return
     _refuse_foreign_files(layout.root)
     write_json(layout.card, {"schema": SCHEMA_VERSION, **card})
+
+
+def _add_versions(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Versions that a folder of lposekit 0.1 was built with, which it recorded without binding itself to them."""
+    fixed, recorded = old.get("fixed"), old.get("versions", {})
+    if isinstance(fixed, dict) and "versions" not in fixed and "versions" in new["fixed"]:
+        fixed["versions"] = {name: recorded.get(name) for name in new["fixed"]["versions"]}
+
+
+def bind_models(layout: DatasetLayout, models: dict[str, Any]) -> None:
+    """Write what was loaded into the card; a folder goes on with the very weights that it was begun with.
+
+    Raises:
+        UsageError: it was begun with others.
+    """
+    before = read_card(layout).get("models")
+    if before and before != models and layout.committed_shards():
+        names = sorted(name for name in before.keys() | models.keys() if before.get(name) != models.get(name))
+        raise UsageError(
+            f"{layout.root} was built with other models ({', '.join(names)} differ). Name another --output, or put the "
+            "same weights and package versions back."
+        )
+    update_card(layout, models=models)
 
 
 def _refuse_foreign_files(root: Path) -> None:

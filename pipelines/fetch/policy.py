@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lposekit.errors import LposekitError, Outcome, Rejected, UsageError
+from lposekit.errors import Outcome, Rejected, UsageError
 from pipelines.fetch.urls import WebUrl, parse_web_url
 
 OPT_OUT_DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml", "none"})
@@ -86,14 +86,14 @@ class Blocklist:
 
     @classmethod
     def from_files(cls, paths: Iterable[Path]) -> Blocklist:
-        """Read and join blocklist files. Raises ``UsageError`` for a bad line, ``LposekitError`` for a missing file."""
+        """Read and join blocklist files. Raises ``UsageError`` for a bad line or a missing file."""
         lists = []
         for path in paths:
             try:
                 with path.open(encoding="utf-8") as lines:
                     lists.append(cls.from_lines(lines, str(path)))
             except (OSError, UnicodeError) as problem:
-                raise LposekitError(f"blocklist {path} cannot be read: {problem}. Nothing was fetched.") from problem
+                raise UsageError(f"blocklist {path} cannot be read: {problem}. Nothing was fetched.") from problem
         return cls(
             frozenset().union(*(one.urls for one in lists)),
             frozenset().union(*(one.domains for one in lists)),

@@ -9,11 +9,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lposekit.errors import NETWORK_OUTCOMES, Outcome
-
-_NEVER_FETCHED = frozenset(
-    {Outcome.METADATA_FILTER, Outcome.BLOCKED, Outcome.DUPLICATE, Outcome.BAD_URL, Outcome.PRIVATE_ADDRESS}
-)
+from lposekit.errors import Outcome
 
 
 @dataclass(slots=True)
@@ -31,7 +27,7 @@ class CircuitBreaker:
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
         """Note rows as they end. Rows that a rule kept from being fetched do not count."""
-        self._recent.extend(outcome for outcome in outcomes if outcome not in _NEVER_FETCHED)
+        self._recent.extend(outcome for outcome in outcomes if outcome.facts.stage != "plan")
         while len(self._recent) > self.window_rows:
             self._recent.popleft()
 
@@ -43,9 +39,9 @@ class CircuitBreaker:
 
     def describe(self) -> str:
         """One line for the user: ``490 of the last 500 rows failed by the network (dns 485, timeout 5)``."""
-        counts = Counter(outcome for outcome in self._recent if outcome in NETWORK_OUTCOMES)
+        counts = Counter(outcome for outcome in self._recent if outcome.facts.network)
         reasons = ", ".join(f"{outcome.value} {count}" for outcome, count in counts.most_common())
         return f"{self._num_failed()} of the last {len(self._recent)} rows failed by the network ({reasons or 'none'})"
 
     def _num_failed(self) -> int:
-        return sum(outcome in NETWORK_OUTCOMES for outcome in self._recent)
+        return sum(outcome.facts.network for outcome in self._recent)

@@ -1,10 +1,10 @@
 """Drives img2dataset's `Downloader` for the rows of one shard.
 
-    download_rows(rows, opener=opener, decode=decoder.decode, settings=settings.fetch, sink=take, work_dir=folder)
+    for row in download_rows(rows, opener=opener, decode=decoder.decode, settings=settings.fetch, work_dir=folder): ...
 
 The Downloader fetches (see `engine`); threads of our own decode, since it would resize in one thread only, between two
-downloads; the caller's thread alone calls `sink`. Memory is bounded by `max_waiting` pictures and `_MAX_WAITING_BYTES`
-of bodies, not by the shard. Reasons and findings: docs/decisions/2026-11-20-download-engine.md.
+downloads; rows come out in the thread that asks for them. Memory is bounded by `max_waiting` images and
+`_MAX_WAITING_BYTES` of bodies, not by the shard. Reasons and findings: docs/decisions/2026-11-20-download-engine.md.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from lposekit.errors import Interrupted, LposekitError, Outcome, Rejected
 from lposekit.records import ImageRow
+from lposekit.stage_times import StageTimes
 from pipelines.fetch.hashes import listed_hash
 from pipelines.fetch.opener import Fetched
 from pipelines.fetch.settings import FetchSettings
@@ -42,7 +43,7 @@ class Fetcher(Protocol):
 class FetchedRow:
     """How fetching and decoding of one row ended.
 
-    outcome: none if there is a picture for the pose model. detail: why not, empty otherwise.
+    outcome: none if there is an image for the pose model. detail: why not, empty otherwise.
     image: also there for too_small, whose thumbnail the report shows.
     sha256, num_bytes, http_status: of the body, if one came.
     """
@@ -62,27 +63,30 @@ def download_rows(
     opener: Fetcher,
     decode: Callable[[bytes], DecodedImage],
     settings: FetchSettings,
-    sink: Callable[[FetchedRow], None],
     work_dir: Path,
+    times: StageTimes | None = None,
     cancel: threading.Event | None = None,
     decode_threads: int = 1,
     max_waiting: int = 32,
-) -> None:
-    """Fetch and decode all rows; `sink` gets each exactly once, in the order in which they end, from this thread.
+) -> Generator[FetchedRow, None, None]:
+    """Fetch and decode all rows; yields each exactly once, in the order in which they end.
 
-    While `sink` works, at most `max_waiting` rows wait for it, decoded or not, and the downloads pause. `decode` is
-    called from `decode_threads` threads. img2dataset's own files (input, statistics) live and die in `work_dir`.
-    Raises what `sink` and `decode` raise (but `Rejected`), and `Interrupted` within a second after `cancel` is set;
-    downloads that are under way then end on their own, within their total time; the end of the process waits for them.
+    While the caller works on a row, at most `max_waiting` rows wait for it, decoded or not, and the downloads pause.
+    `decode` is called from `decode_threads` threads. `times` gets ``fetch`` and ``decode``, added up over threads.
+    img2dataset's own files (input, statistics) live and die in `work_dir`.
+
+    Raises what `decode` raises (but `Rejected`), and `Interrupted` within a second after `cancel` is set. When the
+    caller stops asking, downloads that are under way end on their own, within their total time; the end of the process
+    waits for them.
     """
     if not rows:
         return
     decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
-    shard = _Shard(rows, opener, decode, settings, decoders, max_waiting)
+    shard = _Shard(rows, opener, decode, settings, decoders, max_waiting, times or StageTimes())
     running = engine.start(shard, len(rows), settings.threads, work_dir)
     try:
         for _ in rows:
-            sink(shard.next_row(cancel))
+            yield shard.next_row(cancel)
             shard.slots.release()
     finally:
         shard.stop()
@@ -100,6 +104,7 @@ class _Shard:
         settings: FetchSettings,
         decoders: ThreadPoolExecutor,
         max_waiting: int,
+        times: StageTimes,
     ) -> None:
         self.stopped = threading.Event()
         self.slots = threading.Semaphore(max_waiting)
@@ -109,6 +114,7 @@ class _Shard:
         self._decode = decode
         self._verify_hash = settings.verify_hash
         self._decoders = decoders
+        self._times = times
         self._bodies = _ByteBudget(_MAX_WAITING_BYTES)
         self._facts: dict[int, dict[str, Any]] = {}  # sha256, num_bytes, http_status of a row
         self._rejections: dict[int, Rejected] = {}
@@ -129,7 +135,8 @@ class _Shard:
             raise Rejected(Outcome.CONNECT, "the download was stopped")
         if row.url is None:
             raise Rejected(Outcome.BAD_URL, "the row has no URL")
-        fetched = self._opener.fetch(row.url)
+        with self._times.stage("fetch"):
+            fetched = self._opener.fetch(row.url)
         self._facts[index] = {
             "sha256": hashlib.sha256(fetched.body).hexdigest(),
             "num_bytes": len(fetched.body),
@@ -172,7 +179,9 @@ class _Shard:
         try:
             if self.stopped.is_set():
                 raise Rejected(Outcome.WORKER_CRASH, "the download was stopped")
-            return self._row(index, image=self._decode(body))
+            with self._times.stage("decode"):
+                image = self._decode(body)
+            return self._row(index, image=image)
         except TooSmall as rejected:
             return self._row(index, rejected.outcome, rejected.detail, rejected.image)
         except Rejected as rejected:

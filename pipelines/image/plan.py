@@ -10,26 +10,22 @@ spreads a burst to one host over a block, in bounded memory, and is the same for
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 
-import fsspec
 import pyarrow as pa
 
 from lposekit.errors import UsageError
 from lposekit.records import KEY_ROW_DIGITS, sample_key
 from pipelines.image.plan_rows import PlannedRow, RowRules, bind_limits, metadata_limits, plan_row, row_rules
 from pipelines.image.settings import BuildImagesSettings
-from pipelines.image.sources import Source, column_values, extra_types, open_sources, source_tables
+from pipelines.image.sources import Source, extra_types, open_sources, source_tables
 from pipelines.lists.columns import safety_warnings
 from pipelines.lists.files import check_tail, count_list_rows, find_lists
+from pipelines.lists.values import column_values
 
 SHUFFLE_BLOCK_ROWS = 65_536
-_WHOLE_BYTES = 8 * 2**20
-_PART_BYTES = 2**16
-_NUM_PARTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,21 +156,3 @@ def list_warnings(settings: BuildImagesSettings) -> list[str]:
             flag = "--filter." + limit.setting.replace("_", "-")
             warnings.append(f"{flag} is set, but the list has no column {limit.metadata}: it turns nothing down.")
     return list(dict.fromkeys(warnings))
-
-
-def input_fingerprint(settings: BuildImagesSettings) -> str:
-    """sha256 (hex) over the size and content of the lists, in order, names and times aside: a moved copy is the same
-    input. Of a list above 8 MiB, 64 parts spread over it stand for the whole, its head and tail (a parquet footer)
-    among them."""
-    digest = hashlib.sha256()
-    for file in find_lists(settings.input):
-        filesystem, path = fsspec.core.url_to_fs(file.path)
-        size = filesystem.size(path)
-        digest.update(f"{file.kind} {size}\n".encode())
-        if size is None or size <= _WHOLE_BYTES:
-            digest.update(filesystem.cat_file(path))
-            continue
-        for part in range(_NUM_PARTS):
-            start = (size - _PART_BYTES) * part // (_NUM_PARTS - 1)
-            digest.update(filesystem.cat_file(path, start=start, end=start + _PART_BYTES))
-    return digest.hexdigest()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.image.pose_pool import PoseSpec, load_estimator
+from pipelines.image.pose_actor import PoseSpec, load_estimator
 from pipelines.image.settings import PoseSettings
 from pipelines.sandbox.sandbox import Sandbox, SandboxError
 

@@ -1,121 +1,90 @@
-"""Rows come in any order, go to the pose model in fixed batches, and come out in row order."""
+"""Rows come in any order and go to the pose model in fixed batches.
+
+A window is a fixed run of neighbouring rows; its images are one batch. So batches depend on the list alone, and the
+model's last digits with them.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from lposekit.records import ImageRow
+from lposekit.stage_times import StageTimes
 from pipelines.image.download import FetchedRow
+from pipelines.image.pose_actor import Image, Poses
 from pipelines.image.pose_pool import PoseClient
-from pipelines.image.rows import ImageRules, RowResult, seen_row, unseen_row
 
 MAX_BATCHES_IN_FLIGHT = 4
 
 
-@dataclass(slots=True)
-class _Window:
-    """A fixed run of neighbouring rows. Its pictures are one batch, so batches depend on the list alone."""
+@dataclass(frozen=True, slots=True)
+class PosedRow:
+    """A row that came back from the fetch, and what the pose model found; None where it was not asked."""
 
-    first: int
-    missing: int
-    waiting: dict[int, FetchedRow] = field(default_factory=dict)
-    results: dict[int, RowResult] = field(default_factory=dict)
-    ticket: Any = None
-    finished: bool = False
+    fetched: FetchedRow
+    poses: Poses | None
 
 
-class PoseWindows:
-    """Puts the fetched rows of one shard through the pose model.
+def in_windows(fetched: Iterable[FetchedRow], positions: Mapping[str, int], size: int) -> Iterator[list[FetchedRow]]:
+    """The rows of one window at a time, sorted, as soon as the last of them is there.
 
     Args:
-        rows: the shard's rows.
-        poses: the pose model.
-        rules: keep rule and storage.
-        window: rows of one batch.
-        emit: called once per row, in row order.
+        positions: place in the shard, by key, of every row that `fetched` will bring.
+        size: rows of a window, those that were never fetched among them.
     """
-
-    def __init__(
-        self,
-        rows: Sequence[ImageRow],
-        poses: PoseClient,
-        rules: ImageRules,
-        window: int,
-        emit: Callable[[RowResult], None],
-    ) -> None:
-        self._rows = rows
-        self._poses = poses
-        self._rules = rules
-        self._size = window
-        self._emit = emit
-        self._windows = [_Window(i, min(window, len(rows) - i)) for i in range(0, len(rows), window)]
-        self._in_flight: deque[_Window] = deque()
-        self._next = 0
-
-    def put_decided(self, position: int, result: RowResult) -> None:
-        """A row that ended without the pose model."""
-        window = self._windows[position // self._size]
-        window.results[position] = result
-        self._arrived(window)
-
-    def put_fetched(self, position: int, fetched: FetchedRow) -> None:
-        """A row that comes back from the fetch, with a picture or with the outcome that it ended in."""
-        if fetched.outcome is not None:
-            row = self._rows[position]
-            self.put_decided(position, unseen_row(row, fetched.outcome, fetched.detail, fetched.image, fetched.sha256))
-            return
-        window = self._windows[position // self._size]
-        window.waiting[position] = fetched
-        self._arrived(window)
-
-    def finish(self) -> None:
-        """Wait for all batches; every row has been emitted afterwards."""
-        while self._in_flight:
-            self._collect(self._in_flight.popleft())
-        missing = sum(window.missing for window in self._windows)
-        assert not missing, f"{missing} rows never came back from the fetch"
-        assert self._next == len(self._windows)
-
-    def _arrived(self, window: _Window) -> None:
-        window.missing -= 1
-        assert window.missing >= 0, f"a row of the window from {window.first} came back twice"
-        if window.missing:
-            return
-        if not window.waiting:
-            self._complete(window)
-            return
-        images = [_picture(window.waiting[position]) for position in sorted(window.waiting)]
-        window.ticket = self._poses.submit(images)
-        self._in_flight.append(window)
-        if len(self._in_flight) > MAX_BATCHES_IN_FLIGHT:
-            self._collect(self._in_flight.popleft())
-
-    def _collect(self, window: _Window) -> None:
-        """Wait for a window's poses and turn them into results; its pictures are let go."""
-        poses = self._poses.result(window.ticket)
-        positions = sorted(window.waiting)
-        assert len(poses) == len(positions), f"{len(poses)} answers for {len(positions)} pictures"
-        for position, persons in zip(positions, poses, strict=True):
-            fetched = window.waiting.pop(position)
-            assert fetched.image is not None
-            window.results[position] = seen_row(
-                self._rows[position], fetched.image, fetched.sha256, persons, self._rules
-            )
-        window.ticket = None
-        self._complete(window)
-
-    def _complete(self, window: _Window) -> None:
-        window.finished = True
-        while self._next < len(self._windows) and self._windows[self._next].finished:
-            done = self._windows[self._next]
-            for position in sorted(done.results):
-                self._emit(done.results.pop(position))
-            self._next += 1
+    missing = Counter(position // size for position in positions.values())
+    waiting: dict[int, dict[int, FetchedRow]] = {window: {} for window in missing}
+    for row in fetched:
+        position = positions[row.row.key]
+        window = position // size
+        assert position not in waiting[window], f"row {row.row.key} came back twice"
+        waiting[window][position] = row
+        missing[window] -= 1
+        if not missing[window]:
+            arrived = waiting.pop(window)
+            yield [arrived[position] for position in sorted(arrived)]
+    assert not waiting, f"{sum(missing.values())} rows never came back from the fetch"
 
 
-def _picture(fetched: FetchedRow) -> Any:
-    assert fetched.image is not None, "a row without an outcome has a picture"
-    return fetched.image.rgb_HWC
+def with_poses(
+    windows: Iterable[Sequence[FetchedRow]], client: PoseClient, times: StageTimes, known: Collection[str] = ()
+) -> Iterator[PosedRow]:
+    """The rows with what the model finds on their images, window by window; a few batches are on their way at a time.
+
+    Args:
+        times: gets the model's own stages, ``detect`` and ``pose``.
+        known: keys of rows whose poses are known, so that the model is not asked.
+    """
+    in_flight: deque[tuple[Sequence[FetchedRow], Any]] = deque()
+    for window in windows:
+        images = [_image(row) for row in window if _is_asked(row, known)]
+        in_flight.append((window, client.submit(images) if images else None))
+        if len(in_flight) > MAX_BATCHES_IN_FLIGHT:
+            yield from _answered(*in_flight.popleft(), client, times, known)
+    while in_flight:
+        yield from _answered(*in_flight.popleft(), client, times, known)
+
+
+def _answered(
+    window: Sequence[FetchedRow], ticket: Any, client: PoseClient, times: StageTimes, known: Collection[str]
+) -> Iterator[PosedRow]:
+    poses: list[Poses] = []
+    if ticket is not None:
+        answered = client.result(ticket)
+        times.add_all(answered.seconds)
+        poses = answered.poses
+    asked = [row for row in window if _is_asked(row, known)]
+    assert len(poses) == len(asked), f"{len(poses)} answers for {len(asked)} images"
+    by_key = {row.row.key: found for row, found in zip(asked, poses, strict=True)}
+    return (PosedRow(row, by_key.get(row.row.key)) for row in window)
+
+
+def _is_asked(row: FetchedRow, known: Collection[str]) -> bool:
+    return row.outcome is None and row.row.key not in known
+
+
+def _image(row: FetchedRow) -> Image:
+    assert row.image is not None, "a row without an outcome has an image"
+    return row.image.rgb_HWC

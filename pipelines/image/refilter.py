@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,18 +16,20 @@ import pyarrow.parquet as pq
 
 from lposekit.errors import Outcome, UsageError
 from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, keep_verdict
+from lposekit.recipe import Claim
 from lposekit.settings import flatten_settings
 from lposekit.shards.card import claim_folder, read_card, update_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import person_record, pose_card, pose_json
-from lposekit.shards.writer import ShardWriter
-from pipelines.build import write_report
-from pipelines.image.rows import RowResult, rows_table
-from pipelines.image.shard import stats_of
-from pipelines.image.stored import NEEDS_PIXELS, StoredShard, read_stored_shard
+from lposekit.stage_times import StageTimes
+from pipelines.image.stored import NEEDS_PIXELS, stored_persons
+from pipelines.image.worker import IMAGE_SHARDS
 from pipelines.job.build_report import BuildReport
-from pipelines.job.lock import owned_folder, writer_lock
-from pipelines.job.shard_report import img2dataset_status
+from pipelines.job.lock import owned_folder
+from pipelines.job.report_page import write_report
+from pipelines.job.rows import RowResult, img2dataset_status
+from pipelines.job.shard import write_shard
+from pipelines.job.stored import StoredShard, read_stored_shard
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ def run(
 
     Args:
         changes: fields of `KeepRule` to change.
-        dedup: turn down pictures whose bytes came in an earlier row, over the whole dataset.
+        dedup: turn down images whose bytes came in an earlier row, over the whole dataset.
         dry_run: count, write nothing; ``output`` may be None then.
 
     Raises:
@@ -99,7 +101,7 @@ def _count_only(work: _Refilter) -> BuildReport:
     outcomes: Counter[str] = Counter()
     for shard in work.source.committed_shards():
         stored = read_stored_shard(work.source, shard)
-        outcomes.update(_judge(work, stored, i)[0].value for i in range(len(stored.columns)))
+        outcomes.update(_judge(work, stored, i)[0].value for i in range(len(stored)))
     notes = (f"would keep {outcomes['kept']} samples", *_needs_pixels_note(work))
     return BuildReport(work.source.root, dict(outcomes), outcomes["kept"], notes=notes, dry_run=True)
 
@@ -109,7 +111,7 @@ def _write_all(work: _Refilter) -> BuildReport:
     done = set(work.target.committed_shards())
     for shard in work.source.committed_shards():
         # A shard that an interrupted run committed is judged again, for the lists that span shards, but not rewritten.
-        _write_shard(work, shard, write=shard not in done)
+        _rewrite_shard(work, shard, write=shard not in done)
     if work.needs_pixels:
         pq.write_table(pa.Table.from_pylist(work.needs_pixels), work.target.meta / NEEDS_PIXELS)
     card = update_card(work.target)
@@ -134,26 +136,19 @@ def _needs_pixels_note(work: _Refilter) -> tuple[str, ...]:
     return (note,)
 
 
-def _write_shard(work: _Refilter, shard: int, *, write: bool) -> None:
+def _rewrite_shard(work: _Refilter, shard: int, *, write: bool) -> None:
     stored = read_stored_shard(work.source, shard)
-    results = [_refiltered(work, stored, position) for position in range(len(stored.columns))]
-    if not write:
-        return
-    start = time.time()
-    with writer_lock(work.target, work.run_id):
-        writer = ShardWriter(work.target, shard, work.run_id)
-        for result in results:
-            if result.members:
-                writer.add(result.key, result.members)
-            if result.thumbnail is not None:
-                writer.add_thumbnail(result.key, result.outcome.value, result.thumbnail)
-        writer.commit(rows_table(results), stats_of(results, start, time.time()))
+    rows = (_refiltered(work, stored, position) for position in range(len(stored)))
+    if write:
+        write_shard(Claim(work.target.root, work.run_id), shard, rows, IMAGE_SHARDS, StageTimes())
+    else:
+        deque(rows, maxlen=0)
 
 
 def _judge(work: _Refilter, stored: StoredShard, position: int) -> tuple[Outcome, bool]:
     """A row's new outcome, and whether its sample is taken over."""
     old, columns = stored.outcome(position), stored.columns[position]
-    persons = stored.persons(position)
+    persons = stored_persons(stored, position)
     if persons is None:
         return old, False
     layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
@@ -173,31 +168,34 @@ def _refiltered(work: _Refilter, stored: StoredShard, position: int) -> RowResul
     outcome, taken = _judge(work, stored, position)
     result = stored.result(position)
     if not taken:
-        if outcome is result.outcome and not result.members:
+        if outcome is result.outcome and not result.samples:
             return result
         columns = result.columns | {
             "outcome": outcome.value,
             "status": img2dataset_status(outcome, False),
             "error_message": f"{outcome.value}: turned down by refilter",
         }
-        return replace(result, outcome=outcome, columns=columns, members={})
+        return replace(result, outcome=outcome, columns=columns, samples=())
     return _kept(work, stored, position, result)
 
 
 def _kept(work: _Refilter, stored: StoredShard, position: int, result: RowResult) -> RowResult:
-    """A sample taken over: picture and caption as they are, the account and the detected counts anew."""
-    persons = stored.persons(position)
+    """A sample taken over: image and caption as they are, the account and the detected counts anew."""
+    persons = stored_persons(stored, position)
     assert persons is not None
     columns = result.columns | {"outcome": Outcome.KEPT.value, "status": "success", "error_message": None}
     width, height = columns["width"], columns["height"]
     layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
     records = [person_record(p, width, height, work.rule.keypoint_score_threshold, layout) for p in persons]
     columns |= {"max_detected": max((record["num_detected"] for record in records), default=None)}
-    members = result.members | {
-        "json": _updated_json(result.members["json"], columns),
+    [(key, members)] = result.samples
+    changed = {
+        "json": _updated_json(members["json"], columns),
         "pose.json": pose_json(records, width, height, work.head),
     }
-    return replace(result, outcome=Outcome.KEPT, columns=columns, members=members, thumbnail=None)
+    return replace(
+        result, outcome=Outcome.KEPT, columns=columns, samples=((key, {**members, **changed}),), thumbnail=None
+    )
 
 
 def _updated_json(old: bytes, columns: Mapping[str, Any]) -> bytes:

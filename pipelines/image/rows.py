@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -14,10 +14,8 @@ from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, is_valid_person, keep
 from lposekit.records import ImageRow, Person, PoseFailure
 from lposekit.shards.pose_json import person_record, pose_json, round_person
 from pipelines.image.decode import DecodedImage, encode_jpeg, thumbnail
-from pipelines.job.shard_report import img2dataset_status
+from pipelines.job.rows import RowResult, row_columns
 
-THUMBNAIL_OUTCOMES = frozenset({Outcome.NO_PERSON, Outcome.FEW_KEYPOINTS, Outcome.TOO_SMALL})
-MAX_ERROR_CHARS = 500
 PERSON_TYPE = pa.struct(
     [("bbox", pa.list_(pa.float32())), ("bbox_score", pa.float32()), ("keypoints", pa.list_(pa.float32()))]
 )
@@ -37,17 +35,6 @@ OWN_COLUMNS: dict[str, pa.DataType] = {
     "main_detected": pa.int16(),
     "persons": pa.list_(PERSON_TYPE),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class RowResult:
-    """Everything that one input row leaves behind."""
-
-    key: str
-    outcome: Outcome
-    columns: dict[str, Any]
-    members: dict[str, bytes] = field(default_factory=dict)
-    thumbnail: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +59,7 @@ def unseen_row(
     columns = _columns(row, outcome, detail, stored=False) | {"sha256": sha256}
     if image is not None:
         columns |= _size_columns(image, sha256)
-    small = thumbnail(image.rgb_HWC) if image is not None and outcome in THUMBNAIL_OUTCOMES else None
+    small = thumbnail(image.rgb_HWC) if image is not None and outcome.facts.thumbnail else None
     return RowResult(row.key, outcome, columns, thumbnail=small)
 
 
@@ -93,7 +80,7 @@ def seen_row(
     detail = "" if outcome is Outcome.KEPT else _why(outcome, persons, records, width, height, rules.keep)
     columns = _columns(row, outcome, detail, stored) | size | _pose_columns(persons, records)
     if not stored:
-        small = thumbnail(image.rgb_HWC) if outcome in THUMBNAIL_OUTCOMES else None
+        small = thumbnail(image.rgb_HWC) if outcome.facts.thumbnail else None
         return RowResult(row.key, outcome, columns, thumbnail=small)
     members = {
         "jpg": encode_jpeg(image.rgb_HWC, rules.jpeg_quality),
@@ -101,7 +88,7 @@ def seen_row(
         "json": _json_bytes({name: value for name, value in columns.items() if name != "persons"}),
         "pose.json": pose_json(records, width, height, rules.pose_card),
     }
-    return RowResult(row.key, outcome, columns, members)
+    return RowResult(row.key, outcome, columns, ((row.key, members),))
 
 
 def _why(
@@ -123,12 +110,16 @@ def _why(
 
 
 def _columns(row: ImageRow, outcome: Outcome, detail: str, stored: bool) -> dict[str, Any]:
-    message = None if outcome is Outcome.KEPT else f"{outcome.value}: {detail}"[:MAX_ERROR_CHARS]
-    extra = {name: value for name, value in row.extra.items() if name not in OWN_COLUMNS}
-    own = dict.fromkeys(OWN_COLUMNS)
-    status = img2dataset_status(outcome, stored)
-    own |= {"key": row.key, "status": status, "error_message": message, "outcome": outcome.value}
-    return {"url": row.url, "caption": row.caption, **extra, **own}
+    return row_columns(
+        OWN_COLUMNS,
+        key=row.key,
+        url=row.url,
+        caption=row.caption,
+        extra=row.extra,
+        outcome=outcome,
+        detail=detail,
+        stored=stored,
+    )
 
 
 def _size_columns(image: DecodedImage, sha256: str | None) -> dict[str, Any]:
@@ -154,26 +145,3 @@ def _pose_columns(persons: Sequence[Person], records: Sequence[dict[str, Any]]) 
 
 def _json_bytes(value: dict[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str).encode("utf-8", "replace")
-
-
-def rows_table(results: Sequence[RowResult]) -> pa.Table:
-    """The parquet table of a shard: the list's columns, then ours, one row per input row in key order."""
-    names = list(dict.fromkeys(name for result in results for name in result.columns))
-    arrays = []
-    for name in names:
-        values = [result.columns.get(name) for result in results]
-        if name in OWN_COLUMNS:
-            arrays.append(pa.array(values, OWN_COLUMNS[name]))
-        elif name in ("url", "caption"):
-            arrays.append(pa.array(values, pa.string()))
-        else:
-            arrays.append(free_column(values))
-    return pa.Table.from_arrays(arrays, names=names)
-
-
-def free_column(values: list[Any]) -> pa.Array:
-    """A pass-through column; one whose values have several types becomes text."""
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
-        return pa.array([None if value is None else str(value) for value in values], pa.string())

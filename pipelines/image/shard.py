@@ -1,45 +1,53 @@
-"""Build one image shard: fetch -> decode -> pose -> keep? -> encode -> commit. Knows nothing of Ray."""
+"""The rows of one image shard: fetch -> decode -> pose -> keep? -> encode, one after the other on this page.
+
+Each stage takes rows from the one above it and hands rows on; nothing runs before the row below is asked for, so a slow
+pose model slows the downloads down, and memory is bounded. Knows nothing of Ray.
+"""
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
+import itertools
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from lposekit.errors import Outcome
-from lposekit.faults import fault_point
-from lposekit.records import Person
-from lposekit.shards.layout import DatasetLayout
-from lposekit.shards.writer import ShardWriter
+from lposekit.records import ImageRow, Person
+from lposekit.stage_times import StageTimes
 from pipelines.image.breaker import CircuitBreaker
 from pipelines.image.download import FetchedRow
 from pipelines.image.plan import ShardPlan
-from pipelines.image.pose_batches import PoseWindows
+from pipelines.image.pose_batches import PosedRow, in_windows, with_poses
 from pipelines.image.pose_pool import PoseClient
-from pipelines.image.rows import ImageRules, RowResult, rows_table, seen_row, unseen_row
-from pipelines.image.settings import BuildImagesSettings
-from pipelines.job.lock import writer_lock
-from pipelines.job.shard_report import ShardReport, commit_marker
+from pipelines.image.rows import ImageRules, seen_row, unseen_row
+from pipelines.job.rows import RowResult
+from pipelines.job.shard import NetworkDown
 
-Download = Callable[..., None]
 MIN_ROWS_FOR_BREAKER = 20
 
 
-@dataclass(frozen=True, slots=True)
-class ImageJob:
-    """What all shards of a run share; plain values that travel to the workers."""
+class Download(Protocol):
+    """Fetches and decodes rows: `pipelines.image.download.download_rows`, bound to its opener and decoder."""
 
-    root: Path
-    run_id: str
-    settings: BuildImagesSettings
+    def __call__(
+        self, rows: Sequence[ImageRow], work_dir: Path, times: StageTimes, cancel: threading.Event | None = None
+    ) -> Generator[FetchedRow, None, None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What a worker has loaded for its shards, and the settings of their rows."""
+
+    download: Download
+    poses: PoseClient
     rules: ImageRules
-    allowed_local: frozenset[str] = frozenset()
-    """host:port pairs that may be private: the quickstart's own sample server."""
+    batch_size: int
+    dedup: bool
+    network_failure_limit: float | None
+    network_failure_window: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,154 +59,116 @@ class KnownPose:
 
 
 @dataclass(frozen=True, slots=True)
-class RetryInput:
-    """What a shard's earlier build left, by position: rows that stay as they are, and poses that are known."""
+class EarlierRows:
+    """What a shard's earlier build left, by key: rows that stay as they are, and poses that are known."""
 
-    carried: Mapping[int, RowResult] = field(default_factory=dict)
-    known: Mapping[int, KnownPose] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Account:
-    """What a shard's rows came to, while they are written."""
-
-    writer: ShardWriter
-    dedup: bool
-    results: list[RowResult]
-    seen_sha256: set[str]
-
-    def emit(self, result: RowResult) -> None:
-        """Write one row, in row order."""
-        sha256 = result.columns.get("sha256")
-        if self.dedup and result.members and sha256 in self.seen_sha256:
-            result = _as_duplicate(result)
-        elif sha256 and result.members:
-            self.seen_sha256.add(sha256)
-        if result.members:
-            self.writer.add(result.key, result.members)
-        if result.thumbnail is not None:
-            self.writer.add_thumbnail(result.key, result.outcome.value, result.thumbnail)
-        # The bytes are on the disk now; keep the account only.
-        self.results.append(replace(result, members={}, thumbnail=None))
+    carried: Mapping[str, RowResult] = field(default_factory=dict)
+    known: Mapping[str, KnownPose] = field(default_factory=dict)
 
 
-def _as_duplicate(result: RowResult) -> RowResult:
+def image_rows(
+    plan: ShardPlan,
+    stages: Stages,
+    work_dir: Path,
+    times: StageTimes,
+    *,
+    earlier: EarlierRows | None = None,
+    cancel: threading.Event | None = None,
+) -> Generator[RowResult, None, None]:
+    """What each row of a shard leaves behind, in row order.
+
+    Args:
+        plan: the shard's rows; those that the plan decided (metadata filter) are not fetched.
+        work_dir: an empty folder for what the download leaves on the way.
+        earlier: what an earlier build of this shard left and this one takes over.
+
+    Raises:
+        NetworkDown: after the last row, if nearly every fetch failed by the network.
+    """
+    earlier = earlier or EarlierRows()
+    positions = {planned.row.key: position for position, planned in enumerate(plan.rows)}
+    decided = _decided_rows(plan, earlier)
+    wanted = [planned.row for planned in plan.rows if planned.row.key not in decided]
+    with contextlib.closing(stages.download(wanted, work_dir, times, cancel)) as fetched:
+        windows = in_windows(fetched, {row.key: positions[row.key] for row in wanted}, stages.batch_size)
+        posed = with_poses(windows, stages.poses, times, earlier.known)
+        stored = (_stored(row, earlier.known.get(row.fetched.row.key), stages.rules, times) for row in posed)
+        rows = _in_row_order(itertools.chain(decided.values(), stored), positions)
+        if stages.dedup:
+            rows = _without_duplicates(rows)
+        yield from _unless_network_down(rows, earlier.carried, stages)
+
+
+def _decided_rows(plan: ShardPlan, earlier: EarlierRows) -> dict[str, RowResult]:
+    """Rows that need no fetch, by key."""
+    decided = {}
+    for planned in plan.rows:
+        key = planned.row.key
+        if key in earlier.carried:
+            decided[key] = earlier.carried[key]
+        elif planned.outcome is not None:
+            decided[key] = unseen_row(planned.row, planned.outcome, planned.detail)
+    return decided
+
+
+def _stored(posed: PosedRow, known: KnownPose | None, rules: ImageRules, times: StageTimes) -> RowResult:
+    """Judge a row and encode what is kept of it."""
+    fetched = posed.fetched
+    with times.stage("encode"):
+        if fetched.outcome is not None:
+            return unseen_row(fetched.row, fetched.outcome, fetched.detail, fetched.image, fetched.sha256)
+        assert fetched.image is not None, "a row without an outcome has an image"
+        if known is None:
+            assert posed.poses is not None, f"row {fetched.row.key} has no answer of the pose model"
+            return seen_row(fetched.row, fetched.image, fetched.sha256, posed.poses, rules)
+        if fetched.sha256 != known.sha256:
+            return unseen_row(fetched.row, Outcome.HASH_MISMATCH, "the image changed since its poses were found")
+        return seen_row(fetched.row, fetched.image, fetched.sha256, known.persons, rules)
+
+
+def _in_row_order(rows: Iterable[RowResult], positions: Mapping[str, int]) -> Iterator[RowResult]:
+    """Rows that wait for an earlier one are held encoded."""
+    waiting: dict[int, RowResult] = {}
+    next_position = 0
+    for row in rows:
+        waiting[positions[row.key]] = row
+        while next_position in waiting:
+            yield waiting.pop(next_position)
+            next_position += 1
+    assert next_position == len(positions), f"{len(positions) - next_position} rows are missing"
+
+
+def _without_duplicates(rows: Iterable[RowResult]) -> Iterator[RowResult]:
+    """Turn down an image whose bytes came in an earlier row of the shard."""
+    seen: set[str] = set()
+    for row in rows:
+        sha256 = row.columns.get("sha256")
+        if row.samples and sha256 in seen:
+            row = _as_duplicate(row)
+        elif row.samples and sha256:
+            seen.add(sha256)
+        yield row
+
+
+def _as_duplicate(row: RowResult) -> RowResult:
     message = f"{Outcome.DUPLICATE.value}: the same bytes came earlier in this shard"
-    columns = result.columns | {
+    columns = row.columns | {
         "outcome": Outcome.DUPLICATE.value,
         "status": "failed_to_download",
         "error_message": message,
     }
-    return replace(result, outcome=Outcome.DUPLICATE, columns=columns, members={}, thumbnail=None)
+    return replace(row, outcome=Outcome.DUPLICATE, columns=columns, samples=(), thumbnail=None)
 
 
-def build_image_shard(
-    plan: ShardPlan,
-    job: ImageJob,
-    poses: PoseClient,
-    download: Download,
-    *,
-    retry: RetryInput | None = None,
-    cancel: threading.Event | None = None,
-) -> ShardReport:
-    """Fetch, judge and write one shard.
-
-    Args:
-        plan: the shard's rows; those that the plan decided (metadata filter) are not fetched.
-        download: ``download(rows, sink, work_dir, cancel)``, as `pipelines.image.download.download_rows` bound to its
-            opener and decoder.
-        retry: what an earlier build of this shard left and this one takes over.
-
-    Returns:
-        The shard's account. It is committed, unless nearly every fetch failed by the network; then nothing is written.
-
-    Raises:
-        LposekitError: the disk is full, or the folder belongs to a newer run.
-    """
-    layout = DatasetLayout(job.root)
-    with writer_lock(layout, job.run_id), _work_dir() as work_dir:
-        start = time.time()
-        writer = ShardWriter(layout, plan.shard, job.run_id)
-        account = _Account(writer, job.settings.fetch.dedup, [], set())
-        try:
-            _put_rows(plan, job, poses, download, account, retry or RetryInput(), Path(work_dir), cancel)
-            report = _report(plan.shard, account, job.settings, retry or RetryInput())
-            if not report.committed:
-                writer.discard()
-                return report
-            fault_point("shard:before_commit")
-            end = time.time()
-            stats = stats_of(account.results, start, end) | {"captions_trimmed": plan.captions_trimmed}
-            writer.commit(rows_table(account.results), stats)
-        except BaseException:
-            writer.discard()
-            raise
-        return replace(report, timings_s=report.timings_s | {"total": time.time() - start})
-
-
-def _work_dir() -> tempfile.TemporaryDirectory[str]:
-    # After a cancel, downloads under way end on their own, and may leave a file a moment after the folder was emptied.
-    return tempfile.TemporaryDirectory(prefix="lposekit-", ignore_cleanup_errors=True)
-
-
-def _put_rows(
-    plan: ShardPlan,
-    job: ImageJob,
-    poses: PoseClient,
-    download: Download,
-    account: _Account,
-    retry: RetryInput,
-    work_dir: Path,
-    cancel: threading.Event | None,
-) -> None:
-    rows = [planned.row for planned in plan.rows]
-    windows = PoseWindows(rows, poses, job.rules, job.settings.pose.batch_size, account.emit)
-    to_fetch = []
-    for position, planned in enumerate(plan.rows):
-        if position in retry.carried:
-            windows.put_decided(position, retry.carried[position])
-        elif planned.outcome is not None:
-            windows.put_decided(position, unseen_row(planned.row, planned.outcome, planned.detail))
-        else:
-            to_fetch.append(planned.row)
-    positions = {row.key: position for position, row in enumerate(rows)}
-
-    def sink(fetched: FetchedRow) -> None:
-        position = positions[fetched.row.key]
-        if position in retry.known and fetched.outcome is None:
-            windows.put_decided(position, _with_known_pose(fetched, retry.known[position], job.rules))
-        else:
-            windows.put_fetched(position, fetched)
-
-    if to_fetch:
-        download(to_fetch, sink, work_dir, cancel)
-    windows.finish()
-
-
-def _report(shard: int, account: _Account, settings: BuildImagesSettings, retry: RetryInput) -> ShardReport:
-    outcomes = Counter(result.outcome for result in account.results)
-    limit = settings.network_failure_limit
-    breaker = CircuitBreaker(limit if limit is not None else 1.0, settings.network_failure_window, MIN_ROWS_FOR_BREAKER)
-    breaker.add(result.outcome for i, result in enumerate(account.results) if i not in retry.carried)
-    down = breaker.is_open
-    return ShardReport(
-        shard=shard,
-        num_rows=len(account.results),
-        num_samples=account.writer.num_samples,
-        outcomes={outcome.value: number for outcome, number in sorted(outcomes.items())},
-        committed=not down,
-        note=breaker.describe() if down else "",
-    )
-
-
-def _with_known_pose(fetched: FetchedRow, known: KnownPose, rules: ImageRules) -> RowResult:
-    """A row whose poses were found in an earlier build: only its pixels were missing."""
-    assert fetched.image is not None
-    if fetched.sha256 != known.sha256:
-        return unseen_row(fetched.row, Outcome.HASH_MISMATCH, "the picture changed since its poses were found")
-    return seen_row(fetched.row, fetched.image, fetched.sha256, known.persons, rules)
-
-
-def stats_of(results: Sequence[RowResult], start: float, end: float) -> dict[str, Any]:
-    """The commit marker of rows. ``start`` and ``end`` are Unix times."""
-    return commit_marker([result.columns for result in results], start, end)
+def _unless_network_down(
+    rows: Iterable[RowResult], carried: Mapping[str, RowResult], stages: Stages
+) -> Iterator[RowResult]:
+    """Hand the rows on; raise `NetworkDown` at the end if nearly all that were tried failed by the network."""
+    limit = stages.network_failure_limit
+    breaker = CircuitBreaker(1.0 if limit is None else limit, stages.network_failure_window, MIN_ROWS_FOR_BREAKER)
+    for row in rows:
+        if row.key not in carried:
+            breaker.add([row.outcome])
+        yield row
+    if breaker.is_open:
+        raise NetworkDown(breaker.describe())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.types as pt
@@ -13,6 +12,7 @@ from pipelines.image.settings import BuildImagesSettings
 from pipelines.lists.columns import caption_column, url_column
 from pipelines.lists.files import ListFile, find_lists, read_columns, read_pieces
 from pipelines.lists.text import text_or_none
+from pipelines.lists.values import decoded, is_text
 
 URL, CAPTION = "url", "caption"
 
@@ -64,11 +64,7 @@ def extra_types(sources: Sequence[Source]) -> dict[str, pa.DataType]:
 def _plain_type(kind: pa.DataType) -> pa.DataType:
     if pt.is_dictionary(kind):
         return _plain_type(kind.value_type)
-    return pa.string() if _is_text(kind) else kind
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)
+    return pa.string() if is_text(kind) else kind
 
 
 def source_tables(
@@ -95,17 +91,6 @@ def _column(batch: pa.RecordBatch, name: str | None, kind: pa.DataType) -> pa.Ar
         column = column.dictionary_decode()
     if column.type == kind:
         return column
-    if _is_text(column.type):
+    if is_text(column.type):
         return column.cast(kind)
-    return pa.array([text_or_none(_decode(value)) for value in column.to_pylist()], kind)
-
-
-def column_values(column: pa.ChunkedArray) -> list[Any]:
-    """The values as Python objects. Parquet does not promise that its texts are UTF-8: what is not becomes U+FFFD."""
-    if _is_text(column.type):
-        return [_decode(value) for value in column.cast(pa.binary()).to_pylist()]
-    return column.to_pylist()
-
-
-def _decode(value: Any) -> Any:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return pa.array([text_or_none(decoded(value)) for value in column.to_pylist()], kind)

@@ -1,67 +1,96 @@
-"""A Ray actor that builds shards: everything that is loaded once and used for many shards."""
+"""Builds image shards: everything that is loaded once and used for many shards."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import tempfile
+import threading
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
 
+from lposekit.recipe import Claim, ShardReport
 from lposekit.records import ImageRow
 from lposekit.shards.layout import DatasetLayout
+from lposekit.stage_times import StageTimes
+from pipelines.image.download import FetchedRow
 from pipelines.image.plan import ShardPlan
 from pipelines.image.pose_pool import PoseClient
-from pipelines.image.shard import ImageJob, build_image_shard
+from pipelines.image.rows import OWN_COLUMNS, ImageRules
+from pipelines.image.settings import BuildImagesSettings
+from pipelines.image.shard import Download, EarlierRows, Stages, image_rows
 from pipelines.image.stored import RetryPlan, load_retry
-from pipelines.job.shard_report import ShardReport
+from pipelines.job.shard import ShardKind, write_shard
+
+IMAGE_SHARDS = ShardKind(OWN_COLUMNS)
 
 
-class ShardWorker:
+class ImageWorker:
     """Builds one shard after the other.
 
     Args:
-        job: what all shards share.
+        claim: the folder.
         poses: the pose model, usually a pool of actors.
+        allowed_local: host:port pairs that may be private: the quickstart's own sample server.
     """
 
-    def __init__(self, job: ImageJob, poses: PoseClient) -> None:
-        self._job = job
-        self._poses = poses
-        self._download = make_download(job)
+    def __init__(
+        self,
+        claim: Claim,
+        settings: BuildImagesSettings,
+        rules: ImageRules,
+        poses: PoseClient,
+        allowed_local: frozenset[str] = frozenset(),
+    ) -> None:
+        self._claim = claim
+        self._stages = Stages(
+            load_download(settings, allowed_local),
+            poses,
+            rules,
+            settings.pose.batch_size,
+            settings.fetch.dedup,
+            settings.network_failure_limit,
+            settings.network_failure_window,
+        )
 
     def build(self, plan: ShardPlan | RetryPlan) -> ShardReport:
-        """Build and commit one shard, or rows of one again; see `build_image_shard`."""
-        retry = None
+        """Build and commit one shard, or rows of one again.
+
+        Raises:
+            LposekitError: the disk is full, or the folder belongs to a newer run.
+        """
+        earlier = EarlierRows()
         if isinstance(plan, RetryPlan):
-            plan, retry = load_retry(DatasetLayout(self._job.root), plan)
-        return build_image_shard(plan, self._job, self._poses, self._download, retry=retry)
+            plan, earlier = load_retry(DatasetLayout(self._claim.root), plan)
+        times = StageTimes()
+        # After a cancel, downloads under way end on their own, and may leave a file when the folder is empty already.
+        with tempfile.TemporaryDirectory(prefix="lposekit-", ignore_cleanup_errors=True) as folder:
+            rows = image_rows(plan, self._stages, Path(folder), times, earlier=earlier)
+            stats = {"captions_trimmed": plan.captions_trimmed}
+            return write_shard(self._claim, plan.shard, rows, IMAGE_SHARDS, times, stats=stats)
 
 
-def make_download(job: ImageJob) -> Callable[..., None]:
+def load_download(settings: BuildImagesSettings, allowed_local: frozenset[str] = frozenset()) -> Download:
     """The fetch and decode stage of a worker: opener, decoder children, img2dataset; loaded once a process."""
     from pipelines.fetch.polite import polite_opener
     from pipelines.image.decode import ImageDecoder
-    from pipelines.image.download import FetchedRow, download_rows
+    from pipelines.image.download import download_rows
 
     logging.getLogger("urllib3").setLevel(logging.ERROR)
-    settings = job.settings
     opener = polite_opener(
-        settings.fetch,
-        allow_private_addresses=settings.allow_private_addresses,
-        allowed_local=job.allowed_local,
+        settings.fetch, allow_private_addresses=settings.allow_private_addresses, allowed_local=allowed_local
     )
     decoder = ImageDecoder(settings.image)
 
     def download(
-        rows: Sequence[ImageRow], sink: Callable[[FetchedRow], None], work_dir: Path, cancel: Any = None
-    ) -> None:
-        download_rows(
+        rows: Sequence[ImageRow], work_dir: Path, times: StageTimes, cancel: threading.Event | None = None
+    ) -> Generator[FetchedRow, None, None]:
+        return download_rows(
             rows,
             opener=opener,
             decode=decoder.decode,
             settings=settings.fetch,
-            sink=sink,
             work_dir=work_dir,
+            times=times,
             cancel=cancel,
             decode_threads=decoder.parallel,
         )

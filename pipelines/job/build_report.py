@@ -7,16 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lposekit.errors import SEEN_OUTCOMES, Interrupted, LimitsError, Outcome
+from lposekit.errors import Interrupted, LimitsError, Outcome
+from lposekit.stage_times import describe_times
 
-DIAGNOSES = {
-    Outcome.DNS: "names could not be resolved: check the resolver of this machine",
-    Outcome.CONNECT: "hosts did not answer: check the network and its firewall",
-    Outcome.TLS: "certificates were refused: check the system's certificates (or fetch.ca-file)",
-    Outcome.TIMEOUT: "servers were too slow: fewer downloads at a time, or larger time limits, may help",
-    Outcome.HTTP_4XX: "files are gone: usual for old lists",
-    Outcome.HTTP_5XX: "servers failed: run `lposekit retry` later",
-}
 LOW_SUCCESS = 0.3
 
 
@@ -40,6 +33,8 @@ class BuildReport:
     dry_run: bool = False
     windows: int | None = None
     dropped_windows: Mapping[str, int] = field(default_factory=dict)
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by stage of the shards that this run built, added up over its workers."""
 
     @property
     def num_rows(self) -> int:
@@ -47,9 +42,9 @@ class BuildReport:
 
     @property
     def success(self) -> float:
-        """Share of the rows whose picture or video was fetched, decoded and judged."""
-        seen = sum(self.outcomes.get(outcome.value, 0) for outcome in SEEN_OUTCOMES)
-        return seen / self.num_rows if self.num_rows else 0.0
+        """Share of the rows whose image or video was fetched, decoded and judged."""
+        judged = sum(self.outcomes.get(outcome.value, 0) for outcome in Outcome if outcome.facts.judged)
+        return judged / self.num_rows if self.num_rows else 0.0
 
     @property
     def exit_code(self) -> int:
@@ -72,6 +67,7 @@ class BuildReport:
             "report": str(self.report_path) if self.report_path else None,
             "seconds": round(self.seconds, 3),
             "new_rows": self.new_rows,
+            "timings_s": dict(self.timings_s),
             "exit_code": self.exit_code,
             "notes": list(self.notes),
         } | (
@@ -92,6 +88,8 @@ class BuildReport:
         lines += self._diagnosis()
         if self.report_path:
             lines.append(f"report: {self.report_path}")
+        if self.timings_s:
+            lines.append(f"time by stage: {describe_times(self.timings_s)}")
         return lines
 
     def _table(self) -> list[str]:
@@ -103,9 +101,12 @@ class BuildReport:
     def _diagnosis(self) -> list[str]:
         if not self.num_rows or self.success >= LOW_SUCCESS:
             return []
-        ranked = sorted(((self.outcomes.get(outcome.value, 0), outcome) for outcome in DIAGNOSES), reverse=True)
+        ranked = sorted(
+            ((self.outcomes.get(outcome.value, 0), outcome) for outcome in Outcome if outcome.facts.advice),
+            reverse=True,
+        )
         number, worst = ranked[0]
         if not number:
             return []
         share = number / self.num_rows
-        return [f"only {self.success:.0%} of the rows succeeded; {share:.0%} {worst.value}: {DIAGNOSES[worst]}"]
+        return [f"only {self.success:.0%} of the rows succeeded; {share:.0%} {worst.value}: {worst.facts.advice}"]

@@ -1,4 +1,4 @@
-"""Connect to Ray, and decide how many processes of each kind a run gets."""
+"""Connect to Ray, and ask what it has."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from lposekit.errors import UsageError
-from pipelines.image.settings import PoseSettings
+from lposekit.recipe import Machine
 
 logger = logging.getLogger(__name__)
 
@@ -52,31 +51,9 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Processes of a run."""
-
-    num_workers: int
-    num_pose_actors: int
-    pose_device: str
-    pose_num_gpus: float
-    pose_num_cpus: float
-
-
-def plan_layout(workers: int | None, pose: PoseSettings) -> Layout:
-    """How many shard workers and pose actors the connected cluster gets.
-
-    Shard workers claim no CPU: they wait for the network most of the time, and must not starve the pose actors.
-    """
+def machine() -> Machine:
+    """What the connected cluster has."""
     import ray
 
     resources = ray.cluster_resources()
-    cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
-    use_gpu = gpus > 0 if pose.device == "auto" else pose.device.startswith("cuda")
-    if use_gpu and not gpus:
-        raise UsageError("pose.device asks for a GPU, and the Ray cluster has none. Set pose.device to cpu or auto.")
-    if use_gpu:
-        actors = pose.actors or gpus * pose.actors_per_gpu
-        return Layout(workers or cpus, actors, "cuda", min(1.0, gpus / actors), 1.0 if cpus > actors else 0.0)
-    actors = pose.actors or max(1, cpus // pose.threads)
-    return Layout(workers or cpus, actors, "cpu", 0.0, min(float(pose.threads), cpus / actors))
+    return Machine(max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0)))

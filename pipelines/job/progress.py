@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipelines.job.shard_report import ShardReport
+from lposekit.recipe import ShardReport
+from lposekit.stage_times import StageTimes
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class BuildProgress:
         self._earlier_rows = sum(done.values())
         self._start = time.monotonic()
         self.startup_s = 0.0
+        self._times = StageTimes()
         self._bar: Any = None
         self._task: Any = None
 
@@ -57,8 +59,14 @@ class BuildProgress:
         self._write({"event": "ready", "startup_s": self.startup_s})
 
     @property
-    def outcomes(self) -> dict[str, int]:
-        return dict(self._outcomes)
+    def new_rows(self) -> int:
+        """Rows that this run has brought, beyond those that were there."""
+        return sum(self._outcomes.values()) - self._earlier_rows
+
+    @property
+    def timings_s(self) -> dict[str, float]:
+        """Seconds by stage of this run's shards, added up."""
+        return self._times.as_dict()
 
     @property
     def seconds(self) -> float:
@@ -70,6 +78,7 @@ class BuildProgress:
         if not report.committed:
             return
         self._outcomes.update(report.outcomes)
+        self._times.add_all({name: value for name, value in report.timings_s.items() if name != "total"})
         if self._bar is not None:
             rows = sum(self._outcomes.values())
             self._bar.update(self._task, completed=rows, description=self._line())
@@ -81,7 +90,7 @@ class BuildProgress:
             stream.write(json.dumps({"time": time.time(), **event}, sort_keys=True) + "\n")
 
     def _line(self) -> str:
-        rows = sum(self._outcomes.values()) - self._earlier_rows
+        rows = self.new_rows
         seconds = max(self.seconds - self.startup_s, 1e-9)
         kept = self._outcomes.get("kept", 0)
         others = ", ".join(f"{name} {n}" for name, n in self._outcomes.most_common(5) if name != "kept")

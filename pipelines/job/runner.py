@@ -1,31 +1,48 @@
-"""Run units of work, one shard each, on Ray actors: bounded window, bounded tries, clean stop.
+"""Run plans, one shard each, on Ray actors: bounded window, bounded tries, clean stop.
 
-The contract: a unit whose worker dies is tried again on a fresh worker, up to ``attempts`` times; a unit that raises is
-reported as failed at once (the same input raises again); the others go on; nothing is submitted ahead of a free worker,
-so memory does not grow with the number of units.
+The contract: a plan whose worker dies is tried again on a fresh worker, up to ``attempts`` times; a plan that raises is
+reported as failed at once (the same input raises again); the others go on. A worker that cannot be made ends the run,
+with its own error. Nothing is submitted ahead of a free worker, so memory does not grow with the number of plans.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
+from lposekit.errors import LposekitError
+from lposekit.recipe import Plan, ShardReport
 from lposekit.records import shard_name
-from pipelines.job.shard_report import ShardReport
 
 logger = logging.getLogger(__name__)
 
 WAIT_S = 0.2
 
 
-class Unit(Protocol):
-    """One shard's worth of input."""
+class SetupFailed(Exception):
+    """What a worker or a pool's actor needs cannot be loaded: weights are missing, settings cannot be used."""
 
-    @property
-    def shard(self) -> int: ...
+    def __init__(self, error: LposekitError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@contextlib.contextmanager
+def raise_setup_error() -> Iterator[None]:
+    """Raises the error itself where Ray reports that something failed with `SetupFailed`."""
+    from ray.exceptions import RayTaskError
+
+    try:
+        yield
+    except RayTaskError as failed:
+        cause = failed.cause if isinstance(failed.cause, SetupFailed) else None
+        if cause is None:
+            raise
+        raise cause.error from None
 
 
 @dataclass(slots=True)
@@ -41,20 +58,20 @@ class RunResult:
 
 @dataclass(slots=True)
 class _Work:
-    unit: Any
+    plan: Any
     worker: Any
     attempt: int
 
 
 class ShardRunner:
-    """Hands units to workers and collects their reports.
+    """Hands plans to workers and collects their reports.
 
     Args:
-        spawn: makes one worker actor with a remote method ``build(unit)``.
+        spawn: makes one worker actor with a remote method ``build(plan)``.
         workers: actors that are there already.
-        num_workers: units in work at the same time.
-        attempts: tries of a unit whose worker died.
-        on_report: called with each unit's report, in the driver.
+        num_workers: plans in work at the same time.
+        attempts: tries of a plan whose worker died.
+        on_report: called with each plan's report, in the driver.
         stop: set by Ctrl-C: nothing more is handed out, and what is in work is finished.
         drop: set by a second Ctrl-C: what is in work is dropped.
     """
@@ -80,18 +97,18 @@ class ShardRunner:
         self._work: dict[Any, _Work] = {}
         self._result = RunResult()
 
-    def run(self, units: Iterator[Unit]) -> RunResult:
-        """Build all units; see the module's contract."""
+    def run(self, plans: Iterator[Plan]) -> RunResult:
+        """Build all plans; see the module's contract."""
         import ray
 
         exhausted = False
         while True:
             while not exhausted and not self._halted() and len(self._work) < self._num_workers:
-                unit = next(units, None)
-                if unit is None:
+                plan = next(plans, None)
+                if plan is None:
                     exhausted = True
                 else:
-                    self._hand_out(unit, attempt=1)
+                    self._hand_out(plan, attempt=1)
             if not self._work:
                 break
             done, _ = ray.wait(list(self._work), timeout=WAIT_S)
@@ -107,26 +124,29 @@ class ShardRunner:
     def _halted(self) -> bool:
         return self._stop.is_set() or self._result.stopped is not None
 
-    def _hand_out(self, unit: Any, attempt: int) -> None:
+    def _hand_out(self, plan: Any, attempt: int) -> None:
         worker = self._idle.pop() if self._idle else self._spawn()
-        self._work[worker.build.remote(unit)] = _Work(unit, worker, attempt)
+        self._work[worker.build.remote(plan)] = _Work(plan, worker, attempt)
 
     def _collect(self, reference: Any, work: _Work) -> None:
         import ray
         from ray.exceptions import RayActorError, RayTaskError
 
-        shard = work.unit.shard
+        shard = work.plan.shard
         try:
             report: ShardReport = ray.get(reference)
         except RayActorError as error:
             logger.warning("the worker of shard %s died (try %d): %s", shard_name(shard), work.attempt, _brief(error))
             if work.attempt < self._attempts and not self._halted():
-                self._hand_out(work.unit, work.attempt + 1)
+                self._hand_out(work.plan, work.attempt + 1)
             else:
                 self._fail(shard, f"its worker died {work.attempt} times")
         except RayTaskError as error:
+            if isinstance(error.cause, SetupFailed):
+                self._close()
+                raise error.cause.error from None
             self._idle.append(work.worker)
-            self._fail(shard, _brief(error.cause if getattr(error, "cause", None) else error))
+            self._fail(shard, _brief(error.cause or error))
         else:
             self._idle.append(work.worker)
             self._accept(report)
@@ -146,7 +166,7 @@ class ShardRunner:
         import ray
 
         for work in self._work.values():
-            self._result.failures[work.unit.shard] = "dropped: the run was interrupted"
+            self._result.failures[work.plan.shard] = "dropped: the run was interrupted"
             ray.kill(work.worker)
         for worker in self._idle:
             ray.kill(worker)

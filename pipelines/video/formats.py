@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from lposekit.errors import UsageError
-from pipelines.image.sources import column_values
 from pipelines.lists.columns import CAPTION_ALIASES, caption_column, find_column
 from pipelines.lists.files import ListFile, damage_named, open_parquet
 from pipelines.lists.text import text_rows
+from pipelines.lists.values import column_values
 from pipelines.video.cells import (
     Record,
     caption_of,

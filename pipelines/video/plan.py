@@ -15,9 +15,8 @@ from pathlib import Path
 
 from lposekit.errors import UsageError
 from lposekit.records import KEY_ROW_DIGITS
-from pipelines.image.plan import input_fingerprint as lists_fingerprint
-from pipelines.image.settings import BuildImagesSettings
 from pipelines.lists.files import check_tail
+from pipelines.lists.fingerprint import lists_fingerprint
 from pipelines.video.captions import check_keys, read_captions, with_captions
 from pipelines.video.clips.records import VideoRow
 from pipelines.video.inputs import ListInput, VideoInput, folder_videos, open_inputs, read_rows
@@ -103,7 +102,7 @@ def _check_platforms(rows: Iterable[VideoRow]) -> None:
 
 
 def input_fingerprint(settings: BuildVideoSettings) -> str:
-    """sha256 (hex) of the input: of lists and captions files their content (see `plan.input_fingerprint`), of folders
+    """sha256 (hex) of the input: of lists and captions files their content (see `lists_fingerprint`), of folders
     the names and sizes of the videos and what stands beside them."""
     digest = hashlib.sha256()
     captions = () if settings.captions is None else (settings.captions,)
@@ -115,5 +114,5 @@ def input_fingerprint(settings: BuildVideoSettings) -> str:
             for beside in (video.with_suffix(".txt"), video.with_suffix(".json")):
                 digest.update(beside.read_bytes() if beside.is_file() else b"\n")
         if not videos:
-            digest.update(lists_fingerprint(BuildImagesSettings(input=(name,))).encode())
+            digest.update(lists_fingerprint([name]).encode())
     return digest.hexdigest()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from lposekit.errors import Outcome
-from pipelines.image.rows import MAX_ERROR_CHARS, free_column
-from pipelines.job.shard_report import img2dataset_status
+from lposekit.shards.layout import sum_counts
+from pipelines.job.rows import RowResult, Sample, row_columns
+from pipelines.job.shard import ShardKind
 from pipelines.video.clips.records import ClipRecord, VideoResult, VideoRow
 
 CLIP_DIGITS = 4
@@ -47,38 +46,30 @@ OWN_COLUMNS: dict[str, pa.DataType] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class VideoRowResult:
-    """Everything that one video leaves behind but its clips' bytes."""
-
-    outcome: Outcome
-    columns: dict[str, Any]
-    num_clips: int = 0
-    num_windows: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
-
-
 def clip_key(key: str, clip: int) -> str:
     """Key of a clip: the video's key and four digits."""
     assert clip < 10**CLIP_DIGITS, "`video_account.MAX_CLIPS_OF_VIDEO` forbids it"
     return f"{key}{clip:0{CLIP_DIGITS}d}"
 
 
-def video_row(key: str, row: VideoRow, result: VideoResult, sha256: str | None) -> VideoRowResult:
-    """The parquet row of a video."""
+def video_row(
+    key: str, row: VideoRow, result: VideoResult, sha256: str | None, samples: Iterable[Sample] = ()
+) -> RowResult:
+    """What a video leaves behind; ``samples``: its clips, read while the row is written."""
     stored = bool(result.clips)
-    message = None if result.outcome is Outcome.KEPT else f"{result.outcome.value}: {result.detail}"[:MAX_ERROR_CHARS]
     first = result.clips[0] if stored else None
-    columns: dict[str, Any] = {
-        "url": row.source,
-        "caption": row.caption,
-        **{name: value for name, value in row.extra.items() if name not in OWN_COLUMNS},
-        **dict.fromkeys(OWN_COLUMNS),
-        **{name: value for name, value in result.info.items() if name in OWN_COLUMNS},
-        "key": key,
-        "status": img2dataset_status(result.outcome, stored),
-        "error_message": message,
-        "outcome": result.outcome.value,
+    columns = row_columns(
+        OWN_COLUMNS,
+        key=key,
+        url=row.source,
+        caption=row.caption,
+        extra=row.extra,
+        outcome=result.outcome,
+        detail=result.detail,
+        stored=stored,
+    )
+    columns |= {name: value for name, value in result.info.items() if name in OWN_COLUMNS}
+    columns |= {
         "sha256": sha256,
         "width": first.width if first else None,
         "height": first.height if first else None,
@@ -91,10 +82,18 @@ def video_row(key: str, row: VideoRow, result: VideoResult, sha256: str | None) 
         "clip_motion": [clip.motion for clip in result.clips],
         "clip_duration_s": [clip.end_s - clip.start_s for clip in result.clips],
     }
-    return VideoRowResult(result.outcome, columns, len(result.clips), len(result.windows), result.dropped)
+    return RowResult(key, result.outcome, columns, samples)
 
 
-def clip_members(key: str, row: VideoRow, result: VideoResult, out_dir: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+def window_account(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The account of a shard's clip windows, from its parquet rows: every window is a clip or dropped for a reason."""
+    windows, clips = sum(row["num_windows"] for row in rows), sum(row["num_clips"] for row in rows)
+    dropped = sum_counts(json.loads(row["dropped"]) for row in rows)
+    assert windows == clips + sum(dropped.values()), (windows, clips, dropped)
+    return {"windows": windows, "clips": clips, "dropped": dropped}
+
+
+def clip_members(key: str, row: VideoRow, result: VideoResult, out_dir: Path) -> Iterator[Sample]:
     """Key and tar members of each clip of a video, read from the folder that they were built in."""
     for number, clip in enumerate(result.clips):
         members = {_member_name(name): (out_dir / name).read_bytes() for name in clip.files}
@@ -132,14 +131,4 @@ def _clip_json(key: str, video_key: str, row: VideoRow, result: VideoResult, cli
     return json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8")
 
 
-def video_rows_table(results: Sequence[VideoRowResult]) -> pa.Table:
-    """The parquet table of a video shard, one row per input video."""
-    names = list(dict.fromkeys(name for result in results for name in result.columns))
-    arrays = []
-    for name in names:
-        values = [result.columns.get(name) for result in results]
-        if name in ("url", "caption"):
-            arrays.append(pa.array(values, pa.string()))
-        else:
-            arrays.append(pa.array(values, OWN_COLUMNS[name]) if name in OWN_COLUMNS else free_column(values))
-    return pa.Table.from_arrays(arrays, names=names)
+VIDEO_SHARDS = ShardKind(OWN_COLUMNS, window_account)

@@ -11,6 +11,7 @@ from annotated_types import Interval
 from lposekit.setting_values import FLAG_ONLY, Fraction, Positive, Seconds
 from pipelines.fetch.settings import TransportSettings
 from pipelines.video.clips.settings import (
+    BuildClipsSettings,
     ClipFilterSettings,
     ClipSettings,
     EncodeSettings,
@@ -71,3 +72,14 @@ class BuildVideoSettings:
     clips: ClipSettings = field(default_factory=ClipSettings)
     filters: ClipFilterSettings = field(default_factory=ClipFilterSettings)
     encode: EncodeSettings = field(default_factory=EncodeSettings)
+
+
+def clips_settings(settings: BuildVideoSettings) -> BuildClipsSettings:
+    """What the clip builder needs of the build's settings."""
+    return BuildClipsSettings(
+        video=settings.video,
+        shots=settings.shots,
+        clips=settings.clips,
+        filters=settings.filters,
+        encode=settings.encode,
+    )

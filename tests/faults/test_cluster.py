@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from lposekit.shards.layout import DatasetLayout
-from pipelines.image.recipe import run
+from pipelines.recipes import build_images as run
 from tests.support.build_process import Build, content_digest
+from tests.support.execute_here import execute_here
 from tests.support.ray_cluster import ray_cluster
-from tests.support.stub_build import execute_here, served, stub_pages, stub_settings
+from tests.support.stub_build import served, stub_pages, stub_settings
 
 
 @pytest.mark.timeout(300)

@@ -12,9 +12,10 @@ import pytest
 import lposekit
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
-from pipelines.image.recipe import run
+from pipelines.recipes import build_images as run
 from tests.support.build_process import Build, content_digest
-from tests.support.stub_build import execute_here, served, stub_pages, stub_settings, write_rows
+from tests.support.execute_here import execute_here
+from tests.support.stub_build import served, stub_pages, stub_settings, write_rows
 
 
 @pytest.mark.timeout(200)

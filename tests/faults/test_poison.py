@@ -14,9 +14,9 @@ import lposekit
 from lposekit.keypoints import KeepRule
 from lposekit.shards.verify import verify_dataset
 from pipelines.fetch.settings import FetchSettings
-from pipelines.image.recipe import run
 from pipelines.image.settings import BuildImagesSettings, PoseSettings
 from pipelines.job.build_report import BuildReport
+from pipelines.recipes import build_images as run
 from tests.support.bad_server import BadServer
 from tests.support.pages import Page
 from tests.support.stub_pictures import stub_picture

@@ -18,12 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from lposekit.errors import Outcome, UsageError
-from lposekit.shards.card import read_card
+from lposekit.errors import UsageError
 from lposekit.shards.dataset import PoseSample, open_dataset
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
-from pipelines.video.recipe import rebuild
+from pipelines.recipes import retry
 from tests.support.build_process import (
     VideoBuild,
     actor_processes,
@@ -34,7 +33,7 @@ from tests.support.build_process import (
     wait_for_random_progress,
     wait_until,
 )
-from tests.support.video_build import execute_here
+from tests.support.execute_here import execute_here
 from tests.support.videos import moving, write_video
 
 NUM_VIDEOS, VIDEOS_PER_SHARD = 10, 2
@@ -140,7 +139,7 @@ def test_a_worker_killed_while_a_video_is_decoded_is_replaced_and_the_run_ends_a
     build = _build(videos, tmp_path / "d", workers=2)
     with build.started() as process:
         _wait_for_the_long_video(build, process)
-        [decoding] = [worker for worker in actor_processes(process, "VideoWorker") if _is_at_the_long_video(worker.pid)]
+        [decoding] = [worker for worker in actor_processes(process, "ShardWorker") if _is_at_the_long_video(worker.pid)]
         decoding.kill()
         assert_readers_see_whole_shards_only(build.layout, _assert_clip_is_there)
         assert process.wait(150) == 0, build.log_path.read_text()
@@ -180,9 +179,7 @@ def test_a_killed_decoder_costs_its_video_alone_and_retry_ends_with_the_same_byt
 
 
 def _retry(layout: DatasetLayout) -> None:
-    lost = frozenset({Outcome.CORRUPT})
-    nothing_else = {"allow_private_addresses": False, "workers": None, "ray_address": None}
-    rebuild(layout, read_card(layout), lost, **nothing_else, execute=execute_here)
+    retry(layout.root, ["corrupt"], execute=execute_here)
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -224,7 +221,7 @@ def test_a_kill_at_a_random_moment_is_resumed_to_the_same_bytes(
     with build.started() as process:
         wait_for_random_progress(build, process, rng, shards=NUM_VIDEOS // VIDEOS_PER_SHARD - 1, tar_bytes=40_000)
         time.sleep(rng.uniform(0, 0.3))
-        victims = actor_processes(process, "VideoWorker") if victim == "worker" else decoder_processes(process.pid)
+        victims = actor_processes(process, "ShardWorker") if victim == "worker" else decoder_processes(process.pid)
         if victim == "driver":
             kill_group(process)
         else:

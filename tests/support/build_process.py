@@ -28,9 +28,9 @@ from lposekit.shards.dataset import PoseSample
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
 from pipelines.job.build_report import BuildReport
-from pipelines.video import recipe as video_shards
+from pipelines.recipes import build_videos
+from tests.support.execute_here import execute_here
 from tests.support.fixtures import REPOSITORY
-from tests.support.video_build import execute_here
 
 STUB = ("--pose-model", "stub", "--detector", "stub")
 QUIET_FETCH = ("--fetch.no-robots", "--allow-private-addresses")
@@ -119,7 +119,7 @@ class VideoBuild(BuildProcess):
         """The same command once more, in this process and without Ray."""
         command = COMMANDS["build-video-shards"]
         loaded = load(command, command.load_settings_class(), self.arguments()[1:])
-        return video_shards.run(loaded.settings, execute=execute_here)
+        return build_videos(loaded.settings, execute=execute_here)
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:

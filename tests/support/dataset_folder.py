@@ -13,8 +13,10 @@ from lposekit.shards.card import claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.writer import ShardWriter
 from pipelines.image.decode import DecodedImage
-from pipelines.image.rows import ImageRules, RowResult, rows_table, seen_row, unseen_row
-from pipelines.image.shard import stats_of
+from pipelines.image.rows import ImageRules, seen_row, unseen_row
+from pipelines.image.worker import IMAGE_SHARDS
+from pipelines.job.rows import RowResult, rows_table
+from pipelines.job.shard import ShardKind, commit_marker
 
 THRESHOLD = 0.4
 RULE = KeepRule(keypoint_score_threshold=THRESHOLD)
@@ -52,14 +54,18 @@ def make_results(shard: int, num_rows: int) -> list[RowResult]:
     return results
 
 
-def write_shard(layout: DatasetLayout, shard: int, results: list[RowResult], run_id: str = "test") -> None:
+def write_shard(
+    layout: DatasetLayout, shard: int, results: list[RowResult], kind: ShardKind = IMAGE_SHARDS, run_id: str = "test"
+) -> None:
+    """Commit rows as a shard, without a lock."""
     writer = ShardWriter(layout, shard, run_id)
     for result in results:
-        if result.members:
-            writer.add(result.key, result.members)
+        for key, members in result.samples:
+            writer.add(key, members)
         if result.thumbnail:
             writer.add_thumbnail(result.key, result.outcome.value, result.thumbnail)
-    writer.commit(rows_table(results), stats_of(results, 0.0, 1.0))
+    columns = [result.columns for result in results]
+    writer.commit(rows_table(columns, kind.columns), commit_marker(columns, 0.0, 1.0) | kind.account(columns))
 
 
 def make_dataset(root: Path, num_shards: int = 2, rows_per_shard: int = 8) -> DatasetLayout:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ import numpy as np
 from lposekit.errors import Outcome
 from lposekit.records import ImageRow, Person, sample_key
 from lposekit.shards.card import claim_folder, update_card
-from lposekit.shards.layout import DatasetLayout, sum_counts
-from lposekit.shards.writer import ShardWriter
+from lposekit.shards.layout import DatasetLayout
 from pipelines.image.decode import DecodedImage
 from pipelines.image.rows import RowResult, seen_row, unseen_row
 from pipelines.video.clips.build import build_clips
 from pipelines.video.clips.records import VideoRow
 from pipelines.video.clips.settings import BuildClipsSettings
-from pipelines.video.rows import VideoRowResult, clip_members, video_row, video_rows_table
+from pipelines.video.rows import VIDEO_SHARDS, clip_members, video_row
 from tests.support.dataset_folder import RULE, RULES, person, picture, write_shard
 
 HOSTILE_TEXTS = (
@@ -150,27 +148,12 @@ def make_video_dataset(
     layout = DatasetLayout(root)
     card = {"kind": "video", "sample": False, "settings": {}, "fixed": {}, "warnings": [], **card_fields}
     claim_folder(layout, card)
-    writer = ShardWriter(layout, 0, "test")
     results = []
     for position, row in enumerate(videos):
         key, out_dir = sample_key(0, position), root.parent / f"clips-{position}"
         out_dir.mkdir()
         result = build_clips(Path(row.path or ""), row, clips, out_dir, beat=lambda: None)
-        for clip, members in clip_members(key, row, result, out_dir):
-            writer.add(clip, members)
-        results.append(video_row(key, row, result, None))
-    writer.commit(video_rows_table(results), video_stats(results))
+        results.append(video_row(key, row, result, None, clip_members(key, row, result, out_dir)))
+    write_shard(layout, 0, results, VIDEO_SHARDS)
     update_card(layout)
     return layout
-
-
-def video_stats(results: Sequence[VideoRowResult]) -> dict[str, Any]:
-    """A commit marker's account."""
-    return {
-        "count": len(results),
-        "duration": 1.0,
-        "outcomes": dict(Counter(result.outcome.value for result in results)),
-        "windows": sum(result.num_windows for result in results),
-        "clips": sum(result.num_clips for result in results),
-        "dropped": sum_counts(result.dropped for result in results),
-    }

@@ -9,17 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lposekit.pose.stub import StubEstimator
 from pipelines.fetch.settings import FetchSettings
-from pipelines.image.plan import ShardPlan
-from pipelines.image.pose_pool import LocalPoses
 from pipelines.image.settings import BuildImagesSettings, PoseSettings
-from pipelines.image.shard import ImageJob
-from pipelines.image.stored import RetryPlan
-from pipelines.image.worker import ShardWorker
-from pipelines.job.interrupts import Interrupts
-from pipelines.job.progress import BuildProgress
-from pipelines.job.runner import RunResult
 from tests.support.bad_server import BadServer
 from tests.support.pages import Page
 from tests.support.stub_pictures import stub_picture
@@ -70,13 +61,3 @@ def stub_settings(list_path: Path, output: Path, **changes: Any) -> BuildImagesS
         pose=PoseSettings(actors=1, batch_size=4),
     )
     return replace(settings, **changes)
-
-
-def execute_here(
-    job: ImageJob, plans: Iterator[ShardPlan | RetryPlan], progress: BuildProgress, interrupts: Interrupts
-) -> RunResult:
-    """Builds the shards one after the other in this process, with the production worker and the stub model."""
-    worker = ShardWorker(job, LocalPoses(StubEstimator()))
-    for plan in plans:
-        progress.add(worker.build(plan))
-    return RunResult()

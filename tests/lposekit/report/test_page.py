@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from lposekit.errors import LposekitError, Outcome
+from lposekit.errors import OUTCOME_FACTS, LposekitError, Outcome
+from lposekit.report.common import GROUPS
 from lposekit.report.page import duration, file_size, flatten, prose, share, web_address, without_places, write_page
-from lposekit.report.words import GROUPS, OUTCOME_WORDS
 
 
 def test_every_outcome_has_words_and_a_known_group() -> None:
-    # Mutation: a new Outcome without an entry in OUTCOME_WORDS.
-    assert set(OUTCOME_WORDS) == set(Outcome)
-    assert {words.group for words in OUTCOME_WORDS.values()} <= set(GROUPS)
+    # Mutation: a new Outcome without an entry in OUTCOME_FACTS.
+    assert set(OUTCOME_FACTS) == set(Outcome)
+    assert {facts.group for facts in OUTCOME_FACTS.values()} <= set(GROUPS)
 
 
 @pytest.mark.parametrize(

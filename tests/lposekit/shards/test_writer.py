@@ -54,7 +54,7 @@ from tests.support.dataset_folder import make_results, write_shard
 results = make_results(0, 8)
 if sys.argv[2] == "replace":
     results = results[:-1]
-write_shard(DatasetLayout(Path(sys.argv[1])), 0, results, "second")
+write_shard(DatasetLayout(Path(sys.argv[1])), 0, results, run_id="second")
 """
 
 

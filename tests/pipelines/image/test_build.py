@@ -18,11 +18,12 @@ from lposekit.errors import UsageError
 from lposekit.shards.card import read_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
-from pipelines.image.recipe import run
 from pipelines.image.settings import FilterSettings, ImageSettings
+from pipelines.recipes import build_images as run
 from tests.support.build_process import content_digest
+from tests.support.execute_here import execute_here
 from tests.support.pages import Page
-from tests.support.stub_build import execute_here, served, stub_pages, stub_settings, write_rows
+from tests.support.stub_build import served, stub_pages, stub_settings, write_rows
 from tests.support.stub_pictures import stub_picture
 
 

@@ -10,7 +10,7 @@ import lposekit
 from lposekit.shards.card import read_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
-from pipelines.image.recipe import run
+from pipelines.recipes import build_images as run
 from tests.support.bad_server import closed_port
 from tests.support.stub_build import served, stub_pages, stub_settings, write_rows
 

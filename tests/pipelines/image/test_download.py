@@ -6,6 +6,7 @@ have tests of their own. Mutations that were tried stand beside the guards.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import subprocess
@@ -14,7 +15,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from PIL import Image
 
 from lposekit.errors import Interrupted, Outcome, Rejected
 from lposekit.records import ImageRow
-from pipelines.fetch import download, engine
+from pipelines.image import download, engine
 from pipelines.fetch.opener import Fetched, GuardedOpener
 from pipelines.fetch.settings import FetchSettings
 from pipelines.image.decode import DecodedImage, ImageDecoder, decode_image
@@ -86,13 +87,20 @@ def rows_of(*urls: str | None, **columns: Any) -> list[ImageRow]:
 
 
 def fetched_rows(rows: list[ImageRow], tmp_path: Path, **options: Any) -> dict[str, FetchedRow]:
-    """What the sink got, by key. Fails if a row came twice, or if anything stayed in the work folder."""
+    """What came, by key. Fails if a row came twice, or if anything stayed in the work folder."""
     taken: list[FetchedRow] = []
     options = {"opener": opener(), "decode": decode, "settings": SETTINGS, "work_dir": tmp_path} | options
-    download_rows(rows, sink=taken.append, **options)
+    consume(rows, taken.append, **options)
     assert Counter(fetched.row.key for fetched in taken) == Counter(row.key for row in rows)
     wait_until(lambda: not list(tmp_path.iterdir()))
     return {fetched.row.key: fetched for fetched in taken}
+
+
+def consume(rows: list[ImageRow], take: Callable[[FetchedRow], object], **options: Any) -> None:
+    """Hands every row to `take`, as it comes."""
+    with contextlib.closing(download_rows(rows, **options)) as fetched:
+        for row in fetched:
+            take(row)
 
 
 def wait_until(condition: Any, within_s: float = 5.0) -> None:
@@ -201,17 +209,17 @@ def test_a_bug_in_the_opener_is_named_in_its_rows(tmp_path: Path) -> None:
     assert "a bug" in fetched.detail
 
 
-def test_what_the_sink_raises_ends_the_download(server: BadServer, tmp_path: Path) -> None:
+def test_a_caller_that_stops_asking_ends_the_download(server: BadServer, tmp_path: Path) -> None:
     # mutation: `stopped` not set -> the engine's thread waits for room for ever
     taken = []
 
-    def sink(fetched: FetchedRow) -> None:
+    def take(fetched: FetchedRow) -> None:
         taken.append(fetched)
         raise OSError("disk full")
 
     rows = rows_of(*(f"{server.url}/{number}.jpg" for number in range(200)))
     with pytest.raises(OSError, match="disk full"):
-        download_rows(rows, opener=opener(), decode=decode, settings=SETTINGS, sink=sink, work_dir=tmp_path)
+        consume(rows, take, opener=opener(), decode=decode, settings=SETTINGS, work_dir=tmp_path)
     assert len(taken) == 1
     wait_until(lambda: not any(thread.name == "img2dataset" for thread in threading.enumerate()))
     assert not list(tmp_path.iterdir())
@@ -253,12 +261,12 @@ def test_cancelling_takes_less_than_a_second(server: BadServer, tmp_path: Path, 
     threading.Timer(0.3, cancel.set).start()
     began_s = time.monotonic()
     with pytest.raises(Interrupted):
-        download_rows(
+        consume(
             rows_of(*[f"{server.url}/{page}"] * 2000),
+            lambda _: time.sleep(0.01),
             opener=opener(),
             decode=decode,
             settings=SETTINGS,
-            sink=lambda _: time.sleep(0.01),
             work_dir=tmp_path,
             cancel=cancel,
         )
@@ -280,11 +288,12 @@ cancel = threading.Event()
 engine.load()
 threading.Timer(0.5, cancel.set).start()
 try:
-    download_rows(
+    for row in download_rows(
         [ImageRow(str(index), sys.argv[1], "") for index in range(300)],
         opener=GuardedOpener(settings, allow_private_addresses=True), decode=None, settings=settings,
-        sink=print, work_dir=Path(sys.argv[2]), cancel=cancel,
-    )
+        work_dir=Path(sys.argv[2]), cancel=cancel,
+    ):
+        print(row)
 except Interrupted:
     print("interrupted", flush=True)
 """
@@ -302,8 +311,8 @@ def test_a_process_that_cancelled_a_download_can_end(server: BadServer, tmp_path
             process.kill()
 
 
-def test_downloads_pause_while_the_sink_is_busy(server: BadServer, tmp_path: Path) -> None:
-    # mutation: no slots.acquire in `deliver` -> all 200 pictures are decoded while the sink takes its first
+def test_downloads_pause_while_the_caller_is_busy(server: BadServer, tmp_path: Path) -> None:
+    # mutation: no slots.acquire in `deliver` -> all 200 pictures are decoded while the caller works on its first
     decoded = 0
     lock = threading.Lock()
 
@@ -315,19 +324,19 @@ def test_downloads_pause_while_the_sink_is_busy(server: BadServer, tmp_path: Pat
 
     seen: list[int] = []
 
-    def slow_sink(_: FetchedRow) -> None:
+    def slow_take(_: FetchedRow) -> None:
         if not seen:
             time.sleep(1.0)
         seen.append(decoded)
 
     rows = rows_of(*(f"{server.url}/{number}.jpg" for number in range(200)))
     hits_before = len(server.hits)
-    download_rows(
+    consume(
         rows,
+        slow_take,
         opener=opener(),
         decode=counting,
         settings=SETTINGS,
-        sink=slow_sink,
         work_dir=tmp_path,
         decode_threads=2,
         max_waiting=5,
@@ -359,24 +368,16 @@ def test_waiting_bodies_are_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest
         return decode(data)
 
     rows = rows_of(*["http://example.com/"] * 100)
-    download_rows(
-        rows, opener=Counting(), decode=slow, settings=SETTINGS, sink=lambda _: None, work_dir=tmp_path, max_waiting=100
+    consume(
+        rows,
+        lambda _: None,
+        opener=Counting(),
+        decode=slow,
+        settings=SETTINGS,
+        work_dir=tmp_path,
+        max_waiting=100,
     )
     assert most <= 10_000 + (SETTINGS.threads + 1) * len(body)
-
-
-def test_the_sink_runs_in_the_callers_thread(server: BadServer, tmp_path: Path) -> None:
-    threads = set()
-    download_rows(
-        rows_of(*[f"{server.url}/photo.jpg"] * 20),
-        opener=opener(),
-        decode=decode,
-        settings=SETTINGS,
-        sink=lambda _: threads.add(threading.get_ident()),
-        work_dir=tmp_path,
-        decode_threads=3,
-    )
-    assert threads == {threading.get_ident()}
 
 
 def test_shards_with_other_openers_run_side_by_side(server: BadServer, tmp_path: Path) -> None:

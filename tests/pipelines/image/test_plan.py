@@ -18,10 +18,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from lposekit.errors import LposekitError, Outcome, UsageError
-from pipelines.image.plan import count_rows, input_fingerprint, iter_shards, list_warnings
+from pipelines.image.plan import count_rows, iter_shards, list_warnings
 from pipelines.image.plan_rows import PlannedRow, clean_caption
 from pipelines.image.settings import BuildImagesSettings, FilterSettings
 from pipelines.lists.columns import LOOKS_LIKE_LAION5B, NO_SAFETY_COLUMN
+from pipelines.lists.fingerprint import lists_fingerprint
 
 
 def build(*inputs: Path | str, **changes: object) -> BuildImagesSettings:
@@ -360,9 +361,9 @@ def test_fingerprint_follows_content_not_place_or_time(tmp_path: Path) -> None:
     (tmp_path / "moved").mkdir()
     first, moved = write(tmp_path / "a.csv"), write(tmp_path / "moved" / "b.csv")
     changed = write(tmp_path / "c.csv", [*ROWS[:-1], {**ROWS[-1], "caption": "other"}])
-    assert input_fingerprint(build(first)) == input_fingerprint(build(moved))
-    assert input_fingerprint(build(first)) != input_fingerprint(build(changed))
-    assert input_fingerprint(build(first)) != input_fingerprint(build(first, moved))
+    assert lists_fingerprint(build(first).input) == lists_fingerprint(build(moved).input)
+    assert lists_fingerprint(build(first).input) != lists_fingerprint(build(changed).input)
+    assert lists_fingerprint(build(first).input) != lists_fingerprint(build(first, moved).input)
 
 
 def test_fingerprint_of_a_large_list_sees_its_head_and_its_tail(tmp_path: Path) -> None:
@@ -371,7 +372,7 @@ def test_fingerprint_of_a_large_list_sees_its_head_and_its_tail(tmp_path: Path) 
     prints = set()
     for position in (None, 20, len(data) - 1):
         path.write_bytes(data if position is None else data[:position] + b"y" + data[position + 1 :])
-        prints.add(input_fingerprint(build(path)))
+        prints.add(lists_fingerprint(build(path).input))
     assert len(prints) == 3
 
 

@@ -11,10 +11,12 @@ import pytest
 import lposekit
 from lposekit.errors import UsageError
 from lposekit.shards.verify import verify_dataset
-from pipelines import refilter, retry
-from pipelines.image.recipe import run
+from pipelines.image import refilter
+from pipelines.recipes import build_images as run
+from pipelines.recipes import retry
+from tests.support.execute_here import execute_here
 from tests.support.pages import Page
-from tests.support.stub_build import execute_here, served, stub_pages, stub_settings
+from tests.support.stub_build import served, stub_pages, stub_settings
 from tests.support.stub_pictures import stub_picture
 
 
@@ -52,7 +54,7 @@ def test_a_looser_rule_lists_the_rows_whose_pixels_are_missing_and_retry_fetches
         assert any("2 rows pass this rule" in note for note in report.notes)
         assert _outcomes(tmp_path / "loose") == ["kept", "few_keypoints", "few_keypoints", "few_keypoints"]
         server.pages["/2.jpg"] = Page(stub_picture(50, num_detected=17))
-        again = retry.run(tmp_path / "loose", ["few_keypoints"], allow_private_addresses=True, execute=execute_here)
+        again = retry(tmp_path / "loose", ["few_keypoints"], allow_private_addresses=True, execute=execute_here)
     assert again.exit_code == 0
     assert _outcomes(tmp_path / "loose") == ["kept", "kept", "hash_mismatch", "few_keypoints"]
     assert verify_dataset(tmp_path / "loose") == []
@@ -85,7 +87,7 @@ def test_retry_fetches_only_the_outcomes_named_and_leaves_the_other_samples_as_t
         assert _outcomes(tmp_path / "d")[1] == "http_5xx"
         server.pages |= stub_pages(8)
         hits = len(server.hits)
-        report = retry.run(tmp_path / "d", ["http_5xx", "dns"], allow_private_addresses=True, execute=execute_here)
+        report = retry(tmp_path / "d", ["http_5xx", "dns"], allow_private_addresses=True, execute=execute_here)
         assert [hit.path for hit in server.hits[hits:]] == ["/1.jpg"]
     assert report.exit_code == 0
     assert _outcomes(tmp_path / "d") == ["kept"] * 6 + ["http_4xx", "kept"]
@@ -99,4 +101,4 @@ def test_retry_refuses_an_outcome_that_does_not_exist(tmp_path: Path) -> None:
     with served(stub_pages(4), tmp_path) as (_, path):
         run(stub_settings(path, tmp_path / "d"), execute=execute_here)
     with pytest.raises(UsageError, match="no such outcome to retry"):
-        retry.run(tmp_path / "d", ["nds"])
+        retry(tmp_path / "d", ["nds"])

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import ray
 
+from lposekit.recipe import ShardReport
 from pipelines.job.runner import RunResult, ShardRunner
-from pipelines.job.shard_report import ShardReport
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 

@@ -21,18 +21,20 @@ from lposekit.errors import Outcome, UsageError
 from lposekit.shards.card import read_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
+from pipelines import build
 from pipelines.fetch.settings import TransportSettings
 from pipelines.job.build_report import BuildReport
 from pipelines.quickstart.videos import SAMPLE_VIDEOS
-from pipelines.video import recipe as video_shards
+from pipelines.recipes import build_videos as run
+from pipelines.recipes import retry
+from pipelines.video import recipe as video_recipe
 from pipelines.video.clips.settings import ClipSettings
-from pipelines.video.recipe import rebuild, run
 from pipelines.video.settings import BuildVideoSettings, DecodeLimits
 from tests.support.bad_server import BadServer
 from tests.support.build_process import content_digest, wait_until
+from tests.support.execute_here import execute_here
 from tests.support.fixtures import REPOSITORY
 from tests.support.pages import Page
-from tests.support.video_build import execute_here
 from tests.support.videos import moving, plain, write_video
 
 pytestmark = pytest.mark.timeout(240)
@@ -145,7 +147,7 @@ def test_retry_takes_other_limits_than_the_build_had(videos: Path, tmp_path: Pat
     assert report.outcomes == {"corrupt": 1, "kept": 3, "no_clip": 1}
 
 
-# mutations tried: versions not in `fixed`, not compared in `rebuild`: red each
+# mutations tried: versions not in `fixed`, not compared in `retry_plans`: red each
 def test_other_versions_of_the_encoders_do_not_continue_a_folder(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +155,8 @@ def test_other_versions_of_the_encoders_do_not_continue_a_folder(
     run(settings, execute=execute_here)
     versions = read_card(DatasetLayout(tmp_path / "d"))["versions"]
     assert {"av", "decord2", "scenedetect-headless", "python", "lposekit"} <= versions.keys()
-    monkeypatch.setattr(video_shards, "installed_versions", lambda packages: dict.fromkeys(packages, "0.1"))
+    for module in (build, video_recipe):
+        monkeypatch.setattr(module, "installed_versions", lambda packages: dict.fromkeys(packages, "0.1"))
     with pytest.raises(UsageError, match=rf"versions.av: '{versions['av']}' -> '0.1'"):
         run(settings, execute=execute_here)
     with pytest.raises(UsageError, match=rf"other versions: av: '{versions['av']}' -> '0.1'"):
@@ -215,14 +218,4 @@ def test_retry_builds_the_failed_videos_again_and_leaves_the_others_as_they_were
 
 
 def _rebuilt(dataset: Path, outcome: Outcome, limits: dict[str, float] | None = None) -> BuildReport:
-    layout = DatasetLayout(dataset)
-    return rebuild(
-        layout,
-        read_card(layout),
-        frozenset({outcome}),
-        allow_private_addresses=False,
-        workers=None,
-        ray_address=None,
-        limits=limits,
-        execute=execute_here,
-    )
+    return retry(dataset, [outcome.value], limits=limits, execute=execute_here)

@@ -19,11 +19,11 @@ import lposekit
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
 from pipelines.job.build_report import BuildReport
+from pipelines.recipes import build_videos as run
 from pipelines.video.clips.settings import ClipSettings, EncodeSettings, ShotSettings
 from pipelines.video.plan import folder_videos
-from pipelines.video.recipe import run
 from pipelines.video.settings import BuildVideoSettings
-from tests.support.video_build import execute_here
+from tests.support.execute_here import execute_here
 from tests.support.video_fixtures import SLOW, TABLE, Deserved, fixture_rows, fixture_videos
 from tests.support.videos import moving, read_number, write_video
 

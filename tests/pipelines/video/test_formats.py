@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from lposekit.errors import LposekitError, Outcome, UsageError
+from pipelines.job.rows import rows_table
 from pipelines.video.cells import seconds
 from pipelines.video.clips.records import Span, TimedCaption, VideoResult
 from pipelines.video.formats import detect_format
-from pipelines.video.rows import video_row, video_rows_table
+from pipelines.video.rows import OWN_COLUMNS, video_row
 from tests.support.video_inputs import rows, touch, write_csv, write_jsonl
 
 GENERIC = [
@@ -294,7 +295,7 @@ def test_shards_with_different_values_in_a_column_are_of_one_type(tmp_path: Path
     tables = []
     for score in (1, "n/a"):
         (row,) = rows(write_jsonl(tmp_path / "l.jsonl", [{"path": "a", "caption": "c", "score": score, "meta": {}}]))
-        tables.append(video_rows_table([video_row("0", row, VideoResult(Outcome.BAD_URL), None)]))
+        tables.append(rows_table([video_row("0", row, VideoResult(Outcome.BAD_URL), None).columns], OWN_COLUMNS))
         pq.write_table(tables[-1], tmp_path / "shard.parquet")
     assert pa.concat_tables(tables, promote_options="permissive")["score"].to_pylist() == ["1", "n/a"]
 

@@ -17,9 +17,9 @@ import pytest
 
 from lposekit.errors import UsageError
 from pipelines.job.runner import RunResult
+from pipelines.recipes import build_videos as run
 from pipelines.video.clips.records import Span, TimedCaption
 from pipelines.video.plan import input_fingerprint, iter_plans
-from pipelines.video.recipe import run
 from pipelines.video.settings import BuildVideoSettings
 from tests.support.video_inputs import rows, touch, write_csv, write_jsonl
 

@@ -20,12 +20,13 @@ from lposekit.shards.layout import DatasetLayout
 from pipelines.fetch.policy import Blocklist
 from pipelines.fetch.settings import TransportSettings
 from pipelines.job.lock import owned_folder, work_folder
+from pipelines.recipes import build_videos as run
 from pipelines.video.clips.records import VideoRow
-from pipelines.video.recipe import run
 from pipelines.video.source import VideoSource
 from tests.support.bad_server import BadServer
+from tests.support.execute_here import execute_here
 from tests.support.pages import Page
-from tests.support.video_build import execute_here, listed
+from tests.support.video_build import listed
 from tests.support.videos import moving, write_video
 
 pytestmark = pytest.mark.timeout(120)

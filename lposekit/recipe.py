@@ -1,0 +1,190 @@
+"""What a kind of dataset tells the build about itself. A new kind is a new recipe and nothing else.
+
+The build (`pipelines.build`) asks a recipe in this order: `preflight`, `fixed_facts` and `card_facts`, `plans`; then
+each worker process asks for its `worker`, once, and has it build one plan after the other. A recipe is a plain value
+that can be pickled: it travels to the workers. docs/decisions/2026-11-28-recipes.md says how to add one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from lposekit.errors import Outcome
+from lposekit.shards.layout import DatasetLayout
+
+
+class Plan(Protocol):
+    """One shard's worth of input."""
+
+    @property
+    def shard(self) -> int: ...
+
+
+P = TypeVar("P", bound=Plan)
+P_contra = TypeVar("P_contra", bound=Plan, contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A dataset folder that a run owns: what a worker needs to write into it."""
+
+    root: Path
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """The account of one shard, small enough to travel to the driver.
+
+    ``timings_s`` are seconds by stage. ``committed`` is false when the network was down and nothing was written.
+    """
+
+    shard: int
+    num_rows: int
+    num_samples: int
+    outcomes: dict[str, int]
+    timings_s: dict[str, float] = field(default_factory=dict)
+    committed: bool = True
+    note: str = ""
+    account: dict[str, Any] = field(default_factory=dict)
+    """What the kind counts beside rows: the clip windows of videos."""
+
+    def __post_init__(self) -> None:
+        # The conservation law: every row in ends in exactly one outcome.
+        assert sum(self.outcomes.values()) == self.num_rows, (self.outcomes, self.num_rows)
+
+
+class Worker(Protocol[P_contra]):
+    """Builds shards, one after the other; holds what is loaded once and used for many."""
+
+    def build(self, plan: P_contra) -> ShardReport:
+        """Build and commit one shard. Raises LposekitError: the disk is full, or the folder belongs to a newer run."""
+        ...
+
+
+class PoolActor(Protocol):
+    """What the actors of a pool have in common; a recipe's worker knows the rest of their methods."""
+
+    def card(self) -> dict[str, Any]:
+        """What the dataset card says about what the actor has loaded."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Actors that all workers of a run share, such as pose models: `actor_class(*arguments)`, `size` of them."""
+
+    actor_class: type
+    arguments: tuple[Any, ...]
+    size: int
+    num_cpus: float
+    num_gpus: float
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the run may use: of this machine, or of the whole cluster."""
+
+    cpus: int
+    gpus: int
+
+
+class JobSettings(Protocol):
+    """The settings that every kind of build has: a frozen dataclass."""
+
+    @property
+    def input(self) -> tuple[str, ...]: ...
+    @property
+    def rows_per_shard(self) -> int: ...
+    @property
+    def output(self) -> Path | None: ...
+    @property
+    def workers(self) -> int | None: ...
+    @property
+    def ray_address(self) -> str | None: ...
+    @property
+    def min_success(self) -> float | None: ...
+    @property
+    def shard_attempts(self) -> int: ...
+
+
+class Recipe(Protocol[P]):
+    """One kind of dataset, and how it is made."""
+
+    @property
+    def kind(self) -> str:
+        """What the card calls it: ``image``, ``video``."""
+        ...
+
+    @property
+    def settings(self) -> JobSettings: ...
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Distributions whose versions the card records."""
+        ...
+
+    @property
+    def fixed_packages(self) -> tuple[str, ...]:
+        """Distributions whose versions decide the bytes: other ones do not continue a folder."""
+        ...
+
+    @property
+    def changeable_settings(self) -> frozenset[str]:
+        """Dotted names of settings that a run may change when it continues a folder."""
+        ...
+
+    def preflight(self) -> Sequence[str]:
+        """Look for everything that can be known to be wrong before anything is started; returns warnings.
+
+        Raises:
+            UsageError: settings, input, blocklist or weights cannot be used.
+            LposekitError: the input is damaged.
+        """
+        ...
+
+    def fixed_facts(self) -> dict[str, Any]:
+        """What decides the bytes, JSON-ready: a folder is continued only where all of it is the same."""
+        ...
+
+    def card_facts(self) -> dict[str, Any]:
+        """What else the card says."""
+        ...
+
+    def dry_run_notes(self) -> Sequence[str]:
+        """What else a dry run says."""
+        ...
+
+    def num_rows(self) -> int | None:
+        """Rows of the whole input, where that is known without reading it."""
+        ...
+
+    def plans(self, skip: Container[int] = ()) -> Iterator[P]:
+        """The shards of the input in order, without those in `skip`."""
+        ...
+
+    def retry_plans(self, layout: DatasetLayout, outcomes: frozenset[Outcome]) -> Iterator[P]:
+        """The committed shards that have rows with these outcomes, to build those rows again.
+
+        Raises:
+            UsageError: the input, or what decides the bytes, changed since the folder was built.
+        """
+        ...
+
+    def pool(self, machine: Machine) -> Pool | None:
+        """The actors that its workers share, if any. Raises UsageError: the machine lacks what the settings ask for."""
+        ...
+
+    def worker(self, claim: Claim, pool: Sequence[Any] | None = None, number: int = 0) -> Worker[P]:
+        """A worker, made in the process in which it will work; ``number`` tells it from the others.
+
+        Args:
+            pool: Ray handles of the pool's actors; None: the worker loads what they would have.
+
+        Raises:
+            LposekitError: what it needs cannot be loaded: ends the run, since it would fail everywhere.
+        """
+        ...

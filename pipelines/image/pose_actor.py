@@ -1,0 +1,98 @@
+"""A pose model in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lposekit.errors import LposekitError
+from lposekit.pose.protocol import Estimator
+from lposekit.records import Person, PoseFailure
+from lposekit.stage_times import StageTimes
+from pipelines.image.settings import PoseSettings
+from pipelines.job.runner import SetupFailed
+
+Image = npt.NDArray[np.uint8]
+"""uint8 [H, W, 3], RGB."""
+Poses = list[Person] | PoseFailure
+
+
+@dataclass(frozen=True, slots=True)
+class PoseAnswer:
+    """What the model says to a batch: an entry an image, and the seconds it took by stage, ``detect`` and ``pose``."""
+
+    poses: list[Poses]
+    seconds: dict[str, float]
+
+
+def answer(estimator: Estimator, images: Sequence[Image]) -> PoseAnswer:
+    """Put a batch through the model."""
+    times = StageTimes()
+    poses = estimator.estimate(images, times)
+    return PoseAnswer(poses, times.as_dict())
+
+
+@dataclass(frozen=True, slots=True)
+class PoseSpec:
+    """Which pose model to load, as plain values that travel to any process."""
+
+    detector: str
+    pose_model: str
+    weights_dir: Path | None
+    device: str
+    precision: str
+    settings: PoseSettings
+
+
+def load_estimator(spec: PoseSpec) -> Estimator:
+    """The estimator of a spec; imports torch and OpenMMLab, or the stub."""
+    settings = spec.settings
+    if spec.pose_model == "stub":
+        from lposekit.pose.stub import StubEstimator
+
+        return StubEstimator()
+    from lposekit.pose.estimator import PoseEstimator
+
+    return PoseEstimator.load(
+        spec.detector,
+        spec.pose_model,
+        weights_dir=spec.weights_dir,
+        device=spec.device,
+        precision=spec.precision,
+        num_threads=settings.threads,
+        box_score_threshold=settings.box_score_threshold,
+        min_box_area_fraction=settings.min_box_area_fraction,
+        min_box_side_px=settings.min_box_side_px,
+        detector_batch=settings.batch_size,
+        pose_batch=settings.crop_batch_size,
+    )
+
+
+class PoseActor:
+    """One pose model in a process of its own."""
+
+    def __init__(self, spec: PoseSpec) -> None:
+        self._failure: LposekitError | None = None
+        self._estimator: Estimator | None = None
+        try:
+            self._estimator = load_estimator(spec)
+        except LposekitError as error:
+            # An actor that fails while it starts reaches the driver as a dead one, its message lost in a traceback.
+            self._failure = error
+
+    def card(self) -> dict[str, Any]:
+        """What was loaded. Raises SetupFailed: it could not be."""
+        if self._failure is not None:
+            raise SetupFailed(self._failure)
+        assert self._estimator is not None
+        return self._estimator.card()
+
+    def estimate(self, images: Sequence[Image]) -> PoseAnswer:
+        """Poses of a batch."""
+        assert self._estimator is not None
+        return answer(self._estimator, images)

@@ -1,0 +1,113 @@
+"""Write one shard, of whatever kind: lock -> rows -> commit."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from lposekit.faults import fault_point
+from lposekit.recipe import Claim, ShardReport
+from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.writer import ShardWriter
+from lposekit.stage_times import StageTimes
+from pipelines.job.lock import writer_lock
+from pipelines.job.rows import RowResult, rows_table
+
+Columns = Mapping[str, Any]
+
+
+class NetworkDown(Exception):
+    """Nearly every fetch of the shard failed by the network: nothing of it is to be committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardKind:
+    """What shards of one kind have of their own: their parquet columns, and what they count beside rows."""
+
+    columns: Mapping[str, pa.DataType]
+    account: Callable[[Sequence[Columns]], dict[str, Any]] = lambda rows: {}
+
+
+def write_shard(
+    claim: Claim,
+    shard: int,
+    rows: Generator[RowResult, None, None],
+    kind: ShardKind,
+    times: StageTimes,
+    *,
+    stats: Mapping[str, Any] | None = None,
+) -> ShardReport:
+    """Take the rows in order, write their samples as they come, and commit the shard.
+
+    Args:
+        rows: closed at the end, whatever happens; nothing of it runs before the writers' lock is held.
+        times: of the stages within `rows`; ``commit`` is added.
+        stats: further fields of the commit marker.
+
+    Returns:
+        The shard's account; not committed if the rows ended in `NetworkDown`.
+
+    Raises:
+        LposekitError: the disk is full, or the folder belongs to a newer run.
+    """
+    layout = DatasetLayout(claim.root)
+    start, written = time.time(), list[Columns]()
+    with writer_lock(layout, claim.run_id), contextlib.closing(rows):
+        writer = ShardWriter(layout, shard, claim.run_id)
+        try:
+            for row in rows:
+                _write_row(writer, row)
+                written.append(row.columns)
+            fault_point("shard:before_commit")
+            account = kind.account(written)
+            marker = commit_marker(written, start, time.time()) | account | dict(stats or {})
+            with times.stage("commit"):
+                writer.commit(rows_table(written, kind.columns), marker | {"timings_s": times.as_dict()})
+        except NetworkDown as down:
+            writer.discard()
+            return ShardReport(
+                shard, len(written), writer.num_samples, _outcomes(written), committed=False, note=str(down)
+            )
+        except BaseException:
+            writer.discard()
+            raise
+    timings_s = {**times.as_dict(), "total": round(time.time() - start, 3)}
+    return ShardReport(shard, len(written), writer.num_samples, _outcomes(written), timings_s, account=account)
+
+
+def _write_row(writer: ShardWriter, row: RowResult) -> None:
+    for key, members in row.samples:
+        writer.add(key, members)
+    if row.thumbnail is not None:
+        writer.add_thumbnail(row.key, row.outcome.value, row.thumbnail)
+
+
+def _outcomes(rows: Sequence[Columns]) -> dict[str, int]:
+    return dict(sorted(Counter(row["outcome"] for row in rows).items()))
+
+
+def commit_marker(rows: Sequence[Columns], start: float, end: float) -> dict[str, Any]:
+    """The account of a shard's parquet rows: the fields of img2dataset's stats, and the outcomes.
+
+    Args:
+        rows: with ``status`` and ``outcome``.
+        start, end: Unix times.
+    """
+    statuses, outcomes = Counter(row["status"] for row in rows), _outcomes(rows)
+    return {
+        "count": len(rows),
+        "successes": statuses["success"],
+        "failed_to_download": statuses["failed_to_download"],
+        "failed_to_resize": statuses["failed_to_resize"],
+        "duration": end - start,
+        "start_time": start,
+        "end_time": end,
+        "status_dict": {"success" if name == "kept" else name: number for name, number in outcomes.items()},
+        "outcomes": outcomes,
+    }

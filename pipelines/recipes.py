@@ -1,0 +1,144 @@
+"""The kinds of datasets that this package builds, each joined with the build: what the commands call."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lposekit.errors import Outcome, UsageError
+from lposekit.keypoints import KeepRule
+from lposekit.recipe import Recipe
+from lposekit.settings import stored_settings
+from lposekit.shards.card import read_card
+from lposekit.shards.layout import DatasetLayout
+from pipelines.build import Execute, build, rebuild
+from pipelines.image.recipe import ImageRecipe
+from pipelines.image.settings import BuildImagesSettings
+from pipelines.job.build_report import BuildReport
+from pipelines.job.crew import run_on_ray
+from pipelines.video.recipe import VideoRecipe
+from pipelines.video.settings import BuildVideoSettings
+
+
+def build_images(
+    settings: BuildImagesSettings,
+    *,
+    quickstart: bool = False,
+    dry_run: bool = False,
+    execute: Execute = run_on_ray,
+) -> BuildReport:
+    """Build, or continue, a LAION-Pose dataset folder; see `pipelines.build.build`.
+
+    Args:
+        settings: where ``input`` and ``output`` are named, except for the quickstart's input.
+        quickstart: build the sample from photos that ship in a package, served by a server that this call starts.
+    """
+    if not quickstart:
+        return build(ImageRecipe(settings), dry_run=dry_run, execute=execute)
+    from pipelines.quickstart.photos import served_list
+
+    with served_list() as (list_path, server):
+        recipe = ImageRecipe(replace(settings, input=(str(list_path),)), server)
+        return build(recipe, dry_run=dry_run, execute=execute)
+
+
+def build_videos(
+    settings: BuildVideoSettings,
+    *,
+    quickstart: bool = False,
+    dry_run: bool = False,
+    execute: Execute = run_on_ray,
+) -> BuildReport:
+    """Build, or continue, a dataset folder of clips; see `pipelines.build.build`.
+
+    Args:
+        settings: where ``input`` and ``output`` are named, except for the quickstart's input.
+        quickstart: build the sample from videos that this call makes.
+    """
+    if not quickstart:
+        return build(VideoRecipe(settings), dry_run=dry_run, execute=execute)
+    if settings.output is None:
+        raise UsageError("name the dataset folder with --output")
+    from pipelines.quickstart.videos import write_sample_videos
+
+    with contextlib.ExitStack() as stack:
+        beside = settings.output.parent
+        if dry_run:
+            beside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lposekit-")))
+        folder = write_sample_videos(beside / "sample-videos")
+        recipe = VideoRecipe(replace(settings, input=(str(folder),)), sample=True)
+        return build(recipe, dry_run=dry_run, execute=execute)
+
+
+def retry(
+    dataset: Path,
+    only: Collection[str] = (),
+    *,
+    limits: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
+    execute: Execute = run_on_ray,
+    **changes: Any,
+) -> BuildReport:
+    """Fetch the rows with certain outcomes again, in place; every other row of their shards stays as it is.
+
+    Of a video dataset the videos with these outcomes are built again; its manifests must still be where they were.
+
+    Rows that the pose model saw before (``few_keypoints``, ``no_person``) are fetched by URL and sha256 and judged on
+    their stored poses by the folder's keep rule, without running a model.
+
+    Args:
+        only: outcomes to retry; default: those that another try may change.
+        limits: of a video dataset, fields of `DecodeLimits` in place of those that it was built with.
+        changes: settings of the machine at hand: ``workers``, ``ray_address``, ``allow_private_addresses``, and of
+            images ``weights_dir``.
+
+    Raises:
+        UsageError: an unknown outcome, or limits where there are no videos.
+    """
+    outcomes = _outcomes(only)
+    card = read_card(DatasetLayout(dataset))
+    changes["output"] = dataset
+    recipe = _video_recipe(card, limits or {}, changes) if card["kind"] == "video" else None
+    if recipe is not None:
+        return rebuild(recipe, outcomes, dry_run=dry_run, execute=execute)
+    if limits:
+        raise UsageError(f"{dataset} holds images: --limits are those of videos.")
+    with _image_recipe(card, changes) as recipe:
+        return rebuild(recipe, outcomes, dry_run=dry_run, execute=execute)
+
+
+def _video_recipe(card: Mapping[str, Any], limits: Mapping[str, Any], changes: dict[str, Any]) -> Recipe[Any]:
+    stored = stored_settings(BuildVideoSettings, card["settings"], "dataset card")
+    changes.pop("weights_dir", None)  # clips have no models
+    return VideoRecipe(replace(stored, limits=replace(stored.limits, **limits), min_success=None, **changes))
+
+
+@contextlib.contextmanager
+def _image_recipe(card: Mapping[str, Any], changes: dict[str, Any]) -> Iterator[Recipe[Any]]:
+    settings = replace(
+        stored_settings(BuildImagesSettings, card["settings"], "dataset card"),
+        network_failure_limit=None,
+        **changes,
+    )
+    rule = KeepRule(**card["keep_rule"])
+    if not card.get("sample"):
+        yield ImageRecipe(settings, rule=rule)
+        return
+    from pipelines.quickstart.photos import served_list
+
+    with served_list() as (_, server):
+        yield ImageRecipe(settings, server, rule)
+
+
+def _outcomes(only: Collection[str]) -> frozenset[Outcome]:
+    if not only:
+        return frozenset(outcome for outcome in Outcome if outcome.facts.retryable)
+    unknown = sorted(set(only) - {outcome.value for outcome in Outcome} - {"kept"})
+    if unknown or "kept" in only:
+        wrong = ", ".join(unknown or ["kept"])
+        raise UsageError(f"--only {wrong}: no such outcome to retry. Known: {', '.join(Outcome)}.")
+    return frozenset(Outcome(name) for name in only)
