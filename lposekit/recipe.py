@@ -155,7 +155,7 @@ class Recipe(Protocol[P]):
         ...
 
     def dry_run_notes(self) -> Sequence[str]:
-        """What else a dry run says."""
+        """What a dry run says of the input."""
         ...
 
     def num_rows(self) -> int | None:

@@ -102,15 +102,11 @@ def _layout(recipe: Recipe[Any]) -> DatasetLayout:
 
 
 def _dry_run(recipe: Recipe[Any], layout: DatasetLayout) -> BuildReport:
-    done = layout.committed_shards()
-    num_rows = recipe.num_rows()
-    rows = "rows, their number unknown before reading," if num_rows is None else f"{num_rows} rows"
-    notes = (
-        f"would read {rows} from {', '.join(recipe.settings.input)}",
-        f"would write shards of {recipe.settings.rows_per_shard} rows to {layout.root} ({len(done)} are committed)",
-        *recipe.dry_run_notes(),
+    done = len(layout.committed_shards())
+    shards = (
+        f"would write shards of {recipe.settings.rows_per_shard} rows to {layout.root} ({done} are committed already)"
     )
-    return BuildReport(layout.root, _outcomes(layout), 0, notes=notes, dry_run=True)
+    return BuildReport(layout.root, _outcomes(layout), 0, notes=(*recipe.dry_run_notes(), shards), dry_run=True)
 
 
 def _run(

@@ -39,7 +39,7 @@ def build_images(
     """
     if not quickstart:
         return build(ImageRecipe(settings), dry_run=dry_run, execute=execute)
-    from pipelines.quickstart.photos import served_list
+    from pipelines.quickstart.server import served_list
 
     with served_list() as (list_path, server):
         recipe = ImageRecipe(replace(settings, input=(str(list_path),)), server)
@@ -128,7 +128,7 @@ def _image_recipe(card: Mapping[str, Any], changes: dict[str, Any]) -> Iterator[
     if not card.get("sample"):
         yield ImageRecipe(settings, rule=rule)
         return
-    from pipelines.quickstart.photos import served_list
+    from pipelines.quickstart.server import served_list
 
     with served_list() as (_, server):
         yield ImageRecipe(settings, server, rule)

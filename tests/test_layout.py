@@ -1,19 +1,52 @@
-"""Contract: the README's path of one record names files that exist, links lead somewhere, pins are complete."""
+"""Contract: the README's path of a record names files that exist, in the order in which a record passes them; links
+lead somewhere; pins are complete.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
 
 from tests.support.fixtures import REPOSITORY
 
 
-def test_every_file_in_the_readmes_path_table_exists() -> None:
-    # Mutation: a table row with a wrong file name -> red.
+def _path_of_a_record() -> list[str]:
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    table = readme.split("## The path of one record")[1].split("\n\n")[1]
-    files = re.findall(r"`([\w/]+\.py)`", table)
-    assert len(files) >= 12
+    table = readme.split("## The path of one record")[1].split("\n\n")[2]
+    return re.findall(r"`([\w/]+\.py)`", table)
+
+
+def test_the_readmes_path_of_a_record_has_at_most_twelve_files_that_exist() -> None:
+    # Mutation tried: a row with a wrong file name -> red.
+    files = _path_of_a_record()
+    assert 9 <= len(files) <= 12
     assert [name for name in files if not (REPOSITORY / name).is_file()] == []
+
+
+STAGES_OF_AN_IMAGE = [
+    ("pipelines/image/download.py", "stages.download"),
+    ("pipelines/image/pose_batches.py", "with_poses"),
+    ("pipelines/image/rows.py", "_stored"),
+]
+"""Files of the README's table, and what `image_rows` calls for each."""
+
+
+def test_a_record_goes_through_the_files_of_the_readme_in_their_order() -> None:
+    # Mutation tried: poses asked for after the rows are encoded, in `image_rows` -> red; two rows of the README's table
+    # exchanged -> red.
+    page = ast.parse((REPOSITORY / "pipelines/image/shard.py").read_text(encoding="utf-8"))
+    [rows] = [node for node in page.body if isinstance(node, ast.FunctionDef) and node.name == "image_rows"]
+    calls = {
+        ast.unparse(node.func): (node.lineno, node.col_offset) for node in ast.walk(rows) if isinstance(node, ast.Call)
+    }
+    places = [calls[called] for _, called in STAGES_OF_AN_IMAGE]
+    assert places == sorted(places)
+    files = _path_of_a_record()
+    positions = [files.index(name) for name, _ in STAGES_OF_AN_IMAGE]
+    assert positions == sorted(positions)
+    assert files.index("pipelines/image/shard.py") < positions[0]
+    assert files.index("pipelines/job/shard.py") > positions[-1]
+    assert (rows.end_lineno or 0) - rows.lineno < 50, "the path of a record is no page any more"
 
 
 def test_every_relative_link_of_the_pages_leads_somewhere() -> None:

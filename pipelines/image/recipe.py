@@ -95,7 +95,12 @@ class ImageRecipe:
         }
 
     def dry_run_notes(self) -> Sequence[str]:
-        return [f"would use {self.settings.detector} and {self.settings.pose_model}"]
+        num_rows = self.num_rows()
+        rows = "all rows" if num_rows is None else f"{num_rows} rows"
+        return [
+            f"would read {rows} from {', '.join(self.settings.input)}",
+            f"would use {self.settings.detector} and {self.settings.pose_model}",
+        ]
 
     def num_rows(self) -> int | None:
         return count_rows(self.settings)

@@ -12,12 +12,10 @@ preset `quickstart` names.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import io
 import json
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -219,17 +217,6 @@ def write_list(path: Path, base_url: str) -> None:
                 "md5": row.md5,
             }
             stream.write(json.dumps(values) + "\n")
-
-
-@contextlib.contextmanager
-def served_list() -> Iterator[tuple[Path, str]]:
-    """The sample's list and its server's "host:port", while the context lasts."""
-    from pipelines.quickstart.server import serve
-
-    with tempfile.TemporaryDirectory(prefix="lposekit-sample-") as folder, serve() as server:
-        path = Path(folder) / "sample.jsonl"
-        write_list(path, server.base_url)
-        yield path, server.host_and_port
 
 
 def unexpected_outcomes(outcomes: Sequence[str]) -> list[str]:

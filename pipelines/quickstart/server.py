@@ -6,12 +6,14 @@ from __future__ import annotations
 import contextlib
 import http.server
 import struct
+import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from pipelines.quickstart.photos import Photo, photo_bytes, sample_rows
+from pipelines.quickstart.photos import Photo, photo_bytes, sample_rows, write_list
 
 HOST = "127.0.0.1"
 # The same port in every run, where it is free: then the rows of a sample dataset can be fetched again later. Above the
@@ -32,6 +34,15 @@ class SampleServer:
     @property
     def base_url(self) -> str:
         return f"http://{self.host_and_port}"
+
+
+@contextlib.contextmanager
+def served_list() -> Iterator[tuple[Path, str]]:
+    """The sample's list and its server's "host:port", while the context lasts."""
+    with tempfile.TemporaryDirectory(prefix="lposekit-sample-") as folder, serve() as server:
+        path = Path(folder) / "sample.jsonl"
+        write_list(path, server.base_url)
+        yield path, server.host_and_port
 
 
 @contextlib.contextmanager

@@ -33,6 +33,8 @@ from tests.support.execute_here import execute_here
 from tests.support.fixtures import REPOSITORY
 
 STUB = ("--pose-model", "stub", "--detector", "stub")
+TIMES = ("duration", "start_time", "end_time", "timings_s")
+"""Fields of a commit marker that differ from run to run."""
 QUIET_FETCH = ("--fetch.no-robots", "--allow-private-addresses")
 
 
@@ -198,7 +200,7 @@ def content_digest(layout: DatasetLayout) -> dict[str, str]:
             continue
         data = path.read_bytes()
         if name.endswith("_stats.json"):
-            timeless = {k: v for k, v in json.loads(data).items() if k not in ("duration", "start_time", "end_time")}
+            timeless = {k: v for k, v in json.loads(data).items() if k not in TIMES}
             data = json.dumps(timeless, sort_keys=True).encode()
         digests[name] = hashlib.sha256(data).hexdigest()
     return digests

@@ -25,9 +25,9 @@ from PIL import Image
 
 from lposekit.errors import Interrupted, Outcome, Rejected
 from lposekit.records import ImageRow
-from pipelines.image import download, engine
 from pipelines.fetch.opener import Fetched, GuardedOpener
 from pipelines.fetch.settings import FetchSettings
+from pipelines.image import download, engine
 from pipelines.image.decode import DecodedImage, ImageDecoder, decode_image
 from pipelines.image.download import FetchedRow, download_rows
 from pipelines.image.settings import ImageSettings

@@ -23,10 +23,9 @@ from pipelines.quickstart.photos import (
     data_folder,
     photo_bytes,
     sample_rows,
-    served_list,
     unexpected_outcomes,
 )
-from pipelines.quickstart.server import PORTS, serve
+from pipelines.quickstart.server import PORTS, serve, served_list
 from tests.support.fixtures import fixture_path
 
 TIMEOUT_S = 10.0
