@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from annotated_types import Ge
-
-from lposekit.setting_values import Positive, Seconds
+from lposekit.setting_values import NotNegative, Positive, Seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,9 +20,9 @@ class TransportSettings:
     """Longest time for one row, all redirects and retries included."""
     max_body_bytes: Positive = 32 * 2**20
     """Largest body, as sent and after decoding; larger ones end as `too_big`."""
-    max_redirects: Annotated[int, Ge(0)] = 5
+    max_redirects: NotNegative = 5
     """Redirects followed for one row; more end as `redirect`."""
-    retries: Annotated[int, Ge(0)] = 2
+    retries: NotNegative = 2
     """Further tries after a temporary failure (429, 5xx, reset), with jittered back-off and Retry-After."""
     user_agent: str = "lposekit/0.1 (dataset builder; +https://github.com/lposekit/lposekit)"
     """Who asks, as servers see it. Set it to a name and contact of your own."""

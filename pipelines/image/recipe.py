@@ -16,6 +16,7 @@ from lposekit.errors import UsageError
 from lposekit.keypoints import KeepRule
 from lposekit.pose import stub
 from lposekit.pose.zoo import detector_entry, pose_entry
+from lposekit.setting_values import check_values
 from lposekit.settings import flatten_settings, settings_digest
 from lposekit.shards.card import claim_folder, read_card, update_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
@@ -98,6 +99,7 @@ def run(
         UsageError: the settings, the input or the folder cannot be used.
         LposekitError: the disk is full, weights are missing, ...
     """
+    check_values(settings)
     execute = execute or execute_on_ray
     if not quickstart:
         return _run(settings, frozenset(), execute, sample=False, dry_run=dry_run)

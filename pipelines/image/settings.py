@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 
 from lposekit.keypoints import PersonRule
-from lposekit.setting_values import FLAG_ONLY, Fraction, Positive, Seconds
+from lposekit.setting_values import FLAG_ONLY, Fraction, NotNegative, Positive, Seconds
 from pipelines.fetch.settings import FetchSettings
 
 
@@ -23,7 +23,7 @@ class ImageSettings:
     """Of the stored JPEG, 1 to 100. Every picture is coded anew."""
     min_size: Positive = 64
     """Pictures with a shorter side below this end as `too_small`."""
-    max_aspect_ratio: float = 8.0
+    max_aspect_ratio: Annotated[float, Ge(1)] = 8.0
     """Pictures whose longer side is more than this many times the shorter one end as `too_small`."""
     max_pixels: Positive = 100_000_000
     """Largest width x height, read from the header before anything is decoded."""
@@ -31,7 +31,7 @@ class ImageSettings:
     """Largest memory of a decoder child; a picture that takes more ends as `worker_crash`."""
     decode_timeout_s: Seconds = 20.0
     """Longest time for one picture; then its child is killed, and it ends as `worker_crash`."""
-    decode_processes: Annotated[int, Ge(0)] = 1
+    decode_processes: NotNegative = 1
     """Killable decoder children in one worker."""
 
 
@@ -43,7 +43,7 @@ class PoseSettings:
     """Box score from which a person counts; default: the detector's own, from the zoo."""
     min_box_area_fraction: Fraction = 0.01
     """Share of the picture that a person's box has to cover to count."""
-    min_box_side_px: float = 48.0
+    min_box_side_px: Annotated[float, Ge(0)] = 48.0
     """Shorter side that a person's box needs to count, in pixels of the stored picture."""
     keypoint_score_threshold: float | None = None
     """Raw score from which a keypoint is detected; default: the model's own, from the zoo."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from lposekit import __version__
 from lposekit.errors import Outcome, UsageError
+from lposekit.setting_values import check_values
 from lposekit.settings import flatten_settings, settings_digest, stored_settings
 from lposekit.shards.card import claim_folder, differing_fields
 from lposekit.shards.layout import DatasetLayout, sum_counts
@@ -28,10 +29,9 @@ from pipelines.job.lock import owned_folder
 from pipelines.job.progress import BuildProgress
 from pipelines.job.runner import RunResult, ShardRunner
 from pipelines.job.shard_report import ShardReport
-from pipelines.video.clips.settings import settings_problem
 from pipelines.video.platforms import fetch_platform_video, is_platform_url
 from pipelines.video.settings import BuildVideoSettings
-from pipelines.video.shard import VideoJob, VideoPlan, build_video_shard, clips_settings
+from pipelines.video.shard import VideoJob, VideoPlan, build_video_shard
 from pipelines.video.source import VideoSource
 
 logger = logging.getLogger(__name__)
@@ -121,6 +121,7 @@ def run(
         UsageError: the settings, the input or the folder cannot be used.
         LposekitError: the disk is full, ...
     """
+    check_values(settings)
     if not quickstart:
         return _run(settings, execute or execute_on_ray, sample=False, dry_run=dry_run)
     if settings.output is None:
@@ -141,9 +142,6 @@ def _run(settings: BuildVideoSettings, execute: Execute, *, sample: bool, dry_ru
 
     if settings.output is None or not settings.input:
         raise UsageError("name the videos with --input and the dataset folder with --output")
-    problem = settings_problem(clips_settings(settings))
-    if problem:
-        raise UsageError(problem)
     Blocklist.from_files(settings.fetch.blocklist)  # workers read it again: here its faults are still the user's to see
     layout = DatasetLayout(settings.output)
     if dry_run:
