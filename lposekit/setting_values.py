@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 ENVIRONMENT_PREFIX = "LPOSEKIT_"
 FLAG_ONLY = "flag only"
 """Annotation mark of a setting that files and environment may not carry."""
+MAY_CHANGE = "may change when a folder is continued"
+"""Annotation mark of a setting that does not decide what a row becomes: a run may change it in a folder that exists."""
 Positive = Annotated[int, Ge(1)]
 NotNegative = Annotated[int, Ge(0)]
 Seconds = Annotated[float, Gt(0)]
@@ -52,7 +54,14 @@ class Leaf:
 
     @property
     def flag_only(self) -> bool:
-        return FLAG_ONLY in getattr(self.annotation, "__metadata__", ())
+        return self._has_mark(FLAG_ONLY)
+
+    @property
+    def may_change(self) -> bool:
+        return self._has_mark(MAY_CHANGE)
+
+    def _has_mark(self, mark: str) -> bool:
+        return mark in getattr(self.annotation, "__metadata__", ())
 
 
 def leaves(settings_class: type, defaults: Any = dataclasses.MISSING) -> dict[str, Leaf]:

@@ -17,13 +17,12 @@ from lposekit.keypoints import KeepRule
 from lposekit.pose import stub
 from lposekit.pose.zoo import detector_entry, pose_entry
 from lposekit.setting_values import check_values
-from lposekit.settings import flatten_settings, settings_digest
+from lposekit.settings import changeable_settings, flatten_settings, settings_digest
 from lposekit.shards.card import claim_folder, read_card, update_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.shards.pose_json import pose_card
 from lposekit.versions import card_versions
 from pipelines.build import run_job
-from pipelines.fetch.settings import FREE_FETCH_SETTINGS
 from pipelines.image.plan import ShardPlan, count_rows, input_fingerprint, iter_shards, list_warnings
 from pipelines.image.pose_pool import PoseActor, PoseSpec, RayPoses
 from pipelines.image.rows import ImageRules
@@ -39,31 +38,6 @@ from pipelines.job.progress import BuildProgress
 from pipelines.job.runner import RunResult, ShardRunner
 
 logger = logging.getLogger(__name__)
-
-FREE_SETTINGS = frozenset(
-    {
-        "input",
-        "output",
-        "workers",
-        "weights_dir",
-        "allow_private_addresses",
-        "ray_address",
-        "min_success",
-        "shard_attempts",
-        "network_failure_limit",
-        "network_failure_window",
-        "fetch.per_host_connections",
-        "fetch.threads",
-        "image.decode_memory_bytes",
-        "image.decode_timeout_s",
-        "image.decode_processes",
-        "pose.actors",
-        "pose.actors_per_gpu",
-        "pose.attempts",
-        *FREE_FETCH_SETTINGS,
-    }
-)
-"""Settings that a run may change when it continues a folder: they do not decide what a row becomes."""
 
 _PACKAGES = ("img2dataset", "simplejpeg", "pillow", "opencv-python-headless", "ray", "pyarrow", "webdataset")
 
@@ -168,16 +142,16 @@ def _run(
 def _card(
     settings: BuildImagesSettings, entry: KnownModel, keep: KeepRule, warnings: list[str], sample: bool
 ) -> dict[str, Any]:
-    flat = flatten_settings(settings)
+    flat, changeable = flatten_settings(settings), changeable_settings(BuildImagesSettings)
     return {
         "kind": "image",
         "sample": sample,
         "lposekit": __version__,
         "versions": card_versions(_PACKAGES),
         "settings": flat,
-        "settings_digest": settings_digest(settings, excluded=FREE_SETTINGS),
+        "settings_digest": settings_digest(settings, excluded=changeable),
         "fixed": {
-            "settings": {name: value for name, value in flat.items() if name not in FREE_SETTINGS},
+            "settings": {name: value for name, value in flat.items() if name not in changeable},
             # The sample's list names the port of its server, which another run may not get.
             "input": "sample" if sample else input_fingerprint(settings),
             "keep_rule": flatten_settings(keep),

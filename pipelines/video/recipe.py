@@ -14,13 +14,13 @@ from typing import Any
 from lposekit import __version__
 from lposekit.errors import Outcome, UsageError
 from lposekit.setting_values import check_values
-from lposekit.settings import flatten_settings, settings_digest, stored_settings
+from lposekit.settings import changeable_settings, flatten_settings, settings_digest, stored_settings
 from lposekit.shards.card import claim_folder, differing_fields
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.versions import card_versions, installed_versions
 from pipelines.build import run_job
 from pipelines.fetch.policy import Blocklist
-from pipelines.fetch.settings import FREE_FETCH_SETTINGS, FetchSettings, TransportSettings
+from pipelines.fetch.settings import FetchSettings, TransportSettings
 from pipelines.fetch.urls import parse_web_url
 from pipelines.job.build_report import BuildReport
 from pipelines.job.cluster import connected
@@ -35,26 +35,6 @@ from pipelines.video.shard import VideoJob, VideoPlan, build_video_shard
 from pipelines.video.source import VideoSource
 
 logger = logging.getLogger(__name__)
-
-FREE_SETTINGS = frozenset(
-    {
-        "input",
-        "output",
-        "captions",  # their content counts, as the input's: see `input_fingerprint`
-        "video_root",
-        "workers",
-        "allow_private_addresses",
-        "ray_address",
-        "min_success",
-        "shard_attempts",
-        "limits.timeout_s",
-        "limits.heartbeat_timeout_s",
-        "limits.memory_bytes",
-        *FREE_FETCH_SETTINGS,
-    }
-)
-"""Settings that a run may change when it continues a folder: they do not decide what a video becomes."""
-
 
 _ENCODERS = ("av", "decord2", "scenedetect-headless", "opencv-python-headless")
 """Packages whose versions decide the bytes of clips: other ones do not continue a folder."""
@@ -162,16 +142,16 @@ def _run(settings: BuildVideoSettings, execute: Execute, *, sample: bool, dry_ru
 def _card(settings: BuildVideoSettings, sample: bool) -> dict[str, Any]:
     from pipelines.video.plan import input_fingerprint
 
-    flat = flatten_settings(settings)
+    flat, changeable = flatten_settings(settings), changeable_settings(BuildVideoSettings)
     return {
         "kind": "video",
         "sample": sample,
         "lposekit": __version__,
         "versions": card_versions(_ENCODERS),
         "settings": flat,
-        "settings_digest": settings_digest(settings, excluded=FREE_SETTINGS),
+        "settings_digest": settings_digest(settings, excluded=changeable),
         "fixed": {
-            "settings": {name: value for name, value in flat.items() if name not in FREE_SETTINGS},
+            "settings": {name: value for name, value in flat.items() if name not in changeable},
             "input": input_fingerprint(settings),
             "versions": installed_versions(_ENCODERS),
         },
