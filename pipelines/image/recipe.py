@@ -96,15 +96,21 @@ def known_model(settings: BuildImagesSettings) -> KnownModel:
     return KnownModel(entry.keypoint_format, entry.keypoint_score_threshold, detector.box_score_threshold)
 
 
+def box_score_threshold(settings: BuildImagesSettings, entry: KnownModel) -> float:
+    """Score from which a box counts as a person, for the keep rule and for the pose actors alike."""
+    named = settings.pose.box_score_threshold
+    return entry.box_score_threshold if named is None else named
+
+
 def keep_rule(settings: BuildImagesSettings, entry: KnownModel) -> KeepRule:
     """The rule for keeping a picture: what is not set comes from the models."""
     pose = settings.pose
-    keypoint, box = pose.keypoint_score_threshold, pose.box_score_threshold
+    keypoint = pose.keypoint_score_threshold
     return KeepRule(
         keypoint_score_threshold=entry.keypoint_score_threshold if keypoint is None else keypoint,
         min_detected=settings.min_detected,
         person_rule=settings.person_rule,
-        box_score_threshold=entry.box_score_threshold if box is None else box,
+        box_score_threshold=box_score_threshold(settings, entry),
         min_box_area_fraction=pose.min_box_area_fraction,
         min_box_side_px=pose.min_box_side_px,
     )
@@ -240,7 +246,13 @@ def pose_spec(settings: BuildImagesSettings, processes: Layout) -> PoseSpec:
     named = settings.weights_dir or os.environ.get("LPOSEKIT_WEIGHTS")
     weights_dir = Path(named).resolve() if named else None
     return PoseSpec(
-        settings.detector, settings.pose_model, weights_dir, processes.pose_device, precision, settings.pose
+        settings.detector,
+        settings.pose_model,
+        weights_dir,
+        processes.pose_device,
+        precision,
+        box_score_threshold(settings, known_model(settings)),
+        settings.pose,
     )
 
 
