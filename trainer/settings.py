@@ -36,7 +36,7 @@ class PictureSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClipSettings:
+class ClipSamplingSettings:
     """What a training clip is (stage 2)."""
 
     frames: Positive = 8
@@ -48,7 +48,7 @@ class ClipSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoseSettings:
+class SkeletonSettings:
     """How the skeleton is drawn (stage 1)."""
 
     style: StyleName = "followyourpose"
@@ -234,8 +234,8 @@ class TrainSettings:
     """`auto`: the newest whole checkpoint of the run folder, if any. `none`: refuse a folder that has one. Or a
     checkpoint."""
     picture: PictureSettings = field(default_factory=PictureSettings)
-    clip: ClipSettings = field(default_factory=ClipSettings)
-    pose: PoseSettings = field(default_factory=PoseSettings)
+    clip: ClipSamplingSettings = field(default_factory=ClipSamplingSettings)
+    pose: SkeletonSettings = field(default_factory=SkeletonSettings)
     loader: LoaderSettings = field(default_factory=LoaderSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)

@@ -18,7 +18,7 @@ from trainer.run.folder import write_settings
 from trainer.settings import (
     CacheLatentsSettings,
     LoaderSettings,
-    PoseSettings,
+    SkeletonSettings,
     TrainSettings,
     WatchSettings,
 )
@@ -141,7 +141,7 @@ def test_the_settings_of_a_run_are_a_preset_that_starts_it_again(tmp_path: Path)
         output=tmp_path / "run",
         base="tiny",
         pose_encoder="none",
-        pose=PoseSettings(line_width=3.5),
+        pose=SkeletonSettings(line_width=3.5),
         loader=LoaderSettings(weights=(1, 0.25)),
         watch=WatchSettings(sample_prompts=('a "quoted" prompt', "\U0001f483 dances \\ slowly")),
     )
