@@ -132,11 +132,6 @@ class Recipe(Protocol[P]):
         """Distributions whose versions decide the bytes: other ones do not continue a folder."""
         ...
 
-    @property
-    def changeable_settings(self) -> frozenset[str]:
-        """Dotted names of settings that a run may change when it continues a folder."""
-        ...
-
     def preflight(self) -> Sequence[str]:
         """Look for everything that can be known to be wrong before anything is started; returns warnings.
 

@@ -1,28 +1,47 @@
-"""The values of a settings class one by one: their names, how a text becomes one, and what is wrong with it."""
+"""The values of a settings class one by one: their names, how a text becomes one, and what is wrong with it.
+
+What a setting may be is its annotation, with the marks of `annotated_types` for its range: `Annotated[int, Ge(1)]`. No
+number may be infinite or NaN. A rule between several settings is yielded by `problems()` of the class that has them all
+(see `HasProblems`). `check_values` holds settings against both, wherever they came from.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import json
-import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
-from annotated_types import Ge, Interval
+from annotated_types import Ge, Gt, Interval
 
 from lposekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 ENVIRONMENT_PREFIX = "LPOSEKIT_"
 FLAG_ONLY = "flag only"
 """Annotation mark of a setting that files and environment may not carry."""
+MAY_CHANGE = "may change when a folder is continued"
+"""Annotation mark of a setting that does not decide what a row becomes: a run may change it in a folder that exists."""
 Positive = Annotated[int, Ge(1)]
-Seconds = Annotated[float, Interval(gt=0, lt=math.inf)]
+NotNegative = Annotated[int, Ge(0)]
+Seconds = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
+
+
+@runtime_checkable
+class HasProblems(Protocol):
+    """A settings class, or a group of one, with rules that no single annotation can say."""
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Dotted name of a setting, counted from this class, and what it may be, for every rule that is broken."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +54,14 @@ class Leaf:
 
     @property
     def flag_only(self) -> bool:
-        return FLAG_ONLY in getattr(self.annotation, "__metadata__", ())
+        return self._has_mark(FLAG_ONLY)
+
+    @property
+    def may_change(self) -> bool:
+        return self._has_mark(MAY_CHANGE)
+
+    def _has_mark(self, mark: str) -> bool:
+        return mark in getattr(self.annotation, "__metadata__", ())
 
 
 def leaves(settings_class: type, defaults: Any = dataclasses.MISSING) -> dict[str, Leaf]:
@@ -71,17 +97,50 @@ def plain_leaves(settings: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield prefix + field.name, value
 
 
-def check_values(settings: Any) -> None:
-    """Checks each value against its annotation, limits included, wherever it came from. Raises `UsageError`."""
-    from pydantic import TypeAdapter, ValidationError
+def check_values(settings: Any, *, required: Mapping[str, str] | None = None) -> None:
+    """Checks settings against their annotations and the rules between them, wherever the values came from.
+
+    Args:
+        required: settings, by dotted name, that may not be none or empty, and what to give.
+
+    Raises:
+        UsageError: names the flag, the value and what is allowed of everything that is wrong.
+    """
+    from pydantic import ValidationError
 
     values, problems = dict(plain_leaves(settings)), []
     for name, leaf in leaves(type(settings)).items():
         try:
-            TypeAdapter(leaf.annotation).validate_python(values[name])
+            _adapter(leaf.annotation).validate_python(values[name], strict=True)
         except ValidationError as error:
-            problems.append(f"{flag(name)} {values[name]}: {_reason(error, leaf.annotation)}")
-    raise_problems(problems)
+            problems.append((name, _reason(error, leaf.annotation)))
+    problems += [(name, text) for name, text in (required or {}).items() if values[name] in (None, "", ())]
+    wrong = {name for name, _ in problems}
+    problems += [(name, text) for name, text in _broken_rules(settings) if name not in wrong]
+    raise_problems([f"{flag(name)} {_as_typed(values[name])}: {text}" for name, text in problems])
+
+
+def _broken_rules(settings: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
+    """What the `problems()` of the class and of its groups yield, by dotted names of the whole."""
+    groups = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    if isinstance(settings, HasProblems):
+        yield from ((prefix + name, text) for name, text in settings.problems())
+    for name, group in groups.items():
+        if dataclasses.is_dataclass(group):
+            yield from _broken_rules(group, f"{prefix}{name}.")
+
+
+def _as_typed(value: Any) -> str:
+    """A value as a user would give it on the command line."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
 
 
 def flag(name: str) -> str:
@@ -115,7 +174,7 @@ def leaf_value(
 
 def parse_toml(leaf: Leaf, value: Any) -> Any:
     """Strict: `"4"` is no number, `true` no 1; but a lone text may stand for a list of one, and "none" for no value."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     annotation = leaf.annotation
     if _is_none(annotation, value):
@@ -123,13 +182,13 @@ def parse_toml(leaf: Leaf, value: Any) -> Any:
     if _is_tuple(annotation) and not isinstance(value, list):
         value = [value]
     try:
-        return TypeAdapter(annotation).validate_json(json.dumps(value, default=str), strict=True)
+        return _adapter(annotation).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         raise ValueError(_reason(error, annotation)) from None
 
 
 def parse_text(leaf: Leaf, text: str) -> Any:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     annotation = leaf.annotation
     if _is_none(annotation, text):
@@ -137,8 +196,8 @@ def parse_text(leaf: Leaf, text: str) -> Any:
     try:
         if _is_tuple(annotation):
             listed = text if text.lstrip().startswith("[") else json.dumps([text])
-            return TypeAdapter(annotation).validate_json(listed, strict=True)
-        return TypeAdapter(annotation).validate_strings(text)
+            return _adapter(annotation).validate_json(listed, strict=True)
+        return _adapter(annotation).validate_strings(text)
     except ValidationError as error:
         raise ValueError(_reason(error, annotation)) from None
 
@@ -152,7 +211,7 @@ def describe(annotation: Any) -> str:
     """What a setting may be, in words: `one of: any, main`, `number or none`, `list of text`."""
     if hasattr(annotation, "__metadata__"):
         limits = [f"{sign} {value}" for mark in annotation.__metadata__ for sign, value in _limits(mark)]
-        return " ".join([describe(annotation.__origin__), *limits])
+        return " ".join([describe(annotation.__origin__), " and ".join(limits)]).rstrip()
     arguments = typing.get_args(annotation)
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
@@ -167,7 +226,7 @@ def describe(annotation: Any) -> str:
 
 def _limits(mark: Any) -> Iterable[tuple[str, Any]]:
     """The limits that a mark of `annotated_types` sets: `Interval(ge=0)` gives (">=", 0)."""
-    for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
+    for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"), ("multiple_of", "a multiple of")):
         value = getattr(mark, name, None)
         if isinstance(value, (int, float)):
             yield sign, value

@@ -163,6 +163,11 @@ def flatten_settings(settings: Any) -> dict[str, Any]:
     return {name: _jsonable(value) for name, value in plain_leaves(settings)}
 
 
+def changeable_settings(settings_class: type) -> frozenset[str]:
+    """Dotted names of the settings, those of groups included, that may change when a run continues a folder."""
+    return frozenset(name for name, leaf in leaves(settings_class).items() if leaf.may_change)
+
+
 def settings_digest(settings: Any, *, excluded: frozenset[str] = frozenset()) -> str:
     """sha256 (hex) of all settings but the excluded ones: equal digests promise equal bytes.
 

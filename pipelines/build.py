@@ -15,7 +15,8 @@ from typing import Any
 from lposekit import __version__
 from lposekit.errors import Outcome, UsageError
 from lposekit.recipe import Claim, Plan, Recipe
-from lposekit.settings import flatten_settings, settings_digest
+from lposekit.setting_values import check_values
+from lposekit.settings import changeable_settings, flatten_settings, settings_digest
 from lposekit.shards.card import claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.versions import card_versions, installed_versions
@@ -78,7 +79,7 @@ def rebuild(
 def dataset_card(recipe: Recipe[Any], warnings: list[str]) -> dict[str, Any]:
     """The card of a folder that a run begins or continues; ``fixed`` must be the same to continue it."""
     flat = flatten_settings(recipe.settings)
-    changeable = recipe.changeable_settings
+    changeable = changeable_settings(type(recipe.settings))
     return {
         "kind": recipe.kind,
         "lposekit": __version__,
@@ -96,6 +97,7 @@ def dataset_card(recipe: Recipe[Any], warnings: list[str]) -> dict[str, Any]:
 
 
 def _layout(recipe: Recipe[Any]) -> DatasetLayout:
+    check_values(recipe.settings)
     if recipe.settings.output is None or not recipe.settings.input:
         raise UsageError("name the input with --input and the dataset folder with --output")
     return DatasetLayout(recipe.settings.output)

@@ -2,56 +2,60 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from lposekit.errors import UsageError
-from lposekit.setting_values import flag
+from annotated_types import Ge, Gt, Interval, MultipleOf
+
+from lposekit.setting_values import Fraction, NotNegative, Positive, Seconds
 from lposekit.skeleton_styles import StyleName
 
+Side = Annotated[int, Ge(64), MultipleOf(64)]
+Decay = Annotated[float, Interval(ge=0, lt=1)]
 Stage = Literal[1, 2]
 Precision = Literal["bf16", "fp16", "fp32"]
 
 DEFAULT_MAX_STEPS: dict[int, int] = {1: 100_000, 2: 50_000}
 """The paper's."""
+SMALLEST_WEIGHT = 0.001
+"""The sample order takes weights in thousandths: a smaller one would be none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureSettings:
     """What a training picture is."""
 
-    size: int = 512
+    size: Side = 512
     """Side in pixels, a multiple of 64; the shorter side is resized to it."""
     crop: Literal["center", "random"] = "center"
     """Where the square is cut from the resized picture."""
-    flip: float = 0.0
+    flip: Fraction = 0.0
     """Probability of a horizontal flip; left and right keypoints are swapped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClipSettings:
+class ClipSamplingSettings:
     """What a training clip is (stage 2)."""
 
-    frames: int = 8
+    frames: Positive = 8
     """8 to 24 in the paper and in later work."""
-    stride: int = 4
+    stride: Positive = 4
     """Source frames from one frame to the next. A clip too short for it takes the largest stride that fits."""
-    stride_s: float | None = None
+    stride_s: Seconds | None = None
     """The same in seconds, for sources of different frame rates; overrides `stride`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoseSettings:
+class SkeletonSettings:
     """How the skeleton is drawn (stage 1)."""
 
     style: StyleName = "followyourpose"
     """Palette and limbs. Stage 2 takes style and line width over from the stage-1 run that it is given."""
     score_threshold: float | None = None
     """Raw score from which a keypoint is drawn; default: the one that the dataset was built with."""
-    line_width: float | None = None
+    line_width: Annotated[float, Gt(0)] | None = None
     """In pixels of the training picture; default: the style's, in proportion to the size."""
 
 
@@ -59,18 +63,24 @@ class PoseSettings:
 class LoaderSettings:
     """How samples are read."""
 
-    workers: int = 4
+    workers: NotNegative = 4
     """Processes that read, decode and draw; 0: the training process itself."""
-    prefetch: int = 4
+    prefetch: Positive = 4
     """Micro-batches that each worker holds ready."""
-    weights: tuple[float, ...] = ()
+    weights: tuple[Annotated[float, Ge(0)], ...] = ()
     """How often an epoch visits each dataset of --data, in their order; default: once each."""
-    block_samples: int = 4096
+    block_samples: Positive = 4096
     """Samples shuffled together; larger mixes more shards and reads from more of them at a time."""
     verify_sha256: bool = False
     """Hash every shard before the first step. Sizes are always checked."""
     latents: bool = False
     """Take pictures from the caches that `lposekit cache-latents` wrote."""
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        if not all(weight == 0 or weight >= SMALLEST_WEIGHT for weight in self.weights):
+            yield "weights", f"each 0, or at least {SMALLEST_WEIGHT}."
+        if self.weights and not any(self.weights):
+            yield "weights", "not all 0."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,21 +107,21 @@ class ModelSettings:
 class OptimSettings:
     """The optimiser: AdamW on float32 weights."""
 
-    lr: float | None = None
+    lr: Annotated[float, Gt(0)] | None = None
     """Default: 1e-5 in stage 1 (T2I-Adapter's), 3e-5 in stage 2 (the released configuration)."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay of AdamW's averages of the gradient and of its square."""
-    weight_decay: float = 1e-2
+    weight_decay: Annotated[float, Ge(0)] = 1e-2
     """AdamW's, decoupled from the gradient."""
-    eps: float = 1e-8
+    eps: Annotated[float, Gt(0)] = 1e-8
     """Added to the root in AdamW's denominator."""
-    clip_norm: float = 1.0
+    clip_norm: Annotated[float, Gt(0)] = 1.0
     """Largest global norm of the gradients."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """After the warm-up; `linear` and `cosine` fall towards 0 up to the last step."""
-    warmup_steps: int = 0
+    warmup_steps: NotNegative = 0
     """Steps in which the learning rate rises from 0 in a line."""
-    micro_batch: int | None = None
+    micro_batch: Positive | None = None
     """Samples of one forward pass on one process; the batch is made of as many as it takes. Default: all at once."""
 
 
@@ -119,11 +129,11 @@ class OptimSettings:
 class LossSettings:
     """What is learned from a sample."""
 
-    caption_dropout: float = 0.0
+    caption_dropout: Fraction = 0.0
     """Probability that a sample is trained with the empty caption."""
-    min_snr_gamma: float | None = None
+    min_snr_gamma: Annotated[float, Gt(0)] | None = None
     """Weight a step by min(SNR, gamma) / SNR (Hang et al. 2023)."""
-    offset_noise: float = 0.0
+    offset_noise: Annotated[float, Ge(0)] = 0.0
     """Standard deviation of a shift of each channel's noise, one for all pixels of a sample."""
 
 
@@ -131,9 +141,9 @@ class LossSettings:
 class EmaSettings:
     """A moving average of the trained weights, kept beside them."""
 
-    decay: float | None = None
+    decay: Decay | None = None
     """Per step, such as 0.9999; default: no average."""
-    start_step: int = 0
+    start_step: NotNegative = 0
     """Updates before the average begins; until then it follows the weights."""
 
 
@@ -149,12 +159,12 @@ class ComputeSettings:
     """torch.compile of each block."""
     gradient_checkpointing: bool = False
     """Compute each block's forward pass again in the backward pass: less memory, more time."""
-    threads: int | None = None
+    threads: Positive | None = None
     """Torch threads; default: torch's."""
     deterministic: bool = False
     """Refuse operations whose result depends on timing. On one device type and world size, runs are then equal to
     the bit."""
-    timeout_s: float = 600.0
+    timeout_s: Seconds = 600.0
     """How long a process waits for the others before it stops."""
 
 
@@ -162,11 +172,11 @@ class ComputeSettings:
 class CheckpointSettings:
     """What is kept of a run."""
 
-    every_steps: int = 1000
+    every_steps: Positive = 1000
     """Steps from one checkpoint to the next; the last step always has one."""
-    keep: int = 3
-    """Newest whole checkpoints that stay; at least 2."""
-    keep_every_steps: int | None = None
+    keep: Annotated[int, Ge(2)] = 3
+    """Newest whole checkpoints that stay; at least 2, so that one broken leaves one."""
+    keep_every_steps: Positive | None = None
     """Checkpoints of these steps are never removed."""
 
 
@@ -174,23 +184,23 @@ class CheckpointSettings:
 class WatchSettings:
     """What a run shows of itself."""
 
-    log_every: int = 1
+    log_every: Positive = 1
     """Steps between lines of metrics.jsonl."""
     keys: bool = False
     """Write the keys of every step's samples to keys.jsonl, those of all processes in their order."""
-    probe_every: int = 200
+    probe_every: NotNegative = 200
     """Steps between two looks at "is the pose learned?" on the fixed noise batch; 0: never."""
-    probe_samples: int = 8
-    """Samples of that batch."""
-    sample_every: int = 2000
+    probe_samples: Annotated[int, Ge(2)] = 8
+    """Samples of that batch; at least 2, or no pose could be another's."""
+    sample_every: NotNegative = 2000
     """Steps between two validation grids; 0: never."""
     sample_prompts: tuple[str, ...] = ()
     """Default: captions of the first validation samples."""
-    sample_count: int = 4
+    sample_count: Positive = 4
     """Pictures or clips of a validation grid, if no prompts are set."""
-    sample_steps: int = 50
+    sample_steps: Positive = 50
     """DDIM steps."""
-    guidance: float = 12.5
+    guidance: Annotated[float, Ge(0)] = 12.5
     """Weight of classifier-free guidance in the validation pictures."""
     tensorboard: bool = True
     """Write scalars and validation pictures for TensorBoard as well."""
@@ -214,18 +224,18 @@ class TrainSettings:
     pose_encoder: str = ""
     """Stage 1: weights to start from. Stage 2: the trained pose encoder to carry along: a stage-1 run, a file, or
     `none`."""
-    max_steps: int | None = None
+    max_steps: Positive | None = None
     """Default: 100,000 in stage 1, 50,000 in stage 2."""
-    batch_size: int = 64
+    batch_size: Positive = 64
     """Samples of one step, over all processes."""
-    seed: int = 0
+    seed: Annotated[int, Interval(ge=0, lt=2**63)] = 0
     """Decides the order of samples, all their random numbers, and the new weights."""
     resume: str = "auto"
     """`auto`: the newest whole checkpoint of the run folder, if any. `none`: refuse a folder that has one. Or a
     checkpoint."""
     picture: PictureSettings = field(default_factory=PictureSettings)
-    clip: ClipSettings = field(default_factory=ClipSettings)
-    pose: PoseSettings = field(default_factory=PoseSettings)
+    clip: ClipSamplingSettings = field(default_factory=ClipSamplingSettings)
+    pose: SkeletonSettings = field(default_factory=SkeletonSettings)
     loader: LoaderSettings = field(default_factory=LoaderSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
@@ -234,6 +244,14 @@ class TrainSettings:
     compute: ComputeSettings = field(default_factory=ComputeSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        weights, picture = self.loader.weights, self.picture
+        if weights and len(weights) != len(self.data):
+            yield "loader.weights", f"one for each dataset of --data, which has {len(self.data)}."
+        if self.loader.latents and (picture.flip > 0 or picture.crop != "center"):
+            text = "a cache holds the unflipped centre crop; leave --picture.flip and --picture.crop alone."
+            yield "loader.latents", text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,129 +263,27 @@ class CacheLatentsSettings:
     base: str | None = None
     """The base whose VAE encodes: a folder, a hub id, or `tiny`. A hub id is downloaded into the hub's cache where it
     is not there yet, also by --dry-run."""
-    size: int = 512
+    size: Side = 512
     """Side of the training pictures in pixels."""
-    batch_size: int = 8
+    batch_size: Positive = 8
     """Pictures of one forward pass of the VAE."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU where there is one."""
     precision: Precision | None = None
     """Of the VAE's arithmetic; default: bf16 on a GPU, fp32 elsewhere. Stored is fp16."""
-    threads: int | None = None
+    threads: Positive | None = None
     """Torch threads; default: torch's."""
 
 
-Range = tuple[Callable[[Any], bool], str]
-
-
-def _at_least(low: float) -> Range:
-    return lambda value: value >= low, f"at least {low:g}"
-
-
-def _above(low: float) -> Range:
-    return lambda value: low < value < float("inf"), f"a number above {low:g}"
-
-
-def _from_to(low: float, high: float) -> Range:
-    return lambda value: low <= value <= high, f"from {low:g} to {high:g}"
-
-
-_BELOW_1: Range = (lambda value: 0 <= value < 1, "at least 0 and below 1")
-_SIDE: Range = (lambda value: value >= 64 and value % 64 == 0, "a multiple of 64")
-_WEIGHT: Range = (lambda value: value == 0 or 0.001 <= value < float("inf"), "each 0, or at least 0.001")
-_SEED: Range = (lambda value: 0 <= value < 2**63, "from 0 to 2**63 - 1")
-
-TRAIN_RANGES: dict[str, Range] = {
-    "batch_size": _at_least(1),
-    "max_steps": _at_least(1),
-    "seed": _SEED,
-    "picture.size": _SIDE,
-    "picture.flip": _from_to(0, 1),
-    "clip.frames": _at_least(1),
-    "clip.stride": _at_least(1),
-    "clip.stride_s": _above(0),
-    "pose.line_width": _above(0),
-    "loader.workers": _at_least(0),
-    "loader.prefetch": _at_least(1),
-    "loader.weights": _WEIGHT,
-    "loader.block_samples": _at_least(1),
-    "optim.lr": _above(0),
-    "optim.betas": _BELOW_1,
-    "optim.weight_decay": _at_least(0),
-    "optim.eps": _above(0),
-    "optim.clip_norm": _above(0),
-    "optim.warmup_steps": _at_least(0),
-    "optim.micro_batch": _at_least(1),
-    "loss.caption_dropout": _from_to(0, 1),
-    "loss.min_snr_gamma": _above(0),
-    "loss.offset_noise": _at_least(0),
-    "ema.decay": _BELOW_1,
-    "ema.start_step": _at_least(0),
-    "compute.threads": _at_least(1),
-    "compute.timeout_s": _above(0),
-    "checkpoint.every_steps": _at_least(1),
-    "checkpoint.keep": (lambda value: value >= 2, "at least 2, so that one broken leaves one"),
-    "checkpoint.keep_every_steps": _at_least(1),
-    "watch.log_every": _at_least(1),
-    "watch.probe_every": _at_least(0),
-    "watch.probe_samples": (lambda value: value >= 2, "at least 2, or no pose could be another's"),
-    "watch.sample_every": _at_least(0),
-    "watch.sample_count": _at_least(1),
-    "watch.sample_steps": _at_least(1),
-    "watch.guidance": _at_least(0),
+NEEDED_TO_TRAIN = {
+    "output": "name the run folder.",
+    "base": "name the base model: a diffusers folder, a hub id, or `tiny`.",
 }
-"""What a number may be. Outside, a run would crash in its middle or train nothing without a word."""
-
-CACHE_RANGES: dict[str, Range] = {"size": _SIDE, "batch_size": _at_least(1), "threads": _at_least(1)}
-
-
-def check_settings(settings: TrainSettings) -> None:
-    """Refuse what cannot work, before anything is loaded.
-
-    Raises:
-        UsageError: names the setting and what it may be.
-    """
-    _refuse([*_missing(settings), *_outside(settings, TRAIN_RANGES), *_contradictions(settings)])
-
-
-def check_cache_settings(settings: CacheLatentsSettings) -> None:
-    """As `check_settings`, for `lposekit cache-latents`."""
-    missing = []
-    if settings.data is None or settings.base is None:
-        missing = ["cache-latents needs --data (a dataset folder) and --base (the base whose VAE encodes)"]
-    _refuse([*missing, *_outside(settings, CACHE_RANGES)])
-
-
-def _refuse(problems: list[str]) -> None:
-    if problems:
-        raise UsageError("; ".join(problems))
-
-
-def _missing(s: TrainSettings) -> Iterable[str]:
-    if s.output is None:
-        yield "no run folder: name one with --output"
-    if s.base is None:
-        yield "no base model: name one with --base (a diffusers folder, a hub id, or `tiny`)"
-    if s.stage not in (1, 2):
-        yield f"--stage {s.stage}: 1 or 2"
-
-
-def _outside(settings: Any, ranges: Mapping[str, Range]) -> Iterable[str]:
-    for name, (fits, words) in ranges.items():
-        value = operator.attrgetter(name)(settings)
-        each = value if isinstance(value, tuple) else () if value is None else (value,)
-        if not all(fits(part) for part in each):
-            yield f"{flag(name)} {' '.join(map(str, each))}: {words}"
-
-
-def _contradictions(s: TrainSettings) -> Iterable[str]:
-    weights = s.loader.weights
-    if weights and len(weights) != len(s.data):
-        yield f"--loader.weights has {len(weights)} values for {len(s.data)} datasets"
-    if weights and not any(weights):
-        yield "--loader.weights: not all 0"
-    if s.loader.latents and (s.picture.flip > 0 or s.picture.crop != "center"):
-        yield "--loader.latents: a cache holds the unflipped centre crop; leave --picture.flip and --picture.crop alone"
+NEEDED_TO_CACHE = {
+    "data": "name the dataset folder.",
+    "base": "name the base whose VAE encodes: a diffusers folder, a hub id, or `tiny`.",
+}
+"""What no run can do without, and no default can stand for."""
 
 
 def max_steps(settings: TrainSettings) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.faults import fault_point
+from lposekit.setting_values import check_values
 from trainer.data.batch import Batch
 from trainer.data.order import OrderState
 from trainer.model.base import Base, load_base
@@ -38,7 +39,7 @@ from trainer.run.outcome import DryRunReport, TrainReport, describe_run
 from trainer.run.pose_style import drawn_as_learned, refuse_undrawable
 from trainer.run.pose_weights import FoundEncoder, find_pose_encoder, keep_pose_encoder
 from trainer.run.watch import Watch, open_watch
-from trainer.settings import CheckpointSettings, TrainSettings, check_settings, max_steps
+from trainer.settings import NEEDED_TO_TRAIN, CheckpointSettings, TrainSettings, max_steps
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def run(settings: TrainSettings, *, dry_run: bool = False) -> TrainReport | DryR
         UsageError: the settings cannot work, or do not fit the checkpoint. LposekitError: data or checkpoint are
         damaged, the loss is not finite, the disk is full, a worker or another process died.
     """
-    check_settings(settings)
+    check_values(settings, required=NEEDED_TO_TRAIN)
     started = time.monotonic()
     device = choose_device(settings.compute.device)
     with open_world(device, settings.compute.timeout_s) as world:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
 
 from lposekit.commands.flags import load
 from lposekit.commands.output import finish
 from lposekit.commands.registry import COMMANDS
 from lposekit.keypoints import PersonRule
+from lposekit.setting_values import Fraction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,17 +24,17 @@ class RefilterSettings:
     """The dataset folder; also taken without its flag."""
     output: Path | None = None
     """The new dataset folder."""
-    min_detected: float | None = None
+    min_detected: Fraction | None = None
     """Share of the 17 body keypoints that a person needs."""
     person_rule: PersonRule | None = None
     """Which persons have to have them: `any` one, `main` (the largest), `all`, or `pooled`: all of them together."""
     keypoint_score_threshold: float | None = None
     """Raw score from which a keypoint is detected."""
-    box_score_threshold: float | None = None
+    box_score_threshold: Fraction | None = None
     """Box score from which a person counts."""
-    min_box_area_fraction: float | None = None
+    min_box_area_fraction: Fraction | None = None
     """Share of the picture that a person's box has to cover to count."""
-    min_box_side_px: float | None = None
+    min_box_side_px: Annotated[float, Ge(0)] | None = None
     """Shorter side that a person's box needs to count, in pixels of the stored picture."""
     dedup: bool = False
     """Turn down pictures whose bytes came in an earlier row, over the whole dataset."""

@@ -35,7 +35,7 @@ class RetrySettings:
     """The dataset folder; also taken without its flag."""
     only: Annotated[str | None, tyro.conf.arg(aliases=["--outcome"])] = None
     """Outcomes to fetch again, with commas: `dns,timeout`; default: failures of the network, and crashes."""
-    workers: int | None = None
+    workers: Positive | None = None
     """Shards in work at the same time; default: one a core."""
     ray_address: str | None = None
     """Address of a running Ray cluster; default: a local one."""

@@ -54,18 +54,19 @@ _PACKAGES = (
 class EstimatorSettings:
     """How a `PoseEstimator` runs. Thresholds and sizes are in pixels of the pictures it is given.
 
-    ``num_threads``: of torch and OpenCV in this process, and of preparation ahead of a GPU; None leaves them alone.
+    ``threads``: of torch and OpenCV in this process, and of preparation ahead of a GPU; None leaves them alone.
     Other batch sizes and thread counts give other last digits. ``box_score_threshold``: None takes the detector's own.
+    ``batch_size``: images of one forward pass of the detector. ``crop_batch_size``: persons of one of the pose model.
     """
 
     device: str = "cpu"
     precision: Precision = "float32"
-    num_threads: int | None = None
+    threads: int | None = None
     box_score_threshold: float | None = None
     min_box_area_fraction: float = 0.01
     min_box_side_px: float = 48.0
-    detector_batch: int = 16
-    pose_batch: int = 32
+    batch_size: int = 16
+    crop_batch_size: int = 32
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,9 @@ class PoseEstimator:
         """
         chosen = settings or EstimatorSettings(**changes)
         entries = detector_entry(detector), pose_entry(pose_model)
-        if chosen.num_threads is not None:
-            torch.set_num_threads(chosen.num_threads)
-            cv2.setNumThreads(chosen.num_threads)
+        if chosen.threads is not None:
+            torch.set_num_threads(chosen.threads)
+            cv2.setNumThreads(chosen.threads)
         box_score = chosen.box_score_threshold
         box_score = entries[0].box_score_threshold if box_score is None else box_score
         found = load_detector(entries[0], weights_dir, chosen.device, chosen.precision, box_score)
@@ -136,7 +137,7 @@ class PoseEstimator:
         with torch.inference_mode(), _repeatable(self.settings.device):
             with times.stage("detect"):
                 found = self._in_batches(
-                    images_rgb, self.settings.detector_batch, self.detector.prepare, self.detector.detect
+                    images_rgb, self.settings.batch_size, self.detector.prepare, self.detector.detect
                 )
             requests: list[tuple[int, CutRequest, float]] = []
             for i, boxes in enumerate(found):
@@ -146,7 +147,7 @@ class PoseEstimator:
             with times.stage("pose"):
                 poses = self._in_batches(
                     [request for _, request, _ in requests],
-                    self.settings.pose_batch,
+                    self.settings.crop_batch_size,
                     self.pose_model.prepare,
                     lambda crops: list(self.pose_model.estimate(crops)),
                 )
@@ -190,7 +191,7 @@ class PoseEstimator:
             for batch in batches:
                 results += run_isolated(lambda part: run(prepare(part)), batch)
             return results
-        workers = self.settings.num_threads or 4
+        workers = self.settings.threads or 4
         with ThreadPoolExecutor(workers) as pool:
             ahead = {i: pool.submit(prepare, batch) for i, batch in enumerate(batches[:workers])}
             for i, batch in enumerate(batches):
@@ -217,15 +218,16 @@ class PoseEstimator:
                 "flip_test": pose.flip_test,
                 "precision": pose_precision(pose, chosen.precision),
             },
+            # Keys as in the cards of version 0.1: a folder goes on only with an equal card of its models.
             "settings": {
                 "device": chosen.device,
                 "precision": chosen.precision,
-                "num_threads": chosen.num_threads,
+                "num_threads": chosen.threads,
                 "box_score_threshold": self.box_score_threshold,
                 "min_box_area_fraction": chosen.min_box_area_fraction,
                 "min_box_side_px": chosen.min_box_side_px,
-                "detector_batch": chosen.detector_batch,
-                "pose_batch": chosen.pose_batch,
+                "detector_batch": chosen.batch_size,
+                "pose_batch": chosen.crop_batch_size,
             },
             "versions": installed_versions(_PACKAGES),
         }

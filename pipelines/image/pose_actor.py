@@ -39,13 +39,17 @@ def answer(estimator: Estimator, images: Sequence[Image]) -> PoseAnswer:
 
 @dataclass(frozen=True, slots=True)
 class PoseSpec:
-    """Which pose model to load, as plain values that travel to any process."""
+    """Which pose model to load, as plain values that travel to any process.
+
+    ``box_score_threshold``: the one that is used, where the setting of that name may be None.
+    """
 
     detector: str
     pose_model: str
     weights_dir: Path | None
     device: str
     precision: str
+    box_score_threshold: float
     settings: PoseSettings
 
 
@@ -64,12 +68,12 @@ def load_estimator(spec: PoseSpec) -> Estimator:
         weights_dir=spec.weights_dir,
         device=spec.device,
         precision=spec.precision,
-        num_threads=settings.threads,
-        box_score_threshold=settings.box_score_threshold,
+        threads=settings.threads,
+        box_score_threshold=spec.box_score_threshold,
         min_box_area_fraction=settings.min_box_area_fraction,
         min_box_side_px=settings.min_box_side_px,
-        detector_batch=settings.batch_size,
-        pose_batch=settings.crop_batch_size,
+        batch_size=settings.batch_size,
+        crop_batch_size=settings.crop_batch_size,
     )
 
 

@@ -17,7 +17,6 @@ from lposekit.settings import flatten_settings
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import pose_card
 from pipelines.fetch.policy import Blocklist
-from pipelines.fetch.settings import FREE_FETCH_SETTINGS
 from pipelines.image.plan import ShardPlan, count_rows, iter_shards, list_warnings
 from pipelines.image.pose_actor import PoseActor, PoseSpec, load_estimator
 from pipelines.image.pose_pool import LocalPoses, RayPoses
@@ -27,31 +26,6 @@ from pipelines.image.stored import RetryPlan
 from pipelines.image.worker import ImageWorker
 from pipelines.job.stored import shards_with
 from pipelines.lists.fingerprint import lists_fingerprint
-
-FREE_SETTINGS = frozenset(
-    {
-        "input",
-        "output",
-        "workers",
-        "weights_dir",
-        "allow_private_addresses",
-        "ray_address",
-        "min_success",
-        "shard_attempts",
-        "network_failure_limit",
-        "network_failure_window",
-        "fetch.per_host_connections",
-        "fetch.threads",
-        "image.decode_memory_bytes",
-        "image.decode_timeout_s",
-        "image.decode_processes",
-        "pose.actors",
-        "pose.actors_per_gpu",
-        "pose.attempts",
-        *FREE_FETCH_SETTINGS,
-    }
-)
-"""Settings that a run may change when it continues a folder: they do not decide what a row becomes."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +44,6 @@ class ImageRecipe:
     packages = ("img2dataset", "simplejpeg", "pillow", "opencv-python-headless", "ray", "pyarrow", "webdataset")
     fixed_packages = ("simplejpeg", "opencv-python-headless")
     """Packages whose versions decide the stored bytes: other ones do not continue a folder."""
-
-    @property
-    def changeable_settings(self) -> frozenset[str]:
-        return FREE_SETTINGS
 
     def preflight(self) -> Sequence[str]:
         """Settings, blocklist and lists, before anything is started."""
@@ -146,7 +116,15 @@ class ImageRecipe:
         # Named here, not left to the environment: the actors may run on other machines and in bare children.
         named = settings.weights_dir or os.environ.get("LPOSEKIT_WEIGHTS")
         weights_dir = Path(named).resolve() if named else None
-        return PoseSpec(settings.detector, settings.pose_model, weights_dir, device, precision, settings.pose)
+        return PoseSpec(
+            settings.detector,
+            settings.pose_model,
+            weights_dir,
+            device,
+            precision,
+            box_score_threshold(settings, known_model(settings)),
+            settings.pose,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,15 +148,21 @@ def known_model(settings: BuildImagesSettings) -> KnownModel:
     return KnownModel(entry.keypoint_format, entry.keypoint_score_threshold, detector.box_score_threshold)
 
 
+def box_score_threshold(settings: BuildImagesSettings, entry: KnownModel) -> float:
+    """Score from which a box counts as a person, for the keep rule and for the pose actors alike."""
+    named = settings.pose.box_score_threshold
+    return entry.box_score_threshold if named is None else named
+
+
 def keep_rule(settings: BuildImagesSettings, entry: KnownModel) -> KeepRule:
     """The rule for keeping an image: what is not set comes from the models."""
     pose = settings.pose
-    keypoint, box = pose.keypoint_score_threshold, pose.box_score_threshold
+    keypoint = pose.keypoint_score_threshold
     return KeepRule(
         keypoint_score_threshold=entry.keypoint_score_threshold if keypoint is None else keypoint,
         min_detected=settings.min_detected,
         person_rule=settings.person_rule,
-        box_score_threshold=entry.box_score_threshold if box is None else box,
+        box_score_threshold=box_score_threshold(settings, entry),
         min_box_area_fraction=pose.min_box_area_fraction,
         min_box_side_px=pose.min_box_side_px,
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 
 from lposekit.keypoints import PersonRule
-from lposekit.setting_values import FLAG_ONLY, Fraction, Positive, Seconds
+from lposekit.setting_values import FLAG_ONLY, MAY_CHANGE, Fraction, NotNegative, Positive, Seconds
 from pipelines.fetch.settings import FetchSettings
 
 
@@ -23,15 +23,15 @@ class ImageSettings:
     """Of the stored JPEG, 1 to 100. Every picture is coded anew."""
     min_size: Positive = 64
     """Pictures with a shorter side below this end as `too_small`."""
-    max_aspect_ratio: float = 8.0
+    max_aspect_ratio: Annotated[float, Ge(1)] = 8.0
     """Pictures whose longer side is more than this many times the shorter one end as `too_small`."""
     max_pixels: Positive = 100_000_000
     """Largest width x height, read from the header before anything is decoded."""
-    decode_memory_bytes: Positive = 2 * 2**30
+    decode_memory_bytes: Annotated[Positive, MAY_CHANGE] = 2 * 2**30
     """Largest memory of a decoder child; a picture that takes more ends as `worker_crash`."""
-    decode_timeout_s: Seconds = 20.0
+    decode_timeout_s: Annotated[Seconds, MAY_CHANGE] = 20.0
     """Longest time for one picture; then its child is killed, and it ends as `worker_crash`."""
-    decode_processes: Annotated[int, Ge(0)] = 1
+    decode_processes: Annotated[NotNegative, MAY_CHANGE] = 1
     """Killable decoder children in one worker."""
 
 
@@ -43,7 +43,7 @@ class PoseSettings:
     """Box score from which a person counts; default: the detector's own, from the zoo."""
     min_box_area_fraction: Fraction = 0.01
     """Share of the picture that a person's box has to cover to count."""
-    min_box_side_px: float = 48.0
+    min_box_side_px: Annotated[float, Ge(0)] = 48.0
     """Shorter side that a person's box needs to count, in pixels of the stored picture."""
     keypoint_score_threshold: float | None = None
     """Raw score from which a keypoint is detected; default: the model's own, from the zoo."""
@@ -51,9 +51,9 @@ class PoseSettings:
     """`cpu`, `cuda`, or `auto`: a GPU where there is one."""
     precision: Literal["auto", "float32", "half", "bfloat16"] = "auto"
     """Of the models' arithmetic; `auto`: half on a GPU, float32 elsewhere. Some models always take float32."""
-    actors: Positive | None = None
+    actors: Annotated[Positive | None, MAY_CHANGE] = None
     """Pose model processes; default: `actors_per_gpu` a GPU, or one per `threads` cores."""
-    actors_per_gpu: Positive = 2
+    actors_per_gpu: Annotated[Positive, MAY_CHANGE] = 2
     """Pose model processes that share one GPU."""
     threads: Positive = 1
     """Torch threads of one pose actor. Other thread counts give other last digits."""
@@ -61,7 +61,7 @@ class PoseSettings:
     """Pictures of one batch. Batches never cross shards."""
     crop_batch_size: Positive = 32
     """Persons of one forward pass of the pose model."""
-    attempts: Positive = 2
+    attempts: Annotated[Positive, MAY_CHANGE] = 2
     """Tries of a batch whose model process died before it is bisected to the picture that kills it."""
 
 
@@ -91,9 +91,9 @@ class FilterSettings:
 class BuildImagesSettings:
     """Settings of `lposekit build-laion-pose`."""
 
-    input: tuple[str, ...] = ()
+    input: Annotated[tuple[str, ...], MAY_CHANGE] = ()
     """Lists of URLs and captions: parquet, csv, tsv, json, jsonl(.gz), txt; local or fsspec URL."""
-    output: Path | None = None
+    output: Annotated[Path | None, MAY_CHANGE] = None
     """The dataset folder."""
     caption_column: str | None = None
     """The list's column of captions; default: found by its name (caption, text, alt, ...)."""
@@ -101,7 +101,7 @@ class BuildImagesSettings:
     """The list's column of addresses; default: found by its name (url, image_url, ...)."""
     rows_per_shard: Annotated[int, Interval(ge=1, le=10_000)] = 1000
     """Rows of one shard: the unit of work, loss and resume."""
-    workers: Positive | None = None
+    workers: Annotated[Positive | None, MAY_CHANGE] = None
     """Shards in work at the same time; default: one a core."""
     min_detected: Fraction = 0.5
     """Share of the 17 body keypoints that a person needs."""
@@ -113,23 +113,23 @@ class BuildImagesSettings:
     """Person detector: rtmdet-m, rtmdet-nano, rtmdet-nano-rebuilt (docs/guide/models.md)."""
     pose_model: str = "hrnet-w48"
     """Pose model: hrnet-w48, hrnet-w32, rtmpose-t, rtmpose-s, rtmpose-m, rtmpose-m-wholebody, tinypose."""
-    weights_dir: Path | None = None
+    weights_dir: Annotated[Path | None, MAY_CHANGE] = None
     """Where weights are looked for first; then in LPOSEKIT_WEIGHTS, in the user's cache, and at their publisher."""
-    allow_private_addresses: Annotated[bool, FLAG_ONLY] = False
+    allow_private_addresses: Annotated[bool, FLAG_ONLY, MAY_CHANGE] = False
     """Fetch from private addresses too. A flag only: refused in settings files and environment."""
-    ray_address: str | None = None
+    ray_address: Annotated[str | None, MAY_CHANGE] = None
     """Address of a running Ray cluster; default: a local one."""
-    min_success: Fraction | None = None
+    min_success: Annotated[Fraction | None, MAY_CHANGE] = None
     """Exit 3 when a smaller share of the rows was fetched and decoded."""
     shuffle_seed: int | None = None
     """Shuffle the rows before sharding, against bursts to one host."""
     max_rows: Positive | None = None
     """Take the first rows only, to try a part."""
-    shard_attempts: Positive = 3
+    shard_attempts: Annotated[Positive, MAY_CHANGE] = 3
     """Tries of a shard whose worker process died."""
-    network_failure_limit: Fraction | None = 0.9
+    network_failure_limit: Annotated[Fraction | None, MAY_CHANGE] = 0.9
     """Stop (exit 3) when more than this share of the last rows failed by the network; none: never."""
-    network_failure_window: Positive = 500
+    network_failure_window: Annotated[Positive, MAY_CHANGE] = 500
     """How many rows these last ones are."""
     fetch: FetchSettings = field(default_factory=FetchSettings)
     image: ImageSettings = field(default_factory=ImageSettings)

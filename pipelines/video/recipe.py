@@ -12,32 +12,11 @@ from lposekit.shards.card import differing_fields, read_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.versions import installed_versions
 from pipelines.fetch.policy import Blocklist
-from pipelines.fetch.settings import FREE_FETCH_SETTINGS
 from pipelines.job.stored import shards_with
-from pipelines.video.clips.settings import settings_problem
 from pipelines.video.plan import input_fingerprint, iter_plans
-from pipelines.video.settings import BuildVideoSettings, clips_settings
+from pipelines.video.settings import BuildVideoSettings
 from pipelines.video.shard import VideoPlan
 from pipelines.video.worker import VideoWorker
-
-FREE_SETTINGS = frozenset(
-    {
-        "input",
-        "output",
-        "captions",  # their content counts, as the input's: see `input_fingerprint`
-        "video_root",
-        "workers",
-        "allow_private_addresses",
-        "ray_address",
-        "min_success",
-        "shard_attempts",
-        "limits.timeout_s",
-        "limits.heartbeat_timeout_s",
-        "limits.memory_bytes",
-        *FREE_FETCH_SETTINGS,
-    }
-)
-"""Settings that a run may change when it continues a folder: they do not decide what a video becomes."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +31,8 @@ class VideoRecipe:
     fixed_packages = packages
     """Packages whose versions decide the bytes of clips: other ones do not continue a folder."""
 
-    @property
-    def changeable_settings(self) -> frozenset[str]:
-        return FREE_SETTINGS
-
     def preflight(self) -> Sequence[str]:
-        """Settings, blocklist and lists, before anything is started."""
-        problem = settings_problem(clips_settings(self.settings))
-        if problem:
-            raise UsageError(problem)
+        """The blocklist; the lists are opened by `plans`, which the build calls before it starts anything."""
         Blocklist.from_files(self.settings.fetch.blocklist)
         return []
 

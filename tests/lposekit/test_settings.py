@@ -5,6 +5,7 @@ is excluded by name."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -97,7 +98,7 @@ def test_none_is_said_in_words() -> None:
         ({"inner": {"threads": True}}, "inner.threads = true: .*Allowed: whole number"),
         ({"rule": "mian"}, 'rule = "mian": .*Allowed: one of: any, main'),
         ({"limit": "much"}, 'limit = "much": .*Allowed: number or none'),
-        ({"share": 2.0}, r"share = 2.0: Input .*1\. Allowed: number >= 0 <= 1\."),
+        ({"share": 2.0}, r"share = 2.0: Input .*1\. Allowed: number >= 0 and <= 1\."),
         ({"private": True}, r"private = true: a flag only, refused in files and environment. Give --private"),
     ],
 )
@@ -152,6 +153,49 @@ def test_values_from_flags_are_held_against_the_limits_too() -> None:
     with pytest.raises(UsageError, match=r"--share 2.0: Input should be less than or equal to 1"):
         check_values(Example(share=2.0))
     check_values(Example())
+
+
+def test_settings_built_in_code_are_taken_as_they_are_typed() -> None:
+    # Mutation tried: without strict=True, "3" passes for a whole number.
+    with pytest.raises(UsageError, match=r"--inner.threads 3: Input should be a valid integer"):
+        check_values(Example(inner=Inner(threads="3")))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    first: Annotated[float, Interval(ge=0)] = 0.0
+    last: float | None = None
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        if self.last is not None and self.last < self.first:
+            yield "first", f"at most --span.last, which is {self.last}."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruled:
+    output: Path | None = None
+    names: tuple[str, ...] = ()
+    span: Span = field(default_factory=Span)
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        if len(self.names) > 1:
+            yield "names", "one at most."
+
+
+def test_rules_between_settings_are_told_together_with_the_ranges_of_the_values() -> None:
+    # Mutations tried: groups not asked for their rules; a rule told beside the range of the same setting.
+    with pytest.raises(UsageError) as caught:
+        check_values(Ruled(names=("a", "b"), span=Span(first=2, last=1)), required={"output": "name a folder."})
+    assert str(caught.value).splitlines() == [
+        "--output none: name a folder.",
+        "--names a b: one at most.",
+        "--span.first 2: at most --span.last, which is 1.",
+    ]
+    with pytest.raises(UsageError) as caught:
+        check_values(Ruled(span=Span(first=-1.0, last=-2.0)))
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("--span.first -1.0: Input should be greater than or equal to 0")
+    check_values(Ruled(output=Path(), span=Span(first=1, last=2)), required={"output": "name a folder."})
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from tests.support.train_data import write_dataset
 from trainer.run.metrics import read_metrics
 from trainer.settings import (
     CheckpointSettings,
-    ClipSettings,
+    ClipSamplingSettings,
     ComputeSettings,
     LoaderSettings,
     PictureSettings,
@@ -103,7 +103,7 @@ def settings_for(stage: int, output: Path, **changes: Any) -> TrainSettings:
             max_steps=8,
             batch_size=4,
             picture=PictureSettings(size=64, flip=0.5 if stage == 1 else 0.0),
-            clip=ClipSettings(frames=2, stride=3),
+            clip=ClipSamplingSettings(frames=2, stride=3),
             loader=LoaderSettings(workers=0, block_samples=4),
             compute=ComputeSettings(device="cpu", threads=1, deterministic=True, timeout_s=30),
             checkpoint=CheckpointSettings(every_steps=4, keep=2),

@@ -27,7 +27,7 @@ from trainer.settings import (
     LoaderSettings,
     ModelSettings,
     PictureSettings,
-    PoseSettings,
+    SkeletonSettings,
     TrainSettings,
     WatchSettings,
 )
@@ -120,7 +120,7 @@ def test_a_pose_encoder_that_is_not_there_is_a_wrong_use_and_says_what_comes_fir
 @pytest.mark.timeout(120)
 def test_stage_2_draws_skeletons_as_its_pose_encoder_was_trained_with(tmp_path: Path):
     # mutation tried: the settings' own style on the validation pictures
-    drawn = PoseSettings(style="openpose18", line_width=3)
+    drawn = SkeletonSettings(style="openpose18", line_width=3)
     run(settings_for(1, tmp_path / "one", max_steps=1, pose=drawn))
     watch = WatchSettings(probe_every=0, sample_every=5, sample_steps=1, sample_count=1, tensorboard=False, mfu=False)
     settings = stage_2(tmp_path / "two", str(tmp_path / "one"), watch=watch, picture=PictureSettings(size=128))
@@ -136,7 +136,7 @@ def test_stage_2_draws_skeletons_as_its_pose_encoder_was_trained_with(tmp_path: 
     assert distance("openpose18", 6) < 4
     assert distance("openpose18", 6) < min(distance("openpose18", 3), distance("followyourpose", 6)) / 2
     with pytest.raises(UsageError, match=r"--pose.style mmpose1: the pose encoder was trained with openpose18"):
-        run(stage_2(tmp_path / "three", str(tmp_path / "one"), pose=PoseSettings(style="mmpose1")))
+        run(stage_2(tmp_path / "three", str(tmp_path / "one"), pose=SkeletonSettings(style="mmpose1")))
 
 
 @pytest.mark.timeout(60)
@@ -148,7 +148,7 @@ def test_a_style_that_cannot_draw_the_keypoints_is_a_wrong_use(stage: int, words
     # mutation tried: without the check, draw_skeleton's ValueError from the first sample
     watch = WatchSettings(sample_every=5, mfu=False)
     with pytest.raises(UsageError, match=words):
-        run(settings_for(stage, tmp_path / "run", pose=PoseSettings(style="dwpose133"), watch=watch))
+        run(settings_for(stage, tmp_path / "run", pose=SkeletonSettings(style="dwpose133"), watch=watch))
 
 
 @pytest.mark.timeout(120)
@@ -156,8 +156,8 @@ def test_a_style_that_cannot_draw_the_keypoints_is_a_wrong_use(stage: int, words
     ("changes", "words"),
     [
         ({"model": ModelSettings(pose_init="zero")}, "switches.pose_init: 'random' -> 'zero'"),
-        ({"pose": PoseSettings(style="mmpose1")}, "pose.style: 'followyourpose' -> 'mmpose1'"),
-        ({"pose": PoseSettings(line_width=3)}, "pose.line_width: None -> 3"),
+        ({"pose": SkeletonSettings(style="mmpose1")}, "pose.style: 'followyourpose' -> 'mmpose1'"),
+        ({"pose": SkeletonSettings(line_width=3)}, "pose.line_width: None -> 3"),
         ({"picture": PictureSettings(size=128)}, "size: 64 -> 128"),
         ({"loader": LoaderSettings(workers=0, block_samples=4, latents=True)}, r"latents: \[\] -> \['"),
         ({"base": "other"}, "vae: '"),

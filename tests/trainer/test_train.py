@@ -178,7 +178,7 @@ def test_dry_run_says_what_it_costs_and_writes_nothing(tmp_path: Path):
         ({"base": None}, "--base"),
         ({"max_steps": 0}, "--max-steps 0"),
         ({"picture": PictureSettings(size=100)}, "multiple of 64"),
-        ({"checkpoint": CheckpointSettings(keep=1)}, "at least 2"),
+        ({"checkpoint": CheckpointSettings(keep=1)}, "--checkpoint.keep 1: .*number >= 2"),
         ({"data": ()}, "--data"),
         ({"loader": LoaderSettings(latents=True), "picture": PictureSettings(size=64, flip=0.5)}, "unflipped"),
         ({"batch_size": 4, "optim": OptimSettings(micro_batch=3)}, "cannot be divided"),

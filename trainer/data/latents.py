@@ -26,6 +26,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from lposekit.report.page import file_size
+from lposekit.setting_values import check_values
 from lposekit.shards.card import claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.writer import ShardWriter, remove_partials
@@ -40,7 +41,7 @@ from trainer.model.base import encode_pictures, load_base, weights_digest
 from trainer.run.build import DTYPES
 from trainer.run.distributed import choose_device
 from trainer.run.folder import own_folder
-from trainer.settings import CacheLatentsSettings, check_cache_settings
+from trainer.settings import NEEDED_TO_CACHE, CacheLatentsSettings
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def run(settings: CacheLatentsSettings, *, dry_run: bool = False) -> CacheReport
         UsageError: wrong settings, or the folder holds a cache of other settings.
         LposekitError: the dataset is damaged, or the disk is full.
     """
-    check_cache_settings(settings)
+    check_values(settings, required=NEEDED_TO_CACHE)
     assert settings.data is not None
     assert settings.base is not None
     started = time.monotonic()

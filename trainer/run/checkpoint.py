@@ -260,7 +260,7 @@ def restore_optimizer(
             optimizer.state[parameter][field] = moment.copy_(value)
 
 
-def load_weights(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:
+def copy_weights(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:
     """Copy weights into parameters of the same names and shapes.
 
     Raises:

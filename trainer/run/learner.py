@@ -23,7 +23,7 @@ from trainer.run.checkpoint import (
     RANDOM,
     WEIGHTS,
     Checkpoint,
-    load_weights,
+    copy_weights,
     optimizer_tensors,
     restore_optimizer,
 )
@@ -180,7 +180,7 @@ class Learner:
             LposekitError: it is of another model.
         """
         tensors = checkpoint.tensors
-        load_weights(self.trained, tensors[WEIGHTS], where)
+        copy_weights(self.trained, tensors[WEIGHTS], where)
         restore_optimizer(self.optimizer, self.trained, tensors[OPTIMIZER])
         torch.set_rng_state(tensors[RANDOM]["cpu"])
         if self.world.device.type == "cuda" and "cuda" in tensors[RANDOM]:
@@ -190,7 +190,7 @@ class Learner:
             self.scaler.load_state_dict(checkpoint.facts["loss_scale"])
         if self.ema is not None:
             kept = tensors.get(EMA)
-            load_weights(dict(zip(self.trained, self.ema.shadow_params, strict=True)), kept or tensors[WEIGHTS], where)
+            copy_weights(dict(zip(self.trained, self.ema.shadow_params, strict=True)), kept or tensors[WEIGHTS], where)
             self.ema.optimization_step = checkpoint.facts.get("ema_step", 0)
 
     @contextlib.contextmanager

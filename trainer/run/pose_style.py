@@ -10,7 +10,7 @@ from lposekit.errors import UsageError
 from lposekit.keypoints import COCO17_NAMES, KEYPOINT_FORMATS
 from lposekit.skeleton_styles import STYLES
 from trainer.data.catalog import Dataset
-from trainer.settings import PoseSettings, TrainSettings
+from trainer.settings import SkeletonSettings, TrainSettings
 
 
 def drawn_as_learned(settings: TrainSettings, run_card: Mapping[str, Any]) -> TrainSettings:
@@ -28,7 +28,7 @@ def drawn_as_learned(settings: TrainSettings, run_card: Mapping[str, Any]) -> Tr
         style=run_card["pose_style"],
         line_width=None if width is None else width * settings.picture.size / run_card["size"],
     )
-    unset = PoseSettings()
+    unset = SkeletonSettings()
     for name in ("style", "line_width"):
         wanted, known = getattr(settings.pose, name), getattr(learned, name)
         if wanted not in (getattr(unset, name), known):

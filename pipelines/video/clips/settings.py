@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Interval
+
+from lposekit.setting_values import Fraction, NotNegative, Positive
 
 Decoder = Literal["decord", "pyav"]
 ShotDetector = Literal["adaptive", "content", "none"]
 ClipFormat = Literal["mp4", "frames"]
-X264_PRESETS = (
-    "ultrafast",
-    "superfast",
-    "veryfast",
-    "faster",
-    "fast",
-    "medium",
-    "slow",
-    "slower",
-    "veryslow",
-)
+X264Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
+Luma = Annotated[float, Interval(ge=0, le=255)]
+Length = Annotated[float, Ge(0.001)]
+"""In seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +25,7 @@ class VideoSettings:
 
     decoder: Decoder = "decord"
     """Files in which decord meets damage are read again with PyAV, which says where it is."""
-    max_frame_pixels: int = 4096 * 2304
+    max_frame_pixels: Positive = 4096 * 2304
     """Largest width x height of a frame; larger ones end as `too_many_pixels` before anything is decoded."""
 
 
@@ -39,7 +35,7 @@ class ShotSettings:
 
     detector: ShotDetector = "adaptive"
     """PySceneDetect's detectors; `none`: the whole video is one shot."""
-    threshold: float | None = None
+    threshold: Annotated[float, Ge(0)] | None = None
     """Default: PySceneDetect's own, 3.0 (adaptive, a ratio) or 27.0 (content, mean HSV difference)."""
 
 
@@ -47,26 +43,26 @@ class ShotSettings:
 class ClipSettings:
     """Which windows of a shot become clips. Where a value exists in frames and in seconds, frames win."""
 
-    length_s: float = 4.0
+    length_s: Length = 4.0
     """Length of a clip in seconds."""
-    length_frames: int | None = None
+    length_frames: Positive | None = None
     """The same in frames of the clip."""
-    stride_s: float | None = None
+    stride_s: Length | None = None
     """From the start of one clip to the next; default: the length, so that clips neither overlap nor leave gaps."""
-    stride_frames: int | None = None
+    stride_frames: Positive | None = None
     """The same in frames of the clip."""
-    min_length_s: float = 1.0
+    min_length_s: Annotated[float, Ge(0)] = 1.0
     """What is left of a shot makes a shorter clip, down to this length."""
-    min_length_frames: int | None = None
+    min_length_frames: NotNegative | None = None
     """The same in frames of the clip."""
-    cut_margin_s: float = 0.1
+    cut_margin_s: Annotated[float, Ge(0)] = 0.1
     """Frames this close to a cut are in no clip: cross-fades and the compression noise after a cut."""
-    cut_margin_frames: int | None = None
+    cut_margin_frames: NotNegative | None = None
     """The same in frames of the clip."""
-    max_clips: int | None = None
+    max_clips: Positive | None = None
     """Clips written of one video, the first ones; later windows are dropped as `max_clips`. Default: 10,000,
     what a key can count."""
-    fps: float | None = None
+    fps: Annotated[float, Ge(0.001)] | None = None
     """Frames per second of the clips; default: the measured rate of the video. Never above it: no frame is invented."""
 
 
@@ -74,19 +70,19 @@ class ClipSettings:
 class ClipFilterSettings:
     """Which windows are dropped for what they show. Levels and differences are of 8-bit luma, 0..255."""
 
-    max_black_share: float = 0.2
+    max_black_share: Fraction = 0.2
     """Share of frames that may be black."""
-    black_level: float = 32.0
+    black_level: Luma = 32.0
     """A frame is black when no more than one pixel in 500 is brighter than this."""
-    dark_level: float = 55.0
+    dark_level: Luma = 55.0
     """A window is dark when in its median frame 98 of 100 pixels are no brighter than this. A high percentile, not the
     mean: a thin skeleton on black has a mean of 5 and is not dark."""
-    max_frozen_s: float = 1.0
+    max_frozen_s: Annotated[float, Ge(0)] = 1.0
     """Longest time (or the whole window) in which the picture may stand still."""
-    frozen_difference: float = 0.02
+    frozen_difference: Luma = 0.02
     """Median difference of consecutive frames up to which a picture in which nothing moves stands still; above it the
     noise of a camera shows, and `min_motion` decides."""
-    min_motion: float = 0.002
+    min_motion: Fraction = 0.002
     """Share of the picture that changes by more than 4 levels within a quarter of a second, mean over the window."""
 
 
@@ -96,15 +92,15 @@ class EncodeSettings:
 
     format: ClipFormat = "mp4"
     """`frames`: numbered JPEG files in place of one mp4."""
-    size: int = 512
-    """Shorter side in pixels; the ratio is kept, both sides are made even, no video is enlarged."""
-    crf: float = 22.0
+    size: Annotated[int, Ge(16)] = 512
+    """Shorter side in pixels; the ratio is kept, both sides are made even, no video is enlarged. H.264 needs 16."""
+    crf: Annotated[float, Interval(ge=0, le=51)] = 22.0
     """Constant quality of x264: 0 loses nothing, 51 is the worst; 6 more halve the size, roughly."""
-    preset: str = "veryfast"
+    preset: X264Preset = "veryfast"
     """Effort of x264, from `ultrafast` to `veryslow`. In short groups without B-frames, slow ones gain little."""
-    gop: int = 12
+    gop: Annotated[int, Interval(ge=1, le=12)] = 12
     """Frames from one key frame to the next, at most 12: what a random read of the trainer has to decode."""
-    jpeg_quality: int = 95
+    jpeg_quality: Annotated[int, Interval(ge=1, le=100)] = 95
     """Of the JPEG files of `frames`, 1 to 100."""
 
 
@@ -132,43 +128,3 @@ class BuildClipsSettings:
             filters=ClipFilterSettings(**tree["filters"]),
             encode=EncodeSettings(**tree["encode"]),
         )
-
-
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "video.max_frame_pixels": (1, math.inf),
-    "shots.threshold": (0, math.inf),
-    "clips.length_s": (0.001, math.inf),
-    "clips.length_frames": (1, math.inf),
-    "clips.stride_s": (0.001, math.inf),
-    "clips.stride_frames": (1, math.inf),
-    "clips.min_length_s": (0, math.inf),
-    "clips.min_length_frames": (0, math.inf),
-    "clips.cut_margin_s": (0, math.inf),
-    "clips.cut_margin_frames": (0, math.inf),
-    "clips.max_clips": (1, math.inf),
-    "clips.fps": (0.001, math.inf),
-    "filters.max_black_share": (0, 1),
-    "filters.black_level": (0, 255),
-    "filters.dark_level": (0, 255),
-    "filters.max_frozen_s": (0, math.inf),
-    "filters.frozen_difference": (0, 255),
-    "filters.min_motion": (0, 1),
-    "encode.size": (16, math.inf),
-    "encode.crf": (0, 51),
-    "encode.gop": (1, 12),
-    "encode.jpeg_quality": (1, 100),
-}
-"""Least and largest value of every number. H.264 needs 16 pixels; short groups are what the dataset promises."""
-
-
-def settings_problem(settings: BuildClipsSettings) -> str | None:
-    """What is wrong with the settings, in one sentence, or None."""
-    for name, (least, most) in _RANGES.items():
-        group, _, field_name = name.partition(".")
-        value = getattr(getattr(settings, group), field_name)
-        if value is not None and not (math.isfinite(value) and least <= value <= most):
-            allowed = f"{least} to {most}" if most < math.inf else f"a number from {least} up"
-            return f"{name} is {value}: give {allowed}"
-    if settings.encode.preset not in X264_PRESETS:
-        return f"encode.preset is {settings.encode.preset!r}: give one of {', '.join(X264_PRESETS)}"
-    return None

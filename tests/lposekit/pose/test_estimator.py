@@ -113,7 +113,7 @@ def test_boxes_and_keypoints_are_those_of_mmdet_and_mmpose(
     images = [image for image, _, _ in peer_answers]
     assert len({image.shape for image in images}) > 3
     assert sum(len(boxes) for _, boxes, _ in peer_answers) > 20
-    found = with_settings(estimator, detector_batch=batch, pose_batch=batch).estimate(images)
+    found = with_settings(estimator, batch_size=batch, crop_batch_size=batch).estimate(images)
     for persons, (_, boxes, keypoints) in zip(found, peer_answers, strict=True):
         assert not isinstance(persons, PoseFailure)
         assert len(persons) == len(boxes)
@@ -309,8 +309,8 @@ def test_halving_finds_every_bad_item_and_keeps_the_order() -> None:
 def test_preparing_ahead_changes_nothing(estimator: PoseEstimator) -> None:
     """The path of a GPU, where threads prepare ahead; only the device's name differs."""
     images = photos(5)
-    ahead = with_settings(estimator, device="cpu:0", detector_batch=2, pose_batch=3)
-    plain = with_settings(estimator, detector_batch=2, pose_batch=3)
+    ahead = with_settings(estimator, device="cpu:0", batch_size=2, crop_batch_size=3)
+    plain = with_settings(estimator, batch_size=2, crop_batch_size=3)
     for a, b in zip(ahead.estimate(images), plain.estimate(images), strict=True):
         assert [p.keypoints_K3.tolist() for p in a] == [p.keypoints_K3.tolist() for p in b]  # type: ignore[union-attr]
 

@@ -79,7 +79,7 @@ def test_models_of_the_preset_end_every_photo_as_listed() -> None:
 
     settings = quickstart()
     weights = fixture_path("weights")
-    estimator = PoseEstimator.load(settings.detector, settings.pose_model, weights_dir=weights, num_threads=1)
+    estimator = PoseEstimator.load(settings.detector, settings.pose_model, weights_dir=weights, threads=1)
     rule = KeepRule(keypoint_score_threshold=estimator.keypoint_score_threshold)
     layout = KEYPOINT_FORMATS[estimator.keypoint_format]
     wrong = []

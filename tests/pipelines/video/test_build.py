@@ -164,7 +164,7 @@ def test_other_versions_of_the_encoders_do_not_continue_a_folder(
 
 
 def test_impossible_settings_are_refused_before_anything_is_written(videos: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"clips\.length_s is inf"):
+    with pytest.raises(UsageError, match=r"--clips\.length-s inf: .*finite"):
         run(_settings(videos, tmp_path / "d", clips=ClipSettings(length_s=math.inf)), execute=execute_here)
     assert not (tmp_path / "d").exists()
 

@@ -196,7 +196,7 @@ def test_some_platform_pages_without_yt_dlp_are_warned_of_once(
 
 
 def test_a_run_continues_after_its_list_its_captions_and_its_videos_moved(tmp_path: Path) -> None:
-    # Mutation tried: "captions", then "video_root" taken out of FREE_SETTINGS -> "was built with other settings".
+    # Mutation tried: MAY_CHANGE taken from `captions`, then from `video_root` -> "was built with other settings".
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     write_csv(here / "list.csv", [{"path": "a.mp4", "caption": "c"}])

@@ -21,10 +21,10 @@ import torch
 from lposekit.errors import LposekitError, UsageError
 from trainer.run.checkpoint import (
     Checkpoint,
+    copy_weights,
     damage,
     list_steps,
     load_checkpoint,
-    load_weights,
     newest_whole,
     optimizer_tensors,
     prune,
@@ -231,7 +231,7 @@ def test_a_file_outside_of_the_checkpoint_is_refused(tmp_path: Path):
 def test_weights_of_another_shape_are_named_and_nothing_is_copied():
     mine = {"a": torch.zeros(2), "b": torch.zeros(3)}
     with pytest.raises(LposekitError, match=r"2 tensors differ: a is \(4,\) instead of \(2,\); b is missing"):
-        load_weights(mine, {"a": torch.ones(4)}, "it")
+        copy_weights(mine, {"a": torch.ones(4)}, "it")
     assert mine["a"].tolist() == [0, 0]
 
 
