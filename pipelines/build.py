@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lposekit.interrupts import Interrupts
 from lposekit.shards.card import update_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from pipelines.job.build_report import BuildReport
-from pipelines.job.interrupts import Interrupts
 from pipelines.job.progress import BuildProgress
 from pipelines.job.runner import RunResult
 

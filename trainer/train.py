@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.faults import fault_point
+from lposekit.interrupts import Interrupts
 from trainer.data.batch import Batch
 from trainer.data.order import OrderState
 from trainer.model.base import Base, load_base
@@ -32,7 +33,6 @@ from trainer.run.checkpoint import (
 from trainer.run.data import RunData, open_data
 from trainer.run.distributed import World, choose_device, open_world
 from trainer.run.folder import fingerprint, own_folder, refuse_other_run, write_run_card, write_settings
-from trainer.run.interrupt import stop_request
 from trainer.run.learner import Learner
 from trainer.run.outcome import DryRunReport, TrainReport, describe_run
 from trainer.run.pose_style import drawn_as_learned, refuse_undrawable
@@ -41,6 +41,8 @@ from trainer.run.watch import Watch, open_watch
 from trainer.settings import CheckpointSettings, TrainSettings, check_settings, max_steps
 
 log = logging.getLogger(__name__)
+
+STOP_MESSAGE = "stopping after this step, with a checkpoint; Ctrl-C to stop now"
 
 
 @dataclass(slots=True)
@@ -173,13 +175,13 @@ def train(run: Run, watch: Watch | None, started: float) -> TrainReport:
     first, last = run.step, max_steps(run.settings)
     loader, learner, interrupted = run.data.loader, run.learner, False
     batches = loader.batches(run.order, max(0, last - run.step))
-    with stop_request() as request, loader.named_worker_deaths():
+    with Interrupts(STOP_MESSAGE, second_raises=True).installed() as interrupts, loader.named_worker_deaths():
         if watch and run.step == 0:
             watch.look(run.step)
         while run.step < last and not interrupted:
             with watch.waiting() if watch else contextlib.nullcontext():
                 passes = [next(batches) for _ in range(loader.share.passes)]
-            outcome = learner.step(run.step + 1, passes, request.wanted)
+            outcome = learner.step(run.step + 1, passes, interrupts.stop.is_set())
             run.step, run.order = run.step + 1, loader.advance(run.order)
             interrupted = outcome.stop and run.step < last
             keys = keys_of_all(run.world, passes) if run.settings.watch.keys else None

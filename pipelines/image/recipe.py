@@ -13,6 +13,7 @@ from typing import Any
 
 from lposekit import __version__
 from lposekit.errors import UsageError
+from lposekit.interrupts import Interrupts
 from lposekit.keypoints import KeepRule
 from lposekit.pose import stub
 from lposekit.pose.zoo import detector_entry, pose_entry
@@ -32,7 +33,6 @@ from pipelines.image.stored import RetryPlan
 from pipelines.image.worker import ShardWorker
 from pipelines.job.build_report import BuildReport
 from pipelines.job.cluster import Layout, connected, plan_layout
-from pipelines.job.interrupts import Interrupts
 from pipelines.job.lock import owned_folder
 from pipelines.job.progress import BuildProgress
 from pipelines.job.runner import RunResult, ShardRunner

@@ -13,6 +13,7 @@ from typing import Any
 
 from lposekit import __version__
 from lposekit.errors import Outcome, UsageError
+from lposekit.interrupts import Interrupts
 from lposekit.settings import flatten_settings, settings_digest, stored_settings
 from lposekit.shards.card import claim_folder, differing_fields
 from lposekit.shards.layout import DatasetLayout, sum_counts
@@ -23,7 +24,6 @@ from pipelines.fetch.settings import FREE_FETCH_SETTINGS, FetchSettings, Transpo
 from pipelines.fetch.urls import parse_web_url
 from pipelines.job.build_report import BuildReport
 from pipelines.job.cluster import connected
-from pipelines.job.interrupts import Interrupts
 from pipelines.job.lock import owned_folder
 from pipelines.job.progress import BuildProgress
 from pipelines.job.runner import RunResult, ShardRunner

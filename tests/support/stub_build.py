@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lposekit.interrupts import Interrupts
 from lposekit.pose.stub import StubEstimator
 from pipelines.fetch.settings import FetchSettings
 from pipelines.image.plan import ShardPlan
@@ -17,7 +18,6 @@ from pipelines.image.settings import BuildImagesSettings, PoseSettings
 from pipelines.image.shard import ImageJob
 from pipelines.image.stored import RetryPlan
 from pipelines.image.worker import ShardWorker
-from pipelines.job.interrupts import Interrupts
 from pipelines.job.progress import BuildProgress
 from pipelines.job.runner import RunResult
 from tests.support.bad_server import BadServer

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.job.interrupts import Interrupts
+from lposekit.interrupts import Interrupts
 from pipelines.job.progress import BuildProgress
 from pipelines.job.runner import RunResult
 from pipelines.video.recipe import VideoWorker

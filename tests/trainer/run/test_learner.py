@@ -1,15 +1,13 @@
-"""Contract of what a step is made of: rates without the time for looking, and interrupts."""
+"""Contract of what a step is made of: rates without the time for looking."""
 
 from __future__ import annotations
 
-import signal
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from trainer.run.interrupt import stop_request
 from trainer.run.metrics import Clock, JsonLines, measure_peak_tflops, read_metrics, rewind
 
 
@@ -43,15 +41,3 @@ def test_lines_after_the_resumed_step_and_torn_ones_are_dropped(tmp_path: Path):
     rewind(path, 2)
     assert [line["step"] for line in read_metrics(path)] == [1, 2]
     assert path.read_text().endswith("}\n")
-
-
-def test_the_first_signal_asks_and_the_second_ctrl_c_stops_at_once():
-    with stop_request() as request:
-        assert not request.wanted
-        signal.raise_signal(signal.SIGTERM)
-        assert request.wanted
-        # Mutation tried: a second SIGTERM that stops at once is red.
-        signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
