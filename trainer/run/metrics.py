@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import psutil
 import torch
 
-from lposekit.shards.files import disk_error
+from lposekit.shards.files import disk_error, write_bytes
 from trainer.model.linear import project
 
 log = logging.getLogger(__name__)
@@ -46,10 +46,7 @@ def rewind(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in read_metrics(path) if line["step"] <= step] if step else []
-    partial = path.with_name(f"{path.name}.partial")
-    with _named_disk_error(path):
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        partial.rename(path)
+    write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 @contextmanager
