@@ -13,9 +13,9 @@ from typing import Any
 from markupsafe import Markup
 
 from lposekit.errors import LposekitError
+from lposekit.report.curves import Curve, chart, smooth
 from lposekit.report.page import PUBLIC_NAME, flatten, write_page
 from trainer.run.checkpoint import list_steps
-from trainer.run.curves import Curve, chart, smooth
 from trainer.run.folder import SETTINGS_NAME, SETTINGS_TABLE, read_run_card
 from trainer.run.metrics import METRICS_NAME, read_metrics
 
