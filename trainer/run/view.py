@@ -128,7 +128,9 @@ def _speed(steps: Sequence[Line]) -> list[Panel]:
 
     return [
         panel(
-            "Throughput", "Samples a second over all processes, without the time for looking.", [("samples_per_s", "")]
+            "Throughput",
+            "Samples a second over all processes, without the time for validation.",
+            [("samples_per_s", "")],
         ),
         panel(
             "Where the time goes",
