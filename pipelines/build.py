@@ -14,6 +14,7 @@ from typing import Any
 
 from lposekit import __version__
 from lposekit.errors import Outcome, UsageError
+from lposekit.interrupts import Interrupts
 from lposekit.recipe import Claim, Plan, Recipe
 from lposekit.setting_values import check_values
 from lposekit.settings import changeable_settings, flatten_settings, settings_digest
@@ -22,7 +23,6 @@ from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.versions import card_versions, installed_versions
 from pipelines.job.build_report import BuildReport
 from pipelines.job.crew import run_on_ray
-from pipelines.job.interrupts import Interrupts
 from pipelines.job.lock import owned_folder
 from pipelines.job.progress import BuildProgress
 from pipelines.job.report_page import write_report

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.faults import fault_point
+from lposekit.interrupts import Interrupts
 from lposekit.setting_values import check_values
 from trainer.data.batch import Batch
 from trainer.data.order import OrderState
@@ -33,15 +34,16 @@ from trainer.run.checkpoint import (
 from trainer.run.data import RunData, open_data
 from trainer.run.distributed import World, choose_device, open_world
 from trainer.run.folder import fingerprint, own_folder, refuse_other_run, write_run_card, write_settings
-from trainer.run.interrupt import stop_request
-from trainer.run.learner import Learner
 from trainer.run.outcome import DryRunReport, TrainReport, describe_run
 from trainer.run.pose_style import drawn_as_learned, refuse_undrawable
 from trainer.run.pose_weights import FoundEncoder, find_pose_encoder, keep_pose_encoder
+from trainer.run.train_module import TrainModule
 from trainer.run.watch import Watch, open_watch
 from trainer.settings import NEEDED_TO_TRAIN, CheckpointSettings, TrainSettings, max_steps
 
 log = logging.getLogger(__name__)
+
+STOP_MESSAGE = "stopping after this step, with a checkpoint; Ctrl-C to stop now"
 
 
 @dataclass(slots=True)
@@ -53,7 +55,7 @@ class Run:
     output: Path
     world: World
     data: RunData
-    learner: Learner
+    train_module: TrainModule
     card: dict
     pose_encoder: FoundEncoder | None
     checkpoint: Path | None
@@ -75,18 +77,18 @@ def run(settings: TrainSettings, *, dry_run: bool = False) -> TrainReport | DryR
     device = choose_device(settings.compute.device)
     with open_world(device, settings.compute.timeout_s) as world:
         prepare_torch(settings)
-        trainee = build_run(settings, world)
+        prepared = build_run(settings, world)
         if dry_run:
-            return describe_run(trainee.settings, trainee.learner, trainee.data)
+            return describe_run(prepared.settings, prepared.train_module, prepared.data)
         if not world.is_main:
-            resume(trainee)
-            return train(trainee, None, started)
-        with own_folder(trainee.output):
-            remove_leftovers(trainee.output)
-            resume(trainee)
-            with open_watch(trainee.settings, trainee.learner, trainee.data, trainee.step) as watch:
-                describe_folder(trainee)
-                return train(trainee, watch, started)
+            resume(prepared)
+            return train(prepared, None, started)
+        with own_folder(prepared.output):
+            remove_leftovers(prepared.output)
+            resume(prepared)
+            with open_watch(prepared.settings, prepared.train_module, prepared.data, prepared.step) as watch:
+                describe_folder(prepared)
+                return train(prepared, watch, started)
 
 
 def build_run(settings: TrainSettings, world: World) -> Run:
@@ -101,8 +103,8 @@ def build_run(settings: TrainSettings, world: World) -> Run:
     data = open_data(settings, base, world)
     refuse_undrawable(settings, data.datasets)
     card = run_card(settings, base, data, found)
-    learner = build(settings, base, found.encoder if found else None, world)
-    return Run(settings, output, world, data, learner, card, found, checkpoint)
+    train_module = build(settings, base, found.encoder if found else None, world)
+    return Run(settings, output, world, data, train_module, card, found, checkpoint)
 
 
 def run_card(settings: TrainSettings, base: Base, data: RunData, found: FoundEncoder | None) -> dict:
@@ -132,7 +134,7 @@ def resume(run: Run) -> None:
         # what stage 1 started from is no longer needed to go on
         run.card["fixed"]["pose_encoder"] = checkpoint.facts["fixed"].get("pose_encoder")
     refuse_other_run(checkpoint.facts["fixed"], run.card["fixed"], folder)
-    run.learner.restore(checkpoint, f"checkpoint {folder}")
+    run.train_module.restore(checkpoint, f"checkpoint {folder}")
     run.step, run.order = checkpoint.step, OrderState(**checkpoint.facts["order"])
     if run.world.is_main and run.settings.resume != "auto":
         set_aside_newer(run.output, run.step)
@@ -172,21 +174,21 @@ def describe_folder(run: Run) -> None:
 def train(run: Run, watch: Watch | None, started: float) -> TrainReport:
     """The loop. ``watch`` is there on the main process only."""
     first, last = run.step, max_steps(run.settings)
-    loader, learner, interrupted = run.data.loader, run.learner, False
+    loader, train_module, interrupted = run.data.loader, run.train_module, False
     batches = loader.batches(run.order, max(0, last - run.step))
-    with stop_request() as request, loader.named_worker_deaths():
+    with Interrupts(STOP_MESSAGE, second_raises=True).installed() as interrupts, loader.named_worker_deaths():
         if watch and run.step == 0:
-            watch.look(run.step)
+            watch.validate(run.step)
         while run.step < last and not interrupted:
             with watch.waiting() if watch else contextlib.nullcontext():
-                passes = [next(batches) for _ in range(loader.share.passes)]
-            outcome = learner.step(run.step + 1, passes, request.wanted)
+                passes = [next(batches) for _ in range(loader.split.passes)]
+            outcome = train_module.step(run.step + 1, passes, interrupts.stop.is_set())
             run.step, run.order = run.step + 1, loader.advance(run.order)
             interrupted = outcome.stop and run.step < last
             keys = keys_of_all(run.world, passes) if run.settings.watch.keys else None
             if watch:
                 watch.record(run.step, outcome, run.order, keys)
-                watch.look(run.step, last=run.step == last)
+                watch.validate(run.step, last=run.step == last)
             if run.world.is_main and (interrupted or is_due(run.step, last, run.settings.checkpoint)):
                 keep(run)
             fault_point("train:after_step")
@@ -207,7 +209,7 @@ def is_due(step: int, last: int, settings: CheckpointSettings) -> bool:
 
 def keep(run: Run) -> None:
     """Write a checkpoint of the step, then remove the oldest ones."""
-    tensors, facts = run.learner.state()
+    tensors, facts = run.train_module.state()
     order = {"epoch": run.order.epoch, "consumed": run.order.consumed}
     facts = {**facts, "order": order, "fixed": run.card["fixed"], "batch_size": run.settings.batch_size}
     save_checkpoint(run.output, Checkpoint(run.step, tensors, facts))

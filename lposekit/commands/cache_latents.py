@@ -12,7 +12,7 @@ from trainer.settings import CacheLatentsSettings
 
 def run(argv: Sequence[str]) -> int:
     loaded = load(COMMANDS["cache-latents"], CacheLatentsSettings, argv)
-    from trainer.data import latents
+    from trainer import cache_latents
 
-    report = latents.run(loaded.settings, dry_run=loaded.dry_run)
+    report = cache_latents.run(loaded.settings, dry_run=loaded.dry_run)
     return finish(report, as_json=loaded.json)

@@ -65,8 +65,8 @@ class StubEstimator:
             return [self._answer(image) for image in images_rgb]
 
     def _answer(self, rgb_HWC: npt.NDArray[np.uint8]) -> list[Person] | PoseFailure:
-        said = decode_bits(rgb_HWC)
-        behaviour = BEHAVIOURS[said["behaviour"]] if said["behaviour"] < len(BEHAVIOURS) else "well"
+        encoded = decode_bits(rgb_HWC)
+        behaviour = BEHAVIOURS[encoded["behaviour"]] if encoded["behaviour"] < len(BEHAVIOURS) else "well"
         if behaviour == "raise":
             return PoseFailure("RuntimeError: the picture asked for it")
         if behaviour == "wrong_shape":
@@ -77,7 +77,7 @@ class StubEstimator:
             return _out_of_memory()
         if behaviour == "sleep":
             time.sleep(0.5)
-        return [_person(i, said["num_detected"], said["number"]) for i in range(said["num_persons"])]
+        return [_person(i, encoded["num_detected"], encoded["number"]) for i in range(encoded["num_persons"])]
 
     def card(self) -> dict[str, Any]:
         """What the dataset card says of it."""

@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from lposekit.pose.checkpoint import WeightsError, read_checkpoint, read_converted, save_converted
 from lposekit.pose.zoo import WeightsFile
+from lposekit.shards.files import replacing
 
 _LOG = logging.getLogger(__name__)
 _DOWNLOAD_TIMEOUT_S = 60.0  # without a byte
@@ -104,19 +105,16 @@ def download(weights: WeightsFile, weights_dir: Path | None = None) -> Path:
     target = cache_folder() / weights.file
     if weights.url is None:
         raise WeightsError(f"the weights {weights.file} are missing. {_ways_on(weights, weights_dir)}")
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(target.name + ".lock")):
             if not target.is_file():  # another process may have been first
                 _LOG.info("downloading %s", weights.url)
-                _fetch(weights.url, partial)
-                _check_download(partial, weights)
-                os.replace(partial, target)
+                with replacing(target, _partial_name(target)) as partial:
+                    _fetch(weights.url, partial)
+                    _check_download(partial, weights)
     except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
         raise WeightsError(f"cannot download {weights.url}: {error}. {_ways_on(weights, weights_dir)}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 
@@ -131,8 +129,6 @@ def _fetch(url: str, target: Path) -> None:
                 raise OSError(f"more than {_MAX_BYTES} bytes")
         if declared not in (-1, file.tell()):
             raise OSError(f"the connection ended after {file.tell()} of {declared} bytes")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _check_download(partial: Path, weights: WeightsFile) -> None:
@@ -147,14 +143,16 @@ def _check_download(partial: Path, weights: WeightsFile) -> None:
 
 
 def _keep_converted(state: OrderedDict[str, torch.Tensor], target: Path, digest: str) -> None:
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        save_converted(state, partial, digest)
-        os.replace(partial, target)
+        with replacing(target, _partial_name(target)) as partial:
+            save_converted(state, partial, digest)
     except OSError as error:
         _LOG.warning("cannot keep converted weights in %s (%s): the .pth is read again next time", target.parent, error)
-        partial.unlink(missing_ok=True)
+
+
+def _partial_name(target: Path) -> str:
+    """A name for this process alone: several may fetch or convert the same weights."""
+    return f"{target.name}.{os.getpid()}.partial"
 
 
 def _expected(weights: WeightsFile) -> str:

@@ -1,7 +1,4 @@
-"""Small charts as inline SVG: no script, no request, colours from the page's style sheet.
-
-Every text goes through `markupsafe`, so labels may come from data.
-"""
+"""The charts of a dataset's page: bars, shares over a setting, the strip of a video."""
 
 from __future__ import annotations
 
@@ -11,9 +8,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-WIDTH, HEIGHT = 440, 236
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 22, 40
-PLOT_WIDTH, PLOT_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+from lposekit.report.svg import PlotArea, points, rect, text
+
+AREA = PlotArea(width=440, height=236, left=46, right=12, top=22, bottom=40)
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = AREA.width, AREA.height, AREA.left, AREA.right, AREA.top, AREA.bottom
+PLOT_WIDTH, PLOT_HEIGHT = AREA.plot_width, AREA.plot_height
 MAX_X_LABELS = 11
 
 
@@ -46,15 +45,15 @@ def bar_chart(
     body = [_y_axis([_short(top_value * i / 4) for i in range(5)] if top_value >= 4 else _whole_ticks(top_value))]
     for i, (label, value, part) in enumerate(zip(labels, values, parts, strict=True)):
         x = LEFT + i * step
-        text = f"{label}: {value:,}" + (f" ({part:,} {highlighted_name})" if highlighted is not None else "")
-        body.append(Markup("<g><title>{}</title>").format(text))
+        words = f"{label}: {value:,}" + (f" ({part:,} {highlighted_name})" if highlighted is not None else "")
+        body.append(Markup("<g><title>{}</title>").format(words))
         body.append(_bar(x + step * 0.12, step * 0.76, 0, part, top_value, "bar"))
         body.append(_bar(x + step * 0.12, step * 0.76, part, value - part, top_value, "bar rest"))
         # a hit area over the whole height, so that the number shows on hover over empty bars too
-        body.append(_rect("hit", x, TOP, step, PLOT_HEIGHT))
+        body.append(rect("hit", x, TOP, step, PLOT_HEIGHT))
         body.append(Markup("</g>"))
         if i % every == 0:
-            body.append(_text(x + step / 2, HEIGHT - BOTTOM + 15, label))
+            body.append(text(x + step / 2, HEIGHT - BOTTOM + 15, label))
     if highlighted is not None:
         body.append(_legend(highlighted_name, other_name))
     return _svg(body, title, x_title)
@@ -81,14 +80,13 @@ def line_chart(
     def place(x: float, share: float) -> tuple[float, float]:
         return (
             LEFT + PLOT_WIDTH * (x - low) / ((high - low) or 1),
-            TOP + PLOT_HEIGHT * (1 - share / top_share),
+            AREA.y(share / top_share),
         )
 
-    points = [place(x, share) for x, share in zip(xs, shares, strict=True)]
+    places = [place(x, share) for x, share in zip(xs, shares, strict=True)]
     body = [_y_axis([_percent(top_share * i / 4) for i in range(5)])]
-    body += [_text(place(x, 0)[0], HEIGHT - BOTTOM + 15, label) for x, label in x_labels]
-    corners = _corners(points) if steps else points
-    outline = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
+    body += [text(place(x, 0)[0], HEIGHT - BOTTOM + 15, label) for x, label in x_labels]
+    outline = points(_corners(places) if steps else places)
     base = TOP + PLOT_HEIGHT
     body.append(
         Markup('<polygon class="area" points="{:.1f},{} {} {:.1f},{}"/>').format(
@@ -98,17 +96,17 @@ def line_chart(
     body.append(Markup('<polyline class="line" points="{}"/>').format(outline))
     if marker is not None:
         body.append(_marker(*place(marker[0], marker[1]), marker[2]))
-    for (x, y), text in zip(points, point_texts, strict=False):
+    for (x, y), words in zip(places, point_texts, strict=False):
         body.append(
-            Markup('<circle class="hit" cx="{:.1f}" cy="{:.1f}" r="9"><title>{}</title></circle>').format(x, y, text)
+            Markup('<circle class="hit" cx="{:.1f}" cy="{:.1f}" r="9"><title>{}</title></circle>').format(x, y, words)
         )
     return _svg(body, title, x_title)
 
 
-def _corners(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """A step line through points: up or down first, then to the right."""
-    corners = list(points[:1])
-    for (before, _), (x, y) in itertools.pairwise(points):
+def _corners(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """A step line through places: up or down first, then to the right."""
+    corners = list(places[:1])
+    for (before, _), (x, y) in itertools.pairwise(places):
         corners += [(before, y), (x, y)]
     return corners
 
@@ -118,13 +116,13 @@ def timeline(
 ) -> Markup:
     """A strip of one video: clips as blocks, cuts as lines."""
     scale = WIDTH / max(duration_s, 1e-9)
-    body = [_rect("track", 0, 8, WIDTH, 14)]
+    body = [rect("track", 0, 8, WIDTH, 14)]
     for start, end in spans_s:
-        text = f"clip {start:.2f} s to {end:.2f} s"
+        words = f"clip {start:.2f} s to {end:.2f} s"
         body.append(
             Markup(
                 '<rect class="bar" x="{:.1f}" y="8" width="{:.1f}" height="14" rx="2"><title>{}</title></rect>'
-            ).format(start * scale, max((end - start) * scale - 1, 1), text)
+            ).format(start * scale, max((end - start) * scale - 1, 1), words)
         )
     for cut in cuts_s:
         body.append(
@@ -169,35 +167,19 @@ def _whole_ticks(top: int) -> list[str]:
 
 
 def _y_axis(labels: Sequence[str]) -> Markup:
-    body = []
-    for i, label in enumerate(labels):
-        y = TOP + PLOT_HEIGHT * (1 - i / (len(labels) - 1))
-        body.append(
-            Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(LEFT, WIDTH - RIGHT, y, y)
-        )
-        body.append(_text(LEFT - 6, y + 4, label, anchor="end"))
-    return Markup("").join(body)
+    """Labels at equal distances, the first at the bottom."""
+    return AREA.y_axis((i / (len(labels) - 1), label) for i, label in enumerate(labels))
 
 
 def _bar(x: float, width: float, below: float, value: float, top_value: float, css: str) -> Markup:
     height = PLOT_HEIGHT * value / top_value
-    y = TOP + PLOT_HEIGHT * (1 - (below + value) / top_value)
-    return _rect(css, x, y, width, height) if value else Markup("")
+    y = AREA.y((below + value) / top_value)
+    return rect(css, x, y, width, height) if value else Markup("")
 
 
-def _rect(css: str, x: float, y: float, width: float, height: float) -> Markup:
-    return Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
-        css, x, y, width, height
-    )
-
-
-def _text(x: float, y: float, text: str, *, anchor: str = "middle", css: str = "") -> Markup:
-    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, css, text)
-
-
-def _marker(x: float, y: float, text: str) -> Markup:
+def _marker(x: float, y: float, words: str) -> Markup:
     left_half = x < LEFT + PLOT_WIDTH / 2
-    label = _text(x + (-4 if left_half else 4), TOP - 8, text, anchor="start" if left_half else "end", css="strong")
+    label = text(x + (-4 if left_half else 4), TOP - 8, words, anchor="start" if left_half else "end", css="strong")
     return Markup(
         '<line class="marker" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>'
         '<circle class="dot" cx="{0:.1f}" cy="{3:.1f}" r="4"/>{4}'
@@ -210,16 +192,13 @@ def _legend(main: str, rest: str) -> Markup:
     main_x = rest_x - 7 * len(main) - 30
     return Markup("").join(
         [
-            _rect("bar", main_x, TOP - 17, 10, 10),
-            _text(main_x + 14, TOP - 8, main, anchor="start"),
-            _rect("bar rest", rest_x, TOP - 17, 10, 10),
-            _text(rest_x + 14, TOP - 8, rest, anchor="start"),
+            rect("bar", main_x, TOP - 17, 10, 10),
+            text(main_x + 14, TOP - 8, main, anchor="start"),
+            rect("bar rest", rest_x, TOP - 17, 10, 10),
+            text(rest_x + 14, TOP - 8, rest, anchor="start"),
         ]
     )
 
 
 def _svg(body: Sequence[Markup], title: str, x_title: str) -> Markup:
-    axis = _text(LEFT + PLOT_WIDTH / 2, HEIGHT - 6, x_title)
-    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>').format(
-        WIDTH, HEIGHT, title, Markup("").join(body), axis
-    )
+    return AREA.drawing("chart", title, [*body, text(LEFT + PLOT_WIDTH / 2, HEIGHT - 6, x_title)])

@@ -49,7 +49,7 @@ def _spread_clips(dataset: PoseDataset, facts: VideoFacts) -> Iterator[tuple[str
     for shard, count in zip(dataset.shards, counts, strict=True):
         for ordinal in ordinals:
             if first <= ordinal < first + count:
-                yield shard.keys[ordinal - first], read_members(shard, ordinal - first)
+                yield str(shard.keys[ordinal - first]), read_members(shard, ordinal - first)
         first += count
 
 

@@ -70,7 +70,7 @@ class DatasetFacts:
             ShardFacts(
                 name=shard.name,
                 num_rows=stats["count"],
-                num_samples=len(shard.keys),
+                num_samples=len(shard),
                 num_kept=outcomes[Outcome.KEPT.value],
                 num_bytes=sum(entry["bytes"] for entry in stats.get("files", {}).values()),
                 duration_s=float(stats.get("duration", 0.0)),

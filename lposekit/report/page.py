@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from lposekit.shards.files import disk_error
+from lposekit.shards.files import write_bytes
 
 PUBLIC_NAME = "public.html"
 """File name of a page that may be shown to others, beside the private one."""
@@ -48,14 +48,7 @@ def write_page(path: Path, template: str, *, folder: Path = _FOLDER, **values: A
     """
     # a text may hold half of a surrogate pair, which UTF-8 cannot say
     page = _templates(folder).get_template(template).render(**values).encode("utf-8", "replace")
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(page)
-        partial.rename(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise disk_error(error, path, len(page)) from error
+    write_bytes(path, page)
     return path
 
 

@@ -72,9 +72,8 @@ def rejected_tiles(dataset: PoseDataset, facts: ImageFacts) -> dict[str, list[Ti
 
 def _stored_picture(shard: ShardIndex, key: str) -> Rgb | None:
     """The picture of a sample in the tar; None if the row has no sample or its bytes are damaged."""
-    if key not in shard.keys:
-        return None
-    return decode_jpeg(read_members(shard, shard.keys.index(key)).get("jpg", b""))
+    row = shard.row_of(key)
+    return None if row is None else decode_jpeg(read_members(shard, row).get("jpg", b""))
 
 
 def _thumbnail(layout: DatasetLayout, shard: ShardIndex, key: str) -> Rgb | None:

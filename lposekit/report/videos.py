@@ -74,11 +74,10 @@ def timelines(dataset: PoseDataset, facts: VideoFacts) -> list[Timeline]:
 
 def _clip_spans(shard: ShardIndex, row: dict[str, Any]) -> list[tuple[float, float]]:
     """Start and end in seconds of each clip of a video."""
-    position = {key: i for i, key in enumerate(shard.keys)}
     spans = []
     for key in row["clip_keys"] or []:
-        if key in position:
-            metadata = json.loads(read_members(shard, position[key]).get("json", b"{}"))
+        if (position := shard.row_of(key)) is not None:
+            metadata = json.loads(read_members(shard, position).get("json", b"{}"))
             spans.append((float(metadata.get("start_s", 0)), float(metadata.get("end_s", 0))))
     return spans
 

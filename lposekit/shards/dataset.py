@@ -90,7 +90,7 @@ class PoseDataset(Sequence[PoseSample]):
         self.root = root
         self.card = card
         self.shards = shards
-        self._ends = list(itertools.accumulate(len(shard.keys) for shard in shards))
+        self._ends = list(itertools.accumulate(len(shard) for shard in shards))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -107,8 +107,8 @@ class PoseDataset(Sequence[PoseSample]):
         index %= len(self)
         which = bisect.bisect_right(self._ends, index)
         shard = self.shards[which]
-        row = index - (self._ends[which] - len(shard.keys))
-        return PoseSample(shard.keys[row], read_members(shard, row))
+        row = index - (self._ends[which] - len(shard))
+        return PoseSample(str(shard.keys[row]), read_members(shard, row))
 
     def rows(self) -> pa.Table:
         """One row per input row of the list, kept or not, as in the parquet files."""
@@ -132,7 +132,7 @@ def read_members(shard: ShardIndex, row: int) -> dict[str, bytes]:
     """
     members = {}
     with shard.tar_path.open("rb") as stream:
-        for name, (offset, size) in shard.members[row].items():
+        for name, (offset, size) in shard.members(row).items():
             stream.seek(offset)
             members[name] = stream.read(size)
             if len(members[name]) != size:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +38,42 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: Any, *, suffix: str = "partial") -> None:
-    """Replace ``path`` by ``value`` as JSON, atomically.
+@contextlib.contextmanager
+def replacing(path: Path, partial_name: str | None = None) -> Iterator[Path]:
+    """Yields a path beside ``path`` to write to; at the end of the block it is synced and takes the place of ``path``.
+
+    After an error in the block, what was written is removed and ``path`` is as before; the error passes on.
+
+    Args:
+        partial_name: default ``NAME.partial``; give one of its own to each process where several may write at once.
+    """
+    partial = path.with_name(partial_name or f"{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        sync_file(partial)
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the error that stopped the write is the one to report
+            partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace ``path`` by these bytes, atomically.
 
     Raises:
-        LposekitError: the disk is full or the folder cannot be written.
+        LposekitError: the disk is full or the folder cannot be written; what was there before stays.
     """
-    partial = path.with_name(f"{path.name}.{suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as stream:
-            json.dump(value, stream, indent=1, ensure_ascii=False, sort_keys=True)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.rename(path)
-        sync_folder(path.parent)
+        with replacing(path) as partial:
+            partial.write_bytes(data)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise disk_error(error, path) from error
+        raise disk_error(error, path, len(data)) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by ``value`` as JSON, atomically. Raises as `write_bytes`."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True)
+    write_bytes(path, f"{text}\n".encode())

@@ -1,10 +1,17 @@
-"""Where each sample's members lie, for readers that go straight to the bytes."""
+"""Where each sample's members lie, for readers that go straight to the bytes.
+
+Arrays rather than mappings: an index of millions of clips stays small, and forked workers share it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lposekit.errors import LposekitError
@@ -16,18 +23,40 @@ Members = dict[str, tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class ShardIndex:
-    """The samples of one committed shard, in tar order."""
+    """The samples of one committed shard, in tar order.
+
+    keys: [N] strings. places: member name -> int64 [N, 2] of (absolute offset in the tar, size in bytes), -1 where a
+    sample has no such member.
+    """
 
     shard: int
     tar_path: Path
     tar_bytes: int
     tar_sha256: str
-    keys: list[str]
-    members: list[Members]
+    keys: npt.NDArray[np.str_]
+    places: dict[str, npt.NDArray[np.int64]]
+
+    def __len__(self) -> int:
+        return len(self.keys)
 
     @property
     def name(self) -> str:
         return self.tar_path.stem
+
+    @property
+    def tar_name(self) -> str:
+        return self.tar_path.name
+
+    def members(self, row: int) -> Members:
+        """The members of one sample, in tar order."""
+        found = ((name, *places_N2[row].tolist()) for name, places_N2 in self.places.items())
+        in_order = sorted((offset, size, name) for name, offset, size in found if offset >= 0)
+        return {name: (offset, size) for offset, size, name in in_order}
+
+    def row_of(self, key: str) -> int | None:
+        """The row of a sample in this index; None if it is not in the shard."""
+        rows = np.flatnonzero(self.keys == key)
+        return int(rows[0]) if len(rows) else None
 
 
 def read_shard_index(layout: DatasetLayout, shard: int) -> ShardIndex:
@@ -39,15 +68,44 @@ def read_shard_index(layout: DatasetLayout, shard: int) -> ShardIndex:
     tar = layout.tar(shard)
     try:
         described = layout.read_stats(shard)["files"][layout.relative(tar)]
-        table = pq.read_table(layout.index(shard))
-        members = [{m["name"]: (m["offset"], m["size"]) for m in row} for row in table["members"].to_pylist()]
-        keys = table["key"].to_pylist()
-    except (OSError, KeyError, ValueError) as error:
+        table = pq.read_table(layout.index(shard)).combine_chunks()
+        keys = np.asarray(table["key"].to_pylist(), dtype=np.str_)
+        places = _places(table)
+    except (OSError, KeyError, TypeError, ValueError) as error:  # ValueError: damaged JSON or parquet
         raise LposekitError(
             f"shard {tar.stem} of {layout.root}: its index or commit marker cannot be read ({error}). "
             f"Run `lposekit verify {layout.root}` to see all damage."
         ) from error
-    return ShardIndex(shard, tar, described["bytes"], described["sha256"], keys, members)
+    return ShardIndex(shard, tar, described["bytes"], described["sha256"], keys, places)
+
+
+def _places(table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
+    """Arrow's lists of (name, offset, size) as one array [N, 2] for each name."""
+    lists = table["members"].combine_chunks()
+    rows = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)  # pyright: ignore
+    members = pc.list_flatten(lists)  # pyright: ignore
+    pairs = np.stack([members.field("offset").to_numpy(), members.field("size").to_numpy()], axis=1)
+    names = members.field("name").dictionary_encode()
+    codes = names.indices.to_numpy(zero_copy_only=False)
+    by_name, counts = np.argsort(codes, kind="stable"), np.bincount(codes, minlength=len(names.dictionary))
+    ends = np.cumsum(counts)
+    places = {}
+    for name, start, end in zip(names.dictionary.to_pylist(), ends - counts, ends, strict=True):
+        chosen = by_name[start:end]
+        places[name] = np.full((len(table), 2), -1, np.int64)
+        places[name][rows[chosen]] = pairs[chosen]
+    return places
+
+
+def shards_to_read(layout: DatasetLayout) -> list[int]:
+    """The committed shards of a folder, in order. Raises LposekitError if there is none."""
+    shards = layout.committed_shards()
+    if not shards:
+        raise LposekitError(
+            f"{layout.root}: no committed shard there. Name a folder that `make laion-pose` or "
+            "`lposekit build-video-shards` wrote."
+        )
+    return shards
 
 
 def read_index(dataset_dir: Path) -> list[ShardIndex]:
@@ -57,10 +115,4 @@ def read_index(dataset_dir: Path) -> list[ShardIndex]:
         LposekitError: the folder is no dataset, or a shard's index is missing or damaged.
     """
     layout = DatasetLayout(Path(dataset_dir))
-    shards = layout.committed_shards()
-    if not shards:
-        raise LposekitError(
-            f"{dataset_dir}: no committed shard there. Name a folder that `make laion-pose` or "
-            "`lposekit build-video-shards` wrote."
-        )
-    return [read_shard_index(layout, shard) for shard in shards]
+    return [read_shard_index(layout, shard) for shard in shards_to_read(layout)]

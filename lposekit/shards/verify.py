@@ -203,9 +203,9 @@ def _verify_clips(
         "clips": sum(account["clips"] for account in accounts),
         "dropped": sum_counts(account["dropped"] for account in accounts),
     }
-    said = {name: stats.get(name) for name in total}
-    if total != said:
-        yield Finding(parquet_name, f"the rows add up to {total}, its commit says {said}")
+    stated = {name: stats.get(name) for name in total}
+    if total != stated:
+        yield Finding(parquet_name, f"the rows add up to {total}, its commit says {stated}")
 
 
 def _clip_account(row: dict[str, Any]) -> dict[str, Any]:

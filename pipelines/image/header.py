@@ -4,21 +4,18 @@ Limits have to be checked before a decoder sees the bytes, and Pillow is no help
 pixels reserves two such pictures. The readers here look at lengths and numbers only, in pure Python; the decoder's
 picture is compared with the header afterwards, so a file that shows two sizes to two readers is `corrupt`.
 
-Sources: ISO/IEC 10918-1 annex B (JPEG markers), PNG third edition, the WebP container specification, GIF89a, TIFF 6.0.
+Sources: `lposekit.jpeg` for JPEG, PNG third edition, the WebP container specification, GIF89a, TIFF 6.0.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lposekit.errors import Outcome, Rejected
+from lposekit.jpeg import read_jpeg_header
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_WITHOUT_LENGTH = frozenset(range(0xD0, 0xD8)) | {0x01}
-_START_OF_SCAN, _END_OF_IMAGE, _APP1 = 0xDA, 0xD9, 0xE1
 _ORIENTATION_TAG = 0x0112
 _INTEGER_FORMATS = {1: "B", 3: "H", 4: "I"}  # TIFF field types
 
@@ -78,33 +75,11 @@ def _guess(data: bytes) -> str:
 
 
 def _read_jpeg(data: bytes) -> tuple[int, int, bytes]:
-    exif = b""
-    for marker, start, end in _jpeg_segments(data):
-        if marker == _APP1 and not exif and data[start : start + 6] == b"Exif\0\0":
-            exif = data[start + 6 : end]
-        if marker in _START_OF_FRAME:
-            height, width = struct.unpack_from(">HH", data, start + 1)
-            return width, height, exif
-    raise Rejected(Outcome.CORRUPT, "jpeg without a frame header")
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each segment's content, up to the first scan."""
-    place = 2
-    while True:
-        if data[place] != 0xFF:
-            raise Rejected(Outcome.CORRUPT, f"jpeg marker expected at byte {place}")
-        marker = data[place + 1]
-        if marker == 0xFF:  # fill byte
-            place += 1
-        elif marker in _WITHOUT_LENGTH:
-            place += 2
-        elif marker in (_START_OF_SCAN, _END_OF_IMAGE):
-            return
-        else:
-            (length,) = struct.unpack_from(">H", data, place + 2)
-            yield marker, place + 4, place + 2 + length
-            place += 2 + max(length, 2)
+    try:
+        header = read_jpeg_header(data)
+    except ValueError as error:
+        raise Rejected(Outcome.CORRUPT, str(error)) from error
+    return header.width, header.height, header.exif
 
 
 def _read_png(data: bytes) -> tuple[int, int, bytes]:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lposekit.errors import LposekitError
+from lposekit.interrupts import Interrupts
 from lposekit.recipe import Claim, Plan, Pool, Recipe, ShardReport, Worker
 from lposekit.shards.card import bind_models
 from lposekit.shards.layout import DatasetLayout
 from pipelines.job.cluster import connected, machine
-from pipelines.job.interrupts import Interrupts
 from pipelines.job.progress import BuildProgress
 from pipelines.job.runner import RunResult, SetupFailed, ShardRunner, raise_setup_error
 

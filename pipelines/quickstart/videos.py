@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lposekit.errors import UsageError
+from lposekit.shards.files import replacing
 from pipelines.quickstart.photos import data_folder
 
 FPS = 24
@@ -100,9 +101,8 @@ def write_sample_videos(folder: Path) -> Path:
     for video in SAMPLE_VIDEOS:
         path = folder / f"{video.name}.mp4"
         if not path.exists():
-            partial = path.with_name(f".{path.name}.partial")
-            _write_video(partial, video)
-            partial.rename(path)
+            with replacing(path) as partial:
+                _write_video(partial, video)
         path.with_suffix(".txt").write_text(video.caption + "\n", encoding="utf-8")
     return folder
 

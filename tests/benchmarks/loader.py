@@ -53,7 +53,7 @@ from trainer.data.decode import (
     decode_skeleton,
     read_clip_facts,
 )
-from trainer.data.loader import SampleLoader, Share
+from trainer.data.loader import BatchSplit, SampleLoader
 from trainer.data.order import OrderState, SampleOrder, SampleRef
 from trainer.data.random import SampleRandom
 from trainer.data.reader import SampleReader, SampleRecipe
@@ -161,7 +161,7 @@ def ours(root: Path, kind: str, workers: int) -> Iterator[Any]:
     recipe = SampleRecipe(
         FRAMING, 0, SKELETON if kind == "image" else None, PLAN if kind == "video" else None, noise=None
     )
-    loader = SampleLoader(SampleReader(datasets, recipe), order, Share(BATCH[kind], BATCH[kind]), workers, 2)
+    loader = SampleLoader(SampleReader(datasets, recipe), order, BatchSplit(BATCH[kind], BATCH[kind]), workers, 2)
     steps = SHARDS * PER_SHARD[kind] // BATCH[kind]
     state = OrderState()
     for batch in loader.batches(state, steps):

@@ -128,16 +128,18 @@ def test_a_second_driver_on_the_same_folder_is_refused(list_path: Path, tmp_path
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_ends_with_130_and_a_folder_that_resumes(
-    times: int, list_path: Path, undisturbed: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGTERM] * 2], ids=["int", "int-int", "term-term"]
+)
+def test_ctrl_c_and_sigterm_end_with_130_and_a_folder_that_resumes(
+    signals: list[signal.Signals], list_path: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
     # Mutation: exit code 0 when stopped -> red.
     build = Build(list_path, tmp_path / "d")
     with build.started() as process:
         wait_until(lambda: bool(build.layout.committed_shards()), "the first commit")
-        for _ in range(times):
-            os.kill(process.pid, signal.SIGINT)
+        for number in signals:
+            os.kill(process.pid, number)
             time.sleep(0.3)
         code = process.wait(60)
     assert code == 130 or (code == 0 and len(build.layout.committed_shards()) == 4), build.log_path.read_text()

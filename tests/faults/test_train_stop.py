@@ -43,7 +43,7 @@ def poison_base(folder: Path) -> Path:
 @pytest.mark.timeout(150)
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all_before_the_update(tmp_path: Path):
     # caption "picture number 7" alone makes NaN
-    # mutation: `guilty = reports` in Learner._refuse names the healthy rank's samples as well
+    # mutation: `guilty = reports` in TrainModule._refuse names the healthy rank's samples as well
     base = poison_base(tmp_path / "base")
     every = CheckpointSettings(every_steps=1, keep=2)
     settings = settings_for(1, tmp_path / "run", base=str(base), batch_size=2, checkpoint=every)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from lposekit.interrupts import Interrupts
 from lposekit.recipe import Claim, Plan, Recipe
-from pipelines.job.interrupts import Interrupts
 from pipelines.job.progress import BuildProgress
 from pipelines.job.runner import RunResult
 

@@ -20,9 +20,9 @@ from lposekit.errors import LposekitError
 from tests.support.train_runs import losses, settings_for
 from trainer.model.unet import compile_blocks
 from trainer.run import build
-from trainer.run.learner import OVERFLOWS_ALLOWED
 from trainer.run.metrics import read_metrics
 from trainer.run.outcome import DryRunReport
+from trainer.run.train_module import OVERFLOWS_ALLOWED
 from trainer.settings import (
     CheckpointSettings,
     ComputeSettings,

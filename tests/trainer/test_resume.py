@@ -179,7 +179,7 @@ def test_a_run_is_not_resumed_with_another_model_picture_or_vae(changes: dict, w
 
 
 def cache(data: Path) -> None:
-    from trainer.data.latents import run as cache_latents
+    from trainer.cache_latents import run as cache_latents
     from trainer.settings import CacheLatentsSettings
 
     cache_latents(CacheLatentsSettings(data=data, base=str(small_base()), size=64, device="cpu", threads=1))

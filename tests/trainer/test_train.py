@@ -129,7 +129,7 @@ def test_the_panel_and_the_pictures_are_made_at_the_start_and_at_the_end(tmp_pat
         assert report.as_json()["last"]["tflops"] > 0
 
 
-def test_looking_at_a_run_does_not_change_it(tmp_path: Path):
+def test_watching_a_run_does_not_change_it(tmp_path: Path):
     run(settings_for(1, tmp_path / "unwatched", ema=EmaSettings(decay=0.5)))
     watch = WatchSettings(keys=True, probe_every=3, sample_every=4, sample_steps=1, sample_count=1, mfu=False)
     run(settings_for(1, tmp_path / "watched", ema=EmaSettings(decay=0.5), watch=watch))

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.shards.card import read_card
+from lposekit.shards.index import ShardIndex, read_shard_index, shards_to_read
 from lposekit.shards.layout import DatasetLayout
 from trainer.data.source import ByteSource, LocalFiles
 
@@ -26,32 +22,13 @@ HASHED_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
-    """One committed shard. ``keys``: [N] strings; ``places``: member name -> int64 [N, 2] of (offset, size), -1 if
-    absent.
-
-    Arrays rather than lists of dictionaries: an index of millions of clips stays small, and forked workers share it.
-    """
-
-    name: str
-    tar_name: str
-    tar_bytes: int
-    tar_sha256: str
-    keys: npt.NDArray[np.str_]
-    places: dict[str, npt.NDArray[np.int64]]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-
-@dataclass(frozen=True, slots=True)
 class Dataset:
     """A dataset folder as the trainer sees it. ``kind`` is ``image`` or ``video``."""
 
     root: Path
     kind: str
     card: dict[str, Any]
-    shards: tuple[Shard, ...]
+    shards: tuple[ShardIndex, ...]
     source: ByteSource
 
     def digest(self) -> str:
@@ -59,7 +36,7 @@ class Dataset:
         lines = [f"{shard.name} {shard.tar_sha256} {len(shard)}" for shard in self.shards]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def read(self, shard: Shard, row: int, members: Sequence[str]) -> dict[str, bytes]:
+    def read(self, shard: ShardIndex, row: int, members: Sequence[str]) -> dict[str, bytes]:
         """Members of one sample by name, read by offset.
 
         Raises:
@@ -78,7 +55,7 @@ class Dataset:
                 )
         return read
 
-    def describe(self, shard: Shard) -> str:
+    def describe(self, shard: ShardIndex) -> str:
         return f"shard {shard.name} of {self.root}"
 
     def check_sizes(self) -> None:
@@ -93,7 +70,7 @@ class Dataset:
                     f"{self._advice()}"
                 )
 
-    def hash_problem(self, shard: Shard) -> str | None:
+    def hash_problem(self, shard: ShardIndex) -> str | None:
         """What to say of a shard with another SHA-256 than when it was committed, None if it is right. Reads all of
         it."""
         sha, offset = hashlib.sha256(), 0
@@ -136,52 +113,17 @@ def open_dataset_folder(root: Path) -> Dataset:
         UsageError: its clips are stored as pictures. LposekitError: no dataset there, or its index is damaged.
     """
     layout = DatasetLayout(root)
-    numbers = layout.committed_shards()
-    if not numbers:
-        raise LposekitError(
-            f"{root}: no committed shard there. Name a folder that `make laion-pose` or `lposekit "
-            "build-video-shards` wrote."
-        )
+    numbers = shards_to_read(layout)
     card = read_card(layout)
     kind = str(card.get("kind", "image"))
-    shards = tuple(_read_shard(layout, number, REQUIRED_MEMBERS[kind]) for number in numbers)
+    shards = tuple(read_shard_index(layout, number) for number in numbers)
+    for shard in shards:
+        _refuse_missing_members(root, shard, REQUIRED_MEMBERS[kind])
     _refuse_shared_keys(root, shards)
     return Dataset(root, kind, card, shards, LocalFiles(root))
 
 
-def _read_shard(layout: DatasetLayout, number: int, required: Sequence[str]) -> Shard:
-    tar = layout.tar(number)
-    try:
-        described = layout.read_stats(number)["files"][layout.relative(tar)]
-        table = pq.read_table(layout.index(number)).combine_chunks()
-        keys = np.asarray(table["key"].to_pylist(), dtype=np.str_)
-        places = _places(table)
-    except (OSError, KeyError, json.JSONDecodeError, pa.ArrowInvalid) as error:
-        raise LposekitError(
-            f"shard {tar.stem} of {layout.root}: its index or commit marker cannot be read ({error}). "
-            f"Run `lposekit verify {layout.root}` to see all damage."
-        ) from error
-    shard = Shard(tar.stem, tar.name, described["bytes"], described["sha256"], keys, places)
-    _refuse_missing_members(layout.root, shard, required)
-    return shard
-
-
-def _places(table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
-    """Arrow's lists of (name, offset, size) as one array [N, 2] for each name."""
-    lists = table["members"].combine_chunks()
-    rows = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)  # pyright: ignore
-    members = pc.list_flatten(lists)  # pyright: ignore
-    names = np.asarray(members.field("name").to_pylist(), dtype=np.str_)
-    pairs = np.stack([members.field("offset").to_numpy(), members.field("size").to_numpy()], axis=1)
-    places = {}
-    for name in np.unique(names):
-        chosen = names == name
-        places[str(name)] = np.full((len(table), 2), -1, np.int64)
-        places[str(name)][rows[chosen]] = pairs[chosen]
-    return places
-
-
-def _refuse_missing_members(root: Path, shard: Shard, required: Sequence[str]) -> None:
+def _refuse_missing_members(root: Path, shard: ShardIndex, required: Sequence[str]) -> None:
     if "mp4" in required and "mp4" not in shard.places and any(name.endswith(".jpg") for name in shard.places):
         raise UsageError(
             f"{root} was built with --encode.format frames; the trainer reads mp4 clips. Build it with "
@@ -197,7 +139,7 @@ def _refuse_missing_members(root: Path, shard: Shard, required: Sequence[str]) -
             )
 
 
-def _refuse_shared_keys(root: Path, shards: Sequence[Shard]) -> None:
+def _refuse_shared_keys(root: Path, shards: Sequence[ShardIndex]) -> None:
     seen: dict[str, str] = {}
     for shard in shards:
         if len(np.unique(shard.keys)) != len(shard.keys):

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from lposekit.jpeg import read_jpeg_header
 from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.shards.pose_json import person_from_record
 from lposekit.skeleton import draw_skeleton
@@ -76,18 +77,14 @@ def _reduction(geometry: Geometry) -> tuple[int, int]:
 
 
 def jpeg_size(jpeg: bytes) -> tuple[int, int]:
-    """(height, width) from the frame header, without decoding (ITU T.81, B.2.2)."""
-    position = 2
-    while jpeg[:2] == b"\xff\xd8" and position + 9 <= len(jpeg) and jpeg[position] == 0xFF:
-        marker, length = jpeg[position + 1], int.from_bytes(jpeg[position + 2 : position + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            size = jpeg[position + 5 : position + 9]
-            height, width = int.from_bytes(size[:2], "big"), int.from_bytes(size[2:], "big")
-            if height and width:
-                return height, width
-            break
-        position += 2 + length
-    raise DamagedSample("its picture is no JPEG with a size")
+    """(height, width) from the frame header, without decoding."""
+    try:
+        header = read_jpeg_header(jpeg)
+    except ValueError as error:
+        raise DamagedSample("its picture is no JPEG with a size") from error
+    if not header.height or not header.width:
+        raise DamagedSample("its picture is no JPEG with a size")
+    return header.height, header.width
 
 
 def decode_skeleton(pose_json: bytes, geometry: Geometry, skeleton: Skeleton) -> npt.NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lposekit.keypoints import KeypointFormat
+from lposekit.keypoints import KeypointFormat, flip_keypoints
 from lposekit.skeleton import crop_keypoints, drop_outside, scale_keypoints
 from trainer.data.random import SampleRandom
 
@@ -50,10 +50,7 @@ class Geometry:
         inside = drop_outside(keypoints_PK3, self.source_height, self.source_width)
         scaled = scale_keypoints(inside, self.width / self.source_width, self.height / self.source_height)
         cropped = crop_keypoints(scaled, self.left, self.top)
-        if self.flipped:
-            cropped = cropped[:, points.flip_order()]
-            cropped[..., 0] = self.size - 1 - cropped[..., 0]
-        return cropped
+        return flip_keypoints(cropped, self.size, points) if self.flipped else cropped
 
 
 def choose_geometry(

@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.shards.card import differing_fields, read_card
+from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
-from trainer.data.catalog import Dataset, Shard, open_dataset_folder
+from trainer.data.catalog import Dataset, open_dataset_folder
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class LatentCache:
         Raises:
             LposekitError: the cache is damaged or has fewer frames.
         """
-        piece: Shard = self.folder.shards[shard]
+        piece = self.folder.shards[shard]
         offset, size = piece.places[MEMBER][row].tolist()
         frame_bytes = 2 * int(np.prod(self.shape))
         # the rest is numpy's header, always shorter than a frame
@@ -130,7 +131,7 @@ def _matching_caches(dataset: Dataset, identity: Mapping[str, Any]) -> list[Path
     )
 
 
-def _check_origin(layout: DatasetLayout, dataset: Dataset, shard: Shard, cached: Shard) -> None:
+def _check_origin(layout: DatasetLayout, dataset: Dataset, shard: ShardIndex, cached: ShardIndex) -> None:
     origin = layout.read_stats(int(shard.name)).get("source_sha256")
     if origin != shard.tar_sha256 or not np.array_equal(shard.keys, cached.keys):
         raise LposekitError(

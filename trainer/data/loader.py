@@ -28,7 +28,7 @@ _DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class BatchSplit:
     """One process's part of every global batch: rank ``rank`` of ``world``, in forward passes of ``micro_batch``."""
 
     batch_size: int
@@ -99,29 +99,29 @@ class _BatchMaker:
 
 @dataclass(slots=True)
 class SampleLoader:
-    """Micro-batches of a run from any state on. See `Share` for what "micro" is."""
+    """Micro-batches of a run from any state on. See `BatchSplit` for what "micro" is."""
 
     reader: SampleReader
     order: SampleOrder
-    share: Share
+    split: BatchSplit
     workers: int
     prefetch: int
     pin_memory: bool = False
     _reading: Tensor = field(default_factory=lambda: torch.zeros(0, 3, dtype=torch.int64))
 
     def batches(self, state: OrderState, steps: int) -> Iterator[Batch]:
-        """The micro-batches of ``steps`` steps after ``state``, `share.passes` for each step.
+        """The micro-batches of ``steps`` steps after ``state``, `split.passes` for each step.
 
         Raises:
             LposekitError: a sample is damaged or a worker died; names shard and worker.
         """
-        self.share.check()
+        self.split.check()
         self._reading = torch.zeros(self.workers, 3, dtype=torch.int64).share_memory_()
         # one core a worker; set before the fork, for in a worker this call waits for ever for threads not inherited
         cv2.setNumThreads(1)
         loader = DataLoader(
             _BatchMaker(self.reader, self._reading),  # pyright: ignore
-            sampler=_Plan(self.order, self.share, state, steps),
+            sampler=_Plan(self.order, self.split, state, steps),
             batch_size=None,
             collate_fn=_as_it_is,  # pyright: ignore
             num_workers=self.workers,
@@ -141,7 +141,7 @@ class SampleLoader:
 
     def advance(self, state: OrderState, steps: int = 1) -> OrderState:
         """The state after ``steps`` global batches."""
-        return self.order.advance(state, steps * self.share.batch_size)
+        return self.order.advance(state, steps * self.split.batch_size)
 
     @contextlib.contextmanager
     def named_worker_deaths(self) -> Iterator[None]:
@@ -174,18 +174,18 @@ class _Plan:
     """The forward passes to come, in order; each is a list of draws."""
 
     order: SampleOrder
-    share: Share
+    split: BatchSplit
     state: OrderState
     steps: int
 
     def __len__(self) -> int:
-        return self.steps * self.share.passes
+        return self.steps * self.split.passes
 
     def __iter__(self) -> Iterator[list[SampleRef]]:
         state = self.state
         for _ in range(self.steps):
-            refs, state = self.order.draw(state, self.share.batch_size)
-            yield from self.share.micro_batches(refs)
+            refs, state = self.order.draw(state, self.split.batch_size)
+            yield from self.split.micro_batches(refs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lposekit.errors import LposekitError
+from lposekit.shards.index import ShardIndex
 from trainer.data.batch import Sample
-from trainer.data.catalog import Dataset, Shard
+from trainer.data.catalog import Dataset
 from trainer.data.decode import (
     ClipPlan,
     DamagedSample,
@@ -150,7 +151,7 @@ class SampleReader:
         return int(random.stream("timestep").integers(recipe.num_timesteps)), noise_CFHW, latent_noise_FCHW
 
 
-def damaged_sample(dataset: Dataset, shard: Shard, row: int, error: DamagedSample) -> LposekitError:
+def damaged_sample(dataset: Dataset, shard: ShardIndex, row: int, error: DamagedSample) -> LposekitError:
     """What is wrong with a sample, with its name and where it lies."""
     return LposekitError(
         f"{dataset.describe(shard)}: sample {shard.keys[row]} is damaged: {error}. "

@@ -20,7 +20,7 @@ from trainer.run.cost import forward_tflop, kept_bytes, pass_tflop
 from trainer.run.data import RunData
 from trainer.run.distributed import World
 from trainer.run.encoders import freeze_encoders
-from trainer.run.learner import Learner, build_learner
+from trainer.run.train_module import TrainModule, build_train_module
 from trainer.settings import ModelSettings, TrainSettings
 from trainer.stages import StageModel, build_stage, lower_frozen_precision
 
@@ -71,41 +71,41 @@ def build_model(settings: TrainSettings, base: Base, pose_encoder: PoseEncoder |
     return stage
 
 
-def build(settings: TrainSettings, base: Base, pose_encoder: PoseEncoder | None, world: World) -> Learner:
-    """The learner: model, frozen encoders and optimiser on the device."""
+def build(settings: TrainSettings, base: Base, pose_encoder: PoseEncoder | None, world: World) -> TrainModule:
+    """The train module: model, frozen encoders and optimiser on the device."""
     stage = build_model(settings, base, pose_encoder, world)
     encoders = freeze_encoders(base, world.device, choose_dtype(settings, world.device))
-    learner = build_learner(stage, encoders, world, settings)
+    train_module = build_train_module(stage, encoders, world, settings)
     if settings.compute.compile:
         compile_blocks(stage.unet)
-    return learner
+    return train_module
 
 
-def step_tflop(learner: Learner, data: RunData) -> float:
+def step_tflop(train_module: TrainModule, data: RunData) -> float:
     """Arithmetic of one step on one process, in TFLOP, from the shapes of a first micro-batch; nothing is computed.
 
     What gradient checkpointing does again is not counted: it is not progress.
     """
-    share, encoders = data.loader.share, learner.encoders
+    split, encoders = data.loader.split, train_module.encoders
     sample = data.loader.reader.read(data.loader.reader.ref(0, 0))
-    with _for_counting(learner.stage, checkpointed=False):
-        tflop = pass_tflop(learner.stage, _stage_inputs(learner, data))
-    ids = torch.empty(share.micro_batch, encoders.text_encoder.config.max_position_embeddings, dtype=torch.int64)
+    with _for_counting(train_module.stage, checkpointed=False):
+        tflop = pass_tflop(train_module.stage, _stage_inputs(train_module, data))
+    ids = torch.empty(split.micro_batch, encoders.text_encoder.config.max_position_embeddings, dtype=torch.int64)
     tflop += forward_tflop(encode_text, encoders.text_encoder, ids)
     if sample.rgb_FHWC is not None:
-        tflop += forward_tflop(encode_pictures, encoders.vae, _pictures_like(sample.rgb_FHWC.shape, share.micro_batch))
-    return tflop * share.passes
+        tflop += forward_tflop(encode_pictures, encoders.vae, _pictures_like(sample.rgb_FHWC.shape, split.micro_batch))
+    return tflop * split.passes
 
 
-def activation_bytes(learner: Learner, data: RunData) -> int:
+def activation_bytes(train_module: TrainModule, data: RunData) -> int:
     """What the forward pass of a micro-batch keeps for its backward pass."""
-    with _for_counting(learner.stage, checkpointed=learner.stage.unet.checkpointed):
-        return kept_bytes(learner.stage, _stage_inputs(learner, data))
+    with _for_counting(train_module.stage, checkpointed=train_module.stage.unet.checkpointed):
+        return kept_bytes(train_module.stage, _stage_inputs(train_module, data))
 
 
-def _stage_inputs(learner: Learner, data: RunData) -> tuple[Tensor | None, ...]:
+def _stage_inputs(train_module: TrainModule, data: RunData) -> tuple[Tensor | None, ...]:
     """Tensors without contents, of the shapes that the stage takes."""
-    micro, encoders = data.loader.share.micro_batch, learner.encoders
+    micro, encoders = data.loader.split.micro_batch, train_module.encoders
     sample = data.loader.reader.read(data.loader.reader.ref(0, 0))
     noise = torch.empty(micro, *sample.noise_CFHW.shape, device="meta")
     config = encoders.text_encoder.config

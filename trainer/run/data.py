@@ -10,7 +10,7 @@ from lposekit.errors import LposekitError
 from trainer.data.catalog import Dataset, open_catalog
 from trainer.data.decode import ClipPlan, Framing, Skeleton
 from trainer.data.latent_cache import cache_identity, open_cache
-from trainer.data.loader import SampleLoader, Share
+from trainer.data.loader import BatchSplit, SampleLoader
 from trainer.data.order import SampleOrder
 from trainer.data.reader import NoiseRecipe, SampleReader, SampleRecipe
 from trainer.model.base import Base, weights_digest
@@ -45,10 +45,10 @@ def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:
     order = SampleOrder(sizes, weights, settings.seed, settings.loader.block_samples)
     reader = SampleReader(datasets, sample_recipe(settings, base), caches)
     micro_batch = settings.optim.micro_batch or max(1, settings.batch_size // world.size)
-    share = Share(settings.batch_size, micro_batch, world.rank, world.size)
-    share.check()
+    split = BatchSplit(settings.batch_size, micro_batch, world.rank, world.size)
+    split.check()
     loader = SampleLoader(
-        reader, order, share, settings.loader.workers, settings.loader.prefetch, world.device.type == "cuda"
+        reader, order, split, settings.loader.workers, settings.loader.prefetch, world.device.type == "cuda"
     )
     facts = {
         "stage": settings.stage,

@@ -16,7 +16,7 @@ from torch import nn
 from lposekit.errors import LposekitError, UsageError
 from lposekit.setting_values import plain_leaves
 from lposekit.shards.card import differing_fields
-from lposekit.shards.files import disk_error, write_json
+from lposekit.shards.files import disk_error, write_bytes, write_json
 from trainer.settings import TrainSettings
 
 RUN_NAME = "run.json"
@@ -56,11 +56,8 @@ def write_settings(run_dir: Path, settings: TrainSettings) -> None:
         for name, value in plain_leaves(settings)
         if value is not None
     ]
-    path = run_dir / SETTINGS_NAME
-    try:
-        path.write_text("\n".join([f"[{SETTINGS_TABLE}]", *lines]) + "\n", encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise disk_error(error, path) from error
+    text = "\n".join([f"[{SETTINGS_TABLE}]", *lines]) + "\n"
+    write_bytes(run_dir / SETTINGS_NAME, text.encode(errors="replace"))
 
 
 def write_run_card(run_dir: Path, card: dict[str, Any]) -> None:

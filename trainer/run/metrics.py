@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import psutil
 import torch
 
-from lposekit.shards.files import disk_error
+from lposekit.shards.files import disk_error, write_bytes
 from trainer.model.linear import project
 
 log = logging.getLogger(__name__)
@@ -40,16 +40,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def rewind(path: Path, step: int) -> None:
     """Drop what a killed run wrote after the checkpoint that is resumed; those steps are made again.
 
-    At step 0 there is no checkpoint and all is made again, the look before the first step as well. Raises LposekitError
-    if the disk is full.
+    At step 0 there is no checkpoint and all is made again, the validation before the first step as well. Raises
+    LposekitError if the disk is full.
     """
     if not path.exists():
         return
     kept = [line for line in read_metrics(path) if line["step"] <= step] if step else []
-    partial = path.with_name(f"{path.name}.partial")
-    with _named_disk_error(path):
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        partial.rename(path)
+    write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 @contextmanager
@@ -122,7 +119,8 @@ class ScalarBoard:
 
 @dataclass(slots=True)
 class Clock:
-    """Time since the last report, and how much of it went into waiting for data or into looking (probes, pictures)."""
+    """Time since the last report, and how much of it went into waiting for data or into validation (probes,
+    images)."""
 
     _start: float = field(default_factory=time.perf_counter)
     _spent: dict[str, float] = field(default_factory=dict)
@@ -144,9 +142,9 @@ class Clock:
     def report(self, samples_per_step: int, tflop_per_step: float, peak_tflops: float) -> dict[str, float]:
         """Rates since the last report. ``tflop_per_step`` and ``peak_tflops`` are those of one process.
 
-        Time spent looking is left out: it is not training.
+        Time spent on validation is left out: it is not training.
         """
-        total = max(time.perf_counter() - self._start - self._spent.get("looking", 0.0), 1e-9)
+        total = max(time.perf_counter() - self._start - self._spent.get("validation", 0.0), 1e-9)
         steps_per_s = self._steps / total
         tflops = steps_per_s * tflop_per_step
         rates = {

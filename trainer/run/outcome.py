@@ -11,7 +11,7 @@ from lposekit.errors import Interrupted
 from trainer.run.build import activation_bytes, step_tflop
 from trainer.run.cost import weight_bytes
 from trainer.run.data import RunData
-from trainer.run.learner import Learner
+from trainer.run.train_module import TrainModule
 from trainer.settings import TrainSettings, max_steps
 
 ADAM_BYTES = 12
@@ -106,18 +106,18 @@ class DryRunReport:
         ]
 
 
-def describe_run(settings: TrainSettings, learner: Learner, data: RunData) -> DryRunReport:
+def describe_run(settings: TrainSettings, train_module: TrainModule, data: RunData) -> DryRunReport:
     """The report of a dry run."""
-    modules = (learner.stage, learner.encoders.vae, learner.encoders.text_encoder)
-    trained = sum(parameter.numel() for parameter in learner.trained.values())
+    modules = (train_module.stage, train_module.encoders.vae, train_module.encoders.text_encoder)
+    trained = sum(parameter.numel() for parameter in train_module.trained.values())
     return DryRunReport(
         stage=settings.stage,
         parameters=sum(parameter.numel() for module in modules for parameter in module.parameters()),
         trained_parameters=trained,
         steps=max_steps(settings),
         batch_size=settings.batch_size,
-        tflop_per_step=step_tflop(learner, data),
+        tflop_per_step=step_tflop(train_module, data),
         weight_gib=weight_bytes(*modules) / 2**30,
         optimizer_gib=trained * ADAM_BYTES / 2**30,
-        activation_gib=activation_bytes(learner, data) / 2**30,
+        activation_gib=activation_bytes(train_module, data) / 2**30,
     )

@@ -15,8 +15,8 @@ from lposekit.errors import LposekitError
 from lposekit.shards.files import disk_error
 from trainer.data.reader import SampleReader
 from trainer.inference.sample import ddim_sample, ddim_scheduler
-from trainer.run.learner import Learner
 from trainer.run.probe import PROBE_VISIT
+from trainer.run.train_module import TrainModule
 from trainer.run.walker import walker_skeletons
 from trainer.settings import TrainSettings
 from trainer.stages import run_pose_encoder
@@ -38,30 +38,30 @@ class ValidationSet:
     guidance: float
 
     @torch.no_grad()
-    def generate(self, learner: Learner) -> npt.NDArray[np.uint8]:
+    def generate(self, train_module: TrainModule) -> npt.NDArray[np.uint8]:
         """Generated pictures uint8 [N, F, H, W, 3], by the moving average's weights if there is one."""
         generator = torch.Generator().manual_seed(NOISE_SEED)
-        device, stage = learner.world.device, learner.stage
+        device, stage = train_module.world.device, train_module.stage
         ddim = ddim_scheduler(stage.scheduler, self.steps)
         made = []
-        with learner.averaged():
+        with train_module.averaged():
             # one by one: a clip at full size fills a GPU by itself
             for prompt, skeletons in zip(self.prompts, self.skeletons_NFHWC, strict=True):
                 latents = torch.randn((1, *self.latent_shape), generator=generator).to(device)
-                text, negative = learner.encoders.text_BLD([prompt]), learner.encoders.text_BLD([""])
+                text, negative = train_module.encoders.text_BLD([prompt]), train_module.encoders.text_BLD([""])
                 out = ddim_sample(
-                    stage.unet, ddim, latents, text, negative, self._pose(learner, skeletons), self.guidance
+                    stage.unet, ddim, latents, text, negative, self._pose(train_module, skeletons), self.guidance
                 )
-                made.append(learner.encoders.pictures_BFHWC(out)[0].numpy())
+                made.append(train_module.encoders.pictures_BFHWC(out)[0].numpy())
         return np.stack(made)
 
-    def _pose(self, learner: Learner, skeletons_FHWC: npt.NDArray[np.uint8]) -> list[torch.Tensor] | None:
-        encoder = learner.stage.pose_encoder
+    def _pose(self, train_module: TrainModule, skeletons_FHWC: npt.NDArray[np.uint8]) -> list[torch.Tensor] | None:
+        encoder = train_module.stage.pose_encoder
         if encoder is None:
             return None
-        pose = torch.from_numpy(skeletons_FHWC).to(learner.world.device).float() / 255
+        pose = torch.from_numpy(skeletons_FHWC).to(train_module.world.device).float() / 255
         return run_pose_encoder(
-            encoder, rearrange(pose, "f h w c -> 1 f c h w"), learner.stage.unet.conv_in.weight.dtype
+            encoder, rearrange(pose, "f h w c -> 1 f c h w"), train_module.stage.unet.conv_in.weight.dtype
         )
 
     def grid(self, pictures_NFHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

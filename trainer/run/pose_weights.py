@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lposekit.errors import LposekitError, UsageError
+from lposekit.shards.files import replacing
 from lposekit.shards.layout import sha256_file
 from trainer.model.base import weights_digest
 from trainer.model.official_weights import load_pose_encoder, load_strictly, pose_encoder_part, write_weights
@@ -121,15 +122,15 @@ def _from_run(run_dir: Path, widths: Sequence[int]) -> PoseEncoder:
 def keep_pose_encoder(found: FoundEncoder | None, run_dir: Path) -> dict[str, str | None] | None:
     """Make the run folder's copy that of the run. Returns what `run.json` says of it."""
     path = run_dir / COPY_NAME
-    partial = path.with_name(f"partial-{path.name}")
     try:
         if found is None:
             # of a run that ended before its first checkpoint; this one has none
             path.unlink(missing_ok=True)
             return None
         if found.origin != path:
-            write_weights(found.weights, partial)
-            partial.rename(path)
+            # the ending of its name says how it is written
+            with replacing(path, f"partial-{path.name}") as partial:
+                write_weights(found.weights, partial)
     except (OSError, SafetensorError) as error:
         raise write_error(error, path) from error
     return {"file": COPY_NAME, "source": found.source, "sha256": sha256_file(path)}

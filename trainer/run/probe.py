@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainer.data.batch import Batch, stack_samples
 from trainer.data.reader import SampleReader
-from trainer.run.learner import Learner
+from trainer.run.train_module import TrainModule
 
 PROBE_VISIT = 1 << 40
 """A visit that no training reaches: the probe's random numbers are its own."""
@@ -28,20 +28,20 @@ class PoseProbe:
     batches: list[Batch]
     seed: int
 
-    def measure(self, learner: Learner) -> dict[str, float]:
+    def measure(self, train_module: TrainModule) -> dict[str, float]:
         """Mean losses of the panel's cases, with the moving average's weights if there is one."""
         totals: dict[str, float] = {}
         count = 0
-        with torch.no_grad(), learner.averaged():
+        with torch.no_grad(), train_module.averaged():
             for batch in self.batches:
-                for name, losses_B in self._losses(learner, batch).items():
+                for name, losses_B in self._losses(train_module, batch).items():
                     totals[name] = totals.get(name, 0.0) + float(losses_B.double().sum())
                 count += len(batch)
         return {f"probe/{name}": total / count for name, total in totals.items()}
 
-    def _losses(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
-        latents, noise, timesteps, text, pose = learner.inputs(batch)
-        stage = learner.stage
+    def _losses(self, train_module: TrainModule, batch: Batch) -> dict[str, Tensor]:
+        latents, noise, timesteps, text, pose = train_module.inputs(batch)
+        stage = train_module.stage
         if pose is not None:
             return {
                 "matching_pose": stage.losses(latents, noise, timesteps, text, pose),

@@ -13,9 +13,9 @@ from typing import Any
 from markupsafe import Markup
 
 from lposekit.errors import LposekitError
+from lposekit.report.curves import Curve, chart, smooth
 from lposekit.report.page import PUBLIC_NAME, flatten, write_page
 from trainer.run.checkpoint import list_steps
-from trainer.run.curves import Curve, chart, smooth
 from trainer.run.folder import SETTINGS_NAME, SETTINGS_TABLE, read_run_card
 from trainer.run.metrics import METRICS_NAME, read_metrics
 
@@ -128,7 +128,9 @@ def _speed(steps: Sequence[Line]) -> list[Panel]:
 
     return [
         panel(
-            "Throughput", "Samples a second over all processes, without the time for looking.", [("samples_per_s", "")]
+            "Throughput",
+            "Samples a second over all processes, without the time for validation.",
+            [("samples_per_s", "")],
         ),
         panel(
             "Where the time goes",

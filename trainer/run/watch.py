@@ -17,7 +17,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from trainer.data.order import OrderState
 from trainer.run.build import step_tflop
 from trainer.run.data import RunData
-from trainer.run.learner import Learner, StepOutcome
 from trainer.run.metrics import (
     METRICS_NAME,
     Clock,
@@ -29,6 +28,7 @@ from trainer.run.metrics import (
 )
 from trainer.run.pictures import ValidationSet, build_validation, write_picture
 from trainer.run.probe import PoseProbe, build_probe
+from trainer.run.train_module import StepOutcome, TrainModule
 from trainer.settings import TrainSettings, max_steps
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Watch:
     """The main process's view of a run. Made by `open_watch`."""
 
     settings: TrainSettings
-    learner: Learner
+    train_module: TrainModule
     output: Path
     metrics: JsonLines
     keys: JsonLines
@@ -78,19 +78,19 @@ class Watch:
             "epoch": order.epoch,
             "consumed": order.consumed,
             **self.clock.report(self.settings.batch_size, self.tflop_per_step, self.peak_tflops),
-            "peak_memory_gib": peak_memory_gib(self.learner.world.device),
+            "peak_memory_gib": peak_memory_gib(self.train_module.world.device),
         }
         self._write(values)
         self._log_line(values)
 
-    def look(self, step: int, *, last: bool = False) -> None:
-        """Probe and draw, if the step is one for it: every so many, and the last."""
+    def validate(self, step: int, *, last: bool = False) -> None:
+        """Run the probe and draw the validation images, if the step is one for it: every so many, and the last."""
         watch = self.settings.watch
-        with self.clock.spending("looking"):
+        with self.clock.spending("validation"):
             if self.probe and (last or step % watch.probe_every == 0):
-                self._write({"step": step, **self.probe.measure(self.learner)})
+                self._write({"step": step, **self.probe.measure(self.train_module)})
             if self.validation and (last or step % watch.sample_every == 0):
-                grid = self.validation.grid(self.validation.generate(self.learner))
+                grid = self.validation.grid(self.validation.generate(self.train_module))
                 write_picture(self.output / "samples" / f"step-{step:06d}.jpg", grid)
                 self.board.picture("samples", grid, step)
 
@@ -118,7 +118,7 @@ class Watch:
 
 
 @contextlib.contextmanager
-def open_watch(settings: TrainSettings, learner: Learner, data: RunData, step: int) -> Iterator[Watch]:
+def open_watch(settings: TrainSettings, train_module: TrainModule, data: RunData, step: int) -> Iterator[Watch]:
     """The watch of a run that stands at ``step``; what was written of later steps is dropped, they are made again."""
     assert settings.output is not None
     for name in (METRICS_NAME, KEYS_NAME):
@@ -137,13 +137,13 @@ def open_watch(settings: TrainSettings, learner: Learner, data: RunData, step: i
     )
     probe = validation = None
     if watch.probe_every:
-        probe = build_probe(reader, watch.probe_samples, data.loader.share.micro_batch, noise.num_timesteps)
+        probe = build_probe(reader, watch.probe_samples, data.loader.split.micro_batch, noise.num_timesteps)
     if watch.sample_every:
         validation = build_validation(reader, settings, noise.channels, noise.downscale)
     with bar:
         opened = Watch(
             settings=settings,
-            learner=learner,
+            train_module=train_module,
             output=settings.output,
             metrics=JsonLines(settings.output / METRICS_NAME),
             keys=JsonLines(settings.output / KEYS_NAME),
@@ -152,8 +152,10 @@ def open_watch(settings: TrainSettings, learner: Learner, data: RunData, step: i
             task=bar.add_task("train", total=max_steps(settings), completed=step, loss="-"),
             probe=probe,
             validation=validation,
-            tflop_per_step=step_tflop(learner, data) if watch.mfu else 0.0,
-            peak_tflops=measure_peak_tflops(learner.world.device, learner.encoders.vae.dtype) if watch.mfu else 0.0,
+            tflop_per_step=step_tflop(train_module, data) if watch.mfu else 0.0,
+            peak_tflops=measure_peak_tflops(train_module.world.device, train_module.encoders.vae.dtype)
+            if watch.mfu
+            else 0.0,
         )
         try:
             yield opened

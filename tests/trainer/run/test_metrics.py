@@ -1,17 +1,19 @@
-"""Contract of what a run writes down: nothing of a step that is made again stays; a full disk ends the run with words
-that name the file, not with a traceback."""
+"""Contract of what a run writes down: rates without the time for validation; nothing of a step that is made again
+stays; a full disk ends the run with words that name the file, not with a traceback."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from lposekit.errors import LposekitError
-from trainer.run.metrics import JsonLines, ScalarBoard, read_metrics, rewind
+from trainer.run.metrics import Clock, JsonLines, ScalarBoard, measure_peak_tflops, read_metrics, rewind
 
 
-def test_a_run_that_starts_over_keeps_not_even_its_look_before_the_first_step(tmp_path: Path):
+def test_a_run_that_starts_over_keeps_not_even_its_validation_before_the_first_step(tmp_path: Path):
     # mutation tried: keeping what is of step <= 0 leaves the probe's line of the killed run beside the new one
     path = tmp_path / "metrics.jsonl"
     lines = JsonLines(path)
@@ -46,3 +48,35 @@ def test_every_line_is_strict_json(tmp_path: Path):
     lines.write({"step": 1, "loss": 0.5, "grad_norm": float("inf"), "lr": 1e-3})
     lines.close()
     assert path.read_text() == '{"step": 1, "loss": 0.5, "lr": 0.001}\n'
+
+
+def test_time_for_validation_is_not_training_time():
+    clock = Clock()
+    with clock.spending("validation"):
+        time.sleep(0.2)
+    with clock.spending("data"):
+        time.sleep(0.02)
+    clock.tick()
+    rates = clock.report(8, 1.0, 4.0)
+    assert rates["steps_per_s"] > 10
+    assert rates["samples_per_s"] == pytest.approx(8 * rates["steps_per_s"])
+    assert rates["mfu"] == pytest.approx(rates["tflops"] / 4)
+    assert 0.3 < rates["data_wait"] <= 1
+
+
+def test_the_matmul_peak_is_a_rate_of_this_device():
+    assert 1e-4 < measure_peak_tflops(torch.device("cpu"), torch.float32) < 100
+
+
+def test_lines_after_the_resumed_step_and_torn_ones_are_dropped(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    lines = JsonLines(path)
+    for step in (1, 2, 3):
+        lines.write({"step": step, "loss": 0.1 * step})
+    lines.close()
+    with path.open("a") as stream:
+        stream.write('{"step": 4, "lo')
+    assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]
+    rewind(path, 2)
+    assert [line["step"] for line in read_metrics(path)] == [1, 2]
+    assert path.read_text().endswith("}\n")

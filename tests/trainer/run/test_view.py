@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lposekit.errors import LposekitError
+from lposekit.report.curves import Curve, chart, nice_ticks, smooth, thin_out
 from tests.support.train_runs import settings_for
-from trainer.run.curves import Curve, chart, nice_ticks, smooth, thin_out
 from trainer.run.view import write_report
 from trainer.settings import WatchSettings
 from trainer.train import run

@@ -52,8 +52,8 @@ class StepOutcome:
 
 
 @dataclass(slots=True)
-class Learner:
-    """Steps of one stage. Made by `build_learner`.
+class TrainModule:
+    """Steps of one stage. Made by `build_train_module`.
 
     model: `stage`, with gradients averaged over all processes. trained: its parameters by official name.
     schedule: factor of the learning rate of each step, from 1. overflows: steps in a row, up to the last, whose
@@ -207,8 +207,8 @@ class Learner:
             self.ema.restore(self.trained.values())
 
 
-def build_learner(stage: StageModel, encoders: Encoders, world: World, settings: TrainSettings) -> Learner:
-    """The learner of a stage whose weights are in place, on the device, in their types."""
+def build_train_module(stage: StageModel, encoders: Encoders, world: World, settings: TrainSettings) -> TrainModule:
+    """The train module of a stage whose weights are in place, on the device, in their types."""
     trained = stage.trainable()
     optim, lr = settings.optim, learning_rate(settings)
     optimizer = torch.optim.AdamW(
@@ -220,7 +220,7 @@ def build_learner(stage: StageModel, encoders: Encoders, world: World, settings:
             trained.values(), decay=settings.ema.decay, update_after_step=settings.ema.start_step, foreach=True
         )
     half = stage.unet.conv_in.weight.dtype == torch.float16
-    return Learner(
+    return TrainModule(
         stage=stage,
         model=world.wrap(stage),
         encoders=encoders,

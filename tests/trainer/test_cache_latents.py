@@ -14,7 +14,7 @@ import pytest
 from lposekit.errors import LposekitError, UsageError
 from tests.support.train_data import write_dataset
 from tests.support.train_runs import keys, losses, settings_for, small_base
-from trainer.data.latents import run as cache_latents
+from trainer.cache_latents import run as cache_latents
 from trainer.settings import CacheLatentsSettings, LoaderSettings, PictureSettings
 from trainer.train import run as train
 

@@ -28,10 +28,11 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from lposekit.report.page import file_size
 from lposekit.setting_values import check_values
 from lposekit.shards.card import claim_folder, update_card
+from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.writer import ShardWriter, remove_partials
 from trainer.data.batch import pictures_BF3HW
-from trainer.data.catalog import Dataset, Shard, open_dataset_folder
+from trainer.data.catalog import Dataset, open_dataset_folder
 from trainer.data.decode import DamagedSample, Framing, decode_clip, decode_picture, read_clip_facts
 from trainer.data.latent_cache import MEMBER, cache_identity, caches_folder
 from trainer.data.order import SampleRef
@@ -135,7 +136,7 @@ def _name(fixed: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _missing_shards(dataset: Dataset, layout: DatasetLayout) -> list[Shard]:
+def _missing_shards(dataset: Dataset, layout: DatasetLayout) -> list[ShardIndex]:
     """Shards without an entry in the cache, or whose entry was made from other bytes."""
     made_from = {shard: layout.read_stats(shard).get("source_sha256") for shard in layout.committed_shards()}
     return [shard for shard in dataset.shards if made_from.get(int(shard.name)) != shard.tar_sha256]
@@ -157,7 +158,7 @@ def _prepare(
     remove_partials(layout)
 
 
-def _encode_shard(dataset: Dataset, shard: Shard, layout: DatasetLayout, encoder: _Encoder, size: int) -> None:
+def _encode_shard(dataset: Dataset, shard: ShardIndex, layout: DatasetLayout, encoder: _Encoder, size: int) -> None:
     writer = ShardWriter(layout, int(shard.name), f"run{os.getpid()}")
     counts: list[int] = []
 
@@ -178,7 +179,7 @@ def _encode_shard(dataset: Dataset, shard: Shard, layout: DatasetLayout, encoder
     log.info("%s: %d samples encoded", dataset.describe(shard), len(shard))
 
 
-def _decode(dataset: Dataset, shard: Shard, row: int, size: int) -> npt.NDArray[np.uint8]:
+def _decode(dataset: Dataset, shard: ShardIndex, row: int, size: int) -> npt.NDArray[np.uint8]:
     """All frames of a sample, centre crop, uint8 [F, size, size, 3]."""
     # centre crops draw nothing, so any draw will do
     random = SampleRandom(0, SampleRef(0, 0, row, 0))

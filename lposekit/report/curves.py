@@ -1,4 +1,4 @@
-"""Curves over training steps as inline SVG: no script, no request; colours from the page's style sheet."""
+"""The charts of a training run's page: curves over steps."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-WIDTH, HEIGHT = 560, 250
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 14, 34
+from lposekit.report.svg import PlotArea, points, text
+
+AREA = PlotArea(width=560, height=250, left=58, right=12, top=14, bottom=34)
 MAX_POINTS = 400
 
 
@@ -41,15 +42,14 @@ def chart(title: str, curves: Sequence[Curve], *, from_zero: bool = False, perce
         return Markup('<p class="hint">Not measured.</p>')
     ticks = nice_ticks(min([*values, 0.0] if from_zero else values), max(values))
     first, last = min(curve.steps[0] for curve in curves), max(curve.steps[-1] for curve in curves)
-    body = [_grid(ticks, percent), *_step_labels(first, last)]
+    low, span = ticks[0], ticks[-1] - ticks[0]
+    axis = AREA.y_axis(((tick - low) / span, _number(tick, percent)) for tick in ticks)
+    body = [axis, *_step_labels(first, last)]
     shown = [curve for curve in curves if not curve.faint]
     for curve in curves:
         css = "faint" if curve.faint else f"curve c{shown.index(curve)}"
         body.append(_line(curve, css, (first, last), (ticks[0], ticks[-1])))
-    view = f"0 0 {WIDTH} {HEIGHT}"
-    svg = Markup('<svg class="curves" viewBox="{}" role="img" aria-label="{}">{}</svg>').format(
-        view, title, Markup("").join(body)
-    )
+    svg = AREA.drawing("curves", title, body)
     names = [Markup('<span class="key c{}">{}</span>').format(i, curve.name) for i, curve in enumerate(shown)]
     return svg + (Markup('<p class="keys">{}</p>').format(Markup(" ").join(names)) if len(names) > 1 else "")
 
@@ -83,46 +83,29 @@ def _number(value: float, percent: bool) -> str:
     return f"{value:.4g}"
 
 
-def _grid(ticks: Sequence[float], percent: bool) -> Markup:
-    lines = []
-    for tick in ticks:
-        y = TOP + (HEIGHT - TOP - BOTTOM) * (1 - (tick - ticks[0]) / (ticks[-1] - ticks[0]))
-        lines.append(
-            Markup('<line class="rule" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(LEFT, WIDTH - RIGHT, y, y)
-        )
-        lines.append(
-            Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
-                LEFT - 6, y + 4, _number(tick, percent)
-            )
-        )
-    return Markup("").join(lines)
-
-
 def _step_labels(first: int, last: int) -> list[Markup]:
-    places = [(LEFT, first, "start"), ((LEFT + WIDTH - RIGHT) / 2, None, "middle"), (WIDTH - RIGHT, last, "end")]
+    left, right, y = AREA.left, AREA.width - AREA.right, AREA.height - 12
     return [
-        Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(
-            x, HEIGHT - 12, anchor, "step" if step is None else f"{step:,}"
-        )
-        for x, step, anchor in places
+        text(left, y, f"{first:,}", anchor="start"),
+        text((left + right) / 2, y, "step"),
+        text(right, y, f"{last:,}", anchor="end"),
     ]
 
 
 def _line(curve: Curve, css: str, steps: tuple[int, int], values: tuple[float, float]) -> Markup:
-    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    points = [
-        f"{LEFT + width * (step - steps[0]) / ((steps[1] - steps[0]) or 1):.1f},"
-        f"{TOP + height * (1 - (value - values[0]) / (values[1] - values[0])):.1f}"
+    places = [
+        (
+            AREA.left + AREA.plot_width * (step - steps[0]) / ((steps[1] - steps[0]) or 1),
+            AREA.y((value - values[0]) / (values[1] - values[0])),
+        )
         for step, value in zip(curve.steps, curve.values, strict=True)
         if math.isfinite(value)
     ]
     dots = Markup("").join(
-        Markup('<circle class="{}" cx="{}" cy="{}" r="2.5"/>').format(css, *point.split(","))
-        for point in (points if len(points) <= 30 and not curve.faint else [])
+        Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="2.5"/>').format(css, x, y)
+        for x, y in (places if len(places) <= 30 and not curve.faint else [])
     )
     return (
-        Markup('<polyline class="{}" points="{}"><title>{}</title></polyline>').format(
-            css, " ".join(points), curve.name
-        )
+        Markup('<polyline class="{}" points="{}"><title>{}</title></polyline>').format(css, points(places), curve.name)
         + dots
     )
