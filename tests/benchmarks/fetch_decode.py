@@ -197,13 +197,13 @@ def stock(run: dict[str, Any], work: Path) -> Prepared:
 def ours(run: dict[str, Any], work: Path, *, keep_alive: bool = True) -> Prepared:
     """The path of `build-laion-pose` up to the stored JPEG, with one decoder child."""
     import psutil
+    from pipelines.decode.images import ImageDecoder, encode_jpeg
+    from pipelines.fetch.download import FetchedRow, download_rows
+    from pipelines.settings import FetchSettings, ImageSettings
 
     from lposekit.records import ImageRow
-    from pipelines.decode.images import ImageDecoder, encode_jpeg
     from pipelines.fetch import engine
-    from pipelines.fetch.download import FetchedRow, download_rows
     from pipelines.fetch.polite import polite_opener
-    from pipelines.settings import FetchSettings, ImageSettings
 
     engine.load()
     settings = FetchSettings(threads=run["threads"], per_host_connections=run["threads"])

@@ -32,8 +32,6 @@ import decord
 import psutil
 import pyarrow.parquet as pq
 from av.video.frame import VideoFrame
-
-from lposekit.shards.layout import DatasetLayout
 from pipelines.decode.shots import AdaptiveCuts, with_found_shots
 from pipelines.decode.video import clip_size, probe
 from pipelines.decode.video_decord import DecordReader
@@ -43,6 +41,8 @@ from pipelines.lock import owned_folder
 from pipelines.settings import BuildVideoSettings
 from pipelines.video_shard import VideoJob, VideoPlan
 from pipelines.video_shards import VideoWorker
+
+from lposekit.shards.layout import DatasetLayout
 from tests.support.fixtures import fixtures_root
 from tests.support.videos import Picture, moving, write_video
 

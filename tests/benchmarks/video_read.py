@@ -22,9 +22,9 @@ from typing import Any
 import av
 import decord
 import numpy as np
-
 from pipelines.decode.clip_writer import clip_writer, prepared
 from pipelines.decode.video_settings import EncodeSettings
+
 from tests.benchmarks.peers import add_peers
 from tests.support.videos import Picture, moving, write_video
 

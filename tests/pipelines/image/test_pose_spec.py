@@ -10,18 +10,22 @@ import pytest
 
 from lposekit.pose.estimator import EstimatorSettings, PoseEstimator
 from lposekit.pose.zoo import detector_entry
-from pipelines.image.pose_pool import load_estimator
-from pipelines.image.recipe import keep_rule, known_model, pose_spec
+from lposekit.recipe import Machine
+from pipelines.image.pose_actor import PoseSpec, load_estimator
+from pipelines.image.recipe import ImageRecipe, keep_rule, known_model
 from pipelines.image.settings import BuildImagesSettings, PoseSettings
-from pipelines.job.cluster import Layout
 
-LAYOUT = Layout(1, 1, "cpu", 0.0, 1.0)
+
+def pose_spec(settings: BuildImagesSettings) -> PoseSpec:
+    """What the driver would hand to its pose actors, on a machine without a GPU."""
+    [spec] = ImageRecipe(settings).pool(Machine(cpus=2, gpus=0)).arguments
+    return spec
 
 
 @pytest.mark.parametrize(("named", "used"), [(None, detector_entry("rtmdet-nano").box_score_threshold), (0.0, 0.0)])
 def test_keep_rule_and_pose_actors_take_the_same_box_threshold(named: float | None, used: float) -> None:
     settings = BuildImagesSettings(detector="rtmdet-nano", pose=PoseSettings(box_score_threshold=named))
-    assert pose_spec(settings, LAYOUT).box_score_threshold == used
+    assert pose_spec(settings).box_score_threshold == used
     assert keep_rule(settings, known_model(settings)).box_score_threshold == used
 
 
@@ -29,7 +33,7 @@ def test_settings_reach_the_estimator_under_their_names(monkeypatch: pytest.Monk
     taken: dict[str, Any] = {}
     monkeypatch.setattr(PoseEstimator, "load", lambda *names, weights_dir, **changes: taken.update(changes))
     pose = PoseSettings(threads=3, batch_size=5, crop_batch_size=7, min_box_area_fraction=0.5, min_box_side_px=9.0)
-    load_estimator(pose_spec(BuildImagesSettings(detector="rtmdet-nano", pose=pose), LAYOUT))
+    load_estimator(pose_spec(BuildImagesSettings(detector="rtmdet-nano", pose=pose)))
     set_here = dataclasses.asdict(pose) | {
         "device": "cpu",
         "precision": "float32",
