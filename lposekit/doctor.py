@@ -154,10 +154,7 @@ def check_gpu() -> Check:
 
 def check_weights(weights_dir: Path | None) -> Iterator[Check]:
     """One line for each model of the zoo: where its weights lie, or where they would come from."""
-    if importlib.util.find_spec("torch") is None:
-        return
-    from lposekit.pose.checkpoint import WeightsError
-    from lposekit.pose.weights import checked_sha256, find_weights
+    from lposekit.pose.weights import WeightsError, checked_sha256, find_weights
     from lposekit.pose.zoo import DETECTORS, POSE_MODELS
 
     for entry in (*DETECTORS.values(), *POSE_MODELS.values()):

@@ -132,8 +132,10 @@ class Recipe(Protocol[P]):
         """Distributions whose versions decide the bytes: other ones do not continue a folder."""
         ...
 
-    def preflight(self) -> Sequence[str]:
+    def preflight(self, *, dry_run: bool = False) -> Sequence[str]:
         """Look for everything that can be known to be wrong before anything is started; returns warnings.
+
+        A dry run downloads nothing.
 
         Raises:
             UsageError: settings, input, blocklist or weights cannot be used.

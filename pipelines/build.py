@@ -45,7 +45,7 @@ def build(recipe: Recipe[Any], *, dry_run: bool = False, execute: Execute = run_
         LposekitError: the input is damaged, the disk is full, ...
     """
     layout = _layout(recipe)
-    warnings = list(recipe.preflight())
+    warnings = list(recipe.preflight(dry_run=dry_run))
     for warning in warnings:
         logger.warning(warning)
     if dry_run:

@@ -9,20 +9,64 @@ is not a tensor or a plain container still stops the load.
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import re
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lposekit.errors import LposekitError
+from lposekit.pose.weights import (
+    WeightsError,
+    cache_folder,
+    checked_sha256,
+    download,
+    find_weights,
+    partial_name,
+)
+from lposekit.pose.zoo import WeightsFile
+from lposekit.shards.files import replacing
+
+logger = logging.getLogger(__name__)
 
 
-class WeightsError(LposekitError):
-    """A file of weights cannot be had, is not the one it should be, or does not hold what it should."""
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Weights on the CPU, with the file and the full sha256 they came from."""
+
+    state: OrderedDict[str, torch.Tensor]
+    path: Path
+    sha256: str
+
+
+def load_weights(weights: WeightsFile, weights_dir: Path | None = None) -> LoadedWeights:
+    """Find or download, check and read a model's weights.
+
+    Raises:
+        WeightsError: they cannot be had, have another hash, or do not load; the message names the ways on.
+    """
+    path = find_weights(weights, weights_dir) or download(weights, weights_dir)
+    digest = checked_sha256(path, weights)
+    converted = cache_folder() / f"{path.stem}.{digest[:16]}.safetensors"
+    state = read_converted(converted, digest) if converted.is_file() else None
+    if state is None:
+        state = read_checkpoint(path)
+        _keep_converted(state, converted, digest)
+    return LoadedWeights(state, path, digest)
+
+
+def _keep_converted(state: OrderedDict[str, torch.Tensor], target: Path, digest: str) -> None:
+    try:
+        with replacing(target, partial_name(target)) as partial:
+            save_converted(state, partial, digest)
+    except OSError as error:
+        logger.warning(
+            "cannot keep converted weights in %s (%s): the .pth is read again next time", target.parent, error
+        )
 
 
 class _Inert:

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lposekit.keypoints import KEYPOINT_FORMATS
-from lposekit.pose.checkpoint import load_into
+from lposekit.pose.checkpoint import load_into, load_weights
 from lposekit.pose.detector import PersonDetector
 from lposekit.pose.fuse import fuse_conv_norm, keep_channels_last
 from lposekit.pose.openmmlab import ensure_openmmlab
 from lposekit.pose.preprocess import Normalizer
 from lposekit.pose.topdown import TopDownPose
-from lposekit.pose.weights import load_weights
 from lposekit.pose.zoo import DetectorEntry, PoseEntry
 
 Precision = Literal["float32", "half", "bfloat16"]

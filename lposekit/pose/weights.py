@@ -2,7 +2,7 @@
 
 Looked for in: the folder given (``--weights-dir``), the folder in ``LPOSEKIT_WEIGHTS``, the user's cache; in each of
 them also in ``pth/`` below it. Then they are downloaded into the cache. The sha256 is checked first, whatever the place
-it came from; then the file is read by `lposekit.pose.checkpoint` and kept as safetensors in the cache.
+it came from; then `lposekit.pose.checkpoint` reads the file and keeps it as safetensors in the cache. Free of torch.
 
 A file with another hash is refused. To use it nevertheless, write its sha256 into ``FILE.sha256`` beside it.
 """
@@ -14,16 +14,13 @@ import http.client
 import logging
 import os
 import urllib.request
-from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import platformdirs
-import torch
 from filelock import FileLock
 
-from lposekit.pose.checkpoint import WeightsError, read_checkpoint, read_converted, save_converted
+from lposekit.errors import LposekitError, UsageError
 from lposekit.pose.zoo import WeightsFile
 from lposekit.shards.files import replacing
 
@@ -33,13 +30,8 @@ _MAX_BYTES = 2**31
 _CHUNK_BYTES = 2**20
 
 
-@dataclass(frozen=True)
-class LoadedWeights:
-    """Weights on the CPU, with the file and the full sha256 they came from."""
-
-    state: OrderedDict[str, torch.Tensor]
-    path: Path
-    sha256: str
+class WeightsError(LposekitError):
+    """A file of weights cannot be had, is not the one it should be, or does not hold what it should."""
 
 
 def cache_folder() -> Path:
@@ -47,20 +39,27 @@ def cache_folder() -> Path:
     return platformdirs.user_cache_path("lposekit") / "weights"
 
 
-def load_weights(weights: WeightsFile, weights_dir: Path | None = None) -> LoadedWeights:
-    """Find or download, check and read a model's weights.
+def require_weights(
+    wanted: Iterable[WeightsFile], weights_dir: Path | None = None, *, may_download: bool = True
+) -> None:
+    """Make sure that all these weights are at hand and the right ones; what a publisher serves is downloaded, or, where
+    ``may_download`` is false, taken for had.
 
     Raises:
-        WeightsError: they cannot be had, have another hash, or do not load; the message names the ways on.
+        UsageError: some are not; names all of them, and the ways on.
     """
-    path = find_weights(weights, weights_dir) or download(weights, weights_dir)
-    digest = checked_sha256(path, weights)
-    converted = cache_folder() / f"{path.stem}.{digest[:16]}.safetensors"
-    state = read_converted(converted, digest) if converted.is_file() else None
-    if state is None:
-        state = read_checkpoint(path)
-        _keep_converted(state, converted, digest)
-    return LoadedWeights(state, path, digest)
+    problems = []
+    for weights in wanted:
+        try:
+            path = find_weights(weights, weights_dir)
+            if path is not None:
+                checked_sha256(path, weights)
+            elif may_download or weights.url is None:
+                download(weights, weights_dir)
+        except WeightsError as error:
+            problems.append(str(error))
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
 def search_folders(weights_dir: Path | None) -> Iterator[Path]:
@@ -110,7 +109,7 @@ def download(weights: WeightsFile, weights_dir: Path | None = None) -> Path:
         with FileLock(target.with_name(target.name + ".lock")):
             if not target.is_file():  # another process may have been first
                 _LOG.info("downloading %s", weights.url)
-                with replacing(target, _partial_name(target)) as partial:
+                with replacing(target, partial_name(target)) as partial:
                     _fetch(weights.url, partial)
                     _check_download(partial, weights)
     except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
@@ -142,15 +141,7 @@ def _check_download(partial: Path, weights: WeightsFile) -> None:
         )
 
 
-def _keep_converted(state: OrderedDict[str, torch.Tensor], target: Path, digest: str) -> None:
-    try:
-        with replacing(target, _partial_name(target)) as partial:
-            save_converted(state, partial, digest)
-    except OSError as error:
-        _LOG.warning("cannot keep converted weights in %s (%s): the .pth is read again next time", target.parent, error)
-
-
-def _partial_name(target: Path) -> str:
+def partial_name(target: Path) -> str:
     """A name for this process alone: several may fetch or convert the same weights."""
     return f"{target.name}.{os.getpid()}.partial"
 

@@ -18,6 +18,7 @@ from lposekit.errors import Outcome
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
+from lposekit.stage_times import sum_times
 
 LICENCE_COLUMNS = ("license", "licence")
 EXAMPLES_PER_OUTCOME = 3
@@ -52,6 +53,8 @@ class DatasetFacts:
     licences: Counter[str] = field(default_factory=Counter)
     has_licence_column: bool = False
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    timings_s: dict[str, float] = field(default_factory=dict)
+    """Seconds by stage, added up over the shards that state them."""
 
     @property
     def num_rows(self) -> int:
@@ -77,6 +80,7 @@ class DatasetFacts:
                 outcomes=dict(outcomes),
             )
         )
+        self.timings_s = sum_times([self.timings_s, stats.get("timings_s", {})])
         self._add_licences(rows)
         self._add_examples(rows)
 

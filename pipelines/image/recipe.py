@@ -11,6 +11,7 @@ from typing import Any
 from lposekit.errors import Outcome, UsageError
 from lposekit.keypoints import KeepRule
 from lposekit.pose import stub
+from lposekit.pose.weights import require_weights
 from lposekit.pose.zoo import detector_entry, pose_entry
 from lposekit.recipe import Claim, Machine, Pool
 from lposekit.settings import flatten_settings
@@ -45,10 +46,11 @@ class ImageRecipe:
     fixed_packages = ("simplejpeg", "opencv-python-headless")
     """Packages whose versions decide the stored bytes: other ones do not continue a folder."""
 
-    def preflight(self) -> Sequence[str]:
-        """Settings, blocklist and lists, before anything is started."""
+    def preflight(self, *, dry_run: bool = False) -> Sequence[str]:
+        """Models, blocklist, weights and lists, before anything is started."""
         known_model(self.settings)
         Blocklist.from_files(self.settings.fetch.blocklist)
+        self._require_weights(may_download=not dry_run)
         return [] if self.sample_server else list_warnings(self.settings)
 
     def fixed_facts(self) -> dict[str, Any]:
@@ -102,6 +104,14 @@ class ImageRecipe:
         poses = LocalPoses(load_estimator(spec)) if pool is None else RayPoses(pool, spec, first=number)
         local = frozenset({self.sample_server}) if self.sample_server else frozenset[str]()
         return ImageWorker(claim, self.settings, self._rules(), poses, local)
+
+    def _require_weights(self, *, may_download: bool) -> None:
+        settings = self.settings
+        if settings.pose_model == stub.NAME or settings.ray_address or os.environ.get("RAY_ADDRESS"):
+            return  # on a cluster the nodes need them, and this machine may not have them
+        entries = detector_entry(settings.detector), pose_entry(settings.pose_model)
+        wanted = [entry.weights for entry in entries]
+        require_weights(wanted, settings.weights_dir, may_download=may_download)
 
     def _rules(self) -> ImageRules:
         known = known_model(self.settings)

@@ -31,7 +31,7 @@ class VideoRecipe:
     fixed_packages = packages
     """Packages whose versions decide the bytes of clips: other ones do not continue a folder."""
 
-    def preflight(self) -> Sequence[str]:
+    def preflight(self, *, dry_run: bool = False) -> Sequence[str]:
         """The blocklist; the lists are opened by `plans`, which the build calls before it starts anything."""
         Blocklist.from_files(self.settings.fetch.blocklist)
         return []

@@ -21,11 +21,12 @@ import numpy as np
 import pytest
 import torch
 
-from lposekit.pose.checkpoint import WeightsError, load_into, read_checkpoint, read_converted
+from lposekit.errors import UsageError
+from lposekit.pose.checkpoint import load_into, load_weights, read_checkpoint, read_converted
 from lposekit.pose.models import build_pose_model
 from lposekit.pose.openmmlab import ensure_openmmlab
-from lposekit.pose.weights import cache_folder, find_weights, load_weights
-from lposekit.pose.zoo import POSE_MODELS, WeightsFile
+from lposekit.pose.weights import WeightsError, cache_folder, find_weights, require_weights
+from lposekit.pose.zoo import DETECTORS, POSE_MODELS, WeightsFile
 from tests.support.fixtures import fixture_path
 
 pytestmark = pytest.mark.timeout(60)
@@ -252,3 +253,14 @@ def test_the_pair_at_hand_loads_by_its_sha256() -> None:
     loaded = load_weights(entry.weights, fixture_path("weights"))
     assert loaded.sha256 == entry.weights.sha256[0]
     load_into(build_pose_model(entry).module, loaded.state, entry.name)
+
+
+def test_all_missing_weights_are_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutation tried: the first problem raised -> red.
+    monkeypatch.delenv("LPOSEKIT_WEIGHTS", raising=False)
+    wanted = [DETECTORS["rtmdet-nano-rebuilt"].weights, POSE_MODELS["tinypose"].weights]
+    with pytest.raises(UsageError) as raised:
+        require_weights(wanted, tmp_path)
+    for weights in wanted:
+        assert weights.file in str(raised.value)
+    require_weights(wanted, fixture_path("weights"))
