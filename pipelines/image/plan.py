@@ -22,7 +22,7 @@ from pipelines.image.plan_rows import PlannedRow, RowRules, bind_limits, metadat
 from pipelines.image.settings import BuildImagesSettings
 from pipelines.image.sources import Source, extra_types, open_sources, source_tables
 from pipelines.lists.columns import safety_warnings
-from pipelines.lists.files import check_tail, count_list_rows, find_lists
+from pipelines.lists.files import check_tail
 from pipelines.lists.values import column_values
 
 SHUFFLE_BLOCK_ROWS = 65_536
@@ -40,8 +40,10 @@ class ShardPlan:
         return sum(planned.caption_trimmed for planned in self.rows)
 
 
-def iter_shards(settings: BuildImagesSettings, skip: Container[int] = ()) -> Iterator[ShardPlan]:
-    """The shards of the input in order, without those in `skip`.
+def iter_shards(
+    settings: BuildImagesSettings, skip: Container[int] = (), sources: Sequence[Source] | None = None
+) -> Iterator[ShardPlan]:
+    """The shards of the input in order, without those in `skip`; ``sources``: its lists, if they are open already.
 
     What can be wrong with the input is looked for in this call, before the first shard is asked for.
 
@@ -54,9 +56,9 @@ def iter_shards(settings: BuildImagesSettings, skip: Container[int] = ()) -> Ite
     if settings.max_rows is not None and settings.max_rows < 1:
         raise UsageError(f"--max-rows {settings.max_rows}: allowed are 1 and more.")
     rules = row_rules(settings.filter)
-    sources = open_sources(settings)
+    sources = open_sources(settings) if sources is None else sources
     for source in sources:
-        check_tail(source.file)
+        check_tail(source.opened.file)
     return (_plan_shard(shard, table, rules) for shard, table in _shard_tables(settings, sources, skip))
 
 
@@ -133,21 +135,21 @@ def _runs(
             position += num_rows
 
 
-def count_rows(settings: BuildImagesSettings) -> int | None:
+def count_rows(settings: BuildImagesSettings, sources: Sequence[Source] | None = None) -> int | None:
     """Rows of the input, where footers say so; None where the lists would have to be read."""
     total = 0
-    for file in find_lists(settings.input):
-        num_rows = count_list_rows(file)
-        if num_rows is None:
+    for source in open_sources(settings) if sources is None else sources:
+        if source.opened.num_rows is None:
             return None
-        total += num_rows
+        total += source.opened.num_rows
     return total if settings.max_rows is None else min(total, settings.max_rows)
 
 
-def list_warnings(settings: BuildImagesSettings) -> list[str]:
+def list_warnings(settings: BuildImagesSettings, sources: Sequence[Source] | None = None) -> list[str]:
     """What a user should know about these lists before fetching them; goes to the log and to the dataset card."""
-    sources = open_sources(settings)
-    warnings = [warning for source in sources for warning in safety_warnings(source.file.path, source.types)]
+    sources = open_sources(settings) if sources is None else sources
+    opened = [source.opened for source in sources]
+    warnings = [warning for each in opened for warning in safety_warnings(each.file.path, each.types)]
     columns = extra_types(sources)
     limits = metadata_limits(settings.filter)
     bound = [limit for limit, _ in bind_limits(limits, columns)]

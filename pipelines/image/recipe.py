@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pipelines.image.pose_actor import PoseActor, PoseSpec, load_estimator
 from pipelines.image.pose_pool import LocalPoses, RayPoses
 from pipelines.image.rows import ImageRules
 from pipelines.image.settings import BuildImagesSettings
+from pipelines.image.sources import Source, open_sources
 from pipelines.image.stored import RetryPlan
 from pipelines.image.worker import ImageWorker
 from pipelines.job.stored import shards_with
@@ -51,11 +53,12 @@ class ImageRecipe:
         known_model(self.settings)
         Blocklist.from_files(self.settings.fetch.blocklist)
         self._require_weights(may_download=not dry_run)
-        return [] if self.sample_server else list_warnings(self.settings)
+        return [] if self.sample_server else list_warnings(self.settings, self._sources)
 
     def fixed_facts(self) -> dict[str, Any]:
         # The sample's list names the port of its server, which another run may not get.
-        fingerprint = "sample" if self.sample_server else lists_fingerprint(self.settings.input)
+        files = (source.opened.file for source in self._sources)
+        fingerprint = "sample" if self.sample_server else lists_fingerprint(files)
         return {"input": fingerprint, "keep_rule": flatten_settings(self._rules().keep)}
 
     def card_facts(self) -> dict[str, Any]:
@@ -75,10 +78,10 @@ class ImageRecipe:
         ]
 
     def num_rows(self) -> int | None:
-        return count_rows(self.settings)
+        return count_rows(self.settings, self._sources)
 
     def plans(self, skip: Container[int] = ()) -> Iterator[ShardPlan | RetryPlan]:
-        return iter_shards(self.settings, skip)
+        return iter_shards(self.settings, skip, self._sources)
 
     def retry_plans(self, layout: DatasetLayout, outcomes: frozenset[Outcome]) -> Iterator[ShardPlan | RetryPlan]:
         return (RetryPlan(shard, outcomes) for shard in shards_with(layout, outcomes))
@@ -104,6 +107,15 @@ class ImageRecipe:
         poses = LocalPoses(load_estimator(spec)) if pool is None else RayPoses(pool, spec, first=number)
         local = frozenset({self.sample_server}) if self.sample_server else frozenset[str]()
         return ImageWorker(claim, self.settings, self._rules(), poses, local)
+
+    @cached_property
+    def _sources(self) -> list[Source]:
+        """The lists, opened once for all that is asked of them."""
+        return open_sources(self.settings)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the opened lists: workers do not read them."""
+        return {name: value for name, value in vars(self).items() if name != "_sources"}
 
     def _require_weights(self, *, may_download: bool) -> None:
         settings = self.settings

@@ -10,7 +10,7 @@ import pyarrow.types as pt
 
 from pipelines.image.settings import BuildImagesSettings
 from pipelines.lists.columns import caption_column, url_column
-from pipelines.lists.files import ListFile, find_lists, read_columns, read_pieces
+from pipelines.lists.files import OpenedList, find_lists, open_list, read_pieces
 from pipelines.lists.text import text_or_none
 from pipelines.lists.values import decoded, is_text
 
@@ -21,8 +21,7 @@ URL, CAPTION = "url", "caption"
 class Source:
     """One list. `extra` maps the names that its other columns get to the names they have."""
 
-    file: ListFile
-    types: dict[str, pa.DataType]
+    opened: OpenedList
     url: str
     caption: str | None
     extra: dict[str, str]
@@ -37,12 +36,13 @@ def open_sources(settings: BuildImagesSettings) -> list[Source]:
     """
     sources = []
     for file in find_lists(settings.input):
-        types = read_columns(file)
+        opened = open_list(file)
+        types = opened.types
         url = url_column(file.path, types, settings.url_column)
         # A txt holds addresses only: its captions are empty, and that is no mistake.
         caption = None if file.kind == "txt" else caption_column(file.path, types, settings.caption_column)
         others = [name for name in types if name not in (url, caption)]
-        sources.append(Source(file, types, url, caption, {_free_name(name): name for name in others}))
+        sources.append(Source(opened, url, caption, {_free_name(name): name for name in others}))
     return sources
 
 
@@ -56,7 +56,7 @@ def extra_types(sources: Sequence[Source]) -> dict[str, pa.DataType]:
     types: dict[str, pa.DataType] = {}
     for source in sources:
         for name, original in source.extra.items():
-            kind = _plain_type(source.types[original])
+            kind = _plain_type(source.opened.types[original])
             types[name] = kind if types.setdefault(name, kind) == kind else pa.string()
     return types
 
@@ -75,7 +75,7 @@ def source_tables(
     columns = [name for name in (source.url, source.caption, *source.extra.values()) if name is not None]
     schema = {URL: pa.string(), CAPTION: pa.string(), **types}
     names = {URL: source.url, CAPTION: source.caption, **source.extra}
-    for piece in read_pieces(source.file, columns, wanted):
+    for piece in read_pieces(source.opened, columns, wanted):
         if piece.batch is None:
             yield piece.num_rows, None
         else:

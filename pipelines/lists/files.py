@@ -51,6 +51,20 @@ class ListFile:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenedList:
+    """A list and what was read of it, once, before any work: its columns and their types, and of parquet the footer."""
+
+    file: ListFile
+    types: dict[str, pa.DataType]
+    footer: pq.FileMetaData | None = None
+
+    @property
+    def num_rows(self) -> int | None:
+        """Rows of a parquet list; None for the others, which would have to be read."""
+        return None if self.footer is None else self.footer.num_rows
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A run of neighbouring rows; `batch` is None where nobody wanted them."""
 
@@ -112,35 +126,35 @@ def damage_named(file: ListFile) -> Iterator[None]:
         ) from error
 
 
-def read_columns(file: ListFile) -> dict[str, pa.DataType]:
-    """The columns of a list and their types, from its head (of parquet: its footer).
+def open_list(file: ListFile) -> OpenedList:
+    """A list with its columns and their types, from its head (of parquet: its footer).
 
     Raises:
         LposekitError: the file is damaged or empty.
     """
     with damage_named(file):
         if file.kind == "parquet":
-            with open_parquet(file) as parquet:
-                return {field.name: field.type for field in parquet.schema_arrow}
+            with _open_parquet(file) as parquet:
+                types = {field.name: field.type for field in parquet.schema_arrow}
+                return OpenedList(file, types, parquet.metadata)
         names = text_columns(file.path, file.kind)
     if not names:
         raise LposekitError(f"input {file.path}: no columns were found, the file is empty. Check how it was written.")
-    return {name: text_type(name) for name in names}
+    return OpenedList(file, {name: text_type(name) for name in names})
 
 
 def check_tail(file: ListFile, *, limit_bytes: int = 256 * 2**20) -> None:
-    """Finds a truncated list before any work starts, as far as that is cheap: parquet by its footer, compressed text
-    by decompressing up to `limit_bytes`, JSON lines by their last line.
+    """Finds a truncated text before any work starts, as far as that is cheap: a compressed one by decompressing up to
+    `limit_bytes`, JSON lines by their last line. Parquet shows it when it is opened.
 
     Raises:
         LposekitError: the file is damaged.
     """
+    if file.kind == "parquet":
+        return
     with damage_named(file):
         filesystem, path = fsspec.core.url_to_fs(file.path)
         size = filesystem.size(path)
-        if file.kind == "parquet":
-            with open_parquet(file):
-                return
         if file.compressed:
             if size is not None and size <= limit_bytes:
                 _decompress(file)
@@ -174,15 +188,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def count_list_rows(file: ListFile) -> int | None:
-    """Rows of a parquet list, from its footer; None for the others, which would have to be read."""
-    if file.kind != "parquet":
-        return None
-    with damage_named(file), open_parquet(file) as parquet:
-        return parquet.metadata.num_rows
-
-
-def read_pieces(file: ListFile, columns: Sequence[str], wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
+def read_pieces(opened: OpenedList, columns: Sequence[str], wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
     """The rows of a list in order, memory bounded by one batch.
 
     Args:
@@ -193,22 +199,28 @@ def read_pieces(file: ListFile, columns: Sequence[str], wanted: Callable[[int, i
     Raises:
         LposekitError: the file turned out to be damaged.
     """
-    with damage_named(file):
-        pieces = _parquet_pieces if file.kind == "parquet" else _text_pieces
-        yield from pieces(file, columns, wanted)
+    with damage_named(opened.file):
+        pieces = _text_pieces if opened.footer is None else _parquet_pieces
+        yield from pieces(opened, columns, wanted)
+
+
+def parquet_batches(opened: OpenedList, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """All rows of a parquet list. Raises LposekitError: the file turned out to be damaged."""
+    with damage_named(opened.file), _open_parquet(opened.file, opened.footer) as parquet:
+        yield from parquet.iter_batches(batch_rows, use_threads=False)
 
 
 @contextmanager
-def open_parquet(file: ListFile) -> Iterator[pq.ParquetFile]:
-    """A parquet list, local or not."""
+def _open_parquet(file: ListFile, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    """A parquet list, local or not; a footer that is given is not read again."""
     with cast(Any, fsspec.open(file.path, "rb")) as stream:
         # pre_buffer would hold whole row groups of all columns.
-        yield pq.ParquetFile(stream, pre_buffer=False)
+        yield pq.ParquetFile(stream, metadata=footer, pre_buffer=False)
 
 
-def _parquet_pieces(file: ListFile, columns: Sequence[str], wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
-    with open_parquet(file) as parquet:
-        there = [name for name in columns if name in parquet.schema_arrow.names]
+def _parquet_pieces(opened: OpenedList, columns: Sequence[str], wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
+    with _open_parquet(opened.file, opened.footer) as parquet:
+        there = [name for name in columns if name in opened.types]
         first = 0
         for group in range(parquet.num_row_groups):
             num_rows = parquet.metadata.row_group(group).num_rows
@@ -220,8 +232,9 @@ def _parquet_pieces(file: ListFile, columns: Sequence[str], wanted: Callable[[in
             first += num_rows
 
 
-def _text_pieces(file: ListFile, columns: Sequence[str], wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
-    there = [name for name in columns if name in text_columns(file.path, file.kind)]
+def _text_pieces(opened: OpenedList, columns: Sequence[str], wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
+    file = opened.file
+    there = [name for name in columns if name in opened.types]
     rows, first = text_rows(file.path, file.kind), 0
     while chunk := list(itertools.islice(rows, TEXT_BATCH_ROWS)):
         yield Piece(len(chunk), text_batch(chunk, there) if wanted(first, len(chunk)) else None)

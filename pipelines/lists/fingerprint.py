@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import fsspec
 
-from pipelines.lists.files import find_lists
+from pipelines.lists.files import ListFile
 
 _WHOLE_BYTES = 8 * 2**20
 _PART_BYTES = 2**16
 _NUM_PARTS = 64
 
 
-def lists_fingerprint(inputs: Sequence[str]) -> str:
+def lists_fingerprint(files: Iterable[ListFile]) -> str:
     """sha256 (hex) over the size and content of the lists, in order, names and times aside: a moved copy is the same
     input. Of a list above 8 MiB, 64 parts spread over it stand for the whole, its head and tail (a parquet footer)
     among them."""
     digest = hashlib.sha256()
-    for file in find_lists(inputs):
+    for file in files:
         filesystem, path = fsspec.core.url_to_fs(file.path)
         size = filesystem.size(path)
         digest.update(f"{file.kind} {size}\n".encode())

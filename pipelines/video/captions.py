@@ -15,14 +15,15 @@ from pathlib import PurePosixPath
 
 from lposekit.errors import UsageError
 from pipelines.lists.columns import CAPTION_ALIASES, find_column
-from pipelines.lists.files import find_lists, read_columns
+from pipelines.lists.files import find_lists, open_list
 from pipelines.video.cells import Record, caption_of, cell, text_cell
 from pipelines.video.clips.records import Span, TimedCaption, VideoRow
 from pipelines.video.formats import KEY_ALIASES, hdvila_clip_name, list_records, timed_caption_of
 
 log = logging.getLogger(__name__)
 
-_CHECKED_ROWS = 10_000
+ROWS_CHECKED = 10_000
+"""First rows of an input that are checked before any work."""
 
 
 @dataclass(slots=True)
@@ -42,12 +43,13 @@ def read_captions(path: str) -> dict[str, NewCaption]:
     """All captions of a file by key; held in memory. Raises UsageError where a column is missing."""
     captions: dict[str, NewCaption] = {}
     for file in find_lists([path]):
-        columns = tuple(read_columns(file))
+        opened = open_list(file)
+        columns = tuple(opened.types)
         if find_column(columns, CAPTION_ALIASES) is None:
             raise UsageError(f"captions {file.path}: no caption column. Found: {', '.join(columns)}.")
         if find_column(columns, KEY_ALIASES) is None:
             raise UsageError(f"captions {file.path}: no key column ({', '.join(KEY_ALIASES[:6])}, ...).")
-        for record in list_records(file):
+        for record in list_records(opened):
             key = _key(record)
             if key:
                 _add(record, captions.setdefault(key, NewCaption()))
@@ -71,7 +73,7 @@ def _add(record: Record, caption: NewCaption) -> None:
 
 def check_keys(rows: Iterable[VideoRow], captions: Mapping[str, NewCaption]) -> None:
     """Raises UsageError if none of the first 10,000 rows has a new caption: the keys are of another list."""
-    looked_at = list(islice(rows, _CHECKED_ROWS))
+    looked_at = list(islice(rows, ROWS_CHECKED))
     if looked_at and not any(_recaptioned(row, captions) for row in looked_at):
         raise UsageError(
             f"none of the {len(captions)} keys of the captions file (such as {next(iter(captions))!r}) is one of the "

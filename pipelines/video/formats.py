@@ -18,7 +18,7 @@ import pyarrow.types as pt
 
 from lposekit.errors import UsageError
 from pipelines.lists.columns import CAPTION_ALIASES, caption_column, find_column
-from pipelines.lists.files import ListFile, damage_named, open_parquet
+from pipelines.lists.files import ListFile, OpenedList, damage_named, parquet_batches
 from pipelines.lists.text import text_rows
 from pipelines.lists.values import column_values
 from pipelines.video.cells import (
@@ -113,17 +113,16 @@ def lacks_captions(file: ListFile, kind: VideoFormat, columns: Collection[str]) 
     return file.kind != "txt" and kind in _CAPTIONS and find_column(columns, _CAPTIONS[kind]) is None
 
 
-def list_records(file: ListFile) -> Iterator[Record]:
+def list_records(opened: OpenedList) -> Iterator[Record]:
     """The rows of a list as they stand in it, one at a time. Raises LposekitError for a damaged file."""
-    with damage_named(file):
-        if file.kind != "parquet":
+    file = opened.file
+    if opened.footer is None:
+        with damage_named(file):
             yield from text_rows(file.path, file.kind)
-            return
-        with open_parquet(file) as parquet:
-            for batch in parquet.iter_batches(1000, use_threads=False):
-                columns = [_values(column) for column in batch.columns]
-                names = batch.schema.names
-                yield from (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+        return
+    for batch in parquet_batches(opened, 1000):
+        columns = [_values(column) for column in batch.columns]
+        yield from (dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True))
 
 
 def _values(column: pa.Array) -> list[Any]:

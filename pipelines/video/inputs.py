@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from lposekit.errors import UsageError
 from lposekit.shards.layout import META_DIR
-from pipelines.lists.files import ListFile, find_lists, read_columns
+from pipelines.lists.files import ListFile, OpenedList, find_lists, open_list
 from pipelines.video.cells import caption_of, cell, seconds, seconds_of, text_of
 from pipelines.video.clips.records import Span, VideoRow
 from pipelines.video.formats import (
@@ -48,22 +48,25 @@ class FolderInput:
 class ListInput:
     """A list of videos, its format known."""
 
-    file: ListFile
+    opened: OpenedList
     kind: VideoFormat
-    columns: tuple[str, ...]
     place: ListPlace
 
     @property
     def name(self) -> str:
-        return self.file.path
+        return self.opened.file.path
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.opened.types)
 
     @property
     def lacks_captions(self) -> bool:
         """Whether captions could stand in the list, and no column holds them."""
-        return self.place.caption is None and lacks_captions(self.file, self.kind, self.columns)
+        return self.place.caption is None and lacks_captions(self.opened.file, self.kind, self.columns)
 
     def rows(self) -> Iterator[VideoRow]:
-        return video_rows(list_records(self.file), self.kind, self.place)
+        return video_rows(list_records(self.opened), self.kind, self.place)
 
 
 VideoInput = FolderInput | ListInput
@@ -98,7 +101,8 @@ def open_inputs(
 
 
 def _list_input(file: ListFile, kind: VideoFormat | None, place: ListPlace) -> ListInput:
-    columns = tuple(read_columns(file))
+    opened = open_list(file)
+    columns = tuple(opened.types)
     found = kind or detect_format(columns)
     if found is None:
         raise UsageError(
@@ -106,7 +110,7 @@ def _list_input(file: ListFile, kind: VideoFormat | None, place: ListPlace) -> L
             f"Rename one, or name the format with --format ({', '.join(get_args(VideoFormat))})."
         )
     check_columns(file, found, columns, place.caption)
-    return ListInput(file, found, columns, place)
+    return ListInput(opened, found, place)
 
 
 def read_rows(inputs: Sequence[VideoInput]) -> Iterator[VideoRow]:

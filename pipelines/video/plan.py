@@ -9,15 +9,15 @@ import hashlib
 import importlib.util
 import logging
 import os
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
 from lposekit.errors import UsageError
 from lposekit.records import KEY_ROW_DIGITS
-from pipelines.lists.files import check_tail
+from pipelines.lists.files import check_tail, find_lists
 from pipelines.lists.fingerprint import lists_fingerprint
-from pipelines.video.captions import check_keys, read_captions, with_captions
+from pipelines.video.captions import ROWS_CHECKED, NewCaption, check_keys, read_captions, with_captions
 from pipelines.video.clips.records import VideoRow
 from pipelines.video.inputs import ListInput, VideoInput, folder_videos, open_inputs, read_rows
 from pipelines.video.platforms import is_platform_url
@@ -26,8 +26,7 @@ from pipelines.video.shard import VideoPlan
 
 log = logging.getLogger(__name__)
 
-_CAPTIONS_LOOKED_AT = 10_000
-_PLATFORMS_LOOKED_AT = 1000
+PLATFORM_ROWS_CHECKED = 1000
 
 
 def iter_plans(settings: BuildVideoSettings, skip: Container[int] = ()) -> Iterator[VideoPlan]:
@@ -44,16 +43,33 @@ def iter_plans(settings: BuildVideoSettings, skip: Container[int] = ()) -> Itera
     inputs = open_inputs(settings.input, settings.format, settings.video_root, settings.caption_column)
     for each in inputs:
         if isinstance(each, ListInput):
-            check_tail(each.file)
-    _check_platforms(read_rows(inputs))
+            check_tail(each.opened.file)
+    captions = None if settings.captions is None else read_captions(settings.captions)
+    _check_rows(inputs, captions)
     rows = read_rows(inputs)
-    if settings.captions is None:
-        _check_captions(inputs)
+    return _shards(rows if captions is None else with_captions(rows, captions), settings.rows_per_shard, skip)
+
+
+def _check_rows(inputs: Sequence[VideoInput], captions: Mapping[str, NewCaption] | None) -> None:
+    """Look at the first rows, once: do they need yt-dlp, do the captions belong to them, do they have captions?
+
+    Raises:
+        UsageError: none of them can be used as it is.
+    """
+    first: list[VideoRow] = []
+    bare: list[tuple[VideoInput, int]] = []
+    for each in inputs:
+        if captions is not None and len(first) == ROWS_CHECKED:
+            break
+        rows = list(islice(each.rows(), ROWS_CHECKED))
+        first += rows[: ROWS_CHECKED - len(first)]
+        if rows and not any(_has_caption(row) for row in rows):
+            bare.append((each, len(rows)))
+    _check_platforms(first[:PLATFORM_ROWS_CHECKED])
+    if captions is None:
+        _check_captions(inputs, bare)
     else:
-        captions = read_captions(settings.captions)
-        check_keys(read_rows(inputs), captions)
-        rows = with_captions(rows, captions)
-    return _shards(rows, settings.rows_per_shard, skip)
+        check_keys(first, captions)
 
 
 def _shards(rows: Iterator[VideoRow], rows_per_shard: int, skip: Container[int]) -> Iterator[VideoPlan]:
@@ -64,31 +80,32 @@ def _shards(rows: Iterator[VideoRow], rows_per_shard: int, skip: Container[int])
         shard += 1
 
 
-def _check_captions(inputs: Sequence[VideoInput]) -> None:
-    """Raises UsageError for a list without a column of captions; warns of an input whose videos all lack one."""
+def _check_captions(inputs: Sequence[VideoInput], bare: Sequence[tuple[VideoInput, int]]) -> None:
+    """Raises UsageError for a list without a column of captions; warns of an input whose first videos all lack one.
+
+    bare: those inputs, with the number of videos that were looked at.
+    """
     for each in inputs:
         if isinstance(each, ListInput) and each.lacks_captions:
             raise UsageError(
                 f"input {each.name}: no column holds captions. Found: {', '.join(each.columns)}. Name it with "
                 "--caption-column, or give captions of their own with --captions FILE."
             )
-        rows = list(islice(each.rows(), _CAPTIONS_LOOKED_AT))
-        if rows and not any(_has_caption(row) for row in rows):
-            log.warning(
-                "input %s: none of its videos has a caption (looked at %d): clips will have empty ones. Give captions "
-                "in a .txt or .json file beside each video, in a column of the list, or with --captions FILE.",
-                each.name,
-                len(rows),
-            )
+    for each, num_rows in bare:
+        log.warning(
+            "input %s: none of its videos has a caption (looked at %d): clips will have empty ones. Give captions "
+            "in a .txt or .json file beside each video, in a column of the list, or with --captions FILE.",
+            each.name,
+            num_rows,
+        )
 
 
 def _has_caption(row: VideoRow) -> bool:
     return bool(row.caption or row.captions or any(span.caption for span in row.spans))
 
 
-def _check_platforms(rows: Iterable[VideoRow]) -> None:
+def _check_platforms(first: Sequence[VideoRow]) -> None:
     """Raises UsageError if yt-dlp is missing and every one of the first rows needs it; warns if some do."""
-    first = list(islice(rows, _PLATFORMS_LOOKED_AT))
     pages = sum(row.path is None and is_platform_url(row.url or "") for row in first)
     if not pages or importlib.util.find_spec("yt_dlp") is not None:
         return
@@ -114,5 +131,5 @@ def input_fingerprint(settings: BuildVideoSettings) -> str:
             for beside in (video.with_suffix(".txt"), video.with_suffix(".json")):
                 digest.update(beside.read_bytes() if beside.is_file() else b"\n")
         if not videos:
-            digest.update(lists_fingerprint([name]).encode())
+            digest.update(lists_fingerprint(find_lists([name])).encode())
     return digest.hexdigest()

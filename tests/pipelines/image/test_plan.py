@@ -7,9 +7,12 @@ import gzip
 import json
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,8 +23,10 @@ from hypothesis import strategies as st
 from lposekit.errors import LposekitError, Outcome, UsageError
 from pipelines.image.plan import count_rows, iter_shards, list_warnings
 from pipelines.image.plan_rows import PlannedRow, clean_caption
+from pipelines.image.recipe import ImageRecipe
 from pipelines.image.settings import BuildImagesSettings, FilterSettings
 from pipelines.lists.columns import LOOKS_LIKE_LAION5B, NO_SAFETY_COLUMN
+from pipelines.lists.files import find_lists
 from pipelines.lists.fingerprint import lists_fingerprint
 
 
@@ -357,13 +362,36 @@ def test_rows_are_counted_where_that_is_cheap_and_limited_by_max_rows(tmp_path: 
     assert [len(shard.rows) for shard in iter_shards(build(parquet, text, max_rows=10))] == [3, 3, 3, 1]
 
 
+def test_lists_are_opened_once_before_the_first_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutation tried: `_sources` a plain property -> 5 opens of each list.
+    paths = [write(tmp_path / f"{name}.parquet") for name in "abc"]
+    opened: Counter[str] = Counter()
+    really_open = fsspec.open
+
+    def counting(path: str, *arguments: Any, **options: Any) -> Any:
+        opened[path] += 1
+        return really_open(path, *arguments, **options)
+
+    monkeypatch.setattr(fsspec, "open", counting)
+    recipe = ImageRecipe(build(*paths, detector="stub", pose_model="stub"))
+    recipe.preflight()
+    recipe.fixed_facts()
+    assert recipe.num_rows() == 3 * len(ROWS)
+    next(recipe.plans())
+    assert opened == {str(paths[0]): 2, str(paths[1]): 1, str(paths[2]): 1}, "the first one again for its rows"
+
+
+def fingerprint(settings: BuildImagesSettings) -> str:
+    return lists_fingerprint(find_lists(settings.input))
+
+
 def test_fingerprint_follows_content_not_place_or_time(tmp_path: Path) -> None:
     (tmp_path / "moved").mkdir()
     first, moved = write(tmp_path / "a.csv"), write(tmp_path / "moved" / "b.csv")
     changed = write(tmp_path / "c.csv", [*ROWS[:-1], {**ROWS[-1], "caption": "other"}])
-    assert lists_fingerprint(build(first).input) == lists_fingerprint(build(moved).input)
-    assert lists_fingerprint(build(first).input) != lists_fingerprint(build(changed).input)
-    assert lists_fingerprint(build(first).input) != lists_fingerprint(build(first, moved).input)
+    assert fingerprint(build(first)) == fingerprint(build(moved))
+    assert fingerprint(build(first)) != fingerprint(build(changed))
+    assert fingerprint(build(first)) != fingerprint(build(first, moved))
 
 
 def test_fingerprint_of_a_large_list_sees_its_head_and_its_tail(tmp_path: Path) -> None:
@@ -372,7 +400,7 @@ def test_fingerprint_of_a_large_list_sees_its_head_and_its_tail(tmp_path: Path) 
     prints = set()
     for position in (None, 20, len(data) - 1):
         path.write_bytes(data if position is None else data[:position] + b"y" + data[position + 1 :])
-        prints.add(lists_fingerprint(build(path).input))
+        prints.add(fingerprint(build(path)))
     assert len(prints) == 3
 
 

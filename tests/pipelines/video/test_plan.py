@@ -204,7 +204,7 @@ def test_a_run_continues_after_its_list_its_captions_and_its_videos_moved(tmp_pa
     shutil.copytree(here, there)
     plans = []
 
-    def look(_job: Any, found: Any, *_: Any) -> RunResult:
+    def take_plans(_recipe: Any, _claim: Any, found: Any, *_: Any) -> RunResult:
         plans.extend(found)
         return RunResult()
 
@@ -212,7 +212,7 @@ def test_a_run_continues_after_its_list_its_captions_and_its_videos_moved(tmp_pa
         settings = BuildVideoSettings(
             input=(str(folder / "list.csv"),), captions=str(folder / "new.csv"), video_root=folder / "videos"
         )
-        run(replace(settings, output=tmp_path / "d"), execute=look)
+        run(replace(settings, output=tmp_path / "d"), execute=take_plans)
     first, second = (plan.rows[0] for plan in plans)
     assert (first.path, second.path) == (str(here / "videos/a.mp4"), str(there / "videos/a.mp4"))
     assert replace(first, path=None) == replace(second, path=None)
