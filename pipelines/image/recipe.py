@@ -36,7 +36,7 @@ class ImageRecipe:
     """How an image-text-pose dataset is built.
 
     ``sample_server``: host and port of the quickstart's own server, which may be private; None for a real list.
-    ``rule``: the keep rule of a folder whose rows are retried; default: from settings and models.
+    ``rule``: the keep rule of a folder whose rows are retried, which needs no list; default: from settings and models.
     """
 
     settings: BuildImagesSettings
@@ -53,7 +53,8 @@ class ImageRecipe:
         known_model(self.settings)
         Blocklist.from_files(self.settings.fetch.blocklist)
         self._require_weights(may_download=not dry_run)
-        return [] if self.sample_server else list_warnings(self.settings, self._sources)
+        reads_lists = self.sample_server is None and self.rule is None
+        return list_warnings(self.settings, self._sources) if reads_lists else []
 
     def fixed_facts(self) -> dict[str, Any]:
         # The sample's list names the port of its server, which another run may not get.

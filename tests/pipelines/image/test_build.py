@@ -1,6 +1,6 @@
 """Contract of the image job, end to end with a stub model and a real server: every row ends in exactly one outcome;
 what is stored belongs together; the same command resumes; other settings in the same folder are refused. These tests
-build in this process; those of `test_laion_pose_on_ray` and the fault tests use Ray.
+build in this process; those of `test_build_on_ray` and the fault tests use Ray.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from lposekit.errors import UsageError
 from lposekit.shards.card import read_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
+from pipelines.fetch.settings import FetchSettings
 from pipelines.image.settings import FilterSettings, ImageSettings
+from pipelines.job.runner import RunResult
 from pipelines.recipes import build_images as run
 from tests.support.build_process import content_digest
 from tests.support.execute_here import execute_here
@@ -164,3 +167,29 @@ def test_duplicates_within_a_shard_are_turned_down_when_asked(tmp_path: Path) ->
         settings = stub_settings(path, tmp_path / "d")
         run(replace(settings, fetch=replace(settings.fetch, dedup=True)), execute=execute_here)
     assert lposekit.open_dataset(tmp_path / "d").rows()["outcome"].to_pylist() == ["kept", "kept", "duplicate", "kept"]
+
+
+def _never(*_: Any) -> RunResult:
+    raise AssertionError("nothing may be started")
+
+
+def test_a_missing_blocklist_is_a_usage_error_before_anything_is_started(tmp_path: Path) -> None:
+    # Mutation tried: no `Blocklist.from_files` in `preflight` -> `_never` is called.
+    with served(stub_pages(4), tmp_path) as (_, path):
+        settings = stub_settings(path, tmp_path / "d", fetch=FetchSettings(blocklist=(tmp_path / "gone.txt",)))
+        with pytest.raises(UsageError, match=r"blocklist .*gone\.txt cannot be read"):
+            run(settings, execute=_never)
+    assert not (tmp_path / "d").exists()
+
+
+def test_missing_weights_are_a_usage_error_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutation tried: no `_require_weights` in `preflight` -> `_never` is called.
+    monkeypatch.delenv("LPOSEKIT_WEIGHTS", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with served(stub_pages(4), tmp_path) as (_, path):
+        models = {"detector": "rtmdet-nano-rebuilt", "pose_model": "tinypose", "weights_dir": tmp_path}
+        with pytest.raises(UsageError, match=r"(?s)rtmdet_nano.*tinypose"):
+            run(stub_settings(path, tmp_path / "d", **models), execute=_never)
+    assert not (tmp_path / "d").exists()

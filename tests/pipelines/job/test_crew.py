@@ -1,0 +1,97 @@
+"""Contract of the crew, on real Ray actors: what a worker or a pooled model cannot load ends the run with its own
+error, whole, and nothing is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lposekit.errors import LposekitError, UsageError
+from lposekit.interrupts import Interrupts
+from lposekit.recipe import Claim, Machine, Pool, ShardReport
+from lposekit.shards.card import claim_folder
+from lposekit.shards.layout import DatasetLayout
+from pipelines.job.crew import run_on_ray
+from pipelines.job.progress import BuildProgress
+from pipelines.job.runner import SetupFailed
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+
+@dataclass(frozen=True)
+class OneShard:
+    """A plan."""
+
+    shard: int
+
+
+class Model:
+    """A pooled actor that may have nothing to load."""
+
+    def __init__(self, failure: str) -> None:
+        self._failure = failure
+
+    def card(self) -> dict[str, Any]:
+        if self._failure:
+            raise SetupFailed(LposekitError(self._failure))
+        return {"name": "model"}
+
+
+class Worker:
+    """Builds a shard of one row."""
+
+    def build(self, plan: OneShard) -> ShardReport:
+        return ShardReport(plan.shard, 1, 1, {"kept": 1})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """As much of a recipe as the crew asks for."""
+
+    worker_fails: str = ""
+    model_fails: str = ""
+
+    @property
+    def settings(self) -> Any:
+        return SimpleNamespace(ray_address=None, workers=2, shard_attempts=3)
+
+    def pool(self, machine: Machine) -> Pool:
+        assert machine.cpus >= 1
+        return Pool(Model, (self.model_fails,), size=1, num_cpus=0, num_gpus=0)
+
+    def worker(self, claim: Claim, pool: Sequence[Any] | None = None, number: int = 0) -> Worker:
+        if self.worker_fails:
+            raise UsageError(self.worker_fails)
+        return Worker()
+
+
+def _run(recipe: Any, folder: Path, plans: Iterator[OneShard]) -> Any:
+    layout = DatasetLayout(folder)
+    layout.meta.mkdir(parents=True)
+    claim_folder(layout, {"kind": "image", "fixed": {}})
+    progress = BuildProgress(layout.log, None, {})
+    return run_on_ray(recipe, Claim(folder, "run"), plans, progress, Interrupts()), progress
+
+
+def test_a_crew_builds_every_plan_once_and_writes_the_models_card(tmp_path: Path) -> None:
+    result, progress = _run(Recipe(), tmp_path / "d", iter([OneShard(0), OneShard(1), OneShard(2)]))
+    assert (result.reports, result.failures, progress.new_rows) == (3, {}, 3)
+    assert '"name": "model"' in DatasetLayout(tmp_path / "d").card.read_text()
+
+
+def test_a_worker_that_cannot_be_made_ends_the_run_with_its_own_error(tmp_path: Path) -> None:
+    # Mutation tried: `ShardWorker.__init__` does not catch -> three tries, then a lost shard and no error.
+    with pytest.raises(UsageError, match=r"^no such decoder$"):
+        _run(Recipe(worker_fails="no such decoder"), tmp_path / "d", iter([OneShard(0)]))
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_own_error(tmp_path: Path) -> None:
+    # Mutation tried: no `raise_setup_error` around the cards -> RayTaskError.
+    with pytest.raises(LposekitError, match=r"^the weights are damaged$"):
+        _run(Recipe(model_fails="the weights are damaged"), tmp_path / "d", iter([OneShard(0)]))
