@@ -52,9 +52,9 @@ def build(recipe: Recipe[Any], *, dry_run: bool = False, execute: Execute = run_
         return _dry_run(recipe, layout)
     card = dataset_card(recipe, warnings)
     with owned_folder(layout) as run_id:
+        plans = recipe.plans(skip=set(layout.committed_shards()))  # finds what is wrong with the input
         claim_folder(layout, card)
-        plans = recipe.plans(skip=set(layout.committed_shards()))
-        return _run(recipe, Claim(layout.root.resolve(), run_id), plans, execute, num_rows=recipe.num_rows())
+        return _run(recipe, layout, run_id, plans, execute, num_rows=recipe.num_rows())
 
 
 def rebuild(
@@ -73,7 +73,7 @@ def rebuild(
     recipe.preflight()
     with owned_folder(layout) as run_id:
         plans = recipe.retry_plans(layout, outcomes)
-        return _run(recipe, Claim(layout.root.resolve(), run_id), plans, execute)
+        return _run(recipe, layout, run_id, plans, execute)
 
 
 def dataset_card(recipe: Recipe[Any], warnings: list[str]) -> dict[str, Any]:
@@ -112,25 +112,30 @@ def _dry_run(recipe: Recipe[Any], layout: DatasetLayout) -> BuildReport:
 
 
 def _run(
-    recipe: Recipe[Any], claim: Claim, plans: Iterator[Plan], execute: Execute, *, num_rows: int | None = None
+    recipe: Recipe[Any],
+    layout: DatasetLayout,
+    run_id: str,
+    plans: Iterator[Plan],
+    execute: Execute,
+    *,
+    num_rows: int | None = None,
 ) -> BuildReport:
     """Run the plans, then complete card and report. Nothing is started where nothing is left to do."""
-    start, layout = time.monotonic(), DatasetLayout(claim.root)
-    done = _outcomes(layout)
-    first = next(plans, None)
+    start, done, first = time.monotonic(), _outcomes(layout), next(plans, None)
     result, progress, interrupts = RunResult(), BuildProgress(layout.log, num_rows, done), Interrupts()
     if first is not None:
         with interrupts.installed(), progress:
+            claim = Claim(layout.root.resolve(), run_id)
             result = execute(recipe, claim, itertools.chain([first], plans), progress, interrupts)
     totals: dict[str, Any] = update_card(layout)["totals"]
     return BuildReport(
-        DatasetLayout(recipe.settings.output or claim.root).root,
+        layout.root,
         totals["outcomes"],
         totals["samples"],
         failures=result.failures,
         stopped=result.stopped,
         min_success=recipe.settings.min_success,
-        report_path=write_report(DatasetLayout(recipe.settings.output or claim.root)),
+        report_path=write_report(layout),
         seconds=time.monotonic() - start,
         new_rows=progress.new_rows,
         windows=totals.get("windows"),
