@@ -1,4 +1,4 @@
-"""What every timed benchmark shares: alternating rounds, wall and CPU time, their scatter, versions, a reason to skip."""
+"""What every timed benchmark shares: alternating rounds, wall and CPU time, their scatter, versions, skipping."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ class Spread:
 
 
 def cpu_s() -> float:
-    """CPU seconds of this process and of all its descendants, living and dead."""
+    """CPU seconds of this process and of all its descendants, living and dead.
+
+    Of the dead only those that their parents waited for, so not of Ray's workers: for those see `process_tree`.
+    """
     import psutil
 
     total = time.process_time()
@@ -67,6 +70,13 @@ def timed(work: Callable[[], object]) -> Timing:
     return Timing(wall, cpu_s() - cpu)
 
 
+def timed_here(work: Callable[[], object]) -> Timing:
+    """One pass of `work` that starts no process: short passes would see the time that looking for children takes."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    work()
+    return Timing(time.perf_counter() - wall, time.process_time() - cpu)
+
+
 def alternate(forms: Mapping[str, Callable[[], Measured]], rounds: int) -> dict[str, list[Measured]]:
     """Run every form once a round, each round beginning with the next one: drift of the machine hits all alike."""
     results: dict[str, list[Measured]] = {name: [] for name in forms}
@@ -87,7 +97,9 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; floats with two digits, `Spread` as median (lowest-highest)."""
     cells = [list(headings), *([f"{v:.2f}" if isinstance(v, float) else str(v) for v in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
-    lines = ["| " + " | ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines = [
+        "| " + " | ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
 

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.run [NAME ...]
 
-Without names: all of them. A benchmark that is run again replaces its own section and leaves the others. One that cannot
-run here says why; its section then shows the reason only if it has no figures yet.
+Without names: all of them. A benchmark that is run again replaces its own section and leaves the others. One that
+cannot run here says why; its section then shows the reason only if it has no figures yet.
 """
 
 from __future__ import annotations
@@ -41,19 +41,21 @@ BENCHMARKS = {
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
-Measured with `make bench`, one section at a time with `make bench ARGS=NAME`. Each section runs what it is compared with in
-the same run, in alternating rounds, and prints medians with the lowest and highest round in brackets, CPU time (user and
-system, all processes) beside wall time, and ratios round by round. A ratio above 1 means that ours is faster or smaller.
-The peer is set up as its most competent user would; a weaker form of it is named as such. Single figures depend on the
-machine; the ratios hold better. Each section says where, when and with which versions it was measured.
+Measured with `make bench`, one section at a time with `make bench ARGS=NAME`. Each section runs what it is compared
+with in the same run, in alternating rounds, and prints medians with the lowest and highest round in brackets, CPU time
+(user and system, all processes) beside wall time, and ratios round by round. A ratio above 1 means that ours is faster
+or smaller. The peer is set up as its most competent user would; a weaker form of it is named as such. Single figures
+depend on the machine; the ratios hold better. Each section says where, when and with which versions it was measured.
 """
 
 
 def machine() -> str:
     """One line about this machine."""
     cpuinfo = Path("/proc/cpuinfo").read_text()
-    facts = {name: re.search(rf"^{name}\s*:\s*(.+)$", cpuinfo, re.MULTILINE) for name in ("model name", "cpu family", "model")}
-    name, family, model = (found.group(1) if found else "unknown" for found in facts.values())
+    found = [
+        re.search(rf"^{name}\s*:\s*(.+)$", cpuinfo, re.MULTILINE) for name in ("model name", "cpu family", "model")
+    ]
+    name, family, model = (match.group(1) if match else "unknown" for match in found)
     memory_kb = int(re.findall(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[0])
     cpu = f"{name}, family {family}, model {model}"
     return f"{os.cpu_count()} cores ({cpu}), {memory_kb / 2**20:.0f} GiB, Python {platform.python_version()}, no GPU"
