@@ -25,26 +25,26 @@ SMALLEST_WEIGHT = 0.001
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureSettings:
-    """What a training picture is."""
+    """How training images are cropped and sized."""
 
     size: Side = 512
-    """Side in pixels, a multiple of 64; the shorter side is resized to it."""
+    """Side length in pixels, a multiple of 64; the shorter side is resized to it."""
     crop: Literal["center", "random"] = "center"
-    """Where the square is cut from the resized picture."""
+    """Position of the square crop in the resized image."""
     flip: Fraction = 0.0
     """Probability of a horizontal flip; left and right keypoints are swapped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSamplingSettings:
-    """What a training clip is (stage 2)."""
+    """How training clips are sampled (stage 2)."""
 
     frames: Positive = 8
-    """8 to 24 in the paper and in later work."""
+    """Frames per clip; 8 to 24 in the paper and in later work."""
     stride: Positive = 4
-    """Source frames from one frame to the next. A clip too short for it takes the largest stride that fits."""
+    """Distance between two frames, in source frames. A clip that is too short uses the largest stride that fits."""
     stride_s: Seconds | None = None
-    """The same in seconds, for sources of different frame rates; overrides `stride`."""
+    """The same in seconds, for sources with different frame rates; overrides `stride`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +52,11 @@ class SkeletonSettings:
     """How the skeleton is drawn (stage 1)."""
 
     style: StyleName = "followyourpose"
-    """Palette and limbs. Stage 2 takes style and line width over from the stage-1 run that it is given."""
+    """Colours and limbs. Stage 2 uses the style and line width of the stage-1 run that it is given."""
     score_threshold: float | None = None
-    """Raw score from which a keypoint is drawn; default: the one that the dataset was built with."""
+    """Raw score from which a keypoint is drawn; default: the threshold with which the dataset was built."""
     line_width: Annotated[float, Gt(0)] | None = None
-    """In pixels of the training picture; default: the style's, in proportion to the size."""
+    """Line width in pixels of the training image; default: that of the style, scaled to the size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +64,17 @@ class LoaderSettings:
     """How samples are read."""
 
     workers: NotNegative = 4
-    """Processes that read, decode and draw; 0: the training process itself."""
+    """Processes that read, decode and draw; 0: use the training process itself."""
     prefetch: Positive = 4
-    """Micro-batches that each worker holds ready."""
+    """Micro-batches that each worker loads in advance."""
     weights: tuple[Annotated[float, Ge(0)], ...] = ()
-    """How often an epoch visits each dataset of --data, in their order; default: once each."""
+    """How often an epoch visits each dataset of --data, in the same order; default: once each."""
     block_samples: Positive = 4096
-    """Samples shuffled together; larger mixes more shards and reads from more of them at a time."""
+    """Samples that are shuffled together; larger blocks mix more shards and read from more shards at a time."""
     verify_sha256: bool = False
-    """Hash every shard before the first step. Sizes are always checked."""
+    """Check the hash of every shard before the first step. Sizes are always checked."""
     latents: bool = False
-    """Take pictures from the caches that `lposekit cache-latents` wrote."""
+    """Read latents from the caches that `lposekit cache-latents` wrote, instead of encoding images."""
 
     def problems(self) -> Iterable[tuple[str, str]]:
         if not all(weight == 0 or weight >= SMALLEST_WEIGHT for weight in self.weights):
@@ -85,22 +85,22 @@ class LoaderSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
-    """Which of the two readings of Follow-Your-Pose is trained; single switches override the preset."""
+    """Which of the two versions of Follow-Your-Pose is trained; each switch can override the preset."""
 
     preset: Literal["official", "paper"] = "official"
-    """`official`: what the released code computes. `paper`: zero-initialised pose and temporal output, only cross-frame
-    and temporal attention trained."""
+    """`official`: what the released code computes. `paper`: zero-initialised pose and temporal output; only cross-frame
+    and temporal attention are trained."""
     joint_group_norm: bool | None = None
-    """Norms of resnets and output take their statistics over all frames of a clip together, not frame by frame."""
+    """Compute the statistics of the resnets' and the output's norms over all frames of a clip, not per frame."""
     attn_temp_init: Literal["random", "zero"] | None = None
-    """Output of the temporal attention at the start: `zero` makes stage 2 begin as its base."""
+    """Initial output of the temporal attention; with `zero`, stage 2 starts out identical to its base."""
     pose_init: Literal["random", "zero"] | None = None
-    """The pose encoder at the start: `zero` makes all its features zero, and stage 1 begin as its base."""
+    """Initial features of the pose encoder; with `zero`, stage 1 starts out identical to its base."""
     trainable: Literal["official", "paper"] | None = None
-    """What stage 2 trains. `official`: both attentions' queries, temporal attention and temporal convolution; `paper`:
-    all of the cross-frame and of the temporal attention."""
+    """What stage 2 trains. `official`: the queries of both attentions, the temporal attention and the temporal
+    convolution; `paper`: the whole cross-frame and temporal attention."""
     train_norm_temp: bool | None = None
-    """Stage 2 trains the norm before the temporal attention as well."""
+    """In stage 2, also train the norm before the temporal attention."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,104 +108,103 @@ class OptimSettings:
     """The optimiser: AdamW on float32 weights."""
 
     lr: Annotated[float, Gt(0)] | None = None
-    """Default: 1e-5 in stage 1 (T2I-Adapter's), 3e-5 in stage 2 (the released configuration)."""
+    """Learning rate; default: 1e-5 in stage 1 (as T2I-Adapter), 3e-5 in stage 2 (as the released configuration)."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """Decay of AdamW's averages of the gradient and of its square."""
+    """Decay rates of AdamW's moving averages of the gradient and its square."""
     weight_decay: Annotated[float, Ge(0)] = 1e-2
-    """AdamW's, decoupled from the gradient."""
+    """Weight decay of AdamW, decoupled from the gradient."""
     eps: Annotated[float, Gt(0)] = 1e-8
-    """Added to the root in AdamW's denominator."""
+    """Term added to the denominator of AdamW for numerical stability."""
     clip_norm: Annotated[float, Gt(0)] = 1.0
-    """Largest global norm of the gradients."""
+    """Maximum global norm of the gradients; larger ones are clipped."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """After the warm-up; `linear` and `cosine` fall towards 0 up to the last step."""
+    """Learning rate schedule after the warm-up; `linear` and `cosine` decay towards 0 until the last step."""
     warmup_steps: NotNegative = 0
-    """Steps in which the learning rate rises from 0 in a line."""
+    """Steps during which the learning rate rises linearly from 0."""
     micro_batch: Positive | None = None
-    """Samples of one forward pass on one process; the batch is made of as many as it takes. Default: all at once."""
+    """Samples per forward pass and process; a batch uses as many passes as needed. Default: all in one pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossSettings:
-    """What is learned from a sample."""
+    """The training loss."""
 
     caption_dropout: Fraction = 0.0
-    """Probability that a sample is trained with the empty caption."""
+    """Probability of replacing the caption of a sample with the empty one."""
     min_snr_gamma: Annotated[float, Gt(0)] | None = None
-    """Weight a step by min(SNR, gamma) / SNR (Hang et al. 2023)."""
+    """Weight the loss of a timestep by min(SNR, gamma) / SNR (Hang et al. 2023); default: no weighting."""
     offset_noise: Annotated[float, Ge(0)] = 0.0
-    """Standard deviation of a shift of each channel's noise, one for all pixels of a sample."""
+    """Standard deviation of an offset added to the noise: one value per sample and channel, for all pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmaSettings:
-    """A moving average of the trained weights, kept beside them."""
+    """An exponential moving average (EMA) of the trained weights, stored beside them."""
 
     decay: Decay | None = None
-    """Per step, such as 0.9999; default: no average."""
+    """Decay per step, such as 0.9999; default: no average."""
     start_step: NotNegative = 0
-    """Updates before the average begins; until then it follows the weights."""
+    """Updates before averaging begins; until then, the average equals the weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeSettings:
-    """Where and in which precision."""
+    """Device, precision and speed."""
 
     device: str = "auto"
-    """`cpu`, `cuda`, or `auto`: a GPU where there is one."""
+    """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
     precision: Precision | None = None
-    """Of the frozen weights and the arithmetic; trained weights are float32. Default: bf16 on a GPU, fp32 elsewhere."""
+    """Precision of frozen weights and compute; trained weights are float32. Default: bf16 on a GPU, fp32 elsewhere."""
     compile: bool = False
-    """torch.compile of each block."""
+    """Compile each block with torch.compile."""
     gradient_checkpointing: bool = False
-    """Compute each block's forward pass again in the backward pass: less memory, more time."""
+    """Recompute each block in the backward pass: less memory, more time."""
     threads: Positive | None = None
-    """Torch threads; default: torch's."""
+    """Torch threads; default: the default of torch."""
     deterministic: bool = False
-    """Refuse operations whose result depends on timing. On one device type and world size, runs are then equal to
-    the bit."""
+    """Refuse non-deterministic operations. Runs on the same device type and world size are then bit-identical."""
     timeout_s: Seconds = 600.0
-    """How long a process waits for the others before it stops."""
+    """How long a process waits for the others before it gives up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSettings:
-    """What is kept of a run."""
+    """When checkpoints are written, and which are kept."""
 
     every_steps: Positive = 1000
     """Steps from one checkpoint to the next; the last step always has one."""
     keep: Annotated[int, Ge(2)] = 3
-    """Newest whole checkpoints that stay; at least 2, so that one broken leaves one."""
+    """Number of newest intact checkpoints to keep; at least 2, so that one is left if another is damaged."""
     keep_every_steps: Positive | None = None
-    """Checkpoints of these steps are never removed."""
+    """Checkpoints at multiples of this number of steps are never removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchSettings:
-    """What a run shows of itself."""
+    """Logging, probes and validation images."""
 
     log_every: Positive = 1
-    """Steps between lines of metrics.jsonl."""
+    """Steps between two lines of metrics.jsonl."""
     keys: bool = False
-    """Write the keys of every step's samples to keys.jsonl, those of all processes in their order."""
+    """Write the keys of the samples of every step, of all processes in order, to keys.jsonl."""
     probe_every: NotNegative = 200
-    """Steps between two looks at "is the pose learned?" on the fixed noise batch; 0: never."""
+    """Steps between two measurements of "Is the pose learned?" on the fixed noise batch; 0: never."""
     probe_samples: Annotated[int, Ge(2)] = 8
-    """Samples of that batch; at least 2, or no pose could be another's."""
+    """Samples of that batch; at least 2, since poses are swapped between samples."""
     sample_every: NotNegative = 2000
     """Steps between two validation grids; 0: never."""
     sample_prompts: tuple[str, ...] = ()
-    """Default: captions of the first validation samples."""
+    """Prompts of the validation images; default: the captions of the first validation samples."""
     sample_count: Positive = 4
-    """Pictures or clips of a validation grid, if no prompts are set."""
+    """Images or clips per validation grid, if no prompts are set."""
     sample_steps: Positive = 50
-    """DDIM steps."""
+    """DDIM steps for validation images."""
     guidance: Annotated[float, Ge(0)] = 12.5
-    """Weight of classifier-free guidance in the validation pictures."""
+    """Scale of the classifier-free guidance for validation images."""
     tensorboard: bool = True
-    """Write scalars and validation pictures for TensorBoard as well."""
+    """Also write scalars and validation images for TensorBoard."""
     mfu: bool = True
-    """Count the arithmetic of a step and measure the device's matmul peak at start-up, which takes some seconds."""
+    """Report MFU: count the FLOPs of a step, and measure peak matmul throughput at start-up (a few seconds)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,26 +212,25 @@ class TrainSettings:
     """Settings of `lposekit train`."""
 
     stage: Stage = 1
-    """1: the pose encoder, on pictures. 2: the temporal layers, on clips without pose."""
+    """1: the pose encoder, on images. 2: the temporal layers, on clips without pose."""
     data: tuple[Path, ...] = ()
     """Dataset folders."""
     output: Path | None = None
     """The run folder."""
     base: str | None = None
-    """Stable Diffusion in diffusers layout: a folder, a hub id, or `tiny`. A hub id is downloaded into the hub's cache
-    where it is not there yet, also by --dry-run."""
+    """Stable Diffusion in diffusers layout: a folder, a hub id, or `tiny`. A hub id is downloaded into the cache of the
+    hub if it is not there yet, even with --dry-run."""
     pose_encoder: str = ""
-    """Stage 1: weights to start from. Stage 2: the trained pose encoder to carry along: a stage-1 run, a file, or
-    `none`."""
+    """Stage 1: initial weights. Stage 2: the trained pose encoder to keep: a stage-1 run, a file, or `none`."""
     max_steps: Positive | None = None
-    """Default: 100,000 in stage 1, 50,000 in stage 2."""
+    """Steps of the run; default: 100,000 in stage 1, 50,000 in stage 2."""
     batch_size: Positive = 64
-    """Samples of one step, over all processes."""
+    """Samples per step, over all processes."""
     seed: Annotated[int, Interval(ge=0, lt=2**63)] = 0
-    """Decides the order of samples, all their random numbers, and the new weights."""
+    """Determines the order of samples, all their random numbers, and the initialisation of new weights."""
     resume: str = "auto"
-    """`auto`: the newest whole checkpoint of the run folder, if any. `none`: refuse a folder that has one. Or a
-    checkpoint."""
+    """`auto`: resume from the newest intact checkpoint of the run folder, if any. `none`: refuse a folder that has
+    checkpoints. Otherwise: the path of a checkpoint."""
     picture: PictureSettings = field(default_factory=PictureSettings)
     clip: ClipSamplingSettings = field(default_factory=ClipSamplingSettings)
     pose: SkeletonSettings = field(default_factory=SkeletonSettings)
@@ -259,20 +257,20 @@ class CacheLatentsSettings:
     """Settings of `lposekit cache-latents`."""
 
     data: Path | None = None
-    """The dataset folder; the cache goes into it."""
+    """The dataset folder; the cache is written into it."""
     base: str | None = None
-    """The base whose VAE encodes: a folder, a hub id, or `tiny`. A hub id is downloaded into the hub's cache where it
-    is not there yet, also by --dry-run."""
+    """The base model whose VAE is used: a folder, a hub id, or `tiny`. A hub id is downloaded into the cache of the hub
+    if it is not there yet, even with --dry-run."""
     size: Side = 512
-    """Side of the training pictures in pixels."""
+    """Side length of the training images in pixels."""
     batch_size: Positive = 8
-    """Pictures of one forward pass of the VAE."""
+    """Images per forward pass of the VAE."""
     device: str = "auto"
-    """`cpu`, `cuda`, or `auto`: a GPU where there is one."""
+    """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
     precision: Precision | None = None
-    """Of the VAE's arithmetic; default: bf16 on a GPU, fp32 elsewhere. Stored is fp16."""
+    """Precision of the VAE; default: bf16 on a GPU, fp32 elsewhere. Latents are stored as fp16."""
     threads: Positive | None = None
-    """Torch threads; default: torch's."""
+    """Torch threads; default: the default of torch."""
 
 
 NEEDED_TO_TRAIN = {
@@ -283,7 +281,7 @@ NEEDED_TO_CACHE = {
     "data": "name the dataset folder.",
     "base": "name the base whose VAE encodes: a diffusers folder, a hub id, or `tiny`.",
 }
-"""What no run can do without, and no default can stand for."""
+"""Required settings that have no sensible default."""
 
 
 def max_steps(settings: TrainSettings) -> int:

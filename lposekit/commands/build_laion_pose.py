@@ -1,4 +1,4 @@
-"""`lposekit build-laion-pose`: from a list of URLs and captions to a dataset of image, text and pose."""
+"""`lposekit build-laion-pose`: build an image-text-pose dataset from a list of URLs and captions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _quickstart_models(loaded: Loaded[BuildImagesSettings]) -> BuildImagesSettings:
-    """The preset's models, or the pair that can be downloaded where the preset's lies nowhere."""
+    """The models of the preset, or the downloadable pair if the files of the preset's models are not found."""
     from lposekit.pose.weights import find_weights
     from lposekit.pose.zoo import detector_entry, pose_entry
 
@@ -43,7 +43,7 @@ def _quickstart_models(loaded: Loaded[BuildImagesSettings]) -> BuildImagesSettin
 
 
 def _compare_with_sample(settings: BuildImagesSettings) -> None:
-    """Says whether every row of the sample ended as it is listed."""
+    """Report whether every row of the sample has its expected outcome."""
     from lposekit.shards.dataset import open_dataset
     from pipelines.quickstart.photos import unexpected_outcomes
 

@@ -1,4 +1,4 @@
-"""`lposekit build-video-shards`: from videos to a dataset of short captioned clips."""
+"""`lposekit build-video-shards`: build a dataset of short captioned clips from videos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lposekit cache-latents DIR`: the VAE latents of a dataset, written beside its shards."""
+"""`lposekit cache-latents DIR`: write the VAE latents of a dataset beside its shards."""
 
 from __future__ import annotations
 

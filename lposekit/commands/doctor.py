@@ -1,4 +1,4 @@
-"""`lposekit doctor`: this machine, one line each, with the fix."""
+"""`lposekit doctor`: check this machine; one line per check, with the fix."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class DoctorSettings:
     """Settings of `lposekit doctor`."""
 
     weights_dir: Path | None = None
-    """Where to look for weights first."""
+    """First folder to search for weights."""
     output: Path | None = None
-    """Folder whose disk is looked at; default: the working directory."""
+    """Folder whose disk is checked; default: the working directory."""
 
 
 def run(argv: Sequence[str]) -> int:

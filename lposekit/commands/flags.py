@@ -33,12 +33,12 @@ class CommonFlags:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFlags(CommonFlags):
-    """Flags of the commands that build something."""
+    """Flags of commands that build something."""
 
     preset: str | None = None
-    """A named set of settings: `quickstart`, `followyourpose`, or a path to a .toml file."""
+    """A named set of settings: `quickstart`, `followyourpose`, or the path of a .toml file."""
     dry_run: bool = False
-    """Say what would be done, and do nothing."""
+    """Show what would be done, without doing it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def _parse(command: Command, default: S, argv: Sequence[str]) -> tuple[S, Common
     flags_type = Annotated[flags_class, unnamed, tyro.conf.FlagCreatePairsOff]
     members: list[Any] = [("settings", Annotated[type(default), unnamed])]
     if command.folder_field:
-        what = tyro.conf.arg(metavar="DIR", help=f"The folder; the same as {flag(command.folder_field)}.")
+        what = tyro.conf.arg(metavar="DIR", help=f"The folder; same as {flag(command.folder_field)}.")
         members.append(("folder", Annotated[tyro.conf.Positional[Path | None], what], None))
     members.append(("flags", flags_type, field(default_factory=flags_class)))
     arguments = make_dataclass("Arguments", members)
@@ -158,10 +158,10 @@ def _parse(command: Command, default: S, argv: Sequence[str]) -> tuple[S, Common
 def _help_text(command: Command) -> str:
     text = command.summary[0].upper() + command.summary[1:] + "."
     if command.input_field:
-        text += f" Without {flag(command.input_field)} it runs the preset quickstart on sample data."
+        text += f" Without {flag(command.input_field)}, it runs the preset quickstart on sample data."
     if command.can_dry_run:
         where = f"flags, LPOSEKIT_* variables, {SETTINGS_FILE} [{command.name}], the preset"
-        text += f" Settings come from {where}, in this order; the defaults shown are what holds without the flag."
+        text += f" Settings come from {where}, in this order of precedence; the defaults shown apply without the flag."
     return text
 
 

@@ -18,7 +18,7 @@ class InitSettings:
     """Settings of `lposekit init`."""
 
     folder: Path = Path(".")
-    """Where to write it."""
+    """Folder to write the settings file to."""
 
 
 def run(argv: Sequence[str]) -> int:

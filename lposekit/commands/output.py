@@ -1,4 +1,4 @@
-"""What a command says at its end: lines for people or one JSON object, on standard output."""
+"""The final output of a command: lines of text or one JSON object, on standard output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 
 class Report(Protocol):
-    """What a finished job hands back to its command."""
+    """The result of a finished job."""
 
     @property
     def exit_code(self) -> int: ...
@@ -20,7 +20,7 @@ class Report(Protocol):
 
 
 def finish(report: Report, *, as_json: bool) -> int:
-    """Writes the report and gives its exit code."""
+    """Write the report; returns its exit code."""
     write_result(report.as_json(), report.summary_lines(), as_json=as_json)
     return report.exit_code
 

@@ -1,4 +1,4 @@
-"""`lposekit refilter DIR --output DIR`: another keep rule for a finished dataset, from the stored poses alone."""
+"""`lposekit refilter DIR --output DIR`: apply another keep rule to a finished dataset, using the stored poses alone."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from lposekit.setting_values import Fraction
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefilterSettings:
-    """Settings of `lposekit refilter`. A rule that is not named stays as the dataset was built with."""
+    """Settings of `lposekit refilter`. Rules that are not named stay as the dataset was built."""
 
     data: Path | None = None
-    """The dataset folder; also taken without its flag."""
+    """The dataset folder; the flag may be omitted."""
     output: Path | None = None
     """The new dataset folder."""
     min_detected: Fraction | None = None
-    """Share of the 17 body keypoints that a person needs."""
+    """Fraction of the 17 body keypoints that must be detected on a person."""
     person_rule: PersonRule | None = None
-    """Which persons have to have them: `any` one, `main` (the largest), `all`, or `pooled`: all of them together."""
+    """Which persons must reach `min_detected`: `any` one, `main` (the largest), `all`, or `pooled` (all together)."""
     keypoint_score_threshold: float | None = None
-    """Raw score from which a keypoint is detected."""
+    """Raw score from which a keypoint counts as detected."""
     box_score_threshold: Fraction | None = None
-    """Box score from which a person counts."""
+    """Minimum box score of a person."""
     min_box_area_fraction: Fraction | None = None
-    """Share of the picture that a person's box has to cover to count."""
+    """Minimum area of a person's box, as a fraction of the image."""
     min_box_side_px: Annotated[float, Ge(0)] | None = None
-    """Shorter side that a person's box needs to count, in pixels of the stored picture."""
+    """Minimum shorter side of a person's box, in pixels of the stored image."""
     dedup: bool = False
-    """Turn down pictures whose bytes came in an earlier row, over the whole dataset."""
+    """Reject images with the same bytes as an earlier row, over the whole dataset."""
 
 
 RULES = (

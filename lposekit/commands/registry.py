@@ -1,4 +1,4 @@
-"""The commands: what `lposekit --help` lists, and which settings each takes. Nothing heavy is imported here."""
+"""The commands that `lposekit --help` lists, and the settings of each. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Command:
     summary: str
     settings: str
     input_field: str | None = None
-    """Setting that names the input; without one the command runs the preset `quickstart`."""
+    """Setting that names the input; without it, the command runs the preset `quickstart`."""
     output_field: str | None = None
-    """Setting that a run cannot do without, once its input is named."""
+    """Setting that is required once the input is named."""
     folder_field: str | None = None
-    """Setting that names the folder at hand: it may be given without its flag, and must be given."""
+    """Setting that names the folder to work on: required; its flag may be omitted."""
     variant: Callable[[Any], str] | None = None
-    """Name of a further settings table, given the settings: `train-stage-1`."""
+    """Name of an additional settings table, computed from the settings: `train-stage-1`."""
     variants: tuple[str, ...] = ()
     can_dry_run: bool = False
 
@@ -70,21 +70,21 @@ COMMANDS = {
         ),
         Command(
             "refilter",
-            "apply another keep rule to a dataset, without fetching and without a GPU",
+            "apply another keep rule to a dataset, without fetching or a GPU",
             settings="lposekit.commands.refilter:RefilterSettings",
             folder_field="data",
             can_dry_run=True,
         ),
         Command(
             "retry",
-            "fetch the rows of a dataset again that failed by the network",
+            "retry the rows of a dataset that failed on the network or crashed",
             settings="lposekit.commands.retry:RetrySettings",
             folder_field="data",
             can_dry_run=True,
         ),
         Command(
             "cache-latents",
-            "write the VAE latents of a dataset, to train without the VAE",
+            "cache the VAE latents of a dataset, to train without the VAE",
             settings="trainer.settings:CacheLatentsSettings",
             folder_field="data",
             can_dry_run=True,
@@ -97,13 +97,13 @@ COMMANDS = {
         ),
         Command(
             "verify",
-            "check every file of a dataset",
+            "check every file of a dataset against its commit markers",
             settings="lposekit.commands.verify:VerifySettings",
             folder_field="data",
         ),
         Command(
             "doctor",
-            "check this machine, one line each, with the fix",
+            "check this machine: one line per check, with the fix",
             settings="lposekit.commands.doctor:DoctorSettings",
         ),
         Command(
@@ -115,4 +115,4 @@ COMMANDS = {
 }
 
 TABLES = tuple(table for command in COMMANDS.values() for table in command.tables)
-"""Every table name that a settings file may carry."""
+"""Every table name that a settings file may contain."""

@@ -1,4 +1,4 @@
-"""`lposekit retry DIR --only dns,timeout`: fetch rows of a dataset again, and put what comes back into their shards."""
+"""`lposekit retry DIR --only dns,timeout`: fetch rows of a dataset again, and put the results into their shards."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lposekit.setting_values import FLAG_ONLY, Positive, Seconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryLimits:
-    """What one video may cost; default: as much as when the folder was built."""
+    """Limits for one video; default: those with which the folder was built."""
 
     timeout_s: Seconds | None = None
-    """Longest time for one video."""
+    """Time limit for one video."""
     heartbeat_timeout_s: Seconds | None = None
-    """Longest time without a frame, decoded or written."""
+    """Longest time without a frame decoded or written."""
     memory_bytes: Positive | None = None
-    """Memory of the child that decodes and encodes."""
+    """Memory limit of the process that decodes and encodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +32,17 @@ class RetrySettings:
     """Settings of `lposekit retry`."""
 
     data: Path | None = None
-    """The dataset folder; also taken without its flag."""
+    """The dataset folder; the flag may be omitted."""
     only: Annotated[str | None, tyro.conf.arg(aliases=["--outcome"])] = None
-    """Outcomes to fetch again, with commas: `dns,timeout`; default: failures of the network, and crashes."""
+    """Outcomes to retry, separated by commas: `dns,timeout`; default: network failures that may pass, and crashes."""
     workers: Positive | None = None
-    """Shards in work at the same time; default: one a core."""
+    """Shards built in parallel; default: one per core."""
     ray_address: str | None = None
-    """Address of a running Ray cluster; default: a local one."""
+    """Address of a running Ray cluster; default: start a local one."""
     weights_dir: Path | None = None
-    """Where weights are looked for first; then in LPOSEKIT_WEIGHTS, in the user's cache, and at their publisher."""
+    """First folder to search for weights; then LPOSEKIT_WEIGHTS, the user's cache, and the publisher."""
     allow_private_addresses: Annotated[bool, FLAG_ONLY] = False
-    """Fetch from private addresses too. A flag only: refused in settings files and environment."""
+    """Also fetch from private addresses. Flag only: refused in settings files and the environment."""
     limits: RetryLimits = field(default_factory=RetryLimits)
 
 

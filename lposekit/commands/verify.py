@@ -1,4 +1,4 @@
-"""`lposekit verify DIR`: every byte of a dataset against its commits; exit code 1 with findings."""
+"""`lposekit verify DIR`: check every byte of a dataset against its commit markers; exit code 1 on findings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class VerifySettings:
     """Settings of `lposekit verify`."""
 
     data: Path | None = None
-    """The dataset folder; also taken without its flag."""
+    """The dataset folder; the flag may be omitted."""
 
 
 def run(argv: Sequence[str]) -> int:

@@ -17,10 +17,10 @@ class ViewSettings:
     """Settings of `lposekit view`."""
 
     data: Path | None = None
-    """The dataset folder or run folder; also taken without its flag."""
+    """The dataset folder or run folder; the flag may be omitted."""
     public: bool = False
-    """Write `public.html` beside the report: skeletons and numbers without photos, frames or captions, to be shown to
-    others."""
+    """Write `public.html` beside the report: a page to share, with skeletons and numbers, but without photos, frames or
+    captions."""
 
 
 def run(argv: Sequence[str]) -> int:

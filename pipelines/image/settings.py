@@ -15,76 +15,76 @@ from pipelines.fetch.settings import FetchSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSettings:
-    """What a stored picture is."""
+    """How images are decoded and stored."""
 
     size: Positive = 512
-    """Shorter side in pixels; the ratio is kept, and no picture is enlarged."""
+    """Shorter side in pixels; the aspect ratio is kept, and no image is enlarged."""
     jpeg_quality: Annotated[int, Interval(ge=1, le=100)] = 95
-    """Of the stored JPEG, 1 to 100. Every picture is coded anew."""
+    """Quality of the stored JPEG, 1 to 100. Every image is re-encoded."""
     min_size: Positive = 64
-    """Pictures with a shorter side below this end as `too_small`."""
+    """Images with a shorter side below this end as `too_small`."""
     max_aspect_ratio: Annotated[float, Ge(1)] = 8.0
-    """Pictures whose longer side is more than this many times the shorter one end as `too_small`."""
+    """Maximum ratio of the longer to the shorter side; more elongated images end as `too_small`."""
     max_pixels: Positive = 100_000_000
-    """Largest width x height, read from the header before anything is decoded."""
+    """Maximum width x height, checked in the header before decoding."""
     decode_memory_bytes: Annotated[Positive, MAY_CHANGE] = 2 * 2**30
-    """Largest memory of a decoder child; a picture that takes more ends as `worker_crash`."""
+    """Memory limit of a decoder process; an image that exceeds it ends as `worker_crash`."""
     decode_timeout_s: Annotated[Seconds, MAY_CHANGE] = 20.0
-    """Longest time for one picture; then its child is killed, and it ends as `worker_crash`."""
+    """Time limit for one image; then its decoder process is killed, and it ends as `worker_crash`."""
     decode_processes: Annotated[NotNegative, MAY_CHANGE] = 1
-    """Killable decoder children in one worker."""
+    """Killable decoder processes per worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoseSettings:
-    """How persons and their keypoints are found."""
+    """How persons and their keypoints are detected."""
 
     box_score_threshold: Fraction | None = None
-    """Box score from which a person counts; default: the detector's own, from the zoo."""
+    """Minimum box score of a person; default: that of the detector (docs/guide/models.md)."""
     min_box_area_fraction: Fraction = 0.01
-    """Share of the picture that a person's box has to cover to count."""
+    """Minimum area of a person's box, as a fraction of the image."""
     min_box_side_px: Annotated[float, Ge(0)] = 48.0
-    """Shorter side that a person's box needs to count, in pixels of the stored picture."""
+    """Minimum shorter side of a person's box, in pixels of the stored image."""
     keypoint_score_threshold: float | None = None
-    """Raw score from which a keypoint is detected; default: the model's own, from the zoo."""
+    """Raw score from which a keypoint counts as detected; default: that of the pose model (docs/guide/models.md)."""
     device: str = "auto"
-    """`cpu`, `cuda`, or `auto`: a GPU where there is one."""
+    """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
     precision: Literal["auto", "float32", "half", "bfloat16"] = "auto"
-    """Of the models' arithmetic; `auto`: half on a GPU, float32 elsewhere. Some models always take float32."""
+    """Precision of the models; `auto`: half on a GPU, float32 elsewhere. Some models always run in float32."""
     actors: Annotated[Positive | None, MAY_CHANGE] = None
-    """Pose model processes; default: `actors_per_gpu` a GPU, or one per `threads` cores."""
+    """Pose model processes; default: `actors_per_gpu` per GPU, or one per `threads` cores."""
     actors_per_gpu: Annotated[Positive, MAY_CHANGE] = 2
     """Pose model processes that share one GPU."""
     threads: Positive = 1
-    """Torch threads of one pose actor. Other thread counts give other last digits."""
+    """Torch threads per pose model process. The thread count changes the last digits of the results."""
     batch_size: Positive = 16
-    """Pictures of one batch. Batches never cross shards."""
+    """Images per batch. Batches never cross shards."""
     crop_batch_size: Positive = 32
-    """Persons of one forward pass of the pose model."""
+    """Persons per forward pass of the pose model."""
     attempts: Annotated[Positive, MAY_CHANGE] = 2
-    """Tries of a batch whose model process died before it is bisected to the picture that kills it."""
+    """Attempts at a batch that crashes its model process, before it is bisected to find the image that causes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterSettings:
-    """Metadata filters, applied before any fetch. A row that lacks the column passes."""
+    """Metadata filters, applied before any fetch. A row without a value in the column passes."""
 
     max_punsafe: float | None = None
-    """Largest value of the list's `punsafe` column."""
+    """Maximum of the list's column `punsafe`."""
     max_pwatermark: float | None = None
-    """Largest value of `pwatermark`."""
+    """Maximum of the column `pwatermark`."""
     min_similarity: float | None = None
-    """Smallest value of `similarity`."""
+    """Minimum of the column `similarity`."""
     min_aesthetic: float | None = None
-    """Smallest value of `aesthetic`."""
+    """Minimum of the column `aesthetic`."""
     min_width: Positive | None = None
-    """Smallest width that the list states, in pixels."""
+    """Minimum width according to the list, in pixels."""
     min_height: Positive | None = None
-    """Smallest height that the list states, in pixels."""
+    """Minimum height according to the list, in pixels."""
     caption_pattern: str | None = None
-    """A regular expression that the caption must contain."""
+    """Regular expression that must match somewhere in the caption."""
     max_caption_chars: Positive = 10_000
-    """Longer captions are cut, which the commit marker counts."""
+    """Longer captions are truncated; the commit marker counts them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,45 +92,45 @@ class BuildImagesSettings:
     """Settings of `lposekit build-laion-pose`."""
 
     input: Annotated[tuple[str, ...], MAY_CHANGE] = ()
-    """Lists of URLs and captions: parquet, csv, tsv, json, jsonl(.gz), txt; local or fsspec URL."""
+    """Lists of URLs and captions: parquet, csv, tsv, json, jsonl(.gz), txt; local paths or fsspec URLs."""
     output: Annotated[Path | None, MAY_CHANGE] = None
     """The dataset folder."""
     caption_column: str | None = None
-    """The list's column of captions; default: found by its name (caption, text, alt, ...)."""
+    """Caption column of the list; default: found by its name (caption, text, alt, ...)."""
     url_column: str | None = None
-    """The list's column of addresses; default: found by its name (url, image_url, ...)."""
+    """URL column of the list; default: found by its name (url, image_url, ...)."""
     rows_per_shard: Annotated[int, Interval(ge=1, le=10_000)] = 1000
-    """Rows of one shard: the unit of work, loss and resume."""
+    """Rows per shard: the unit of work, loss and resume."""
     workers: Annotated[Positive | None, MAY_CHANGE] = None
-    """Shards in work at the same time; default: one a core."""
+    """Shards built in parallel; default: one per core."""
     min_detected: Fraction = 0.5
-    """Share of the 17 body keypoints that a person needs."""
+    """Fraction of the 17 body keypoints that must be detected on a person."""
     store_min_detected: Fraction | None = None
-    """The same for what goes into the tars; default: `min_detected`."""
+    """The same for storing a sample in the tars; default: `min_detected`."""
     person_rule: PersonRule = "any"
-    """Which persons have to have them: `any` one, `main` (the largest), `all`, or `pooled`: all of them together."""
+    """Which persons must reach `min_detected`: `any` one, `main` (the largest), `all`, or `pooled` (all together)."""
     detector: str = "rtmdet-m"
     """Person detector: rtmdet-m, rtmdet-nano, rtmdet-nano-rebuilt (docs/guide/models.md)."""
     pose_model: str = "hrnet-w48"
     """Pose model: hrnet-w48, hrnet-w32, rtmpose-t, rtmpose-s, rtmpose-m, rtmpose-m-wholebody, tinypose."""
     weights_dir: Annotated[Path | None, MAY_CHANGE] = None
-    """Where weights are looked for first; then in LPOSEKIT_WEIGHTS, in the user's cache, and at their publisher."""
+    """First folder to search for weights; then LPOSEKIT_WEIGHTS, the user's cache, and the publisher."""
     allow_private_addresses: Annotated[bool, FLAG_ONLY, MAY_CHANGE] = False
-    """Fetch from private addresses too. A flag only: refused in settings files and environment."""
+    """Also fetch from private addresses. Flag only: refused in settings files and the environment."""
     ray_address: Annotated[str | None, MAY_CHANGE] = None
-    """Address of a running Ray cluster; default: a local one."""
+    """Address of a running Ray cluster; default: start a local one."""
     min_success: Annotated[Fraction | None, MAY_CHANGE] = None
-    """Exit 3 when a smaller share of the rows was fetched and decoded."""
+    """Exit with code 3 if a smaller fraction of the rows was fetched and decoded."""
     shuffle_seed: int | None = None
-    """Shuffle the rows before sharding, against bursts to one host."""
+    """Seed for shuffling the rows before sharding, to avoid bursts to one host; default: no shuffling."""
     max_rows: Positive | None = None
-    """Take the first rows only, to try a part."""
+    """Use only this many rows from the start of the input."""
     shard_attempts: Annotated[Positive, MAY_CHANGE] = 3
-    """Tries of a shard whose worker process died."""
+    """Attempts at a shard whose worker process dies."""
     network_failure_limit: Annotated[Fraction | None, MAY_CHANGE] = 0.9
-    """Stop (exit 3) when more than this share of the last rows failed by the network; none: never."""
+    """Stop (exit code 3) if more than this fraction of the last rows failed on the network; `none`: never."""
     network_failure_window: Annotated[Positive, MAY_CHANGE] = 500
-    """How many rows these last ones are."""
+    """Number of last rows that `network_failure_limit` looks at."""
     fetch: FetchSettings = field(default_factory=FetchSettings)
     image: ImageSettings = field(default_factory=ImageSettings)
     pose: PoseSettings = field(default_factory=PoseSettings)

@@ -108,12 +108,14 @@ def _probe_panels(lines: Sequence[Line]) -> list[Panel]:
     pose = "probe/matching_pose" in names
     title = "Is the pose learned?" if pose else "Is the order of frames learned?"
     hint = (
-        "Loss on a fixed noise batch with the matching pose, another sample's, and none."
+        "Loss on a fixed noise batch with the matching pose, the pose of another sample, and none. If the curves "
+        "coincide, the model ignores the pose."
         if pose
-        else "Loss on a fixed noise batch: clips in order, and the same clips with shuffled frames."
+        else "Loss on a fixed noise batch: clips in order, and the same clips with shuffled frames. If the curves "
+        "coincide, the model ignores the order."
     )
     return [
-        Panel(title, f"{hint} While the lines lie on one another, nothing is learned of it.", chart(title, curves)),
+        Panel(title, hint, chart(title, curves)),
         Panel(
             "What it is worth",
             "How much worse the loss gets without it: above zero and rising means learned.",

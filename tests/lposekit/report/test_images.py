@@ -152,7 +152,7 @@ def test_samples_are_spread_evenly_over_the_dataset() -> None:
 def test_samples_come_from_every_shard(tmp_path: Path) -> None:
     layout = make_dataset_of(tmp_path / "d", [make_results(shard, 80) for shard in range(3)])
     page = Page(write_report(layout.root))
-    keys = re.findall(r"\b(\d{5})\d{4}\b", page.words().split("Small pictures of rows")[0])
+    keys = re.findall(r"\b(\d{5})\d{4}\b", page.words().split("Thumbnails of rows")[0])
     assert len(keys) == 64
     assert {shard: keys.count(shard) for shard in sorted(set(keys))} == {"00000": 21, "00001": 22, "00002": 21}
 
@@ -175,8 +175,8 @@ def test_hostile_texts_stay_texts(tmp_path: Path, public: bool) -> None:
 
 def test_pages_without_a_kept_sample_say_so(tmp_path: Path) -> None:
     page = Page(write_report(make_empty_dataset(tmp_path / "d").root))
-    assert "No picture was kept." in page.words()
-    assert "No picture was seen, so there is no yield." in page.words()
+    assert "No image was kept." in page.words()
+    assert "No image was seen, so there is no yield." in page.words()
     assert "dns 5 100%" in page.words()
 
 
@@ -249,7 +249,7 @@ def test_a_broken_account_is_said(tmp_path: Path) -> None:
     layout = make_dataset_of(tmp_path / "d", [make_results(0, 8)])
     stats = layout.read_stats(0)
     layout.stats(0).write_text(json.dumps({**stats, "count": 9}))
-    assert "The account does not close: 9 rows in, 8 rows with an outcome." in Page(write_report(layout.root)).words()
+    assert "The totals do not add up: 9 rows in, 8 rows with an outcome." in Page(write_report(layout.root)).words()
 
 
 def test_samples_stored_by_a_looser_rule_are_shown_among_the_rejected(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_samples_stored_by_a_looser_rule_are_shown_among_the_rejected(tmp_path: 
     pq.write_table(table, layout.parquet(0))
     page = Page(write_report(layout.root))
     assert sum(attrs.get("alt", "").startswith("Rejected") for _, attrs in page.tags) == 6
-    assert "No picture was kept." in page.words()
+    assert "No image was kept." in page.words()
 
 
 @pytest.mark.parametrize("broken", [{"keep_rule": None}, {"keypoint_format": "hand21"}, {"keep_rule": {}}])

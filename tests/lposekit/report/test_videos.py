@@ -91,7 +91,7 @@ def test_an_account_that_does_not_close_is_said(videos: DatasetLayout) -> None:
     stats = videos.read_stats(0)
     try:
         videos.stats(0).write_text(json.dumps({**stats, "windows": stats["windows"] + 1}))
-        assert "The account does not close: " in Page(write_report(videos.root)).words()
+        assert "The totals do not add up: " in Page(write_report(videos.root)).words()
     finally:
         videos.stats(0).write_text(json.dumps(stats))
 

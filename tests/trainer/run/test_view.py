@@ -22,7 +22,7 @@ def test_the_page_of_a_run_shows_its_curves_and_pictures_and_asks_nothing_of_a_n
     watch = WatchSettings(probe_every=2, probe_samples=2, sample_every=4, sample_steps=1, sample_count=1, mfu=False)
     run(settings_for(1, tmp_path / "run", max_steps=4, watch=watch))
     page = write_report(tmp_path / "run").read_text()
-    for words in ("Training loss", "Is the pose learned?", "Throughput", "Validation pictures", "step 4"):
+    for words in ("Training loss", "Is the pose learned?", "Throughput", "Validation images", "step 4"):
         assert words in page
     assert page.count("data:image/jpeg;base64,") == 2
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
