@@ -49,12 +49,13 @@ class ImageRecipe:
     """Packages whose versions decide the stored bytes: other ones do not continue a folder."""
 
     def preflight(self, *, dry_run: bool = False) -> Sequence[str]:
-        """Models, blocklist, weights and lists, before anything is started."""
+        """Models, blocklist, lists and weights, before anything is started."""
         known_model(self.settings)
         Blocklist.from_files(self.settings.fetch.blocklist)
-        self._require_weights(may_download=not dry_run)
         reads_lists = self.sample_server is None and self.rule is None
-        return list_warnings(self.settings, self._sources) if reads_lists else []
+        warnings = list_warnings(self.settings, self._sources) if reads_lists else []
+        self._require_weights(may_download=not dry_run)  # last: it may take minutes
+        return warnings
 
     def fixed_facts(self) -> dict[str, Any]:
         # The sample's list names the port of its server, which another run may not get.
