@@ -1,13 +1,14 @@
 """Samples a second with the model removed: ours, plain webdataset and Megatron-Energon, on the same shards.
 
-    python -m tests.benchmarks.loader [--workers 2] [--rounds 9]
+    python -m tests.benchmarks.loader [--size 512] [--workers 2] [--rounds 5]
 
-All three read the same tars with the same number of worker processes and run the same functions on a sample's bytes
-(decode, crop to 256, draw the skeleton; 8 frames at stride 4 of a clip, crop to 256), shuffle, and hand over batches of
-16 pictures or 2 clips as torch tensors; ours and Energon's keep the state that they resume from. Turn and turn about,
-each in a fresh loader; the time starts at the first batch. Then a training run on the same shards (base `tiny`) says
-which part of its time it waited for data (bar: 5 %). Energon is left out where it is not installed
-(`make bench` does). The last line is one line of JSON.
+All three read the same tars with the same number of worker processes and run the same functions on a sample's bytes:
+decode, random crop, draw the skeleton (images) or decode 8 frames at stride 4 (clips), draw the timestep, the noise and
+the latent's noise from the sample's own streams. They shuffle, stack the arrays into shared memory, and hand over the
+same tensors in batches of 16 images or 2 clips. Ours and Energon's keep the state that they resume from; webdataset has
+none, so it is the fastest of the three to be asked for. Each round opens a fresh loader; both clocks start at its first
+batch. Then a training run on the same shards (base `tiny`, on the same cores) says which part of its time it waited
+for data. Energon is left out where it is not installed (`make bench` installs it).
 """
 
 from __future__ import annotations
@@ -17,14 +18,13 @@ import contextlib
 import gc
 import io
 import json
-import multiprocessing
 import os
-import resource
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,10 @@ from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import person_record, pose_json
 from lposekit.shards.writer import ShardWriter
 from tests.benchmarks.peers import add_peers
+from tests.benchmarks.rounds import Spread, Timing, alternate, ratio, table, timed, versions
 from tests.support.fixtures import fixtures_root
 from tests.support.train_data import POSE_CARD
+from trainer.data.batch import Batch, Sample, stack_samples
 from trainer.data.catalog import open_catalog
 from trainer.data.decode import (
     ClipPlan,
@@ -61,48 +63,214 @@ from trainer.run.metrics import METRICS_NAME, read_metrics
 from trainer.settings import LoaderSettings, PictureSettings, TrainSettings, WatchSettings
 from trainer.train import run
 
-FRAMING, SKELETON, PLAN = Framing(256, "random", 0.5), Skeleton(), ClipPlan(8, 4)
+SHARDS = 4
+PER_SHARD = {"image": 300, "video": 40}
 BATCH = {"image": 16, "video": 2}
-SHARDS, PER_SHARD = 4, {"image": 300, "video": 60}
-BLOCK = {"image": 600, "video": 120}
-Work = Callable[[dict[str, bytes], SampleRandom], dict[str, Any]]
+UNIT = {"image": "images", "video": "clips"}
+STORED_SIDE = 512
+"""Shorter side of what the builds store."""
+CLIP_FRAMES, CLIP_WIDTH, CLIP_HEIGHT = 48, 910, 512
+TRAINING_BATCH, TRAINING_STEPS = {"image": 4, "video": 1}, 5
+"""Of the training run: on a CPU, a step at 512 pixels takes seconds."""
 
 
-def picture_work(members: dict[str, bytes], random: SampleRandom) -> dict[str, Any]:
-    """What every loader does to a picture."""
-    rgb_HWC, geometry = decode_picture(members["jpg"], FRAMING, random)
-    skeleton_HWC = decode_skeleton(members["pose.json"], geometry, SKELETON)
-    return {"rgb": rgb_HWC, "skeleton": skeleton_HWC, "caption": members["txt"].decode()}
+@dataclass(frozen=True)
+class Job:
+    """What every loader does. root: the dataset's folder. samples: of all shards together."""
+
+    kind: str
+    root: Path
+    samples: int
+    workers: int
+    size: int
+
+    @cached_property
+    def recipe(self) -> SampleRecipe:
+        framing = Framing(self.size, "random", 0.5)
+        if self.kind == "image":
+            return SampleRecipe(framing, 0, skeleton=Skeleton())
+        return SampleRecipe(framing, 0, clip=ClipPlan(8, 4))
+
+    @property
+    def batch(self) -> int:
+        return BATCH[self.kind]
+
+    @property
+    def steps(self) -> int:
+        return self.samples // self.batch
+
+    @property
+    def pool(self) -> int:
+        """Samples among which a loader shuffles, all its workers together."""
+        return self.samples // 2
+
+    @property
+    def tars(self) -> list[Path]:
+        return sorted(self.root.glob("*.tar"))
 
 
-def clip_work(members: dict[str, bytes], random: SampleRandom) -> dict[str, Any]:
-    """What every loader does to a clip."""
-    frames = PLAN.indices(*read_clip_facts(members["json"]), random)
-    return {"rgb": decode_clip(members["mp4"], frames, FRAMING, random), "caption": members["txt"].decode()}
+class PeerWork:
+    """A sample of a peer's loader as `SampleReader` makes it, with the crop, frames and noise drawn for it there."""
+
+    def __init__(self, recipe: SampleRecipe) -> None:
+        self.recipe = recipe
+        self.noise = SampleReader([], recipe)._noise
+
+    def __call__(self, sample: dict[str, Any]) -> Sample:
+        key = sample["__key__"].rpartition("/")[-1]
+        shard, row = divmod(int(key), 10**4)
+        random = SampleRandom(self.recipe.seed, SampleRef(0, shard, row, 0))
+        rgb_FHWC, skeleton_FHWC = self.clip(sample, random) if self.recipe.clip else self.image(sample, random)
+        timestep, noise_CFHW, latent_noise_FCHW = self.noise(random)
+        caption = sample["txt"].decode()
+        return Sample(key, caption, timestep, noise_CFHW, latent_noise_FCHW, rgb_FHWC, skeleton_FHWC)
+
+    def image(self, members: dict[str, Any], random: SampleRandom) -> tuple[Any, Any]:
+        assert self.recipe.skeleton is not None
+        rgb_HWC, geometry = decode_picture(members["jpg"], self.recipe.framing, random)
+        return rgb_HWC[None], decode_skeleton(members["pose.json"], geometry, self.recipe.skeleton)[None]
+
+    def clip(self, members: dict[str, Any], random: SampleRandom) -> tuple[Any, None]:
+        assert self.recipe.clip is not None
+        wanted_F = self.recipe.clip.indices(*read_clip_facts(members["json"]), random)
+        return decode_clip(members["mp4"], wanted_F, self.recipe.framing, random), None
 
 
-def stack(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    arrays = {name for name, value in samples[0].items() if isinstance(value, np.ndarray)}
-    return {
-        name: torch.from_numpy(np.stack([s[name] for s in samples])) if name in arrays else [s[name] for s in samples]
-        for name in samples[0]
-    }
+def stack(samples: list[Sample]) -> dict[str, Any]:
+    """As our workers do: large arrays are stacked in shared memory, small ones go through the pipe."""
+    return stack_samples(samples).packed()
+
+
+def ours(job: Job) -> Iterator[Batch]:
+    datasets = open_catalog([job.root], job.kind)
+    order = SampleOrder([[len(shard) for shard in datasets[0].shards]], [1], 0, job.pool)
+    loader = SampleLoader(SampleReader(datasets, job.recipe), order, BatchSplit(job.batch, job.batch), job.workers, 2)
+    state = OrderState()
+    for batch in loader.batches(state, job.steps):
+        state = loader.advance(state)
+        yield batch
+
+
+def one_core(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def webdataset(job: Job) -> Iterator[Batch]:
+    import webdataset as wds
+
+    dataset = (
+        wds.WebDataset(
+            [str(path) for path in job.tars], shardshuffle=SHARDS, seed=0, workersplitter=wds.split_by_worker
+        )
+        .shuffle(job.pool // max(1, job.workers))
+        .map(PeerWork(job.recipe))
+        .batched(job.batch, collation_fn=stack)
+    )
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=None, num_workers=job.workers, prefetch_factor=2, worker_init_fn=one_core
+    )
+    yield from map(Batch.unpacked, loader)
+
+
+def prepare_energon(job: Job) -> Path:
+    """Energon's own index, in a folder of links to the same tars."""
+    from megatron.energon.epathlib import EPath
+    from megatron.energon.flavors import BaseWebdatasetFactory
+
+    folder = job.root.with_name(f"{job.root.name}-energon")
+    folder.mkdir()
+    names = [path.name for path in job.tars]
+    for name in names:
+        os.link(job.root / name, folder / name)
+    with contextlib.redirect_stdout(sys.stderr):
+        BaseWebdatasetFactory.prepare_dataset(EPath(folder), names, split_parts_ratio=[("train", 1.0)], workers=1)
+    (folder / ".nv-meta/dataset.yaml").write_text(
+        "__module__: megatron.energon\n__class__: CrudeWebdataset\ndecoder: null\n"
+    )
+    return folder
+
+
+def energon(job: Job, prepared: Path) -> Iterator[Batch]:
+    import megatron.energon as energon_api
+
+    work = PeerWork(job.recipe)
+
+    class Encoder(energon_api.TaskEncoder):
+        cookers = [energon_api.Cooker(energon_api.stateless(work))]  # noqa: RUF012 - Energon's interface
+
+        def encode_sample(self, sample: Any) -> Any:
+            return sample
+
+        def batch(self, samples: list[Any]) -> Any:
+            return stack(samples)
+
+    dataset = energon_api.get_train_dataset(
+        prepared,
+        batch_size=job.batch,
+        shuffle_buffer_size=job.pool // max(1, job.workers),
+        max_samples_per_sequence=None,
+        worker_config=energon_api.WorkerConfig(rank=0, world_size=1, num_workers=job.workers),
+        task_encoder=Encoder(),
+    )
+    with contextlib.closing(iter(energon_api.get_savable_loader(dataset))) as batches:  # pyright: ignore
+        for _ in range(job.steps):
+            yield Batch.unpacked(next(batches))
+
+
+def loaders(job: Job) -> dict[str, Callable[[], Iterator[Batch]]]:
+    """Each opens a fresh loader over all samples."""
+    found: dict[str, Callable[[], Iterator[Batch]]] = {"ours": lambda: ours(job), "webdataset": lambda: webdataset(job)}
+    try:
+        prepared = prepare_energon(job)
+    except ImportError as error:
+        print(f"Megatron-Energon is not installed ({error}): left out")
+        return found
+    return {**found, "energon": lambda: energon(job, prepared)}
+
+
+def measure(batches: Iterator[Batch], job: Job) -> Timing:
+    """Seconds a sample after the first batch, of this process and its workers."""
+    check(next(batches), job)
+    count = 0
+
+    def drain() -> None:
+        nonlocal count
+        for batch in batches:
+            count += len(batch)
+
+    timing = timed(drain)
+    gc.collect()
+    return Timing(timing.wall_s / count, timing.cpu_s / count)
+
+
+def check(batch: Batch, job: Job) -> None:
+    """Every loader must hand over the same tensors."""
+    frames, side = job.recipe.frames, job.size // 8
+    assert batch.rgb_BFHWC is not None
+    assert batch.rgb_BFHWC.shape == (job.batch, frames, job.size, job.size, 3)
+    assert batch.noise_BCFHW.shape == (job.batch, 4, frames, side, side)
+    assert batch.latent_noise_BFCHW.shape == (job.batch, frames, 4, side, side)
+    assert (batch.skeleton_BFHWC is not None) == (job.kind == "image")
 
 
 def photos() -> list[np.ndarray]:
-    """Photos of the fixtures at a shorter side of 512, as the build stores them; noise where there are none."""
+    """Photos of the fixtures; noise where there are none."""
     files = sorted((fixtures_root() / "data/images").glob("*.jpg"))[:40]
-    loaded = [cv2.imread(str(path)) for path in files] or [
-        np.random.default_rng(0).integers(0, 255, (600, 512, 3), np.uint8)
-    ]
-    scaled = []
-    for bgr_HWC in loaded:
-        factor = 512 / min(bgr_HWC.shape[:2])
-        scaled.append(cv2.resize(bgr_HWC, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA))
-    return scaled
+    loaded = [cv2.imread(str(path)) for path in files]
+    found = [bgr_HWC for bgr_HWC in loaded if bgr_HWC is not None]
+    return found or [np.random.default_rng(0).integers(0, 255, (600, 512, 3), np.uint8)]
 
 
-def picture_members(bgr_HWC: np.ndarray, number: int) -> dict[str, bytes]:
+def scaled(bgr_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scaled so that it just covers height x width."""
+    factor = max(height / bgr_HWC.shape[0], width / bgr_HWC.shape[1])
+    shape = (max(width, round(bgr_HWC.shape[1] * factor)), max(height, round(bgr_HWC.shape[0] * factor)))
+    return cv2.resize(bgr_HWC, shape, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+
+
+def image_members(photo_HWC: np.ndarray, number: int) -> dict[str, bytes]:
+    """A photo as the build stores it, with two persons of random keypoints."""
+    bgr_HWC = scaled(photo_HWC, STORED_SIDE, STORED_SIDE)
     height, width = bgr_HWC.shape[:2]
     random = np.random.default_rng(number)
     persons = [
@@ -122,174 +290,56 @@ def picture_members(bgr_HWC: np.ndarray, number: int) -> dict[str, bytes]:
     }
 
 
-def pan_members(bgr_HWC: np.ndarray, number: int) -> dict[str, bytes]:
-    """A clip of 48 frames that pans over a photo."""
+def pan_members(photo_HWC: np.ndarray, number: int) -> dict[str, bytes]:
+    """A clip that pans over a photo, encoded as the build does: key frames 12 apart, no B-frames."""
+    bgr_HWC = scaled(photo_HWC, CLIP_HEIGHT + CLIP_FRAMES, CLIP_WIDTH + CLIP_FRAMES)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=24, options={"g": "12", "bf": "0", "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = 448, 448, "yuv420p"
-        for frame in range(48):
-            window = np.ascontiguousarray(bgr_HWC[frame : frame + 448, frame : frame + 448])
+        options = {"g": "12", "bf": "0", "crf": "22", "preset": "veryfast", "sc_threshold": "0", "mbtree": "0"}
+        stream = container.add_stream("libx264", rate=24, options=options)
+        stream.width, stream.height, stream.pix_fmt = CLIP_WIDTH, CLIP_HEIGHT, "yuv420p"
+        for frame in range(CLIP_FRAMES):
+            window = np.ascontiguousarray(bgr_HWC[frame : frame + CLIP_HEIGHT, frame : frame + CLIP_WIDTH])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(window, format="bgr24")))
         container.mux(stream.encode(None))
-    facts = {"num_frames": 48, "fps": 24.0}
+    facts = {"num_frames": CLIP_FRAMES, "fps": 24.0}
     return {"json": json.dumps(facts).encode(), "mp4": buffer.getvalue(), "txt": f"clip {number}".encode()}
 
 
-def write_shards(root: Path, kind: str) -> Path:
+def write_shards(root: Path, kind: str, per_shard: int) -> str:
+    """A dataset folder of synthetic samples; returns a description."""
     root.mkdir()
     layout = DatasetLayout(root)
     claim_folder(layout, {"kind": kind, "fixed": {}, **POSE_CARD})
-    sources = photos()
-    if kind == "video":
-        made = [pan_members(bgr_HWC, number) for number, bgr_HWC in enumerate(sources[:12])]
-    else:
-        made = [picture_members(bgr_HWC, number) for number, bgr_HWC in enumerate(sources)]
+    make, sources = (image_members, photos()) if kind == "image" else (pan_members, photos()[:12])
+    made = [make(photo_HWC, number) for number, photo_HWC in enumerate(sources)]
     for shard in range(SHARDS):
         writer = ShardWriter(layout, shard, "bench")
-        keys = [sample_key(shard, row) for row in range(PER_SHARD[kind])]
+        keys = [sample_key(shard, row) for row in range(per_shard)]
         for row, key in enumerate(keys):
-            writer.add(key, made[(shard * PER_SHARD[kind] + row) % len(made)])
+            writer.add(key, made[(shard * per_shard + row) % len(made)])
         writer.commit(pa.table({"key": keys}), {"count": len(keys), "outcomes": {}})
     update_card(layout)
-    return root
+    member = "jpg" if kind == "image" else "mp4"
+    size_kb = statistics.mean(len(members[member]) for members in made) / 1000
+    what = f"JPEGs, shorter side {STORED_SIDE}, quality 95, with pose.json and caption"
+    if kind == "video":
+        what = f"H.264 clips of {CLIP_FRAMES} frames, {CLIP_WIDTH}x{CLIP_HEIGHT}, a key frame every 12, no B-frames"
+    return f"{SHARDS} tars of {per_shard} {what}; {len(made)} different ones, {size_kb:.0f} kB each in the mean"
 
 
-def ours(root: Path, kind: str, workers: int) -> Iterator[Any]:
-    datasets = open_catalog([root], kind)
-    order = SampleOrder([[len(shard) for shard in datasets[0].shards]], [1], 0, BLOCK[kind])
-    recipe = SampleRecipe(
-        FRAMING, 0, SKELETON if kind == "image" else None, PLAN if kind == "video" else None, noise=None
-    )
-    loader = SampleLoader(SampleReader(datasets, recipe), order, BatchSplit(BATCH[kind], BATCH[kind]), workers, 2)
-    steps = SHARDS * PER_SHARD[kind] // BATCH[kind]
-    state = OrderState()
-    for batch in loader.batches(state, steps):
-        state = loader.advance(state)
-        yield batch
-
-
-class _Mapped:
-    """The work on a webdataset sample, with the crop and the frames that ours draws for it."""
-
-    def __init__(self, work: Work) -> None:
-        self.work = work
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        members = {name: value for name, value in sample.items() if isinstance(value, bytes)}
-        shard, row = divmod(int(sample["__key__"].rpartition("/")[-1]), 10**4)
-        return self.work(members, SampleRandom(0, SampleRef(0, shard, row, 0)))
-
-
-def one_core(worker: int) -> None:
-    torch.set_num_threads(1)
-
-
-def webdataset(root: Path, kind: str, workers: int) -> Iterator[Any]:
-    import webdataset as wds
-
-    work = picture_work if kind == "image" else clip_work
-    tars = [str(path) for path in sorted(root.glob("*.tar"))]
-    dataset = (
-        wds.WebDataset(tars, shardshuffle=SHARDS, seed=0, workersplitter=wds.split_by_worker)
-        .shuffle(BLOCK[kind] // max(1, workers))
-        .map(_Mapped(work))
-        .batched(BATCH[kind], collation_fn=stack)
-    )
-    yield from torch.utils.data.DataLoader(
-        dataset, batch_size=None, num_workers=workers, prefetch_factor=2, worker_init_fn=one_core
-    )
-
-
-def prepare_energon(root: Path) -> Path:
-    """Energon's own index, in a folder of links to the same tars."""
-    from megatron.energon.epathlib import EPath
-    from megatron.energon.flavors import BaseWebdatasetFactory
-
-    folder = root.with_name(f"{root.name}-energon")
-    folder.mkdir()
-    names = [path.name for path in sorted(root.glob("*.tar"))]
-    for name in names:
-        os.link(root / name, folder / name)
-    with contextlib.redirect_stdout(sys.stderr):
-        BaseWebdatasetFactory.prepare_dataset(EPath(folder), names, split_parts_ratio=[("train", 1.0)], workers=1)
-    (folder / ".nv-meta/dataset.yaml").write_text(
-        "__module__: megatron.energon\n__class__: CrudeWebdataset\ndecoder: null\n"
-    )
-    return folder
-
-
-def energon(root: Path, kind: str, workers: int) -> Iterator[Any]:
-    import megatron.energon as energon_api
-
-    mapped = _Mapped(picture_work if kind == "image" else clip_work)
-
-    class Encoder(energon_api.TaskEncoder):
-        cookers = [energon_api.Cooker(energon_api.stateless(mapped))]  # noqa: RUF012 - Energon's interface
-
-        def encode_sample(self, sample: Any) -> Any:
-            return sample
-
-        def batch(self, samples: list[Any]) -> Any:
-            return stack(samples)
-
-    dataset = energon_api.get_train_dataset(
-        root,
-        batch_size=BATCH[kind],
-        shuffle_buffer_size=BLOCK[kind] // max(1, workers),
-        max_samples_per_sequence=None,
-        worker_config=energon_api.WorkerConfig(rank=0, world_size=1, num_workers=workers),
-        task_encoder=Encoder(),
-    )
-    steps = SHARDS * PER_SHARD[kind] // BATCH[kind]
-    with contextlib.closing(iter(energon_api.get_savable_loader(dataset))) as batches:  # pyright: ignore
-        for _ in range(steps):
-            yield next(batches)
-
-
-def measure(batches: Iterator[Any], kind: str) -> tuple[float, float]:
-    """Samples a second after the first batch, and CPU milliseconds of a sample in this process and its workers."""
-    cpu = cpu_seconds()
-    next(batches)
-    start, count = time.perf_counter(), 0
-    for _ in batches:
-        count += BATCH[kind]
-    rate = count / (time.perf_counter() - start)
-    del batches
-    gc.collect()
-    for worker in multiprocessing.active_children():  # their time counts from their end on
-        worker.join(10)
-    return rate, 1000 * (cpu_seconds() - cpu) / (count + BATCH[kind])
-
-
-def cpu_seconds() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
-
-
-def peers(root: Path) -> dict[str, Callable[[str, int], Iterator[Any]]]:
-    add_peers()
-    found = {"ours": lambda kind, w: ours(root, kind, w), "webdataset": lambda kind, w: webdataset(root, kind, w)}
-    try:
-        prepared = prepare_energon(root)
-    except ImportError as error:
-        print(f"Megatron-Energon is not installed ({error}): left out")
-        return found
-    return {**found, "energon": lambda kind, w: energon(prepared, kind, w)}
-
-
-def data_wait(root: Path, kind: str, workers: int) -> float:
+def data_wait(job: Job) -> float:
     """Share of a training run's time that goes by waiting for data, without the first step's."""
     settings = TrainSettings(
-        stage=1 if kind == "image" else 2,
-        data=(root,),
-        output=root.with_name(f"{kind}-run"),
+        stage=1 if job.kind == "image" else 2,
+        data=(job.root,),
+        output=job.root.with_name(f"{job.kind}-run"),
         base="tiny",
-        pose_encoder=None if kind == "image" else "none",
-        max_steps=20,
-        batch_size=BATCH[kind],
-        picture=PictureSettings(size=FRAMING.size),
-        loader=LoaderSettings(workers=workers),
+        pose_encoder=None if job.kind == "image" else "none",
+        max_steps=TRAINING_STEPS,
+        batch_size=TRAINING_BATCH[job.kind],
+        picture=PictureSettings(size=job.size),
+        loader=LoaderSettings(workers=job.workers),
         watch=WatchSettings(probe_every=0, sample_every=0, tensorboard=False, mfu=False),
     )
     run(settings)
@@ -297,45 +347,58 @@ def data_wait(root: Path, kind: str, workers: int) -> float:
     return statistics.mean(line["data_wait"] for line in lines)
 
 
-def report(kind: str, rounds: dict[str, list[tuple[float, float]]]) -> dict[str, float]:
-    """Prints a line for each loader; returns the medians."""
-    result = {}
-    unit = {"image": "pictures/s", "video": "clips/s (8 frames)"}[kind]
-    for name, measured in rounds.items():
-        rate, cpu_ms = (statistics.median(column) for column in zip(*measured, strict=True))
-        pairs = list(zip(rounds["ours"], measured, strict=True))
-        faster = statistics.median(mine[0] / theirs[0] for mine, theirs in pairs)
-        cheaper = statistics.median(theirs[1] / mine[1] for mine, theirs in pairs)
-        print(
-            f"{kind:6} {name:11} {rate:8.1f} {unit}, {cpu_ms:.2f} ms of CPU each; ours is {faster:.2f} times as fast, "
-            f"by CPU time {cheaper:.2f}"
-        )
-        result |= {name: round(rate, 1), f"ours_to_{name}": round(faster, 3), f"ours_to_{name}_cpu": round(cheaper, 3)}
+def report(job: Job, shards: str, measured: dict[str, list[Timing]], waiting: float) -> dict[str, Any]:
+    """Prints the table, the ratios (the strongest peer first) and the wait; returns the medians."""
+    wall = {name: [one.wall_s for one in timings] for name, timings in measured.items()}
+    cpu = {name: [one.cpu_s for one in timings] for name, timings in measured.items()}
+    frames = "" if job.kind == "image" else f", {job.recipe.frames} frames each"
+    tensors = f"uint8 at {job.size}x{job.size}{frames}, float32 noise and latent noise"
+    print(f"\n{UNIT[job.kind]}: {shards}", f"handed over: batches of {job.batch}, {tensors}\n", sep="\n")
+    rows = [
+        [name, Spread.of([1 / s for s in wall[name]]), Spread.of(wall[name], 1000), Spread.of(cpu[name], 1000)]
+        for name in measured
+    ]
+    print(table(["loader", f"{UNIT[job.kind]}/s", "wall ms each", "CPU ms each"], rows), end="\n\n")
+    result: dict[str, Any] = {"data_wait": round(waiting, 4)}
+    for name in sorted(set(measured) - {"ours"}, key=lambda peer: statistics.median(wall[peer])):
+        by_wall, by_cpu = ratio(wall[name], wall["ours"]), ratio(cpu[name], cpu["ours"])
+        print(f"{name} / ours: wall {by_wall}, CPU {by_cpu}")
+        result[f"{name}_over_ours"] = {"wall": round(by_wall.middle, 3), "cpu": round(by_cpu.middle, 3)}
+    print(f"a training run (base tiny, on these cores) waits for data in {100 * waiting:.2f} % of its time")
+    for name in measured:
+        middle = {"wall_ms": 1000 * statistics.median(wall[name]), "cpu_ms": 1000 * statistics.median(cpu[name])}
+        result[name] = {unit: round(value, 3) for unit, value in middle.items()}
     return result
+
+
+def bench(kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    per_shard = arguments.per_shard or PER_SHARD[kind]
+    with tempfile.TemporaryDirectory() as work:
+        root = Path(work) / kind
+        shards = write_shards(root, kind, per_shard)
+        job = Job(kind, root, SHARDS * per_shard, arguments.workers, arguments.size)
+        # the same for all: threads of OpenCV do not outlive a fork
+        cv2.setNumThreads(1)
+        forms = {name: lambda load=load: measure(load(), job) for name, load in loaders(job).items()}
+        measured = alternate(forms, arguments.rounds)
+        return report(job, shards, measured, data_wait(job))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=("all", *BATCH), default="all")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=int, default=512, help="pixels a side of what is handed over")
+    parser.add_argument("--per-shard", type=int, help="samples in each of the four shards: fewer for a try")
     arguments = parser.parse_args()
-    result: dict[str, dict[str, float]] = {}
-    for kind in ("image", "video"):
-        with tempfile.TemporaryDirectory() as work:
-            shards = write_shards(Path(work) / kind, kind)
-            loaders = peers(shards)
-            # the same for all: threads of OpenCV do not outlive a fork
-            cv2.setNumThreads(1)
-            rates: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
-            for turn in range(arguments.rounds):
-                names = list(loaders)
-                for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                    rates[name].append(measure(loaders[name](kind, arguments.workers), kind))
-            waiting = data_wait(shards, kind, arguments.workers)
-        result[kind] = report(kind, rates)
-        print(f"{kind:6} a training run waits for data in {100 * waiting:.2f} % of its time")
-        result[kind]["data_wait"] = waiting
-    print(json.dumps(result))
+    add_peers()
+    print(
+        "peers: webdataset and Megatron-Energon over the same tars, with our functions for decoding, drawing, noise\n"
+        f"and stacking; {arguments.workers} workers each, prefetch 2, shuffling among half of the samples"
+    )
+    print(versions("torch", "webdataset", "megatron-energon", "opencv-python-headless", "av", "numpy"))
+    print(json.dumps({kind: bench(kind, arguments) for kind in BATCH if arguments.kind in ("all", kind)}))
 
 
 if __name__ == "__main__":

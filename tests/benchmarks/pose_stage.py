@@ -1,21 +1,21 @@
-"""Our pose stage against bare forward passes: ``python tests/benchmarks/pose_stage.py [FOLDER]``.
+"""Our pose stage against bare forward passes: ``python -m tests.benchmarks.pose_stage [FOLDER]``.
 
-Peer: detector and pose model exactly as MMDet and MMPose build them, run over preloaded, preprocessed tensors: no
-decoding, resizing, suppression, cropping or keypoint decoding. It takes its best batch size and memory layout. Ours:
-`PoseEstimator.estimate` on pictures, everything included, with its default batches. Both see the same pictures and
-persons on the same number of threads, in turns. The bar: at least 85 % of the peer's pictures per second, on the photos
-as given and on those without people. Printed beside it: the peer with our folded and re-laid modules, which shows what
-the work around the models costs. The last line is JSON.
+Peers: the same detector and pose model in float32 in the forms of `bare_models`, run over prepared tensors: no
+decoding, resizing, suppression, cropping or keypoint decoding. Each takes its best batch size and layout (or streams)
+by CPU time. Ours: `PoseEstimator.estimate` on images, everything included, with its default batches, on the photos as
+given and on those without people. Bare time of a set: its images times a detection plus the persons found times a
+crop. A peer whose outputs differ from the eager modules' is left out.
 """
 
 from __future__ import annotations
 
+import lposekit.pose  # noqa: F401 - before torch: lets the threads that OpenMP has waiting sleep, as in a build
+
+# isort: split
 import argparse
-import itertools
 import json
-import sys
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,138 +23,210 @@ import cv2
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from lposekit.pose.estimator import PoseEstimator
 from lposekit.records import PoseFailure
-from tests.benchmarks.ground_truth import Photo, add_model_arguments, load_photos
+from tests.benchmarks import bare_models
+from tests.benchmarks.bare_models import Candidate, Candidates, Model, RawDetector, RawPose
+from tests.benchmarks.ground_truth import add_model_arguments, load_photos
+from tests.benchmarks.peers import add_peers
+from tests.benchmarks.rounds import Spread, Timing, alternate, ratio, table, timed_here, versions
 from tests.benchmarks.same_as_mmpose import peer_models
 
-BAR = 0.85
-BATCHES = (1, 4, 8, 16, 32)
-LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-ROUNDS = 3
-Forward = Callable[[torch.Tensor], Any]
+ITEMS = 32
+"""Images and crops that a bare pass goes over: a multiple of every batch size."""
+LIMITS = {"scores": 1e-3, "boxes, px": 0.1, "heatmaps": 1e-3}
+"""How far outputs may lie from those of the eager modules."""
+OURS = "our modules, bare"
+FORMS: dict[str, Callable[[Model, int], Candidates]] = {
+    "onnxruntime": bare_models.onnxruntime,
+    "OpenVINO": bare_models.openvino,
+    "torch.compile": bare_models.compiled,
+    "torch, folded": bare_models.folded,
+    "torch, eager (weak)": bare_models.eager,
+    OURS: bare_models.ours,
+}
+CLOCKS = {"wall_s": "wall", "cpu_s": "CPU"}
+Pair = tuple[Candidate, Candidate]
 
 
-def pose_forward(module: Any) -> Forward:
-    return lambda inputs: module.head(module.extract_feat(inputs))
+def prepare(estimator: PoseEstimator, weights_dir: Path | None, images: Sequence[np.ndarray]) -> tuple[Model, Model]:
+    """Both models, with inputs made of these images and the persons found in them (again from the first, if few)."""
+    stock = peer_models(estimator, weights_dir)
+    detector, pose = estimator.detector, estimator.pose_model
+    requests = [(im, box) for im, boxes in zip(images, found_boxes(estimator, images), strict=True) for box in boxes]
+    letterboxed = detector.prepare([images[i % len(images)] for i in range(ITEMS)])
+    crops = pose.prepare([requests[i % len(requests)] for i in range(ITEMS)])
+    # copied: the normalizers may give the same memory again, and in another layout
+    images_B3SS = detector.normalizer(letterboxed.pixels_BSSC).clone(memory_format=torch.contiguous_format)
+    crops_N3HW = pose.normalizer(crops.pixels_NHWC).clone(memory_format=torch.contiguous_format)
+    return (
+        Model("detector", RawDetector(stock[0]).eval(), RawDetector(detector.module).eval(), images_B3SS),
+        Model("pose model", RawPose(stock[1]).eval(), RawPose(pose.module).eval(), crops_N3HW),
+    )
 
 
-def seconds(work: Callable[[], object]) -> np.ndarray:
-    """Wall-clock and CPU seconds of one call."""
-    start = np.array([time.perf_counter(), time.process_time()])
-    work()
-    return np.array([time.perf_counter(), time.process_time()]) - start
-
-
-def bare(forward: Forward, inputs: torch.Tensor, batch: int) -> Callable[[], object]:
-    return lambda: [forward(part) for part in inputs.split(batch)]
-
-
-class Bare:
-    """A module's forward passes over preloaded tensors, with its best batch size and layout."""
-
-    def __init__(self, module: torch.nn.Module, forward: Forward, inputs: torch.Tensor) -> None:
-        self.module, self.forward, self.inputs = module, forward, inputs
-        self.best_s = np.zeros(2) if len(inputs) == 0 else np.full(2, np.inf)
-        self.choice = (16, "nhwc")
-
-    def search(self) -> None:
-        """One pass with every batch size and layout over at most 32 items, then the whole with the best."""
-        some, found = self.inputs[:32], []
-        for (name, layout), batch in itertools.product(LAYOUTS.items(), BATCHES):
-            self._lay_out(layout)
-            part = some.contiguous(memory_format=layout)
-            self.forward(part[:batch])
-            # by CPU time, which a busy machine disturbs less
-            found.append((min(seconds(bare(self.forward, part, batch))[1] for _ in range(2)), batch, name))
-        _, batch, name = min(found)
-        self.choice = (batch, name)
-
-    def measure(self) -> None:
-        if len(self.inputs) == 0:
-            return
-        batch, name = self.choice
-        self._lay_out(LAYOUTS[name])
-        inputs = self.inputs.contiguous(memory_format=LAYOUTS[name])
-        self.best_s = np.minimum(self.best_s, seconds(bare(self.forward, inputs, batch)))
-
-    def _lay_out(self, layout: torch.memory_format) -> None:
-        self.module.to(memory_format=layout)  # type: ignore[call-overload]
-
-
-def preloaded(estimator: PoseEstimator, images: Sequence[np.ndarray], answers: Sequence[Any]) -> list[torch.Tensor]:
-    """The inputs of both models for these pictures and the persons found in them."""
-    detector, model = estimator.detector, estimator.pose_model
-    pictures = detector.normalizer(detector.prepare(images).pixels_BSSC).clone()
-    requests = [(im, p.bbox_xyxy) for im, persons in zip(images, answers, strict=True) for p in persons]
-    width, height = model.input_size_wh
-    if not requests:
-        return [pictures, torch.zeros(0, 3, height, width)]
-    return [pictures, model.normalizer(model.prepare(requests).pixels_NHWC).clone()]
-
-
-def compare(estimator: PoseEstimator, stock: tuple[Any, Any], images: list[np.ndarray], label: str) -> dict[str, Any]:
+def found_boxes(estimator: PoseEstimator, images: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
     answers = estimator.estimate(images)
     assert not any(isinstance(answer, PoseFailure) for answer in answers)
-    pictures, crops = preloaded(estimator, images, answers)
-    peers = [Bare(stock[0], stock[0], pictures), Bare(stock[1], pose_forward(stock[1]), crops)]
-    ours_d, ours_p = estimator.detector.module, estimator.pose_model.module
-    folded = [Bare(ours_d, ours_d, pictures), Bare(ours_p, pose_forward(ours_p), crops)]
-    for peer in peers:
-        if len(peer.inputs):
-            peer.search()
-    best_s = np.full(2, np.inf)
-    for _ in range(ROUNDS):
-        best_s = np.minimum(best_s, seconds(lambda: estimator.estimate(images)))
-        for peer in (*peers, *folded):
-            peer.measure()
-    peer_s, folded_s = peers[0].best_s + peers[1].best_s, folded[0].best_s + folded[1].best_s
-    figures = {
-        "set": label,
-        "threads": torch.get_num_threads(),
-        "pictures": len(images),
-        "persons": len(crops),
-        "ours_ms_per_picture": float(1e3 * best_s[0] / len(images)),
-        "bare_ms_per_picture": float(1e3 * peer_s[0] / len(images)),
-        "bare_choice": [peer.choice for peer in peers],
-        "ratio": float(peer_s[0] / best_s[0]),
-        "ratio_cpu_time": float(peer_s[1] / best_s[1]),
-        "ratio_to_our_folded_modules": float(folded_s[1] / best_s[1]),
+    return [[person.bbox_xyxy for person in answer] for answer in answers if not isinstance(answer, PoseFailure)]
+
+
+def best(candidates: Candidates) -> Candidate:
+    """The setting with the least CPU time, which a busy machine disturbs less; the others are freed."""
+    least_s, chosen = float("inf"), None
+    for candidate in candidates:
+        candidate.forward(candidate.parts[0])
+        spent = timed_here(candidate.run)
+        if spent.cpu_s < least_s:
+            least_s, chosen = spent.cpu_s, candidate
+    assert chosen is not None
+    return chosen
+
+
+def ready_forms(models: tuple[Model, Model], threads: int, names: Sequence[str]) -> dict[str, Pair]:
+    """Each form at its best; those that cannot run here are named with the reason."""
+    found: dict[str, Pair] = {}
+    for name in names:
+        try:
+            pair = tuple(best(FORMS[name](model, threads)) for model in models)
+        except Exception as error:  # noqa: BLE001 - a peer that does not run must not end the others
+            print(f"left out, {name}: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+            continue
+        found[name] = pair  # type: ignore[assignment]
+    return found
+
+
+def agreeing(models: tuple[Model, Model], forms: dict[str, Pair]) -> dict[str, Pair]:
+    """The forms whose outputs are those of the eager modules; prints the largest differences."""
+    rows, kept = [], {}
+    expected = [model.named([model.stock(model.inputs)]) for model in models]
+    for name, pair in forms.items():
+        far: dict[str, float] = {}
+        for model, candidate, want in zip(models, pair, expected, strict=True):
+            got = model.named(candidate.run())
+            far |= {what: float((got[what] - want[what]).abs().max()) for what in want}
+        rows.append([name, *(f"{distance:.1e}" for distance in far.values())])
+        if all(far[what] <= LIMITS[what] for what in far):
+            kept[name] = pair
+        else:
+            print(f"left out, {name}: its outputs are not those of the eager modules")
+    print(f"\nLargest difference from the eager modules' outputs over {ITEMS} images and {ITEMS} crops:")
+    print(table(["form", *LIMITS], rows))
+    return kept
+
+
+Rounds = dict[str, list[Timing]]
+
+
+def measure(estimator: PoseEstimator, forms: dict[str, Pair], sets: dict[str, list[np.ndarray]], rounds: int) -> Rounds:
+    works: dict[str, Callable[[], Timing]] = {}
+    for name, pair in forms.items():
+        works |= {f"{name}/{i}": partial(timed_here, candidate.run) for i, candidate in enumerate(pair)}
+    works |= {label: partial(timed_here, partial(estimator.estimate, images)) for label, images in sets.items()}
+    return alternate(works, rounds)
+
+
+def clocked(timings: Sequence[Timing], clock: str) -> list[float]:
+    return [getattr(timing, clock) for timing in timings]
+
+
+def bare_s(rounds: Rounds, names: Sequence[str], clock: str, counts: Sequence[int]) -> list[float]:
+    """Bare seconds of a set in each round, with the detector of one form and the pose model of another."""
+    columns = [clocked(rounds[f"{name}/{i}"], clock) for i, name in enumerate(names)]
+    return [sum(n * spent / ITEMS for n, spent in zip(counts, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def strongest(rounds: Rounds, peers: Sequence[str], clock: str) -> list[str]:
+    """The form with the fastest detector and the one with the fastest pose model."""
+    return [min(peers, key=lambda p: Spread.of(clocked(rounds[f"{p}/{i}"], clock)).middle) for i in range(2)]
+
+
+def show_bare(rounds: Rounds, forms: dict[str, Pair], threads: int) -> None:
+    print(f"\nBare forward passes, {threads} thread(s), float32, milliseconds of one detection and of one crop:")
+    rows = []
+    for name, pair in forms.items():
+        cells: list[Any] = [name]
+        for i, candidate in enumerate(pair):
+            spent = [Spread.of(clocked(rounds[f"{name}/{i}"], clock), 1e3 / ITEMS) for clock in CLOCKS]
+            cells += [candidate.setting, *spent]
+        rows.append(cells)
+    headings = [f"{of}: {what}" for of in ("detection", "crop") for what in ("batch", "wall ms", "CPU ms")]
+    print(table(["form", *headings], rows))
+
+
+def show_ours(rounds: Rounds, counts: dict[str, tuple[int, int]], threads: int) -> dict[str, list[Spread]]:
+    print(f"\nOurs, `PoseEstimator.estimate`, {threads} thread(s), everything included:")
+    spent = {
+        label: [Spread.of(clocked(rounds[label], clock), 1e3 / images) for clock in CLOCKS]
+        for label, (images, _) in counts.items()
     }
-    print(
-        f"{label}, {figures['threads']} threads: {len(images)} pictures, {len(crops)} persons; ours "
-        f"{figures['ours_ms_per_picture']:.1f} ms a picture, bare {figures['bare_ms_per_picture']:.1f} ms "
-        f"(batch, layout: {figures['bare_choice']}): ours runs at {figures['ratio']:.2f} of bare (bar {BAR}; by CPU "
-        f"time {figures['ratio_cpu_time']:.2f}), at {figures['ratio_to_our_folded_modules']:.2f} of its own modules",
-        flush=True,
-    )
-    return figures
+    rows = [[label, *counts[label], *cells] for label, cells in spent.items()]
+    print(table(["photos", "images", "persons", "wall ms an image", "CPU ms an image"], rows))
+    return spent
 
 
-def main() -> int:
+def show_ratios(
+    rounds: Rounds, forms: dict[str, Pair], counts: dict[str, tuple[int, int]], threads: int
+) -> dict[str, dict[str, list[float]]]:
+    """Bare over ours, the strongest first."""
+    peers = [name for name in forms if name != OURS]
+    if not peers:
+        print("\nno peer ran here: no ratios")
+        return {}
+    mixes: dict[str, dict[str, list[str]]] = {"strongest": {c: strongest(rounds, peers, c) for c in CLOCKS}}
+    mixes |= {name: {clock: [name, name] for clock in CLOCKS} for name in forms}
+    print(f"\nBare / ours, {threads} thread(s); below 1: the bare passes alone are faster than all of our pose stage.")
+    for clock, (detector, pose) in mixes["strongest"].items():
+        print(f"strongest by {CLOCKS[clock]} time: detector in {detector}, pose model in {pose}")
+    ratios = {
+        label: {
+            name: [ratio(bare_s(rounds, names[c], c, counts[label]), clocked(rounds[label], c)) for c in CLOCKS]
+            for name, names in mixes.items()
+        }
+        for label in counts
+    }
+    rows = [[label, name, *cells] for label, of_set in ratios.items() for name, cells in of_set.items()]
+    print(table(["photos", "bare form", "by wall time", "by CPU time"], rows), flush=True)
+    return {
+        label: {name: [round(c.middle, 3) for c in cells] for name, cells in of_set.items()}
+        for label, of_set in ratios.items()
+    }
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--max-pictures", type=int, default=1000, help="of each set, for a quick look")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--max-images", type=int, default=1000, help="of each set, for a quick look")
     options = parser.parse_args()
-    photos: list[Photo] = load_photos(options.folder)[0]
-    sets = {"as given": photos, "without people": [photo for photo in photos if not photo.people_visible]}
+    add_peers()
+    photos = load_photos(options.folder)[0]
+    chosen = {"as given": photos, "without people": [photo for photo in photos if not photo.people_visible]}
+    sets = {label: [photo.rgb_HWC for photo in some[: options.max_images]] for label, some in chosen.items()}
     estimator = PoseEstimator.load(options.detector, options.pose_model, weights_dir=options.weights_dir)
-    stock = peer_models(estimator, options.weights_dir)
-    results = []
+    print(
+        f"Pose stage, {options.detector} and {options.pose_model}, against bare forward passes of the same weights\n"
+        "in float32 on prepared tensors, each form at its best batch size and layout (or streams) by CPU time. Bare\n"
+        "passes leave out resizing, box decoding, suppression, cropping and keypoint decoding; ours does all of it.\n"
+        "Threads that wait sleep (OMP_WAIT_POLICY=PASSIVE, onnxruntime without spinning)."
+    )
+    print(versions("torch", "onnxruntime", "openvino", "onnx", "mmdet", "mmpose", "opencv-python-headless"))
+    results = {}
     with torch.inference_mode():
+        counts = {label: (len(images), sum(map(len, found_boxes(estimator, images)))) for label, images in sets.items()}
+        models = prepare(estimator, options.weights_dir, sets["as given"])
         for threads in options.threads:
             torch.set_num_threads(threads)
             cv2.setNumThreads(threads)
-            results += [
-                compare(estimator, stock, [p.rgb_HWC for p in some[: options.max_pictures]], name)
-                for name, some in sets.items()
-            ]
-    met = all(result["ratio"] >= BAR for result in results)
-    print(json.dumps({"benchmark": "pose_stage", "pass": met, "bar": BAR, "results": results}))
-    return 0 if met else 1
+            forms = agreeing(models, ready_forms(models, threads, options.forms))
+            rounds = measure(estimator, forms, sets, options.rounds)
+            show_bare(rounds, forms, threads)
+            show_ours(rounds, counts, threads)
+            results[f"threads{threads}"] = show_ratios(rounds, forms, counts, threads)
+    print(json.dumps({"benchmark": "pose_stage", "bare_over_ours_wall_cpu": results}))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -15,6 +15,7 @@ import ctypes
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ import psutil
 INTERVAL_S, POLL_S = 0.2, 0.02
 PATIENCE_S = 20.0
 """How long processes may go on after the command itself; then they are killed."""
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_CHILD_SUBREAPER, _PR_SET_PDEATHSIG = 36, 1
 
 
 class ProcessTree:
@@ -113,7 +114,11 @@ def run_measured(command: Sequence[str], folder: Path, environment: dict[str, st
 
 def main() -> None:
     path, command = Path(sys.argv[1]), sys.argv[2:]
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    library = ctypes.CDLL(None, use_errno=True)
+    library.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # A benchmark that is killed takes all its processes with it.
+    library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     tree = ProcessTree(os.getpid(), with_root=False)
     times, cpu_s = [time.time()], [0.0]
     process = subprocess.Popen(command)

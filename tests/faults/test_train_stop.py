@@ -195,6 +195,6 @@ def test_resume_none_refuses_a_folder_with_checkpoints_and_a_named_one_is_taken(
 
 @pytest.mark.timeout(60)
 def test_a_loss_that_is_not_finite_names_the_step_and_its_samples(tmp_path: Path):
-    settings = settings_for(1, tmp_path / "run", loss=LossSettings(offset_noise=float("inf")))
+    settings = settings_for(1, tmp_path / "run", loss=LossSettings(offset_noise=1e38))
     with pytest.raises(LposekitError, match=r"step 1: the loss is not finite .*samples 0000"):
         run(settings)
