@@ -1,6 +1,6 @@
 """One training step of the official Follow-Your-Pose code against ours, alternating in one run, at SD 1.4's widths.
 
-    python -m tests.benchmarks.official_step --official DIR        (or LPOSEKIT_OFFICIAL_CODE=DIR)
+    python -m tests.benchmarks.official_step --official DIR        (or LPOSEKIT_TEST_OFFICIAL_CODE=DIR)
 
 DIR: a checkout of github.com/mayuelala/FollowYourPose; nothing of it is in this repository, and without it this is
 skipped. Its model code needs diffusers 0.11.1, installed into a folder of its own (`PINS`); torch is the environment's
@@ -16,9 +16,10 @@ Stage 2 is what the official script trains. Its UNet computes the pose encoder a
 images of full size, here the smallest that pass. Stage 1 was never released: here their pose encoder learns through
 their UNet, which is frozen but differentiated. Their UNet has no switch to leave its temporal layers out at one frame;
 a competent user replaces the three modules of each block by empty ones, which is the row to compare with, and the row
-as released stands beside it. The third peer of stage 1 is what such a user would take today: diffusers' own
-T2I-Adapter on diffusers' UNet, the same function. Each peer runs in the memory layout that is faster here (contiguous
-or channels last, one step each); ours as the trainer runs on a CPU, contiguous.
+as released stands beside it. The other peer of stage 1 is what such a user would take today: diffusers' own
+T2I-Adapter on diffusers' UNet, the same function; it has rounds of its own, for three models at a time need too much
+memory. Each peer runs in the memory layout that is faster here (contiguous or channels last, one step each); ours as
+the trainer runs on a CPU, contiguous.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ logger = logging.getLogger(__name__)
 
 PINS = ("diffusers==0.11.1", "huggingface-hub==0.13.3")
 FOLDER = Path(sys.prefix) / "bench-official"
-VARIABLE = "LPOSEKIT_OFFICIAL_CODE"
+VARIABLE = "LPOSEKIT_TEST_OFFICIAL_CODE"
 LEARNING_RATE = 3e-5
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 SMALLEST_POSE = 64
@@ -73,9 +74,10 @@ SMALLEST_POSE = 64
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison. code: the official checkout. side: of the latents."""
+    """One comparison of ours with a peer. side: of the latents. code: the official checkout."""
 
     stage: int
+    peer: str
     frames: int
     side: int
     threads: int
@@ -83,7 +85,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        return f"stage{self.stage}"
+        return f"stage{self.stage}_{self.peer}"
 
     def inputs(self) -> dict[str, Tensor]:
         """The same in every process."""
@@ -214,6 +216,9 @@ def diffusers_side(case: Case) -> Side:
         return nn.functional.mse_loss(predicted, given["noise"])
 
     return Side([unet, adapter], list(adapter.parameters()), {"diffusers' T2I-Adapter": loss})
+
+
+PEERS = {"official": official_side, "diffusers": diffusers_side}
 
 
 class TemporalSwap:
@@ -391,9 +396,7 @@ def try_layout(driven: Driven, form: str, layout: str) -> tuple[Timing, Memory]:
 
 def compare(case: Case, rounds: int, *, tune: bool) -> dict[str, Any]:
     """Runs a case; prints it and returns it for programs."""
-    sides = [Driven(our_side, case), Driven(official_side, case)]
-    if case.stage == 1:
-        sides.append(Driven(diffusers_side, case))
+    sides = [Driven(our_side, case), Driven(PEERS[case.peer], case)]
     try:
         for driven in sides:
             driven.wait_until_built()
@@ -416,7 +419,7 @@ def show(case: Case, trained: int, first: Mapping[str, First], figures: Mapping[
     what = "the UNet's temporal parts and query projections learn" if case.stage == 2 else "the pose encoder learns"
     sizes = f"1 x {case.frames} frames x {case.side} x {case.side} latents"
     where = f"SD 1.4 widths, random weights; {sizes}; float32; CPU, {case.threads} threads"
-    print(f"\n{case.name}: {where}", f"{what}: {trained} parameters on every side", MEMORY_NOTE, "", sep="\n")
+    print(f"\nstage {case.stage}: {where}", f"{what}: {trained} parameters on every side", MEMORY_NOTE, "", sep="\n")
     rows = [[form, first[form].layout, *one.cells()] for form, one in figures.items()]
     print(table(["step", "layout", *HEADINGS], rows), end="\n\n")
     ours = figures["ours"]
@@ -463,7 +466,8 @@ def commit_of(code: Path) -> str:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--official", type=Path, metavar="DIR", help=f"the checkout; else {VARIABLE}")
-    parser.add_argument("--case", choices=("all", "stage1", "stage2"), default="all")
+    parser.add_argument("--stage", type=int, choices=(1, 2), help="else both")
+    parser.add_argument("--peer", choices=tuple(PEERS), help="else both; diffusers has stage 1 alone")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--stage1-side", type=int, default=64, help="height and width of stage 1's latents")
@@ -472,7 +476,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--no-tune", action="store_true", help="leave the peers' layout contiguous: saves two steps each"
     )
-    parser.add_argument("--memory-gib", type=float, default=18, help="skip where less is free")
+    parser.add_argument("--memory-gib", type=float, default=19, help="skip where less is free")
     return parser.parse_args()
 
 
@@ -484,20 +488,22 @@ def main() -> None:
         skip(f"SD 1.4's configuration files are missing: {sd14_folder()}; set LPOSEKIT_FIXTURES to the folder above")
     free_gib = psutil.virtual_memory().available / 2**30
     if free_gib < arguments.memory_gib:
-        skip(f"{free_gib:.0f} GiB are free, and the sides' models need {arguments.memory_gib:g} together")
+        skip(f"{free_gib:.0f} GiB are free, and the two models need {arguments.memory_gib:g}")
     install_pins()
     print(
         "peer: the official code's own modules, eager float32, no checkpointing, slices or xformers, fused AdamW over\n"
         "the trained parameters alone, the faster of two memory layouts, the pose encoder that stage 2 drops fed the\n"
-        "smallest image; stage 1, never released, also without their temporal layers, and diffusers' own T2I-Adapter"
+        "smallest image. Their stage 1 was never released: here their pose encoder learns through their frozen UNet,\n"
+        "temporal layers taken out or as released; the peer that does the same today is diffusers' T2I-Adapter"
     )
     print(f"official code at commit {commit_of(code)}, with {', '.join(PINS)}; all sides one torch")
     print(versions("torch", "diffusers", "psutil"))
     cases = [
-        Case(2, arguments.frames, arguments.stage2_side, arguments.threads, code),
-        Case(1, 1, arguments.stage1_side, arguments.threads, code),
+        Case(2, "official", arguments.frames, arguments.stage2_side, arguments.threads, code),
+        Case(1, "diffusers", 1, arguments.stage1_side, arguments.threads, code),
+        Case(1, "official", 1, arguments.stage1_side, arguments.threads, code),
     ]
-    chosen = [case for case in cases if arguments.case in ("all", case.name)]
+    chosen = [case for case in cases if arguments.stage in (None, case.stage) and arguments.peer in (None, case.peer)]
     print(json.dumps({case.name: compare(case, arguments.rounds, tune=not arguments.no_tune) for case in chosen}))
 
 

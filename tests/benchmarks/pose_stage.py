@@ -90,7 +90,8 @@ def ready_forms(models: tuple[Model, Model], threads: int, names: Sequence[str])
         try:
             pair = tuple(best(FORMS[name](model, threads)) for model in models)
         except Exception as error:  # noqa: BLE001 - a peer that does not run must not end the others
-            print(f"left out, {name}: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+            reason = (str(error).strip() or "no message").splitlines()[0]
+            print(f"left out, {name}: {type(error).__name__}: {reason}")
             continue
         found[name] = pair  # type: ignore[assignment]
     return found

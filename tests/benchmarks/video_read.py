@@ -53,7 +53,7 @@ READS, STEP = 12, 67
 the mean distance from a key frame is within 7 % of that of all frames (root mean square over the starts)."""
 PATTERNS = {"1 frame": (1, 1), "8 frames": (8, 1), "8 at stride 4": (8, 4)}
 OURS, SHORT, EQUAL, LONG = "ours, GOP 12", "GOP 30, our crf", "GOP 250, our size", "GOP 250, our crf"
-ALIKE = "GOP 250, our look"
+ALIKE = "GOP 250, our PSNR"
 PEERS = (SHORT, EQUAL, LONG)
 Planes = npt.NDArray[np.uint8]
 Read = Callable[[Sequence[int]], npt.NDArray[np.uint8]]
@@ -333,7 +333,7 @@ def _head(read_from: str, clips: Mapping[str, Clip], rounds: int) -> str:
     look = f"crf {alike.crf:g}: luma PSNR {alike.psnr_db:.1f} dB, ours {ours.psnr_db:.1f}"
     return f"""\
 What faster reads cost: of the {read_from}, our file is {times[LONG]} times as large as GOP 250 at our crf,
-{times[ALIKE]} times as large as GOP 250 at about our look ({look}),
+{times[ALIKE]} times as large as GOP 250 at about our PSNR ({look}),
 {times[SHORT]} times as large as GOP 30 at our crf.
 
 Ours: GOP {settings.gop}, crf {settings.crf:g}, {settings.preset}, no B-frames, no macroblock tree, no scene cuts.
