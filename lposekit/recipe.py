@@ -65,17 +65,12 @@ class Worker(Protocol[P_contra]):
         ...
 
 
-class PoolActor(Protocol):
-    """What the actors of a pool have in common; a recipe's worker knows the rest of their methods."""
-
-    def card(self) -> dict[str, Any]:
-        """What the dataset card says about what the actor has loaded."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Actors that all workers of a run share, such as pose models: `actor_class(*arguments)`, `size` of them."""
+    """Actors that all workers of a run share, such as pose models: `actor_class(*arguments)`, `size` of them.
+
+    The class has a method ``card()``: what the dataset card says about what the actor has loaded.
+    """
 
     actor_class: type
     arguments: tuple[Any, ...]
