@@ -227,6 +227,6 @@ def check_shared_memory(path: Path) -> Check:
         return Check("shared memory", "note", f"no {path}: Ray uses /tmp and is slower")
     size = shutil.disk_usage(path).total
     if size < MIN_SHARED_MEMORY_BYTES:
-        fix = "in a container, `--shm-size=4g`: Ray and the trainer's loaders pass pictures through it"
+        fix = "in a container, `--shm-size=4g`: Ray and the trainer's loaders pass images through it"
         return Check("shared memory", "note", f"{size / GIB:.2f} GiB in {path}", fix)
     return Check("shared memory", "ok", f"{size / GIB:.1f} GiB in {path}")

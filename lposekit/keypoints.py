@@ -1,4 +1,4 @@
-"""Keypoint formats, and the rule that decides which pictures are kept.
+"""Keypoint formats, and the rule that decides which images are kept.
 
 Arrays: ``K3`` = K keypoints of (x, y, raw score), x and y in pixels of the stored image; ``P`` = persons.
 Sources: the COCO keypoint format (Lin et al. 2014, its evaluation code for the sigmas), COCO-WholeBody
@@ -147,7 +147,7 @@ class KeypointFormat:
         return len(self.names)
 
     def flip_order(self) -> npt.NDArray[np.intp]:
-        """Permutation [K] that swaps left and right, for a horizontally flipped picture."""
+        """Permutation [K] that swaps left and right, for a horizontally flipped image."""
         order = np.arange(self.num_keypoints)
         for left, right in self.flip_pairs:
             order[left], order[right] = right, left
@@ -182,7 +182,7 @@ def openpose18_from_coco17(keypoints_K3: npt.NDArray[np.float32], score_threshol
 def flip_keypoints(
     keypoints_K3: npt.NDArray[np.float32], width: int, keypoint_format: KeypointFormat
 ) -> npt.NDArray[np.float32]:
-    """Keypoints [..., K, 3] of the horizontally flipped picture: x mirrored, left and right swapped."""
+    """Keypoints [..., K, 3] of the horizontally flipped image: x mirrored, left and right swapped."""
     flipped = keypoints_K3[..., keypoint_format.flip_order(), :].copy()
     flipped[..., 0] = width - 1 - flipped[..., 0]
     return flipped
@@ -193,12 +193,12 @@ PersonRule = Literal["any", "main", "all", "pooled"]
 
 @dataclass(frozen=True, slots=True)
 class KeepRule:
-    """Which pictures are kept. All of it is written into the dataset card.
+    """Which images are kept. All of it is written into the dataset card.
 
     A person is valid if the box score is at least ``box_score_threshold``, the box covers at least
-    ``min_box_area_fraction`` of the picture and its shorter side has at least ``min_box_side_px`` pixels. A keypoint
+    ``min_box_area_fraction`` of the image and its shorter side has at least ``min_box_side_px`` pixels. A keypoint
     is detected if its raw score reaches ``keypoint_score_threshold`` (a property of the model, see the zoo) and it lies
-    inside the picture. ``min_detected`` is the share of the 17 body keypoints that must be detected.
+    inside the image. ``min_detected`` is the share of the 17 body keypoints that must be detected.
     """
 
     keypoint_score_threshold: float
@@ -238,7 +238,7 @@ def reaches(detected: int, total: int, min_detected: float) -> bool:
 def keep_verdict(
     persons: Sequence[Person], width: int, height: int, rule: KeepRule, keypoint_format: KeypointFormat
 ) -> Outcome:
-    """Whether a picture of ``width`` x ``height`` pixels is kept: KEPT, NO_PERSON or FEW_KEYPOINTS."""
+    """Whether an image of ``width`` x ``height`` pixels is kept: KEPT, NO_PERSON or FEW_KEYPOINTS."""
     valid = [person for person in persons if is_valid_person(person, width, height, rule)]
     if not valid:
         return Outcome.NO_PERSON

@@ -50,7 +50,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class PoseFailure:
-    """What stands in place of a picture's persons when the pose model failed on that picture alone.
+    """What stands in place of an image's persons when the pose model failed on that image alone.
 
     ``outcome_crash`` is true when the model's process died on it, not only raised.
     """

@@ -56,13 +56,21 @@ class Layer:
 def table_layer(settings_class: type, table: Mapping[str, Any], origin: str) -> Layer:
     """Checks a TOML table. Raises `UsageError` that lists every wrong key and value at once."""
     known, values, problems = leaves(settings_class), {}, []
-    for name, value in flatten(table):
+    for written, value in flatten(table):
+        name = _present_name(settings_class, written)
         try:
             values[name] = leaf_value(known, name, lambda leaf, value=value: parse_toml(leaf, value))
         except ValueError as error:
-            problems.append(f"{origin} {name} = {json.dumps(value, default=str)}: {error}")
+            problems.append(f"{origin} {written} = {json.dumps(value, default=str)}: {error}")
     raise_problems(problems)
     return Layer(origin, values, tuple(values))
+
+
+def _present_name(settings_class: type, name: str) -> str:
+    """The dotted name of today. A class whose groups were renamed says so in ``FORMER_GROUPS``, so that files of older
+    runs are still understood."""
+    group, dot, rest = name.partition(".")
+    return f"{getattr(settings_class, 'FORMER_GROUPS', {}).get(group, group)}{dot}{rest}"
 
 
 def environment_layer(
@@ -74,7 +82,7 @@ def environment_layer(
         rest = variable.removeprefix(ENVIRONMENT_PREFIX)
         if rest == variable or rest in RESERVED_VARIABLES or rest.startswith(RESERVED_PREFIXES):
             continue
-        name, text = rest.lower().replace("__", "."), environ[variable]
+        name, text = _present_name(settings_class, rest.lower().replace("__", ".")), environ[variable]
         if name not in known and name in elsewhere():
             continue
         try:

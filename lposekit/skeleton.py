@@ -1,4 +1,4 @@
-"""Draw persons' keypoints as the skeleton pictures that pose-guided models are trained with.
+"""Draw persons' keypoints as the skeleton images that pose-guided models are trained with.
 
 Datasets store keypoints; skeletons are drawn when a sample is loaded, at the size it is loaded in, so that line width
 and colours (which carry left and right) are right after every crop, resize and flip (docs/guide/skeletons.md).
@@ -52,8 +52,8 @@ def draw_skeleton(
 ) -> Canvas:
     """Skeletons of all persons on black, RGB uint8 [height, width, 3].
 
-    ``keypoints_PK3``: float [P, 17 or 133, 3] in pixels of the picture to draw (`scale_keypoints`, `crop_keypoints`).
-    A keypoint is drawn if its raw score reaches ``score_threshold`` and it is finite; what leaves the picture is cut at
+    ``keypoints_PK3``: float [P, 17 or 133, 3] in pixels of the image to draw (`scale_keypoints`, `crop_keypoints`).
+    A keypoint is drawn if its raw score reaches ``score_threshold`` and it is finite; what leaves the image is cut at
     its border, so apply `drop_outside` before a crop to leave out keypoints outside of the photo itself.
     ``line_width``: width of a limb in pixels; default: the style's (6 for ``followyourpose``) at a shorter side of 512,
     in proportion elsewhere. Joints grow with it. ``style``: a name in `lposekit.skeleton_styles.STYLES`.
@@ -74,7 +74,7 @@ def draw_skeleton(
 
 
 def scale_keypoints(keypoints_K3: Keypoints, scale_x: float, scale_y: float) -> npt.NDArray[np.float32]:
-    """Keypoints [..., K, 3] of the picture resized by these factors, as resizers do (pixel centres at integers)."""
+    """Keypoints [..., K, 3] of the image resized by these factors, as resizers do (pixel centres at integers)."""
     scaled = np.array(keypoints_K3, np.float32)
     scaled[..., 0] = (scaled[..., 0] + 0.5) * scale_x - 0.5
     scaled[..., 1] = (scaled[..., 1] + 0.5) * scale_y - 0.5
@@ -82,13 +82,13 @@ def scale_keypoints(keypoints_K3: Keypoints, scale_x: float, scale_y: float) -> 
 
 
 def crop_keypoints(keypoints_K3: Keypoints, left: float, top: float) -> npt.NDArray[np.float32]:
-    """Keypoints [..., K, 3] of the picture cropped at (left, top). Those outside of the crop stay, so that limbs
+    """Keypoints [..., K, 3] of the image cropped at (left, top). Those outside of the crop stay, so that limbs
     which cross its border are drawn up to it."""
     return np.asarray(keypoints_K3, np.float32) - np.array([left, top, 0], np.float32)
 
 
 def drop_outside(keypoints_K3: Keypoints, height: int, width: int) -> npt.NDArray[np.float32]:
-    """Keypoints [..., K, 3] where the score of those outside of a height x width picture is -inf: never drawn.
+    """Keypoints [..., K, 3] where the score of those outside of a height x width image is -inf: never drawn.
 
     The keep rule does not count them as detected; a model places them where it sees nothing.
     """

@@ -1,7 +1,7 @@
 """The skeleton styles: palettes, limbs, widths. Colours are RGB as the network sees them; sizes in px at 512.
 
 - ``followyourpose``: MMPose 0.x with HRNet on COCO-17, as in the skeleton videos that the authors of Follow-Your-Pose
-  publish (orange trunk, green left, blue right; about 6 px at 512, no joint dots). MMPose 0.x painted on BGR pictures.
+  publish (orange trunk, green left, blue right; about 6 px at 512, no joint dots). MMPose 0.x painted on BGR images.
 - ``mmpose1``: the visualizer of MMPose 1.x. The same palette triples painted on RGB, so red and blue are swapped
   against ``followyourpose``: a released pose encoder does not understand it. Links 1 px, joints of radius 3.
 - ``openpose18``: ControlNet's OpenPose annotator (18 rainbow joints, then ellipses blended with weight 0.6).

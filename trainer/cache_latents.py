@@ -31,14 +31,14 @@ from lposekit.shards.card import claim_folder, update_card
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.writer import ShardWriter, remove_partials
-from trainer.data.batch import pictures_BF3HW
+from trainer.data.batch import vae_input_BF3HW
 from trainer.data.catalog import Dataset, open_dataset_folder
-from trainer.data.decode import DamagedSample, Framing, decode_clip, decode_picture, read_clip_facts
+from trainer.data.decode import DamagedSample, Framing, decode_clip, decode_training_image, read_clip_facts
 from trainer.data.latent_cache import MEMBER, cache_identity, caches_folder
 from trainer.data.order import SampleRef
 from trainer.data.random import SampleRandom
 from trainer.data.reader import damaged_sample
-from trainer.model.base import encode_pictures, load_base, weights_digest
+from trainer.model.base import encode_images, load_base, weights_digest
 from trainer.run.build import DTYPES
 from trainer.run.distributed import choose_device
 from trainer.run.folder import own_folder
@@ -76,18 +76,18 @@ class CacheReport:
 
 @dataclass(frozen=True, slots=True)
 class _Encoder:
-    """The VAE, and in how many pictures at a time it works."""
+    """The VAE, and in how many images at a time it works."""
 
     vae: AutoencoderKL
     batch_size: int
     device: torch.device
 
-    def moments(self, pictures: Iterable[npt.NDArray[np.uint8]]) -> Iterator[npt.NDArray[np.float16]]:
-        """Mean over log-variance float16 [2C, h, w] of each picture uint8 [H, W, 3]."""
-        iterator = iter(pictures)
+    def moments(self, images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[npt.NDArray[np.float16]]:
+        """Mean over log-variance float16 [2C, h, w] of each image uint8 [H, W, 3]."""
+        iterator = iter(images)
         while group := list(itertools.islice(iterator, self.batch_size)):
             rgb = torch.from_numpy(np.stack(group)).to(self.device)
-            moments = encode_pictures(self.vae, pictures_BF3HW(rgb[:, None]))[:, 0]
+            moments = encode_images(self.vae, vae_input_BF3HW(rgb[:, None]))[:, 0]
             yield from moments.to("cpu", torch.float16).numpy()
 
 
@@ -162,13 +162,13 @@ def _encode_shard(dataset: Dataset, shard: ShardIndex, layout: DatasetLayout, en
     writer = ShardWriter(layout, int(shard.name), f"run{os.getpid()}")
     counts: list[int] = []
 
-    def pictures() -> Iterator[npt.NDArray[np.uint8]]:
+    def images() -> Iterator[npt.NDArray[np.uint8]]:
         for row in range(len(shard)):
             frames_FHWC = _decode(dataset, shard, row, size)
             counts.append(len(frames_FHWC))
             yield from frames_FHWC
 
-    moments = encoder.moments(pictures())
+    moments = encoder.moments(images())
     for row, key in enumerate(shard.keys.tolist()):
         first = next(moments)
         # the first frame's moments are there, so its row's frames have been counted
@@ -186,7 +186,7 @@ def _decode(dataset: Dataset, shard: ShardIndex, row: int, size: int) -> npt.NDA
     try:
         if dataset.kind == "image":
             jpg = dataset.read(shard, row, ["jpg"])["jpg"]
-            return decode_picture(jpg, Framing(size), random)[0][None]
+            return decode_training_image(jpg, Framing(size), random)[0][None]
         members = dataset.read(shard, row, ["json", "mp4"])
         num_frames, _ = read_clip_facts(members["json"])
         return decode_clip(members["mp4"], np.arange(num_frames), Framing(size), random)

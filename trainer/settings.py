@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Interval, MultipleOf
 
@@ -24,7 +24,7 @@ SMALLEST_WEIGHT = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PictureSettings:
+class FramingSettings:
     """How training images are cropped and sized."""
 
     size: Side = 512
@@ -211,6 +211,7 @@ class WatchSettings:
 class TrainSettings:
     """Settings of `lposekit train`."""
 
+    FORMER_GROUPS: ClassVar[Mapping[str, str]] = {"picture": "image"}
     stage: Stage = 1
     """1: the pose encoder, on images. 2: the temporal layers, on clips without pose."""
     data: tuple[Path, ...] = ()
@@ -231,7 +232,7 @@ class TrainSettings:
     resume: str = "auto"
     """`auto`: resume from the newest intact checkpoint of the run folder, if any. `none`: refuse a folder that has
     checkpoints. Otherwise: the path of a checkpoint."""
-    picture: PictureSettings = field(default_factory=PictureSettings)
+    image: FramingSettings = field(default_factory=FramingSettings)
     clip: ClipSamplingSettings = field(default_factory=ClipSamplingSettings)
     pose: SkeletonSettings = field(default_factory=SkeletonSettings)
     loader: LoaderSettings = field(default_factory=LoaderSettings)
@@ -244,11 +245,11 @@ class TrainSettings:
     watch: WatchSettings = field(default_factory=WatchSettings)
 
     def problems(self) -> Iterable[tuple[str, str]]:
-        weights, picture = self.loader.weights, self.picture
+        weights, image = self.loader.weights, self.image
         if weights and len(weights) != len(self.data):
             yield "loader.weights", f"one for each dataset of --data, which has {len(self.data)}."
-        if self.loader.latents and (picture.flip > 0 or picture.crop != "center"):
-            text = "a cache holds the unflipped centre crop; leave --picture.flip and --picture.crop alone."
+        if self.loader.latents and (image.flip > 0 or image.crop != "center"):
+            text = "a cache holds the unflipped centre crop; leave --image.flip and --image.crop alone."
             yield "loader.latents", text
 
 

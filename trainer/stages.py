@@ -1,6 +1,6 @@
 """The two stages of Follow-Your-Pose: what each trains, and the loss of a batch.
 
-Stage 1: UNet frozen, the pose encoder learns, on single pictures with skeletons. Stage 2: pose encoder frozen and not
+Stage 1: UNet frozen, the pose encoder learns, on single images with skeletons. Stage 2: pose encoder frozen and not
 computed, the temporal parts and query projections of the UNet learn, on clips without pose. Nothing here draws a random
 number: noise, timesteps and offsets come in with the batch, so the caller can make them a pure function of the sample.
 
@@ -61,8 +61,8 @@ class StageModel(nn.Module):
     ) -> Tensor:
         """Losses of the samples, shape (B,), float32, min-SNR weights applied; `.mean()` is the loss to minimise.
 
-        latents_BCFHW: scaled latents of the clean pictures. noise_BCFHW: standard normal (plus offset noise).
-        timesteps_B: int64, 0..999. pose_BF3HW: skeleton pictures in [0, 1] of 8 times the latents' size; stage 1 may
+        latents_BCFHW: scaled latents of the clean images. noise_BCFHW: standard normal (plus offset noise).
+        timesteps_B: int64, 0..999. pose_BF3HW: skeleton images in [0, 1] of 8 times the latents' size; stage 1 may
         leave it out (loss without pose), stage 2 takes none.
         """
         losses_B = self.losses(latents_BCFHW, noise_BCFHW, timesteps_B, text_BLD, pose_BF3HW)
@@ -85,7 +85,7 @@ class StageModel(nn.Module):
         return reduce((prediction.float() - target.float()) ** 2, "b c f h w -> b", "mean")
 
     def pose_features(self, pose_BF3HW: Tensor | None) -> list[Tensor] | None:
-        """Feature maps of the skeleton pictures in the UNet's type, or None without pictures."""
+        """Feature maps of the skeleton images in the UNet's type, or None without images."""
         if pose_BF3HW is None:
             return None
         if self.number == 2:

@@ -116,7 +116,7 @@ def run_card(settings: TrainSettings, base: Base, data: RunData, found: FoundEnc
         "base": {"name": settings.base, "source": base.source, "unet": unet},
         "data": [str(dataset.root) for dataset in data.datasets],
         "switches": switches,
-        "size": settings.picture.size,
+        "size": settings.image.size,
         "frames": settings.clip.frames if settings.stage == 2 else 1,
         "pose_style": settings.pose.style,
         "pose_line_width": settings.pose.line_width,

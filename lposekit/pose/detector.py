@@ -1,6 +1,6 @@
-"""Find persons in batches of pictures with an MMDet one-stage detector (RTMDet).
+"""Find persons in batches of images with an MMDet one-stage detector (RTMDet).
 
-Legend: B pictures, A anchors (places that may hold a box), P boxes of one picture.
+Legend: B images, A anchors (places that may hold a box), P boxes of one image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lposekit.pose.preprocess import Letterboxed, Normalizer, letterbox
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of one picture, best first: ``xyxy_P4`` float32 in picture pixels, ``score_P`` float32."""
+    """Boxes of one image, best first: ``xyxy_P4`` float32 in image pixels, ``score_P`` float32."""
 
     xyxy_P4: npt.NDArray[np.float32]
     score_P: npt.NDArray[np.float32]
@@ -48,7 +48,7 @@ class PersonDetector:
         return letterbox(images_rgb, self.input_size_px, self.bgr)
 
     def detect(self, batch: Letterboxed) -> list[Boxes]:
-        """The persons of each picture.
+        """The persons of each image.
 
         Raises:
             ArithmeticError: scores are not finite. Silence would read as "nobody there".
@@ -59,20 +59,20 @@ class PersonDetector:
         scores_BA = logits_BA.float().sigmoid()
         if not bool(scores_BA.isfinite().all()):
             raise ArithmeticError("the person detector gave scores that are not finite")
-        picture, anchor = torch.nonzero(scores_BA >= self.score_threshold, as_tuple=True)
+        image, anchor = torch.nonzero(scores_BA >= self.score_threshold, as_tuple=True)
         boxes = self._box_coder().decode(
             self._priors(scores_by_level)[anchor],
-            distances_BA4[picture, anchor].float(),
+            distances_BA4[image, anchor].float(),
             max_shape=(self.input_size_px, self.input_size_px),
         )
-        picture_N, boxes_N4, scores_N = picture.cpu(), boxes.cpu(), scores_BA[picture, anchor].cpu()
+        image_N, boxes_N4, scores_N = image.cpu(), boxes.cpu(), scores_BA[image, anchor].cpu()
         return [
-            self._suppress(boxes_N4[picture_N == i], scores_N[picture_N == i], scale_2)
+            self._suppress(boxes_N4[image_N == i], scores_N[image_N == i], scale_2)
             for i, scale_2 in enumerate(batch.scale_B2)
         ]
 
     def _suppress(self, boxes_P4: torch.Tensor, scores_P: torch.Tensor, scale_2: npt.NDArray[np.float32]) -> Boxes:
-        """Back to picture pixels, then greedy suppression, in MMDet's order."""
+        """Back to image pixels, then greedy suppression, in MMDet's order."""
         from mmcv.ops import nms
 
         boxes_P4 = boxes_P4 * torch.from_numpy(1.0 / np.tile(scale_2, 2))

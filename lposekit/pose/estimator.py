@@ -1,10 +1,10 @@
-"""Find persons and their keypoints in batches of pictures: what MMPose's inferencer does, several times faster.
+"""Find persons and their keypoints in batches of images: what MMPose's inferencer does, several times faster.
 
-Pictures are letterboxed and go through the detector in batches; the persons found in all of them are cut out and go
-through the pose model in batches that cross pictures. Without a box there is no pose: MMPose's own inferencer takes the
-whole picture as a person then. Boxes and keypoints are those of MMDet's and MMPose's own pipelines.
+Images are letterboxed and go through the detector in batches; the persons found in all of them are cut out and go
+through the pose model in batches that cross images. Without a box there is no pose: MMPose's own inferencer takes the
+whole image as a person then. Boxes and keypoints are those of MMDet's and MMPose's own pipelines.
 
-Determinism: the same pictures in the same order, with the same settings and thread count, give the same numbers.
+Determinism: the same images in the same order, with the same settings and thread count, give the same numbers.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class EstimatorSettings:
-    """How a `PoseEstimator` runs. Thresholds and sizes are in pixels of the pictures it is given.
+    """How a `PoseEstimator` runs. Thresholds and sizes are in pixels of the images it is given.
 
     ``threads``: of torch and OpenCV in this process, and of preparation ahead of a GPU; None leaves them alone.
     Other batch sizes and thread counts give other last digits. ``box_score_threshold``: None takes the detector's own.
@@ -124,13 +124,13 @@ class PoseEstimator:
     def estimate(
         self, images_rgb: Sequence[npt.NDArray[np.uint8]], times: StageTimes | None = None
     ) -> list[list[Person] | PoseFailure]:
-        """The persons of each picture (uint8 [H, W, 3], RGB), best box first. ``times`` gets ``detect`` and ``pose``.
+        """The persons of each image (uint8 [H, W, 3], RGB), best box first. ``times`` gets ``detect`` and ``pose``.
 
-        A picture that the models fail on (an error, no memory, numbers that are not finite) gets a `PoseFailure`, and
+        An image that the models fail on (an error, no memory, numbers that are not finite) gets a `PoseFailure`, and
         the others of its batch are not touched by it.
 
         Raises:
-            ValueError: something that is no such picture was passed.
+            ValueError: something that is no such image was passed.
         """
         check_images(images_rgb)
         times = times or StageTimes()

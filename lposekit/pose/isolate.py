@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 ITEM_ERRORS = (RuntimeError, ArithmeticError, ValueError, MemoryError, cv2.error)
-"""What a bad picture can cause in OpenCV, torch and our own checks. Others (TypeError, AssertionError) are bugs."""
+"""What a bad image can cause in OpenCV, torch and our own checks. Others (TypeError, AssertionError) are bugs."""
 
 
 def run_isolated(run: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result | PoseFailure]:

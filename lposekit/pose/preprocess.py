@@ -1,6 +1,6 @@
-"""From pictures to model inputs, with the same pixels as MMDet's and MMPose's own test pipelines.
+"""From images to model inputs, with the same pixels as MMDet's and MMPose's own test pipelines.
 
-Legend: B pictures or crops, S side of the detector's square, H W height and width, N persons; ``rgb_HWC`` is uint8.
+Legend: B images or crops, S side of the detector's square, H W height and width, N persons; ``rgb_HWC`` is uint8.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ PAD_VALUE = 114
 
 @dataclass(frozen=True)
 class Letterboxed:
-    """Pictures fitted into squares.
+    """Images fitted into squares.
 
-    ``pixels_BSSC``: uint8 in the detector's channel order. ``scale_B2``: float32, square pixels per picture pixel in x
+    ``pixels_BSSC``: uint8 in the detector's channel order. ``scale_B2``: float32, square pixels per image pixel in x
     and y (they differ a little, for sizes are whole pixels).
     """
 
@@ -31,13 +31,13 @@ class Letterboxed:
 
 
 def letterbox(images_rgb: Sequence[npt.NDArray[np.uint8]], size_px: int, bgr: bool) -> Letterboxed:
-    """Fit pictures into the top left of grey squares: ratio kept, bilinear, as MMDet's ``Resize`` and ``Pad`` do."""
+    """Fit images into the top left of grey squares: ratio kept, bilinear, as MMDet's ``Resize`` and ``Pad`` do."""
     pixels = np.full((len(images_rgb), size_px, size_px, 3), PAD_VALUE, np.uint8)
     scale = np.empty((len(images_rgb), 2), np.float32)
     for i, image in enumerate(images_rgb):
         height, width = image.shape[:2]
         factor = min(size_px / max(height, width), size_px / min(height, width))
-        # rounded as mmcv.rescale_size does; at least one pixel of a very long picture
+        # rounded as mmcv.rescale_size does; at least one pixel of a very long image
         new_width, new_height = max(1, int(width * factor + 0.5)), max(1, int(height * factor + 0.5))
         target = pixels[i, :new_height, :new_width]
         cv2.resize(image, (new_width, new_height), dst=target, interpolation=cv2.INTER_LINEAR)
@@ -49,7 +49,7 @@ def letterbox(images_rgb: Sequence[npt.NDArray[np.uint8]], size_px: int, bgr: bo
 
 @dataclass(frozen=True)
 class Crops:
-    """Persons cut out: ``pixels_NHWC`` uint8; centre and size of each cut, float32 [N, 2], in picture pixels."""
+    """Persons cut out: ``pixels_NHWC`` uint8; centre and size of each cut, float32 [N, 2], in image pixels."""
 
     pixels_NHWC: npt.NDArray[np.uint8]
     center_N2: npt.NDArray[np.float32]
@@ -58,7 +58,7 @@ class Crops:
 
 @dataclass(frozen=True)
 class Cutter:
-    """Cuts persons out of pictures as MMPose's ``GetBBoxCenterScale`` and ``TopdownAffine`` do, with its functions.
+    """Cuts persons out of images as MMPose's ``GetBBoxCenterScale`` and ``TopdownAffine`` do, with its functions.
 
     ``padding`` enlarges the box (1.25); ``use_udp`` chooses between its two warp matrices.
     """

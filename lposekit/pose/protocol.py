@@ -13,7 +13,7 @@ from lposekit.stage_times import StageTimes
 
 
 class Estimator(Protocol):
-    """Finds the persons of pictures, and their keypoints."""
+    """Finds the persons of images, and their keypoints."""
 
     @property
     def keypoint_format(self) -> str:
@@ -33,7 +33,7 @@ class Estimator(Protocol):
         ``times`` gets the seconds of ``detect`` and ``pose``.
 
         Raises:
-            ValueError: something that is no such picture was passed: a bug of the caller, which stops the job.
+            ValueError: something that is no such image was passed: a bug of the caller, which stops the job.
         """
         ...
 
@@ -43,7 +43,7 @@ class Estimator(Protocol):
 
 
 def check_images(images_rgb: Sequence[npt.NDArray[np.uint8]]) -> None:
-    """Refuse what is no picture.
+    """Refuse what is no image.
 
     Raises:
         ValueError: an entry is not uint8 [H, W, 3] with at least one pixel.

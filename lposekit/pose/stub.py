@@ -1,8 +1,8 @@
-"""A pose model without a model, for tests of everything around it: it reads what to answer from the picture itself.
+"""A pose model without a model, for tests of everything around it: it reads what to answer from the image itself.
 
-The upper edge of a picture is a row of 16 squares of 16 pixels, black (0) or white (1), which survive JPEG and say: how
+The upper edge of an image is a row of 16 squares of 16 pixels, black (0) or white (1), which survive JPEG and say: how
 many persons, how many of their keypoints are detected, how to misbehave, and a number that comes back in the keypoints'
-places, so that picture, text and pose can be checked to belong together.
+places, so that image, text and pose can be checked to belong together.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ FIELDS = {"num_persons": (0, 2), "num_detected": (2, 7), "behaviour": (7, 10), "
 
 
 def encode_bits(num_persons: int, num_detected: int, behaviour: str, number: int) -> list[int]:
-    """The 16 bits of a picture's upper edge."""
+    """The 16 bits of an image's upper edge."""
     values = {"num_persons": num_persons, "num_detected": num_detected, "number": number}
     values["behaviour"] = BEHAVIOURS.index(behaviour)
     return [values[name] >> bit & 1 for name, (first, end) in FIELDS.items() for bit in range(end - first)]
 
 
 def decode_bits(rgb_HWC: npt.NDArray[np.uint8]) -> dict[str, int]:
-    """What the upper edge of a picture says; zeros for a picture that is too narrow to say anything."""
+    """What the upper edge of an image says; zeros for an image that is too narrow to say anything."""
     middle = SQUARE_PX // 2
     bits = [int(rgb_HWC[middle, i * SQUARE_PX + middle].mean() > 127) for i in range(_num_squares(rgb_HWC))]
     bits += [0] * (NUM_BITS - len(bits))
@@ -51,7 +51,7 @@ def _num_squares(rgb_HWC: npt.NDArray[np.uint8]) -> int:
 
 
 class StubEstimator:
-    """An `lposekit.pose.protocol.Estimator` that answers what each picture's upper edge says."""
+    """An `lposekit.pose.protocol.Estimator` that answers what each image's upper edge says."""
 
     keypoint_format = KEYPOINT_FORMAT
     keypoint_score_threshold = KEYPOINT_SCORE_THRESHOLD
@@ -59,7 +59,7 @@ class StubEstimator:
     def estimate(
         self, images_rgb: Sequence[npt.NDArray[np.uint8]], times: StageTimes | None = None
     ) -> list[list[Person] | PoseFailure]:
-        """As the protocol says; a picture may also ask for an exception, a death, too much memory, or a pause."""
+        """As the protocol says; an image may also ask for an exception, a death, too much memory, or a pause."""
         check_images(images_rgb)
         with (times or StageTimes()).stage("pose"):
             return [self._answer(image) for image in images_rgb]
@@ -68,7 +68,7 @@ class StubEstimator:
         encoded = decode_bits(rgb_HWC)
         behaviour = BEHAVIOURS[encoded["behaviour"]] if encoded["behaviour"] < len(BEHAVIOURS) else "well"
         if behaviour == "raise":
-            return PoseFailure("RuntimeError: the picture asked for it")
+            return PoseFailure("RuntimeError: the image asked for it")
         if behaviour == "wrong_shape":
             raise ValueError("the pose model answered (16, 3) keypoints instead of (17, 3)")
         if behaviour == "exit":
@@ -94,7 +94,7 @@ def _out_of_memory() -> PoseFailure:
 
 
 def _person(i: int, num_detected: int, number: int) -> Person:
-    """Person ``i`` of a picture of at least 256 x 128 pixels; ``number`` is the place of the nose."""
+    """Person ``i`` of an image of at least 256 x 128 pixels; ``number`` is the place of the nose."""
     left = 10.0 + 60 * i
     keypoints_K3 = np.zeros((17, 3), np.float32)
     keypoints_K3[:, 0] = left + np.arange(17) * 3

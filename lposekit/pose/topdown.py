@@ -1,4 +1,4 @@
-"""Estimate keypoints for batches of persons cut out of pictures, with an MMPose top-down model."""
+"""Estimate keypoints for batches of persons cut out of images, with an MMPose top-down model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lposekit.pose.decode import decode_heatmaps, decode_simcc
 from lposekit.pose.preprocess import Crops, Cutter, Normalizer
 
 CutRequest = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
-"""A picture (rgb_HWC) and a person's box in it (xyxy, float32 [4])."""
+"""An image (rgb_HWC) and a person's box in it (xyxy, float32 [4])."""
 
 
 class TopDownPose:
@@ -46,7 +46,7 @@ class TopDownPose:
         return self.cutter.cut(persons)
 
     def estimate(self, crops: Crops) -> npt.NDArray[np.float32]:
-        """Keypoints float32 [N, K, 3] in pixels of the pictures: x, y, raw score.
+        """Keypoints float32 [N, K, 3] in pixels of the images: x, y, raw score.
 
         Raises:
             ArithmeticError: some are not finite. They must not pass for keypoints that were not detected.

@@ -118,7 +118,7 @@ def download(weights: WeightsFile, weights_dir: Path | None = None) -> Path:
 
 
 def _fetch(url: str, target: Path) -> None:
-    # An opener of our own: the one that the fetch stage installs in its workers is made for pictures.
+    # An opener of our own: the one that the fetch stage installs in its workers is made for images.
     request = urllib.request.Request(url, headers={"User-Agent": "lposekit"})
     with urllib.request.build_opener().open(request, timeout=_DOWNLOAD_TIMEOUT_S) as reply, target.open("wb") as file:
         declared = int(reply.headers.get("Content-Length") or -1)

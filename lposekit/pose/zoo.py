@@ -47,7 +47,7 @@ class DetectorEntry:
     """A person detector.
 
     Attributes:
-        input_size_px: side of the square that pictures are letterboxed into.
+        input_size_px: side of the square that images are letterboxed into.
         box_score_threshold: a box counts as a person from this score on. Like the keypoints' scores, a property of the
             model: RTMDet-nano is less sure of what it finds than RTMDet-m.
     """

@@ -1,4 +1,4 @@
-"""Pictures of clips: first, middle and last frame, decoded with PyAV where it is installed."""
+"""Images of clips: first, middle and last frame, decoded with PyAV where it is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lposekit.report.facts import spread
-from lposekit.report.pictures import Rgb, decode_jpeg, photo_uri
+from lposekit.report.inline_images import Rgb, decode_jpeg, photo_uri
 from lposekit.report.video_facts import VideoFacts
 from lposekit.shards.dataset import PoseDataset, read_members
 

@@ -18,7 +18,7 @@ def write_report(dataset_dir: Path, *, public: bool = False) -> Path:
     Args:
         dataset_dir: a folder that `make laion-pose` or `lposekit build-video-shards` wrote.
         public: make a page that may be shown to others, without photos, frames, captions, web addresses and paths:
-            skeletons and numbers of pictures, numbers alone of videos, for clips have no skeletons.
+            skeletons and numbers of images, numbers alone of videos, for clips have no skeletons.
 
     Returns:
         The path of the page.

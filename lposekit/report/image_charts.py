@@ -20,7 +20,7 @@ def _yield_chart(facts: ImageFacts) -> ChartWithNumbers:
         MIN_DETECTED_STEPS,
         [count / max(facts.num_judged, 1) for count in counts],
         steps=True,
-        title="Share of the pictures seen that is kept, over the share of keypoints that must be detected",
+        title="Share of the images seen that is kept, over the share of keypoints that must be detected",
         x_title=f"keypoints that must be detected (share of {total})",
         x_labels=[(x, f"{x:g}") for x in (0, 0.25, 0.5, 0.75, 1)],
         marker=_marker(facts, facts.rule.min_detected),
@@ -29,7 +29,7 @@ def _yield_chart(facts: ImageFacts) -> ChartWithNumbers:
     rows = [(f"{i} ({i / total:.2f})", f"{n:,}", share(n, facts.num_judged)) for i, n in enumerate(counts)]
     return ChartWithNumbers(
         "Yield over the keep rule",
-        "How many of the pictures seen would be kept if more or fewer keypoints had to be detected. "
+        "How many of the images seen would be kept if more or fewer keypoints had to be detected. "
         "`lposekit refilter` applies a stricter rule without any model.",
         svg,
         (f"of {total} (share)", "kept", "of those seen"),
@@ -44,7 +44,7 @@ def _score_chart(facts: ImageFacts) -> ChartWithNumbers:
     svg = charts.line_chart(
         facts.score_steps,
         [count / max(facts.num_judged, 1) for count in counts],
-        title="Share of the pictures seen that is kept, over the score from which a keypoint counts as detected",
+        title="Share of the images seen that is kept, over the score from which a keypoint counts as detected",
         x_title="raw keypoint score from which it is detected",
         x_labels=[(top * i / 4, f"{top * i / 4:.3g}") for i in range(5)],
         marker=_marker(facts, facts.rule.keypoint_score_threshold),
@@ -66,7 +66,7 @@ def _marker(facts: ImageFacts, setting: float) -> tuple[float, float, str]:
 
 
 def _kept_text(facts: ImageFacts, count: int) -> str:
-    return f"{share(count, facts.num_judged)} of the pictures seen ({count:,})"
+    return f"{share(count, facts.num_judged)} of the images seen ({count:,})"
 
 
 def _detected_chart(facts: ImageFacts) -> ChartWithNumbers:
@@ -77,15 +77,15 @@ def _detected_chart(facts: ImageFacts) -> ChartWithNumbers:
         [str(i) for i in range(total + 1)],
         counts,
         highlighted=kept,
-        title="Pictures with a valid person, by keypoints detected",
+        title="Images with a valid person, by keypoints detected",
         x_title=f"keypoints detected, of {total} (person rule: {facts.rule.person_rule})",
     )
     rows = [(str(i), f"{counts[i]:,}", f"{kept[i]:,}") for i in range(total + 1)]
     return ChartWithNumbers(
         "Keypoints detected",
-        "Pictures with a valid person, by the number of keypoints that the keep rule compares.",
+        "Images with a valid person, by the number of keypoints that the keep rule compares.",
         svg,
-        (f"of {total}", "pictures", "kept"),
+        (f"of {total}", "images", "kept"),
         rows,
     )
 
@@ -98,14 +98,14 @@ def _persons_chart(facts: ImageFacts) -> ChartWithNumbers:
         labels,
         counts,
         highlighted=kept,
-        title="Pictures seen, by number of valid persons",
-        x_title="valid persons in the picture",
+        title="Images seen, by number of valid persons",
+        x_title="valid persons in the image",
     )
     rows = [(label, f"{count:,}", f"{part:,}") for label, count, part in zip(labels, counts, kept, strict=True)]
     return ChartWithNumbers(
-        "Persons per picture",
-        "All pictures seen. A person is valid if the box is sure and large enough (see the keep rule below).",
+        "Persons per image",
+        "All images seen. A person is valid if the box is sure and large enough (see the keep rule below).",
         svg,
-        ("persons", "pictures", "kept"),
+        ("persons", "images", "kept"),
         rows,
     )

@@ -44,11 +44,11 @@ class ImageFacts(DatasetFacts):
     detected: Counter[int] = field(default_factory=Counter)
     detected_kept: Counter[int] = field(default_factory=Counter)
     yield_counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(MIN_DETECTED_STEPS), np.int64))
-    """Pictures kept at each of `MIN_DETECTED_STEPS`."""
+    """Images kept at each of `MIN_DETECTED_STEPS`."""
     score_counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Pictures kept at each of ``score_steps``."""
+    """Images kept at each of ``score_steps``."""
     num_passing: int = 0
-    """Pictures that the card's own keep rule keeps, counted afresh."""
+    """Images that the card's own keep rule keeps, counted afresh."""
 
     @property
     def num_judged(self) -> int:

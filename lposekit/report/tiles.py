@@ -1,4 +1,4 @@
-"""The pictures of the report of an image dataset: kept samples, and rows that were seen and turned down."""
+"""The images of the report of an image dataset: kept samples, and rows that were seen and turned down."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lposekit.errors import Outcome
 from lposekit.keypoints import num_detected
 from lposekit.report.facts import spread_rows
 from lposekit.report.image_facts import ImageFacts
-from lposekit.report.pictures import Rgb, decode_jpeg, photo_uri, skeleton_uri
+from lposekit.report.inline_images import Rgb, decode_jpeg, photo_uri, skeleton_uri
 from lposekit.shards.dataset import PoseDataset, read_members
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
@@ -22,15 +22,15 @@ from lposekit.shards.pose_json import person_from_record
 
 KEPT_SHOWN = 64
 REJECTED_SHOWN = 12
-PICTURE_SIDE_PX = 340
+IMAGE_SIDE_PX = 340
 THUMBNAIL_SIDE_PX = 200
 MIN_RATIO, MAX_RATIO = 0.5, 2.2
-"""Width to height of a frame; pictures beyond are letterboxed."""
+"""Width to height of a frame; images beyond are letterboxed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One picture of the page. ``photo`` is None on a public page, ``skeleton`` where no person was found."""
+    """One image of the page. ``photo`` is None on a public page, ``skeleton`` where no person was found."""
 
     key: str
     caption: str
@@ -46,21 +46,21 @@ def kept_tiles(dataset: PoseDataset, facts: ImageFacts, *, public: bool) -> list
     """Up to `KEPT_SHOWN` kept samples, spread over the shards."""
     tiles = []
     for shard, row in spread_rows(dataset, facts, Outcome.KEPT, KEPT_SHOWN):
-        rgb_HWC = None if public else _stored_picture(shard, row["key"])
-        photo = None if rgb_HWC is None else photo_uri(rgb_HWC, PICTURE_SIDE_PX)
-        tiles.append(_tile(row, facts, photo, PICTURE_SIDE_PX, public=public))
+        rgb_HWC = None if public else _stored_image(shard, row["key"])
+        photo = None if rgb_HWC is None else photo_uri(rgb_HWC, IMAGE_SIDE_PX)
+        tiles.append(_tile(row, facts, photo, IMAGE_SIDE_PX, public=public))
     return tiles
 
 
 def rejected_tiles(dataset: PoseDataset, facts: ImageFacts) -> dict[str, list[Tile]]:
-    """Up to `REJECTED_SHOWN` pictures of each outcome that keeps thumbnails, with what was detected, by outcome."""
+    """Up to `REJECTED_SHOWN` images of each outcome that keeps thumbnails, with what was detected, by outcome."""
     layout = DatasetLayout(dataset.root)
     shown: dict[str, list[Tile]] = {}
     for outcome in (each for each in Outcome if each.facts.thumbnail):
         tiles = []
         for shard, row in spread_rows(dataset, facts, outcome, REJECTED_SHOWN):
-            # a looser rule for storing than for keeping leaves the whole picture in the tar, and no thumbnail
-            rgb_HWC = _stored_picture(shard, row["key"])
+            # a looser rule for storing than for keeping leaves the whole image in the tar, and no thumbnail
+            rgb_HWC = _stored_image(shard, row["key"])
             rgb_HWC = _thumbnail(layout, shard, row["key"]) if rgb_HWC is None else rgb_HWC
             if rgb_HWC is not None:
                 photo = photo_uri(rgb_HWC, THUMBNAIL_SIDE_PX)
@@ -70,8 +70,8 @@ def rejected_tiles(dataset: PoseDataset, facts: ImageFacts) -> dict[str, list[Ti
     return shown
 
 
-def _stored_picture(shard: ShardIndex, key: str) -> Rgb | None:
-    """The picture of a sample in the tar; None if the row has no sample or its bytes are damaged."""
+def _stored_image(shard: ShardIndex, key: str) -> Rgb | None:
+    """The image of a sample in the tar; None if the row has no sample or its bytes are damaged."""
     row = shard.row_of(key)
     return None if row is None else decode_jpeg(read_members(shard, row).get("jpg", b""))
 

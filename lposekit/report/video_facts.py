@@ -24,7 +24,7 @@ WINDOW_WORDS = {
     "low_motion": "too little moves",
     "black": "black",
     "dark": "too dark",
-    "frozen": "the picture stands still",
+    "frozen": "the image stands still",
     "damaged": "damaged frames in it",
 }
 """Why a clip window was dropped. Reasons that are not listed here are shown by their name alone."""
@@ -32,7 +32,7 @@ WINDOW_WORDS = {
 
 @dataclass(slots=True, kw_only=True)
 class VideoFacts(DatasetFacts):
-    """Counts over all committed shards of a video dataset. ``motion`` is the share of the picture that moves, 0..1."""
+    """Counts over all committed shards of a video dataset. ``motion`` is the share of the image that moves, 0..1."""
 
     num_windows: int = 0
     num_clips: int = 0

@@ -1,9 +1,9 @@
-"""How many pictures another keep rule would keep: the keep rule on whole columns instead of one picture at a time.
+"""How many images another keep rule would keep: the keep rule on whole columns instead of one image at a time.
 
 Equal to `lposekit.keypoints.keep_verdict` row by row (a test compares them); a dataset has millions of rows and the
 curves ask for dozens of thresholds.
 
-Arrays: ``R`` rows (pictures), ``P`` persons of all rows, ``T`` thresholds; K is always COCO's 17 body keypoints.
+Arrays: ``R`` rows (images), ``P`` persons of all rows, ``T`` thresholds; K is always COCO's 17 body keypoints.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class PersonColumns:
-    """All persons of ``num_rows`` pictures, in pixels of the stored pictures. ``row_P``: picture of each person."""
+    """All persons of ``num_rows`` images, in pixels of the stored images. ``row_P``: image of each person."""
 
     num_rows: int
     row_P: Ints
@@ -90,7 +90,7 @@ def detected_keypoints(persons: PersonColumns, score_threshold: float) -> Ints:
 
 
 def deciding_counts(persons: PersonColumns, rule: KeepRule) -> tuple[Ints, Ints]:
-    """Per picture what the rule compares: keypoints detected [R] (-1: no valid person), and of how many [R]."""
+    """Per image what the rule compares: keypoints detected [R] (-1: no valid person), and of how many [R]."""
     valid_P = valid_persons(persons, rule)
     row_V = persons.row_P[valid_P]
     detected_V = detected_keypoints(persons, rule.keypoint_score_threshold)[valid_P]
@@ -119,12 +119,12 @@ def _num_reaching(count_R: Ints, total_R: Ints, min_detected: float) -> int:
 
 
 def yield_curve(persons: PersonColumns, rule: KeepRule, min_detected_T: Sequence[float]) -> Ints:
-    """Pictures kept [T] for each share of keypoints to be detected; the rest of the rule as it is."""
+    """Images kept [T] for each share of keypoints to be detected; the rest of the rule as it is."""
     count_R, total_R = deciding_counts(persons, rule)
     return np.array([_num_reaching(count_R, total_R, value) for value in min_detected_T], np.int64)
 
 
 def score_curve(persons: PersonColumns, rule: KeepRule, score_threshold_T: Sequence[float]) -> Ints:
-    """Pictures kept [T] for each raw score from which a keypoint counts as detected; the rest of the rule as it is."""
+    """Images kept [T] for each raw score from which a keypoint counts as detected; the rest of the rule as it is."""
     rules = [replace(rule, keypoint_score_threshold=value) for value in score_threshold_T]
     return np.array([_num_reaching(*deciding_counts(persons, r), rule.min_detected) for r in rules], np.int64)

@@ -34,15 +34,15 @@ class PoseSample:
 
     @property
     def rgb_HWC(self) -> npt.NDArray[np.uint8]:
-        """The picture, uint8 [H, W, 3], RGB, 0..255, upright.
+        """The image, uint8 [H, W, 3], RGB, 0..255, upright.
 
         Raises:
-            LposekitError: the sample has no picture, or its bytes are damaged.
+            LposekitError: the sample has no image, or its bytes are damaged.
         """
         data = np.frombuffer(self.members.get("jpg", b""), np.uint8)
         bgr_HWC = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
         if bgr_HWC is None:
-            raise LposekitError(f"sample {self.key}: no readable picture. Run `lposekit verify` on its folder.")
+            raise LposekitError(f"sample {self.key}: no readable image. Run `lposekit verify` on its folder.")
         return np.ascontiguousarray(bgr_HWC[:, :, ::-1]).astype(np.uint8, copy=False)
 
     @property
@@ -65,11 +65,11 @@ class PoseSample:
         return [person_from_record(record) for record in self.pose.get("persons", [])]
 
     def skeleton(self, style: str = "followyourpose", size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
-        """The persons drawn as a skeleton picture, uint8 [H, W, 3], RGB.
+        """The persons drawn as a skeleton image, uint8 [H, W, 3], RGB.
 
         Args:
             style: a style of `lposekit.skeleton`.
-            size: (height, width) to draw at; default: the picture's own.
+            size: (height, width) to draw at; default: the image's own.
         """
         from lposekit.skeleton import draw_skeleton, drop_outside, scale_keypoints
 
@@ -84,7 +84,7 @@ class PoseSample:
 
 
 class PoseDataset(Sequence[PoseSample]):
-    """The samples of a dataset folder, in key order; reads by offset, keeps no picture in memory."""
+    """The samples of a dataset folder, in key order; reads by offset, keeps no image in memory."""
 
     def __init__(self, root: Path, card: dict[str, Any], shards: list[ShardIndex]) -> None:
         self.root = root
@@ -117,7 +117,7 @@ class PoseDataset(Sequence[PoseSample]):
         return pa.concat_tables(tables, promote_options="permissive")
 
     def thumbnails(self) -> pa.Table:
-        """Small pictures (column ``jpeg``) of rows that were seen and turned down."""
+        """Small images (column ``jpeg``) of rows that were seen and turned down."""
         layout = DatasetLayout(self.root)
         return pa.concat_tables(
             [pq.read_table(path) for shard in self.shards if (path := layout.thumbnails(shard.shard)).exists()]

@@ -1,4 +1,4 @@
-"""``KEY.pose.json``: the persons of one picture, in pixels of the stored image (schema 1)."""
+"""``KEY.pose.json``: the persons of one image, in pixels of the stored image (schema 1)."""
 
 from __future__ import annotations
 

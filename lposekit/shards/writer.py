@@ -70,7 +70,7 @@ class ShardWriter:
         self.num_samples += 1
 
     def add_thumbnail(self, key: str, outcome: str, jpeg: bytes) -> None:
-        """Keep a small picture of a rejected row for the report."""
+        """Keep a small image of a rejected row for the report."""
         self._thumbnails.append({"key": key, "outcome": outcome, "jpeg": jpeg})
 
     def commit(self, table: pa.Table, stats: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the owners of pictures, and the user, said: opt-out headers and blocklists."""
+"""What the owners of images, and the user, forbid: opt-out headers and blocklists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lposekit.errors import Outcome, Rejected, UsageError
 from pipelines.fetch.urls import WebUrl, parse_web_url
 
 OPT_OUT_DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml", "none"})
-"""Directives of ``X-Robots-Tag`` that turn a picture down; ``none`` means noindex and nofollow."""
+"""Directives of ``X-Robots-Tag`` that turn an image down; ``none`` means noindex and nofollow."""
 _AGENT_NAME = re.compile(r"[a-z_*][a-z0-9_.*-]*")
 _VALUED_DIRECTIVES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")

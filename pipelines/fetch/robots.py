@@ -28,7 +28,7 @@ class RobotsRules:
 
     What an origin without usable rules means, after RFC 9309 section 2.3.1: no file (4xx), or only redirects: all is
     allowed. Server error (5xx), 429, or an unreadable file: nothing is. A host that cannot be reached turns its rows
-    down with the reason itself (dns, timeout, ...), which is what the picture's own request would have met.
+    down with the reason itself (dns, timeout, ...), which is what the image's own request would have met.
 
     ``opener`` must have no rules of its own. ``agent`` is our product token.
     """

@@ -23,7 +23,7 @@ _DRAIN_BYTES = 16 * 1024
 
 @dataclass(slots=True)
 class Transport:
-    """Connections, slots and certificates, shared by all threads of a process (and by robots.txt and pictures)."""
+    """Connections, slots and certificates, shared by all threads of a process (and by robots.txt and images)."""
 
     settings: FetchSettings
     guard: AddressGuard

@@ -1,12 +1,12 @@
-"""Bytes from the web become upright RGB pictures of the stored size, or a reason.
+"""Bytes from the web become upright RGB images of the stored size, or a reason.
 
 The evidence for the decoders is in docs/decisions/2026-11-20-download-decode.md: of 40 JPEGs with random bytes behind
-their header OpenCV made a grey picture of 37; of 40 that were cut and closed again OpenCV and Pillow made half a
-picture of all; libjpeg-turbo through simplejpeg, which can stop at the first warning, of none, and it is the fastest of
-the three. So simplejpeg decodes JPEG, OpenCV the rest, and nothing else decodes pictures.
+their header OpenCV made a grey image of 37; of 40 that were cut and closed again OpenCV and Pillow made half a
+image of all; libjpeg-turbo through simplejpeg, which can stop at the first warning, of none, and it is the fastest of
+the three. So simplejpeg decodes JPEG, OpenCV the rest, and nothing else decodes images.
 
 Rules
-- The format comes from the first bytes; what a server declares is not looked at. Of moving pictures the first frame.
+- The format comes from the first bytes; what a server declares is not looked at. Of animated images the first frame.
 - EXIF orientation is applied; no metadata of any kind leaves this module.
 - Alpha goes over white; 16 bits are rounded to 8; grey, palette and CMYK (in Adobe's inverted form, like all CMYK on
   the web) become RGB. An ICC profile is not applied: the numbers are taken as sRGB, as other builders and trainers do.
@@ -34,7 +34,7 @@ from pipelines.sandbox.sandbox import Sandbox, SandboxError
 
 RGB = npt.NDArray[np.uint8]
 
-_BAND_ROWS = 256  # rows converted at a time, so that a conversion needs no second picture in memory
+_BAND_ROWS = 256  # rows converted at a time, so that a conversion needs no second image in memory
 _THUMBNAIL_SIDE, _THUMBNAIL_QUALITY = 160, 80
 _OUT_OF_MEMORY = -4  # cv::Error::StsNoMem
 
@@ -43,7 +43,7 @@ cv2.setNumThreads(1)  # workers are the parallelism; the pixels do not depend on
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedImage:
-    """A picture as it will be stored.
+    """An image as it will be stored.
 
     rgb_HWC: uint8 [height, width, 3], contiguous. original_width, original_height: upright, before the resize.
     format: what the bytes were: jpeg, png, webp or gif.
@@ -58,7 +58,7 @@ class DecodedImage:
 
 
 class TooSmall(Rejected):
-    """The picture is sound but too small or too narrow. `image` is there for the report's thumbnail."""
+    """The image is sound but too small or too narrow. `image` is there for the report's thumbnail."""
 
     def __init__(self, detail: str, image: DecodedImage) -> None:
         super().__init__(Outcome.TOO_SMALL, detail)
@@ -145,7 +145,7 @@ class ImageDecoder:
         return image
 
     def start(self) -> None:
-        """Start the children now, rather than with the first pictures."""
+        """Start the children now, rather than with the first images."""
         for sandbox in self._sandboxes:
             sandbox.start()
 
@@ -230,7 +230,7 @@ def _check_size(pixels: npt.NDArray[Any], expected_HW: tuple[int, int]) -> None:
     if pixels.shape[:2] != expected_HW:
         height, width = expected_HW
         found = f"{pixels.shape[1]} x {pixels.shape[0]}"
-        raise Rejected(Outcome.CORRUPT, f"the header promises {width} x {height} pixels, the picture has {found}")
+        raise Rejected(Outcome.CORRUPT, f"the header promises {width} x {height} pixels, the image has {found}")
 
 
 def _upright(rgb_HWC: RGB, orientation: int) -> RGB:

@@ -1,8 +1,8 @@
-"""What the first bytes of a picture say: format, size, orientation. Nothing is decoded, nothing native is called.
+"""What the first bytes of an image say: format, size, orientation. Nothing is decoded, nothing native is called.
 
 Limits have to be checked before a decoder sees the bytes, and Pillow is no help there: opening a WebP of 16383 x 16383
-pixels reserves two such pictures. The readers here look at lengths and numbers only, in pure Python; the decoder's
-picture is compared with the header afterwards, so a file that shows two sizes to two readers is `corrupt`.
+pixels reserves two such images. The readers here look at lengths and numbers only, in pure Python; the decoder's
+image is compared with the header afterwards, so a file that shows two sizes to two readers is `corrupt`.
 
 Sources: `lposekit.jpeg` for JPEG, PNG third edition, the WebP container specification, GIF89a, TIFF 6.0.
 """
@@ -58,7 +58,7 @@ def sniff(data: bytes) -> str | None:
 
 
 def _guess(data: bytes) -> str:
-    """What a body that is no picture may be, for the message only."""
+    """What a body that is no image may be, for the message only."""
     head = data[:512].lstrip().lower()
     if not data:
         return "an empty body"
@@ -101,7 +101,7 @@ def _read_webp(data: bytes) -> tuple[int, int, bytes]:
     if kind == b"VP8L":
         (bits,) = struct.unpack_from("<I", data, 21)
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, b""
-    raise Rejected(Outcome.CORRUPT, "webp without a picture chunk")
+    raise Rejected(Outcome.CORRUPT, "webp without an image chunk")
 
 
 def _read_gif(data: bytes) -> tuple[int, int, bytes]:

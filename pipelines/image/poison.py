@@ -1,4 +1,4 @@
-"""Which pictures of a batch kill the pose model: found in a killable child, so that nobody else is blamed."""
+"""Which images of a batch kill the pose model: found in a killable child, so that nobody else is blamed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _loaded: list[Any] = []
 
 
 def estimate_here(payload: Mapping[str, Any], spec: Mapping[str, Any]) -> int:
-    """Runs in the child: load the model once, put the pictures through it; returns their number."""
+    """Runs in the child: load the model once, put the images through it; returns their number."""
     if not _loaded:
         weights_dir = Path(spec["weights_dir"]) if spec["weights_dir"] else None
         settings = PoseSettings(**spec["settings"])
@@ -29,7 +29,7 @@ def estimate_here(payload: Mapping[str, Any], spec: Mapping[str, Any]) -> int:
 
 
 def find_killers(spec: PoseSpec, images: Sequence[npt.NDArray[np.uint8]]) -> dict[int, str]:
-    """Positions of the pictures that kill the model's process, with what happened. The model runs on the CPU.
+    """Positions of the images that kill the model's process, with what happened. The model runs on the CPU.
 
     Halves the batch again and again, so that one killer in a batch of 16 costs at most nine calls.
     """
@@ -45,7 +45,7 @@ def find_killers(spec: PoseSpec, images: Sequence[npt.NDArray[np.uint8]]) -> dic
             sandbox.call({"images": [images[i] for i in positions]}, timeout_s=CALL_TIMEOUT_S)
         except SandboxError as error:
             if len(positions) == 1:
-                killers[positions[0]] = f"the pose model's process died on this picture: {error}"
+                killers[positions[0]] = f"the pose model's process died on this image: {error}"
                 return
             middle = len(positions) // 2
             search(positions[:middle])

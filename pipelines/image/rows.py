@@ -1,4 +1,4 @@
-"""From a picture and its persons to what is stored: parquet row, tar members, thumbnail."""
+"""From an image and its persons to what is stored: parquet row, tar members, thumbnail."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OWN_COLUMNS: dict[str, pa.DataType] = {
 
 @dataclass(frozen=True, slots=True)
 class ImageRules:
-    """What decides about a picture with known persons, and how it is stored."""
+    """What decides about an image with known persons, and how it is stored."""
 
     keep: KeepRule
     store: KeepRule
@@ -52,7 +52,7 @@ class ImageRules:
         return KEYPOINT_FORMATS[self.pose_card["keypoint_format"]]
 
 
-def unseen_row(
+def unposed_row(
     row: ImageRow, outcome: Outcome, detail: str, image: DecodedImage | None = None, sha256: str | None = None
 ) -> RowResult:
     """A row that ended before the pose model saw it."""
@@ -63,10 +63,10 @@ def unseen_row(
     return RowResult(row.key, outcome, columns, thumbnail=small)
 
 
-def seen_row(
+def posed_row(
     row: ImageRow, image: DecodedImage, sha256: str | None, poses: Sequence[Person] | PoseFailure, rules: ImageRules
 ) -> RowResult:
-    """A row whose picture was given to the pose model."""
+    """A row whose image was given to the pose model."""
     size = _size_columns(image, sha256)
     if isinstance(poses, PoseFailure):
         outcome = Outcome.WORKER_CRASH if poses.outcome_crash else Outcome.POSE_FAILED

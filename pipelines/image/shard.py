@@ -22,7 +22,7 @@ from pipelines.image.download import FetchedRow
 from pipelines.image.plan import ShardPlan
 from pipelines.image.pose_batches import PosedRow, in_windows, with_poses
 from pipelines.image.pose_pool import PoseClient
-from pipelines.image.rows import ImageRules, seen_row, unseen_row
+from pipelines.image.rows import ImageRules, posed_row, unposed_row
 from pipelines.job.rows import RowResult
 from pipelines.job.shard import NetworkDown
 
@@ -107,7 +107,7 @@ def _decided_rows(plan: ShardPlan, earlier: EarlierRows) -> dict[str, RowResult]
         if key in earlier.carried:
             decided[key] = earlier.carried[key]
         elif planned.outcome is not None:
-            decided[key] = unseen_row(planned.row, planned.outcome, planned.detail)
+            decided[key] = unposed_row(planned.row, planned.outcome, planned.detail)
     return decided
 
 
@@ -116,14 +116,14 @@ def _stored(posed: PosedRow, known: KnownPose | None, rules: ImageRules, times: 
     fetched = posed.fetched
     with times.stage("encode"):
         if fetched.outcome is not None:
-            return unseen_row(fetched.row, fetched.outcome, fetched.detail, fetched.image, fetched.sha256)
+            return unposed_row(fetched.row, fetched.outcome, fetched.detail, fetched.image, fetched.sha256)
         assert fetched.image is not None, "a row without an outcome has an image"
         if known is None:
             assert posed.poses is not None, f"row {fetched.row.key} has no answer of the pose model"
-            return seen_row(fetched.row, fetched.image, fetched.sha256, posed.poses, rules)
+            return posed_row(fetched.row, fetched.image, fetched.sha256, posed.poses, rules)
         if fetched.sha256 != known.sha256:
-            return unseen_row(fetched.row, Outcome.HASH_MISMATCH, "the image changed since its poses were found")
-        return seen_row(fetched.row, fetched.image, fetched.sha256, known.persons, rules)
+            return unposed_row(fetched.row, Outcome.HASH_MISMATCH, "the image changed since its poses were found")
+        return posed_row(fetched.row, fetched.image, fetched.sha256, known.persons, rules)
 
 
 def _in_row_order(rows: Iterable[RowResult], positions: Mapping[str, int]) -> Iterator[RowResult]:

@@ -26,11 +26,11 @@ _LAION5B_NAME = re.compile(
 _RELAION_NAME = re.compile(r"re[-_]?laion", re.IGNORECASE)
 
 NO_SAFETY_COLUMN = (
-    "the list has no safety column (punsafe, NSFW): nothing says which pictures are unsafe, and none is filtered out. "
+    "the list has no safety column (punsafe, NSFW): nothing says which images are unsafe, and none is filtered out. "
     "Prefer a list that was checked, as Re-LAION-5B research-safe."
 )
 LOOKS_LIKE_LAION5B = (
-    "{path} looks like a part of LAION-5B, which was withdrawn in December 2023 because it links to illegal pictures. "
+    "{path} looks like a part of LAION-5B, which was withdrawn in December 2023 because it links to illegal images. "
     "Use Re-LAION-5B (research-safe), where those links are removed; if this is Re-LAION, a file or folder name with "
     "'re-laion' in it says so."
 )

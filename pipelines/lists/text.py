@@ -99,7 +99,7 @@ def _csv_reader(kind: str, stream: Iterable[str]) -> csv.DictReader[str]:
 
 def _json_rows(stream: IO[str]) -> Iterator[dict[str, Any]]:
     """Rows of JSON lines, or of one array of objects. A line that is no object becomes a row without a URL: it is
-    counted as `bad_url`, like any other row that names no picture."""
+    counted as `bad_url`, like any other row that names no image."""
     head = stream.read(_CHUNK_CHARS)
     if head.lstrip().startswith("["):
         yield from _json_array(itertools.chain([head], iter(lambda: stream.read(_CHUNK_CHARS), "")))

@@ -6,7 +6,7 @@ photographer with his camera (Lav Varshney) and the cup of coffee (Rachel Michet
 coins (Brooklyn Museum) no copyright restrictions are known.
 
 Rows are crops, flips and scales of these, and some of what a real list is full of: dead links, addresses that must not
-be fetched, owners who say no, bytes that are no picture. The expected outcomes were checked with the models that the
+be fetched, owners who say no, bytes that are no image. The expected outcomes were checked with the models that the
 preset `quickstart` names.
 """
 
@@ -32,7 +32,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A picture made from a file of scikit-image: cropped to `box` (left, top, right, bottom), flipped, scaled."""
+    """An image made from a file of scikit-image: cropped to `box` (left, top, right, bottom), flipped, scaled."""
 
     file: str
     box: Box | None = None
@@ -40,7 +40,7 @@ class Photo:
     scale: float = 1.0
     format: str = "JPEG"
     orientation: int = 1
-    """EXIF orientation: 6 stores the picture on its side, with the tag that says so."""
+    """EXIF orientation: 6 stores the image on its side, with the tag that says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def _failing_rows() -> list[SampleRow]:
 
 
 def data_folder() -> Path:
-    """The folder of scikit-image's own pictures.
+    """The folder of scikit-image's own images.
 
     Raises:
         LposekitError: scikit-image is not installed.
@@ -191,7 +191,7 @@ def _encode(image: Image, photo: Photo) -> bytes:
 
     options: dict[str, object] = {"quality": 95} if photo.format != "PNG" else {}
     if photo.orientation == 6:
-        # Orientation 6 asks the viewer to turn the picture clockwise; so it is stored turned the other way.
+        # Orientation 6 asks the viewer to turn the image clockwise; so it is stored turned the other way.
         image = image.transpose(Pillow.Transpose.ROTATE_90)
         exif = Pillow.Exif()
         exif[0x0112] = 6

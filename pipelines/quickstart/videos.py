@@ -121,7 +121,7 @@ def _write_video(path: Path, video: SampleVideo) -> None:
 
 
 def _frames(shot: Shot) -> Iterator[npt.NDArray[np.uint8]]:
-    """The pictures of one camera move, uint8 [SIZE, SIZE, 3] RGB."""
+    """The images of one camera move, uint8 [SIZE, SIZE, 3] RGB."""
     bgr_HWC = cv2.imread(str(data_folder() / shot.photo), cv2.IMREAD_COLOR)
     assert bgr_HWC is not None, shot.photo
     photo_HWC = np.ascontiguousarray(bgr_HWC[:, :, ::-1]).astype(np.uint8, copy=False)
@@ -136,5 +136,5 @@ def _crop(photo_HWC: npt.NDArray[np.uint8], x: float, y: float, side: float) -> 
     """A square part of a photo, with fractions of pixels, scaled to the video's size."""
     scale = SIZE / side
     matrix = np.array([[scale, 0, SIZE / 2 - scale * x], [0, scale, SIZE / 2 - scale * y]], np.float32)
-    picture = cv2.warpAffine(photo_HWC, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return picture.astype(np.uint8, copy=False)
+    image = cv2.warpAffine(photo_HWC, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return image.astype(np.uint8, copy=False)

@@ -1,6 +1,6 @@
-"""Carries trees of plain values and large buffers between two processes that do not trust each other.
+"""Carries payloads of plain values and large buffers between two processes that do not trust each other.
 
-A tree is made of dict (string keys), list, tuple (arrives as list), str, int, float, bool, None, bytes and numpy
+A payload is made of dict (string keys), list, tuple (arrives as list), str, int, float, bool, None, bytes and numpy
 arrays of numbers. Its buffers lie one after the other in a memory file that both processes hold, its shape behind them
 as JSON. Nothing is pickled, and nothing is mapped (a mapped file that the other side shortens is a SIGBUS): buffers are
 read by `pread` into memory of the reader's own, 1 MB in 0.1 ms.
@@ -24,32 +24,32 @@ _NUMBERS = "biufc"
 
 @dataclass(frozen=True, slots=True)
 class Arena:
-    """A memory file of one writer at a time. `limit_bytes` bounds what `read` allocates for one tree."""
+    """A memory file of one writer at a time. `limit_bytes` bounds what `read` allocates for one payload."""
 
     fd: int
     limit_bytes: int = 2**31
 
-    def write(self, tree: Any) -> tuple[int, int]:
-        """Put `tree` into the file; returns place and length of its JSON."""
+    def write(self, payload: Any) -> tuple[int, int]:
+        """Put `payload` into the file; returns place and length of its JSON."""
         buffers: list[memoryview] = []
-        text = json.dumps(_packed(tree, buffers)).encode()
+        text = json.dumps(_packed(payload, buffers)).encode()
         place = 0
         for buffer in (*buffers, memoryview(text)):
             place = _write_all(self.fd, buffer, place)
         return place - len(text), len(text)
 
     def read(self, place: int, length: int) -> Any:
-        """The tree whose JSON lies at `place`. Raises ValueError where it is none."""
+        """The payload whose JSON lies at `place`. Raises ValueError where it is none."""
         if length > _MAX_JSON_BYTES:
             raise ValueError(f"{length} bytes of JSON")
         try:
             packed = json.loads(_read_bytes(self.fd, length, place))
             return _unpacked(packed, _Buffers(self.fd, min(place, self.limit_bytes)))
         except (KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as err:
-            raise ValueError(f"malformed tree: {err!r}") from err
+            raise ValueError(f"malformed payload: {err!r}") from err
 
     def empty_if_large(self) -> None:
-        """Give the memory of an unusually large tree back."""
+        """Give the memory of an unusually large payload back."""
         if os.fstat(self.fd).st_size > _KEEP_BYTES:
             os.ftruncate(self.fd, 0)
 

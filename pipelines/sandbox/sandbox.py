@@ -35,9 +35,9 @@ from typing import Any, NoReturn
 
 from lposekit.errors import Outcome, Rejected
 from pipelines.sandbox.arena import Arena
-from pipelines.sandbox.leash import die_with_parent
+from pipelines.sandbox.child_limits import die_with_parent
 
-_MESSAGE = struct.Struct("<cQQ")  # kind; place and length of the tree's JSON in the arena
+_MESSAGE = struct.Struct("<cQQ")  # kind; place and length of the payload's JSON in the arena
 _CALL, _BEAT, _ANSWER, _REJECTED, _MEMORY = b"C", b"B", b"A", b"J", b"M"
 _BEAT_EVERY_S = 0.05
 _RESERVED_BYTES = 512 * 2**20  # address space that thread stacks and malloc arenas reserve and do not use
@@ -128,11 +128,11 @@ class Sandbox:
         self._exchange(self._introduction, self._start_timeout_s, None)
         self._child.arena = replace(self._child.arena, limit_bytes=self._introduction["memory_limit_bytes"])
 
-    def _exchange(self, tree: Any, timeout_s: float | None, heartbeat_timeout_s: float | None) -> Any:
+    def _exchange(self, payload: Any, timeout_s: float | None, heartbeat_timeout_s: float | None) -> Any:
         assert self._child is not None
         healthy = False
         try:
-            answer = self._child.exchange(tree, timeout_s, heartbeat_timeout_s)
+            answer = self._child.exchange(payload, timeout_s, heartbeat_timeout_s)
             healthy = True
             return answer
         except Rejected:
@@ -190,11 +190,11 @@ class _Child:
         self._output_fd = output_fd
         self.kill = weakref.finalize(self, _end, process, control, (arena.fd, output_fd))
 
-    def exchange(self, tree: Any, timeout_s: float | None, heartbeat_timeout_s: float | None) -> Any:
+    def exchange(self, payload: Any, timeout_s: float | None, heartbeat_timeout_s: float | None) -> Any:
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         os.ftruncate(self._output_fd, 0)
         try:
-            self._control.send(_MESSAGE.pack(_CALL, *self.arena.write(tree)))
+            self._control.send(_MESSAGE.pack(_CALL, *self.arena.write(payload)))
         except ConnectionError:
             self._raise_crashed()
         kind, place, length = self._receive(deadline, timeout_s, heartbeat_timeout_s)
@@ -294,7 +294,7 @@ def serve(control_fd: int, arena_fd: int, parent_pid: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _control = socket.socket(fileno=control_fd)
     arena = Arena(arena_fd)
-    introduction = _call_tree(arena, _control.recv(_MESSAGE.size))
+    introduction = _called_payload(arena, _control.recv(_MESSAGE.size))
     target = _imported(introduction["target"])
     _limit_memory(introduction["memory_limit_bytes"])
     _control.send(_MESSAGE.pack(_ANSWER, *arena.write(None)))
@@ -305,7 +305,7 @@ def serve(control_fd: int, arena_fd: int, parent_pid: int) -> None:
 def _served(arena: Arena, message: bytes, target: Callable[..., Any], init_args: dict[str, Any]) -> bytes:
     """Do one call; returns the message that answers it."""
     try:
-        return _MESSAGE.pack(_ANSWER, *arena.write(target(_call_tree(arena, message), **init_args)))
+        return _MESSAGE.pack(_ANSWER, *arena.write(target(_called_payload(arena, message), **init_args)))
     except Rejected as rejected:
         answer = {"outcome": rejected.outcome.value, "detail": rejected.detail}
         return _MESSAGE.pack(_REJECTED, *arena.write(answer))
@@ -313,7 +313,7 @@ def _served(arena: Arena, message: bytes, target: Callable[..., Any], init_args:
         return _MESSAGE.pack(_MEMORY, 0, 0)
 
 
-def _call_tree(arena: Arena, message: bytes) -> Any:
+def _called_payload(arena: Arena, message: bytes) -> Any:
     _, place, length = _MESSAGE.unpack(message)
     return arena.read(place, length)
 

@@ -127,38 +127,38 @@ def folder_videos(folder: Path) -> list[Path]:
 
 
 def folder_row(place: ListPlace, video: Path) -> VideoRow:
-    """One video of a folder; what is said about it stands beside it in a file of the same name, `.txt` or `.json`.
+    """One video of a folder; its annotation lies beside it in a file of the same name, `.txt` or `.json`.
 
     The json holds a caption, or an object with `caption` and optional `captions` (timed), `start`, `end`, `cuts`.
     """
     name = text_of(video.relative_to(place.folder).as_posix()) or ""  # on disk a name need not be UTF-8
     text = video.with_suffix(".txt")
-    said = _said_beside(video)
+    annotation = _annotation(video)
     caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else None
-    start_s, end_s, cuts = seconds(said.get("start")), seconds(said.get("end")), said.get("cuts")
+    start_s, end_s, cuts = seconds(annotation.get("start")), seconds(annotation.get("end")), annotation.get("cuts")
     return VideoRow(
         name=name,
         path=str(video),
         listed_path=name,
-        caption=caption_of(cell(said, place.captions()) if caption is None else caption),
+        caption=caption_of(cell(annotation, place.captions()) if caption is None else caption),
         spans=() if start_s is None and end_s is None else (Span(start_s or 0.0, end_s),),
-        captions=timed_captions(said.get("captions")),
+        captions=timed_captions(annotation.get("captions")),
         cuts_s=seconds_of(cuts) if isinstance(cuts, list) else None,
     )
 
 
-def _said_beside(video: Path) -> Mapping[str, Any]:
+def _annotation(video: Path) -> Mapping[str, Any]:
     """The object in the json beside a video; a text or a list in it is its caption or its timed captions."""
     path = video.with_suffix(".json")
     if not path.is_file():
         return {}
     try:
-        said = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        annotation = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except (ValueError, RecursionError):
         log.warning("%s is no JSON: the video beside it gets no caption from it", path)
         return {}
-    if isinstance(said, Mapping):
-        return said
-    if isinstance(said, list):
-        return {"captions": said}
-    return {"caption": said} if isinstance(said, str) else {}
+    if isinstance(annotation, Mapping):
+        return annotation
+    if isinstance(annotation, list):
+        return {"captions": annotation}
+    return {"caption": annotation} if isinstance(annotation, str) else {}

@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.sandbox import leash as leash_module
+from pipelines.sandbox import child_limits
 
 PLATFORM_HOSTS = frozenset(
     {"youtube.com", "youtu.be", "youtube-nocookie.com", "vimeo.com", "dailymotion.com", "bilibili.com"}
@@ -69,14 +69,14 @@ def fetch_platform_video(
     with tempfile.TemporaryDirectory(prefix="lposekit-platform-", dir=path.parent) as folder:
         options = ["--ignore-config", "--no-playlist", "--no-cache-dir", "--no-progress", "--no-mtime", "--quiet"]
         limits = ["--max-filesize", str(max_bytes), "--retries", "3", "--socket-timeout", "20", "-f", _FORMAT]
-        leash = [sys.executable, "-P", leash_module.__file__, str(os.getpid()), str(max_bytes)]
-        command = [*leash, python, "-m", "yt_dlp", *options, *limits, "-o", "video.%(ext)s", "--", url]
-        exit_code, said = _run(command, Path(folder), timeout_s)
+        limited = [sys.executable, "-P", child_limits.__file__, str(os.getpid()), str(max_bytes)]
+        command = [*limited, python, "-m", "yt_dlp", *options, *limits, "-o", "video.%(ext)s", "--", url]
+        exit_code, output = _run(command, Path(folder), timeout_s)
         video = next((file for file in Path(folder).iterdir() if _WHOLE.fullmatch(file.name)), None)
-        if exit_code != 0 and _NO_SPACE.search(said):
+        if exit_code != 0 and _NO_SPACE.search(output):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if exit_code != 0 or video is None:
-            raise Rejected(_reason(said), f"yt-dlp: {_last_line(said)}")
+            raise Rejected(_reason(output), f"yt-dlp: {_last_line(output)}")
         if video.stat().st_size >= max_bytes:  # it may have stopped at the limit and called that a success
             raise Rejected(Outcome.TOO_BIG, f"a video of more than {max_bytes} bytes")
         video.replace(path)
@@ -97,8 +97,8 @@ def _run(command: list[str], folder: Path, timeout_s: float) -> tuple[int, str]:
         process_group=0,
     )
     try:
-        said, _ = process.communicate(timeout=timeout_s)
-        return process.returncode, said
+        output, _ = process.communicate(timeout=timeout_s)
+        return process.returncode, output
     except subprocess.TimeoutExpired as error:
         raise Rejected(Outcome.TIMEOUT, f"yt-dlp took longer than {timeout_s:g} s") from error
     finally:
@@ -107,10 +107,12 @@ def _run(command: list[str], folder: Path, timeout_s: float) -> tuple[int, str]:
             process.communicate()
 
 
-def _reason(said: str) -> Outcome:
-    return next((outcome for pattern, outcome in _REASONS if re.search(pattern, said, re.IGNORECASE)), Outcome.CONNECT)
+def _reason(output: str) -> Outcome:
+    return next(
+        (outcome for pattern, outcome in _REASONS if re.search(pattern, output, re.IGNORECASE)), Outcome.CONNECT
+    )
 
 
-def _last_line(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _last_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     return lines[-1][:300] if lines else "it wrote no file and gave no reason"

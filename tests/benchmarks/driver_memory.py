@@ -24,7 +24,7 @@ from tests.benchmarks.process_tree import INTERVAL_S, ProcessTree
 from tests.benchmarks.rounds import table, versions
 from tests.support.bad_server import separate_server
 from tests.support.build_process import Build
-from tests.support.stub_pictures import stub_picture
+from tests.support.stub_images import stub_image
 
 IMAGES = 50
 
@@ -46,7 +46,7 @@ def drive(rows: int, rows_per_shard: int) -> Driven:
         work = Path(name)
         (work / "served").mkdir()
         for image in range(IMAGES):
-            (work / "served" / f"{image}.jpg").write_bytes(stub_picture(image, num_persons=image % 2))
+            (work / "served" / f"{image}.jpg").write_bytes(stub_image(image, num_persons=image % 2))
         with separate_server(work / "served") as (url, _):
             list_path = work / "list.jsonl"
             with list_path.open("w") as stream:

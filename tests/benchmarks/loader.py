@@ -51,8 +51,8 @@ from trainer.data.decode import (
     Framing,
     Skeleton,
     decode_clip,
-    decode_picture,
     decode_skeleton,
+    decode_training_image,
     read_clip_facts,
 )
 from trainer.data.loader import BatchSplit, SampleLoader
@@ -60,7 +60,7 @@ from trainer.data.order import OrderState, SampleOrder, SampleRef
 from trainer.data.random import SampleRandom
 from trainer.data.reader import SampleReader, SampleRecipe
 from trainer.run.metrics import METRICS_NAME, read_metrics
-from trainer.settings import LoaderSettings, PictureSettings, TrainSettings, WatchSettings
+from trainer.settings import FramingSettings, LoaderSettings, TrainSettings, WatchSettings
 from trainer.train import run
 
 SHARDS = 4
@@ -127,7 +127,7 @@ class PeerWork:
 
     def image(self, members: dict[str, Any], random: SampleRandom) -> tuple[Any, Any]:
         assert self.recipe.skeleton is not None
-        rgb_HWC, geometry = decode_picture(members["jpg"], self.recipe.framing, random)
+        rgb_HWC, geometry = decode_training_image(members["jpg"], self.recipe.framing, random)
         return rgb_HWC[None], decode_skeleton(members["pose.json"], geometry, self.recipe.skeleton)[None]
 
     def clip(self, members: dict[str, Any], random: SampleRandom) -> tuple[Any, None]:
@@ -335,10 +335,10 @@ def data_wait(job: Job) -> float:
         data=(job.root,),
         output=job.root.with_name(f"{job.kind}-run"),
         base="tiny",
-        pose_encoder=None if job.kind == "image" else "none",
+        pose_encoder="" if job.kind == "image" else "none",
         max_steps=TRAINING_STEPS,
         batch_size=TRAINING_BATCH[job.kind],
-        picture=PictureSettings(size=job.size),
+        image=FramingSettings(size=job.size),
         loader=LoaderSettings(workers=job.workers),
         watch=WatchSettings(probe_every=0, sample_every=0, tensorboard=False, mfu=False),
     )

@@ -71,13 +71,13 @@ def plain_resnet(resnet: Any, x: Tensor, temb: Tensor) -> Tensor:
 
 def plain_transformer(transformer: Any, x: Tensor, text: Tensor) -> Tensor:
     frames, height = x.shape[2], x.shape[3]
-    pictures = rearrange(x, "b c f h w -> (b f) c h w")
-    hidden = transformer.proj_in(plain_norm(transformer.norm, pictures))
+    images = rearrange(x, "b c f h w -> (b f) c h w")
+    hidden = transformer.proj_in(plain_norm(transformer.norm, images))
     tokens = rearrange(hidden, "n c h w -> n (h w) c")
     for block in transformer.transformer_blocks:
         tokens = plain_block(block, tokens, text, frames)
     out = transformer.proj_out(rearrange(tokens, "n (h w) c -> n c h w", h=height))
-    return rearrange(out + pictures, "(b f) c h w -> b c f h w", f=frames)
+    return rearrange(out + images, "(b f) c h w -> b c f h w", f=frames)
 
 
 def plain_block(block: Any, tokens: Tensor, text: Tensor, frames: int) -> Tensor:

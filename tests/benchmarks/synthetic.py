@@ -47,7 +47,7 @@ from pipelines.job.runner import RunResult
 from pipelines.job.shard import write_shard
 from pipelines.recipes import build_images
 from tests.support.build_process import Build
-from tests.support.stub_pictures import stub_picture
+from tests.support.stub_images import stub_image
 
 MARK = 97531
 """Number of the shard that the others are made from."""
@@ -199,7 +199,7 @@ def _made_images(
         if number % 4 == 3:
             yield FetchedRow(row, Outcome.HTTP_4XX, "status 404", http_status=404)
             continue
-        image = decode_image(stub_picture(number, num_persons=int(number % 4 < 2)), ImageSettings())
+        image = decode_image(stub_image(number, num_persons=int(number % 4 < 2)), ImageSettings())
         yield FetchedRow(row, None, image=image, sha256=f"{number:059x}{MARK}")
 
 

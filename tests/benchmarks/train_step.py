@@ -33,7 +33,7 @@ from tests.benchmarks.step_report import (
     step_memory,
 )
 from tests.support.fixtures import fixtures_root
-from trainer.model.base import Base, draw_latents, encode_pictures, encode_text, load_base, random_base, tokenize
+from trainer.model.base import Base, draw_latents, encode_images, encode_text, load_base, random_base, tokenize
 from trainer.model.switches import OFFICIAL
 from trainer.model.unet import compile_blocks
 from trainer.run.cost import flop_counter
@@ -121,7 +121,7 @@ def stage1(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.channels_last:
         base.vae.to(memory_format=torch.channels_last)  # pyright: ignore
     cached = Form("cached", lambda: step(lambda: moments))
-    uncached = Form("un-cached", lambda: step(lambda: encode_pictures(base.vae, images)))
+    uncached = Form("un-cached", lambda: step(lambda: encode_images(base.vae, images)))
     figures, counted = measure([cached, uncached], arguments)
     return show("stage1", arguments, figures, counted, f"{arguments.batch} x {side} x {side} latents")
 

@@ -56,7 +56,7 @@ from pipelines.video.shard import VideoPlan
 from pipelines.video.worker import VideoWorker
 from tests.benchmarks.rounds import Spread, alternate, ratio, table, timed, versions
 from tests.support.fixtures import fixtures_root
-from tests.support.videos import Picture, moving, write_video
+from tests.support.videos import Image, moving, write_video
 
 SECONDS = 12
 FPS = 30
@@ -82,7 +82,7 @@ def source_video(folder: Path) -> Path:
     return write_video(folder / "source.mp4", images, FPS, gop=250, b_frames=3, crf=23, preset="veryfast")
 
 
-def _repeated(path: Path) -> Iterator[Picture]:
+def _repeated(path: Path) -> Iterator[Image]:
     count = 0
     while count < SECONDS * FPS:
         with av.open(str(path)) as container:

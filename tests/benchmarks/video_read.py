@@ -40,7 +40,7 @@ from pipelines.video.clips.writer import clip_writer, yuv420
 from tests.benchmarks.peers import add_peers
 from tests.benchmarks.rounds import Spread, Timing, alternate, ratio, table, timed, versions
 from tests.support.fixtures import fixtures_root
-from tests.support.videos import Picture, moving
+from tests.support.videos import Image, moving
 
 SECONDS, FPS, SIZE = 30, 30, (910, 512)
 FRAMES = SECONDS * FPS
@@ -63,7 +63,7 @@ Case = tuple[str, str, str]
 BEST = "best of these"
 
 
-def real_shot() -> Iterator[Picture]:
+def real_shot() -> Iterator[Image]:
     """One shot of a real video, forward and backward in turns: no cut in it."""
     with av.open(str(VIDEO)) as container:
         frames = list(islice(container.decode(video=0), *SHOT))
@@ -73,7 +73,7 @@ def real_shot() -> Iterator[Picture]:
         yield there_and_back[number % len(there_and_back)]
 
 
-def pan() -> Iterator[Picture]:
+def pan() -> Iterator[Image]:
     """A textured pan, noise added that comes again after 8 images: easy for long GOPs."""
     random = np.random.default_rng(0)
     noise = [random.integers(-6, 7, (SIZE[1], SIZE[0], 3), dtype=np.int16) for _ in range(8)]
@@ -323,7 +323,7 @@ def report(folder: Path, rounds: int) -> None:
     print(json.dumps(_as_json(clips, wall, cpu, decoder_names)))
 
 
-def planes_of(content: Callable[[], Iterator[Picture]]) -> list[Planes]:
+def planes_of(content: Callable[[], Iterator[Image]]) -> list[Planes]:
     return [yuv420(np.ascontiguousarray(image)) for image in content()]
 
 

@@ -31,7 +31,7 @@ from tests.support.build_process import (
 )
 from tests.support.fixtures import fixture_path
 from tests.support.pages import Page
-from tests.support.stub_pictures import stub_picture
+from tests.support.stub_images import stub_image
 
 ROWS, ROWS_PER_SHARD = 40, 10
 POINTS = ["shard:before_fsync", "shard:between_tar_and_parquet", "shard:before_stats"]
@@ -39,7 +39,7 @@ POINTS = ["shard:before_fsync", "shard:between_tar_and_parquet", "shard:before_s
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[BadServer]:
-    pages = {f"/{row}.jpg": Page(stub_picture(row, num_persons=row % 3)) for row in range(ROWS)}
+    pages = {f"/{row}.jpg": Page(stub_image(row, num_persons=row % 3)) for row in range(ROWS)}
     pages["/7.jpg"] = Page(b"gone", status=404)
     with BadServer(pages=pages) as running:
         yield running
@@ -61,7 +61,7 @@ def undisturbed(list_path: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return content_digest(build.layout)
 
 
-def _picture_and_pose_are_there(sample: PoseSample) -> None:
+def _image_and_pose_are_there(sample: PoseSample) -> None:
     assert sample.rgb_HWC.size
     assert sample.persons
 
@@ -76,7 +76,7 @@ def test_a_worker_killed_at_a_named_point_leaves_no_visible_shard_and_the_run_en
     build = Build(list_path, tmp_path / "d", environment={"LPOSEKIT_FAULT": f"{point}@{marker}"})
     with build.started() as process:
         wait_until(lambda: marker.exists() or process.poll() is not None, "the fault point")
-        assert_readers_see_whole_shards_only(build.layout, _picture_and_pose_are_there)
+        assert_readers_see_whole_shards_only(build.layout, _image_and_pose_are_there)
         assert process.wait(150) == 0, build.log_path.read_text()
     assert marker.exists(), "the fault point was never reached"
     assert content_digest(build.layout) == undisturbed
@@ -90,7 +90,7 @@ def test_a_kill_in_the_middle_is_resumed_to_the_same_bytes_and_nothing_committed
     # Mutation (tried in test_laion_pose): iter_shards without `skip` -> committed rows are fetched again.
     build = Build(list_path, tmp_path / "d")
     _kill_after_commits(build, victim, commits=1)
-    assert_readers_see_whole_shards_only(build.layout, _picture_and_pose_are_there)
+    assert_readers_see_whole_shards_only(build.layout, _image_and_pose_are_there)
     done = build.layout.committed_shards()
     assert done
     before = len(server.hits)
@@ -164,7 +164,7 @@ def test_a_kill_at_a_random_moment_is_resumed_to_the_same_bytes(
             if actors:
                 rng.choice(actors).kill()
             assert process.wait(200) == 0, build.log_path.read_text()
-        assert_readers_see_whole_shards_only(build.layout, _picture_and_pose_are_there)
+        assert_readers_see_whole_shards_only(build.layout, _image_and_pose_are_there)
     assert build.finish(250) == 0, build.log_path.read_text()
     assert content_digest(build.layout) == undisturbed
 

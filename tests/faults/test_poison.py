@@ -1,4 +1,4 @@
-"""Contract: a picture on which the pose model raises, dies or eats all memory costs that row
+"""Contract: an image on which the pose model raises, dies or eats all memory costs that row
 alone, after a bounded number of tries; a bug of the model stops its shard, is named, and the run ends with exit code 3.
 """
 
@@ -19,14 +19,14 @@ from pipelines.job.build_report import BuildReport
 from pipelines.recipes import build_images as run
 from tests.support.bad_server import BadServer
 from tests.support.pages import Page
-from tests.support.stub_pictures import stub_picture
+from tests.support.stub_images import stub_image
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(240)]
 ROWS = 12
 
 
 def _build(tmp_path: Path, behaviours: dict[int, str], rows_per_shard: int = 6) -> BuildReport:
-    pages = {f"/{row}.jpg": Page(stub_picture(row, behaviour=behaviours.get(row, "well"))) for row in range(ROWS)}
+    pages = {f"/{row}.jpg": Page(stub_image(row, behaviour=behaviours.get(row, "well"))) for row in range(ROWS)}
     with BadServer(pages=pages) as server:
         path = tmp_path / "list.jsonl"
         path.write_text(
@@ -52,17 +52,17 @@ def _outcomes(tmp_path: Path) -> list[str]:
     return lposekit.open_dataset(tmp_path / "d").rows()["outcome"].to_pylist()
 
 
-def test_a_picture_that_kills_the_model_is_named_and_every_other_is_kept(tmp_path: Path) -> None:
+def test_an_image_that_kills_the_model_is_named_and_every_other_is_kept(tmp_path: Path) -> None:
     # Mutation tried: find_killers that names nobody -> the batch dies again and all its rows end as worker_crash.
     report = _build(tmp_path, {3: "exit"})
     assert report.exit_code == 0
     assert _outcomes(tmp_path) == ["worker_crash" if row == 3 else "kept" for row in range(ROWS)]
     rows = lposekit.open_dataset(tmp_path / "d").rows()
-    assert "the pose model's process died on this picture" in rows["error_message"][3].as_py()
+    assert "the pose model's process died on this image" in rows["error_message"][3].as_py()
     assert verify_dataset(tmp_path / "d") == []
 
 
-def test_pictures_and_text_and_pose_belong_together_after_a_fault(tmp_path: Path) -> None:
+def test_images_and_text_and_pose_belong_together_after_a_fault(tmp_path: Path) -> None:
     _build(tmp_path, {0: "exit", 7: "raise"})
     samples = list(lposekit.open_dataset(tmp_path / "d"))
     assert [sample.caption for sample in samples] == [f"row {row}" for row in range(ROWS) if row not in (0, 7)]
@@ -74,7 +74,7 @@ def test_pictures_and_text_and_pose_belong_together_after_a_fault(tmp_path: Path
 
 
 @pytest.mark.parametrize(("behaviour", "outcome"), [("raise", "pose_failed"), ("memory", "pose_failed")])
-def test_a_picture_on_which_the_model_fails_costs_that_row_alone(tmp_path: Path, behaviour: str, outcome: str) -> None:
+def test_an_image_on_which_the_model_fails_costs_that_row_alone(tmp_path: Path, behaviour: str, outcome: str) -> None:
     report = _build(tmp_path, {5: behaviour})
     assert report.exit_code == 0
     assert _outcomes(tmp_path) == [outcome if row == 5 else "kept" for row in range(ROWS)]

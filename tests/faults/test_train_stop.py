@@ -42,7 +42,7 @@ def poison_base(folder: Path) -> Path:
 
 @pytest.mark.timeout(150)
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all_before_the_update(tmp_path: Path):
-    # caption "picture number 7" alone makes NaN
+    # caption "image number 7" alone makes NaN
     # mutation: `guilty = reports` in TrainModule._refuse names the healthy rank's samples as well
     base = poison_base(tmp_path / "base")
     every = CheckpointSettings(every_steps=1, keep=2)
@@ -98,18 +98,18 @@ def kill_new_child(before: set[int], run_dir: Path) -> None:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_that_cannot_be_decoded_is_named_with_its_shard(workers: int, tmp_path: Path):
+def test_an_image_that_cannot_be_decoded_is_named_with_its_shard(workers: int, tmp_path: Path):
     # a worker that raises; mutation: returning no _Failure shows DataLoader's own traceback
     dataset = write_dataset(tmp_path / "data", [4])
-    harm_picture(dataset / "00000.tar")
+    harm_image(dataset / "00000.tar")
     settings = settings_for(1, tmp_path / "run", data=(dataset,), loader=LoaderSettings(workers=workers))
     with pytest.raises(LposekitError, match=r"shard 00000 of .*: sample 000000002 is damaged"):
         run(settings)
     assert not losses(tmp_path / "run")
 
 
-def harm_picture(tar: Path) -> None:
-    """Overwrites the middle of the third picture, so that sizes stay right."""
+def harm_image(tar: Path) -> None:
+    """Overwrites the middle of the third image, so that sizes stay right."""
     jpg = image_members(2)["jpg"]
     data = tar.read_bytes()
     at = data.index(jpg)

@@ -52,8 +52,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(NUM_VIDEOS):
         cut = 28 if number % 3 == 0 else 10_000
         frames = 700 if number == LONG_VIDEO else 60
-        pictures = (moving(frame, number + frame // cut, (240, 180)) for frame in range(frames))
-        write_video(folder / f"{number}.mp4", pictures, gop=250)
+        images = (moving(frame, number + frame // cut, (240, 180)) for frame in range(frames))
+        write_video(folder / f"{number}.mp4", images, gop=250)
         (folder / f"{number}.txt").write_text(f"video {number}")
     return folder
 

@@ -314,7 +314,7 @@ def test_followyourpose_is_the_setting_of_the_paper(tmp_path: Path) -> None:
     first = loaded("train", *flags, "--data", "x", folder=tmp_path).settings
     second = loaded("train", *flags, "--data", "x", "--stage", "2", folder=tmp_path).settings
     assert (first.max_steps, second.max_steps) == (100_000, 50_000)
-    assert (first.picture.size, second.picture.size, second.clip.frames) == (512, 512, 8)
+    assert (first.image.size, second.image.size, second.clip.frames) == (512, 512, 8)
     assert first.base == second.base == "CompVis/stable-diffusion-v1-4"
 
 

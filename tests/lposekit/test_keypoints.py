@@ -1,4 +1,4 @@
-"""Contract of the keep rule and of the keypoint formats: 9 of 17 keypoints keep a picture, 8 do
+"""Contract of the keep rule and of the keypoint formats: 9 of 17 keypoints keep an image, 8 do
 not; only sure and large boxes count; scores and places that are not finite never count; each rule for several persons
 is as stated.
 """
@@ -46,7 +46,7 @@ def test_nobody_is_no_person() -> None:
 
 
 @pytest.mark.parametrize(("num", "outcome"), [(8, Outcome.FEW_KEYPOINTS), (9, Outcome.KEPT), (17, Outcome.KEPT)])
-def test_half_of_the_keypoints_keep_a_picture(num: int, outcome: Outcome) -> None:
+def test_half_of_the_keypoints_keep_an_image(num: int, outcome: Outcome) -> None:
     # Mutation tried: `>` in place of `>=` in reaches -> exactly half of an even number is dropped (next test).
     assert verdict(person(num)) is outcome
 
@@ -73,7 +73,7 @@ def test_a_box_that_is_unsure_or_small_does_not_count(unsure: Person) -> None:
     assert verdict(unsure, person(17)) is Outcome.KEPT
 
 
-def test_a_box_below_one_hundredth_of_the_picture_does_not_count() -> None:
+def test_a_box_below_one_hundredth_of_the_image_does_not_count() -> None:
     small = person(17, box=(0, 0, 60, 60))
     assert is_valid_person(small, 600, 600, RULE)
     assert not is_valid_person(small, 601, 600, RULE)
@@ -126,7 +126,7 @@ def test_whole_body_models_count_the_body_alone() -> None:
 
 
 @pytest.mark.parametrize("name", KEYPOINT_FORMATS)
-def test_a_flip_swaps_left_and_right_and_twice_is_the_picture_again(name: str) -> None:
+def test_a_flip_swaps_left_and_right_and_twice_is_the_image_again(name: str) -> None:
     layout = KEYPOINT_FORMATS[name]
     assert len(set(layout.names)) == layout.num_keypoints == {"coco17": 17, "wholebody133": 133}[name]
     keypoints_K3 = np.random.default_rng(0).uniform(0, 99, (2, layout.num_keypoints, 3)).astype(np.float32)

@@ -5,10 +5,10 @@ is excluded by name."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from annotated_types import Interval
@@ -37,6 +37,8 @@ class Inner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
+    FORMER_GROUPS: ClassVar[Mapping[str, str]] = {"inside": "inner"}
+
     name: str = "x"
     output: Path | None = None
     rule: Literal["any", "main"] = "any"
@@ -80,6 +82,14 @@ def test_environment_gives_typed_values() -> None:
     assert (settings.name, settings.output, settings.rule) == ("4", Path("a b"), "main")
     assert settings.inner == Inner(threads=3, files=(Path("x"), Path("y")))
     assert settings.slow.files == (Path("o ne"),)
+
+
+def test_the_former_name_of_a_group_is_still_understood() -> None:
+    """Mutation tried: `_present_name` returns the name as it is: red."""
+    assert from_table(inside={"threads": 3}).inner.threads == 3
+    assert from_environment(INSIDE__THREADS="3").inner.threads == 3
+    with pytest.raises(UsageError, match=r"inside\.threads = \"many\""):
+        from_table(inside={"threads": "many"})
 
 
 def test_none_is_said_in_words() -> None:

@@ -1,6 +1,6 @@
-"""Contract of `lposekit.skeleton`: the pictures that pose-guided models are trained with.
+"""Contract of `lposekit.skeleton`: the images that pose-guided models are trained with.
 
-Colours carry the side of the body, so most tests read pixels at known places. Pictures are compared by geometry and not
+Colours carry the side of the body, so most tests read pixels at known places. Images are compared by geometry and not
 by hash: other OpenCV versions antialias differently.
 """
 
@@ -23,7 +23,7 @@ from tests.support.fixtures import fixture_path
 
 STYLE_NAMES: tuple[StyleName, ...] = get_args(StyleName)
 AUTHORS_VIDEOS = ["fyp_dancing_example_1.mp4", "fyp_dancing_example_3.mp4", "fyp_vis_ikun_pose1.MOV"]
-FRONT_VIEW = [  # a person facing the camera, so that the left side of the body is on the right of the picture
+FRONT_VIEW = [  # a person facing the camera, so that the left side of the body is on the right of the image
     *[(256, 80), (270, 66), (242, 66), (290, 75), (222, 75)],
     *[(320, 150), (192, 150), (360, 240), (150, 240), (350, 320), (140, 330)],
     *[(300, 330), (212, 330), (310, 410), (205, 410), (305, 490), (200, 495)],
@@ -31,7 +31,7 @@ FRONT_VIEW = [  # a person facing the camera, so that the left side of the body 
 
 
 def person(num_keypoints: int = 17, score: float = 1.0) -> npt.NDArray[np.float32]:
-    """One person [1, K, 3] in a picture of 512 x 512; hands and face are rings around wrists and nose."""
+    """One person [1, K, 3] in an image of 512 x 512; hands and face are rings around wrists and nose."""
     points_K3 = np.full((num_keypoints, 3), score, np.float32)
     points_K3[:17, :2] = FRONT_VIEW
     if num_keypoints == 133:
@@ -93,9 +93,9 @@ def test_only_palette_colours_on_black_and_no_joint_dots(drawn: npt.NDArray[np.u
     assert 4 <= (row > 128).sum() <= 9
 
 
-def stroke_width(picture_HWC: npt.NDArray[np.uint8]) -> float:
+def stroke_width(image_HWC: npt.NDArray[np.uint8]) -> float:
     """Median width of the strokes in pixels: twice the distance to the background, along the strokes' middle lines."""
-    brightness_HW = picture_HWC.max(axis=2)
+    brightness_HW = image_HWC.max(axis=2)
     around_HW = cv2.dilate(brightness_HW, np.ones((9, 9)))
     mask_HW = ((brightness_HW > around_HW * 0.5) & (around_HW > 120)).astype(np.uint8)
     # at 4 times the size, so that the distance is known to a quarter of a pixel
@@ -114,10 +114,10 @@ def frame_at_512(name: str) -> npt.NDArray[np.uint8]:
     return cv2.resize(rgb_HWC, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
-def main_colors(picture_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def main_colors(image_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """The three colours [3, 3] of the strokes' cores (compression and scaling dim their edges), by k-means."""
-    core_HW = cv2.erode((picture_HWC.max(axis=2) > 120).astype(np.uint8), np.ones((3, 3))).astype(bool)
-    pixels_N3 = picture_HWC[core_HW].astype(np.float32)
+    core_HW = cv2.erode((image_HWC.max(axis=2) > 120).astype(np.uint8), np.ones((3, 3))).astype(bool)
+    pixels_N3 = image_HWC[core_HW].astype(np.float32)
     cv2.setRNGSeed(0)
     criteria = (cv2.TERM_CRITERIA_MAX_ITER, 50, 0.1)
     _, _, centers_33 = cv2.kmeans(pixels_N3, 3, np.empty(0), criteria, 5, cv2.KMEANS_PP_CENTERS)
@@ -177,7 +177,7 @@ def test_drawing_is_deterministic_rgb_uint8_of_the_size_asked_for(style: StyleNa
 
 
 @pytest.mark.parametrize("style", STYLE_NAMES)
-def test_mirrored_keypoints_give_the_mirrored_picture_with_sides_exchanged(style: StyleName) -> None:
+def test_mirrored_keypoints_give_the_mirrored_image_with_sides_exchanged(style: StyleName) -> None:
     """A flip exchanges left and right by name: the shape is mirrored, the colours of the sides change over."""
     keypoints_PK3 = keypoints_for(style)
     keypoint_format = KEYPOINT_FORMATS["coco17" if keypoints_PK3.shape[1] == 17 else "wholebody133"]
@@ -216,7 +216,7 @@ def test_one_missing_wrist_takes_its_forearm_alone() -> None:
 @pytest.mark.parametrize("style", STYLE_NAMES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e9, -1e9])
 def test_keypoints_that_are_not_finite_or_far_away_are_left_out(style: StyleName, bad: float) -> None:
-    # Mutation: without `near` OpenCV raises for NaN, or draws lines across the picture.
+    # Mutation: without `near` OpenCV raises for NaN, or draws lines across the image.
     keypoints_PK3 = keypoints_for(style)
     expected_PK3 = keypoints_PK3.copy()
     keypoints_PK3[0, 9, :2] = bad
@@ -228,7 +228,7 @@ def test_keypoints_that_are_not_finite_or_far_away_are_left_out(style: StyleName
 
 
 @pytest.mark.parametrize("style", STYLE_NAMES)
-def test_persons_outside_of_the_picture_and_no_persons_give_black(style: StyleName) -> None:
+def test_persons_outside_of_the_image_and_no_persons_give_black(style: StyleName) -> None:
     keypoints_PK3 = keypoints_for(style)
     away_PK3 = crop_keypoints(keypoints_PK3, 2000, 0)
     assert not draw_skeleton(away_PK3, 512, 512, style=style, score_threshold=0.3).any()
@@ -236,7 +236,7 @@ def test_persons_outside_of_the_picture_and_no_persons_give_black(style: StyleNa
 
 
 @pytest.mark.parametrize("style", STYLE_NAMES)
-def test_a_crop_of_the_keypoints_draws_what_a_crop_of_the_picture_shows(style: StyleName) -> None:
+def test_a_crop_of_the_keypoints_draws_what_a_crop_of_the_image_shows(style: StyleName) -> None:
     """Limbs that leave the crop are drawn up to its border."""
     keypoints_PK3 = keypoints_for(style)
     whole = draw_skeleton(keypoints_PK3, 512, 512, style=style, score_threshold=0.3, line_width=6)
@@ -246,7 +246,7 @@ def test_a_crop_of_the_keypoints_draws_what_a_crop_of_the_picture_shows(style: S
 
 
 @pytest.mark.parametrize("style", STYLE_NAMES)
-def test_skeleton_of_a_scaled_picture_is_the_scaled_skeleton(style: StyleName) -> None:
+def test_skeleton_of_a_scaled_image_is_the_scaled_skeleton(style: StyleName) -> None:
     keypoints_PK3 = keypoints_for(style)
     large = draw_skeleton(scale_keypoints(keypoints_PK3, 2, 2), 1024, 1024, style=style, score_threshold=0.3)
     small = draw_skeleton(keypoints_PK3, 512, 512, style=style, score_threshold=0.3)
@@ -255,7 +255,7 @@ def test_skeleton_of_a_scaled_picture_is_the_scaled_skeleton(style: StyleName) -
 
 
 def test_fractions_of_a_pixel_move_the_line() -> None:
-    # Mutation: _SHIFT = 0 rounds both to the same picture.
+    # Mutation: _SHIFT = 0 rounds both to the same image.
     here = draw_skeleton(person(), 128, 512, score_threshold=0.3, line_width=6)
     there = draw_skeleton(person() + np.float32([0.4, 0, 0]), 128, 512, score_threshold=0.3, line_width=6)
     assert (here != there).any()

@@ -1,4 +1,4 @@
-"""Makes small, real dataset folders through the production writer: pictures of one colour with a known pose."""
+"""Makes small, real dataset folders through the production writer: images of one colour with a known pose."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lposekit.shards.card import claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.writer import ShardWriter
 from pipelines.image.decode import DecodedImage
-from pipelines.image.rows import ImageRules, seen_row, unseen_row
+from pipelines.image.rows import ImageRules, posed_row, unposed_row
 from pipelines.image.worker import IMAGE_SHARDS
 from pipelines.job.rows import RowResult, rows_table
 from pipelines.job.shard import ShardKind, commit_marker
@@ -25,7 +25,7 @@ RULES = ImageRules(RULE, RULE, POSE_CARD, 95)
 
 
 def person(num_detected: int, left: float = 10.0, size: float = 150.0, box_score: float = 0.9) -> Person:
-    """A person in a 200 x 200 picture, whose first ``num_detected`` keypoints reach the threshold."""
+    """A person in a 200 x 200 image, whose first ``num_detected`` keypoints reach the threshold."""
     keypoints_K3 = np.zeros((17, 3), np.float32)
     keypoints_K3[:, 0] = left + np.arange(17) * size / 17
     keypoints_K3[:, 1] = 20 + np.arange(17) * size / 17
@@ -33,8 +33,8 @@ def person(num_detected: int, left: float = 10.0, size: float = 150.0, box_score
     return Person(np.array([left, 20, left + size, 20 + size], np.float32), box_score, keypoints_K3)
 
 
-def picture(row: int, height: int = 200, width: int = 200) -> DecodedImage:
-    """A picture whose colour tells its row."""
+def solid_image(row: int, height: int = 200, width: int = 200) -> DecodedImage:
+    """An image whose colour tells its row."""
     rgb_HWC = np.full((height, width, 3), (row * 7 % 256, row * 31 % 256, 128), np.uint8)
     return DecodedImage(rgb_HWC, width, height, width, height, "JPEG")
 
@@ -47,10 +47,10 @@ def make_results(shard: int, num_rows: int) -> list[RowResult]:
             sample_key(shard, row), f"http://a.example/{shard}/{row}.jpg", f"caption {row}", {"licence": "cc0"}
         )
         if row % 4 == 3:
-            results.append(unseen_row(image_row, Outcome.HTTP_4XX, "status 404"))
+            results.append(unposed_row(image_row, Outcome.HTTP_4XX, "status 404"))
             continue
         poses: list[Person] | PoseFailure = [person(12 if row % 4 < 2 else 5)]
-        results.append(seen_row(image_row, picture(row), f"{shard:032x}{row:032x}", poses, RULES))
+        results.append(posed_row(image_row, solid_image(row), f"{shard:032x}{row:032x}", poses, RULES))
     return results
 
 

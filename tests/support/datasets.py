@@ -15,12 +15,12 @@ from lposekit.records import ImageRow, Person, sample_key
 from lposekit.shards.card import claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
 from pipelines.image.decode import DecodedImage
-from pipelines.image.rows import RowResult, seen_row, unseen_row
+from pipelines.image.rows import RowResult, posed_row, unposed_row
 from pipelines.video.clips.build import build_clips
 from pipelines.video.clips.records import VideoRow
 from pipelines.video.clips.settings import BuildClipsSettings
 from pipelines.video.rows import VIDEO_SHARDS, clip_members, video_row
-from tests.support.dataset_folder import RULE, RULES, person, picture, write_shard
+from tests.support.dataset_folder import RULE, RULES, person, solid_image, write_shard
 
 HOSTILE_TEXTS = (
     "<script>document.title='owned'</script>",
@@ -78,13 +78,13 @@ def make_photo_dataset(
         row = _image_row(position, rows_per_shard, record)
         bgr_HWC = cv2.imread(str(photos / record["file"]), cv2.IMREAD_COLOR)
         if bgr_HWC is None or bgr_HWC.shape[:2] != (record["height"], record["width"]):
-            results.append(unseen_row(row, Outcome.CORRUPT, "the picture ends early"))
+            results.append(unposed_row(row, Outcome.CORRUPT, "the image ends early"))
         elif position % 4 == 3:
-            results.append(unseen_row(row, *FAILURES[position // 4 % len(FAILURES)]))
+            results.append(unposed_row(row, *FAILURES[position // 4 % len(FAILURES)]))
         else:
             image, scale = _stored(bgr_HWC[..., ::-1])
             persons = [_as_person(labelled, scale, position) for labelled in record["persons"]]
-            results.append(seen_row(row, image, record["sha256"], persons, RULES))
+            results.append(posed_row(row, image, record["sha256"], persons, RULES))
     shards = [results[i : i + rows_per_shard] for i in range(0, len(results), rows_per_shard)]
     return make_dataset_of(root, shards, **card_fields)
 
@@ -128,16 +128,16 @@ def make_hostile_dataset(root: Path, server: str) -> DatasetLayout:
         text, url = texts[i % len(texts)], addresses[i % len(addresses)]
         row = ImageRow(sample_key(0, i), url, text, {"license": text})
         if i % 3 == 2:
-            results.append(unseen_row(row, Outcome.TIMEOUT, text))
+            results.append(unposed_row(row, Outcome.TIMEOUT, text))
         else:
-            results.append(seen_row(row, picture(i), f"{i:064x}", [person(12 if i % 3 else 4)], RULES))
+            results.append(posed_row(row, solid_image(i), f"{i:064x}", [person(12 if i % 3 else 4)], RULES))
     return make_dataset_of(root, [results], settings={text: text for text in texts}, warnings=texts, sample=True)
 
 
 def make_empty_dataset(root: Path) -> DatasetLayout:
     """A dataset of which nothing was kept, and nothing seen."""
     rows = [ImageRow(sample_key(0, i), f"http://gone.example/{i}", f"caption {i}", {}) for i in range(5)]
-    return make_dataset_of(root, [[unseen_row(row, Outcome.DNS, "no address") for row in rows]])
+    return make_dataset_of(root, [[unposed_row(row, Outcome.DNS, "no address") for row in rows]])
 
 
 def make_video_dataset(

@@ -90,7 +90,7 @@ def _loop(talk: Conversation, arguments: list[str]) -> None:
 
 @_behaviour("hops")
 def _hops(talk: Conversation, arguments: list[str]) -> None:
-    """/hops/N: N redirects, then a picture."""
+    """/hops/N: N redirects, then an image."""
     left = int(arguments[0])
     if left == 0:
         talk.page(Page(tiny_jpeg()))
@@ -185,7 +185,7 @@ def _status(talk: Conversation, arguments: list[str]) -> None:
 
 @_behaviour("busy")
 def _busy(talk: Conversation, arguments: list[str]) -> None:
-    """/busy/503/2[/retry-after/1]: this status for the first 2 requests of this very path, then a picture."""
+    """/busy/503/2[/retry-after/1]: this status for the first 2 requests of this very path, then an image."""
     if talk.count() <= int(arguments[1]):
         talk.page(Page(b"busy", "text/plain", _retry_after(arguments[2:]), status=int(arguments[0])))
     else:
@@ -242,7 +242,7 @@ def encoded_body(kind: str) -> tuple[str, bytes]:
 
 @_behaviour("body")
 def _body(talk: Conversation, arguments: list[str]) -> None:
-    """/body/KIND: something else, served as image/jpeg. See `FOREIGN_BODIES`. /body/jpeg-as-html is a picture."""
+    """/body/KIND: something else, served as image/jpeg. See `FOREIGN_BODIES`. /body/jpeg-as-html is an image."""
     if arguments[0] == "jpeg-as-html":
         talk.page(Page(tiny_jpeg(), "text/html"))
     else:
@@ -267,5 +267,5 @@ def _changing(talk: Conversation, arguments: list[str]) -> None:
 
 @_behaviour("header")
 def _header(talk: Conversation, arguments: list[str]) -> None:
-    """/header?NAME=VALUE&NAME=VALUE: a picture with these header fields (percent-encoded)."""
+    """/header?NAME=VALUE&NAME=VALUE: an image with these header fields (percent-encoded)."""
     talk.page(Page(tiny_jpeg(), headers=tuple(parse_qsl(talk.path.partition("?")[2]))))

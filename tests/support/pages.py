@@ -31,7 +31,7 @@ def pages_of_folder(root: Path) -> dict[str, Page]:
 
 @cache
 def tiny_jpeg() -> bytes:
-    """A real picture, 96 x 64, grey with a gradient."""
+    """A real image, 96 x 64, grey with a gradient."""
     import cv2
     import numpy as np
 

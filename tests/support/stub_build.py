@@ -1,4 +1,4 @@
-"""Builds over stub pictures: a server, a list, settings, and a way to build without Ray, inside the test's process."""
+"""Builds over stub images: a server, a list, settings, and a way to build without Ray, inside the test's process."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from pipelines.fetch.settings import FetchSettings
 from pipelines.image.settings import BuildImagesSettings, PoseSettings
 from tests.support.bad_server import BadServer
 from tests.support.pages import Page
-from tests.support.stub_pictures import stub_picture
+from tests.support.stub_images import stub_image
 
 
-def stub_pages(rows: int, **pictures: Mapping[int, Any]) -> dict[str, Page]:
-    """Pages ``/0.jpg`` to ``/N.jpg``; ``pictures`` give arguments of `stub_picture` by row: ``num_persons={3: 0}``."""
+def stub_pages(rows: int, **images: Mapping[int, Any]) -> dict[str, Page]:
+    """Pages ``/0.jpg`` to ``/N.jpg``; ``images`` give arguments of `stub_image` by row: ``num_persons={3: 0}``."""
     return {
-        f"/{row}.jpg": Page(
-            stub_picture(row, **{name: by_row[row] for name, by_row in pictures.items() if row in by_row})
-        )
+        f"/{row}.jpg": Page(stub_image(row, **{name: by_row[row] for name, by_row in images.items() if row in by_row}))
         for row in range(rows)
     }
 

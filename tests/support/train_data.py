@@ -1,6 +1,6 @@
 """Small dataset folders for the trainer's tests, written with the real writer.
 
-Every picture shows its own number: its colour and its keypoints are functions of (shard, row), so that pixels, pose and
+Every image shows its own number: its colour and its keypoints are functions of (shard, row), so that pixels, pose and
 caption can be checked to belong together wherever they end up.
 """
 
@@ -33,14 +33,14 @@ def color_of(number: int) -> tuple[int, int, int]:
 
 
 def keypoints_of(number: int, height: int, width: int) -> np.ndarray:
-    """Keypoints [17, 3] of sample ``number``, all inside the picture."""
+    """Keypoints [17, 3] of sample ``number``, all inside the image."""
     random = np.random.default_rng(number)
     xy = random.uniform(0.15, 0.85, (17, 2)) * (width, height)
     return np.concatenate([xy, np.ones((17, 1))], 1).astype(np.float32)
 
 
-def picture_of(number: int, height: int, width: int) -> np.ndarray:
-    """RGB uint8 picture of sample ``number``: its colour, with its keypoints as white dots."""
+def image_of(number: int, height: int, width: int) -> np.ndarray:
+    """RGB uint8 image of sample ``number``: its colour, with its keypoints as white dots."""
     rgb_HWC = np.full((height, width, 3), color_of(number), np.uint8)
     for x, y, _ in keypoints_of(number, height, width):
         cv2.circle(rgb_HWC, (round(float(x)), round(float(y))), max(2, width // 40), (255, 255, 255), -1)
@@ -48,7 +48,7 @@ def picture_of(number: int, height: int, width: int) -> np.ndarray:
 
 
 def image_members(number: int, height: int = 80, width: int = 64) -> dict[str, bytes]:
-    rgb_HWC = picture_of(number, height, width)
+    rgb_HWC = image_of(number, height, width)
     person = Person(np.array([0, 0, width, height], np.float32), 1.0, keypoints_of(number, height, width))
     record = person_record(person, width, height, 0.5, KEYPOINT_FORMATS["coco17"])
     jpg = cv2.imencode(".jpg", rgb_HWC[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
@@ -56,7 +56,7 @@ def image_members(number: int, height: int = 80, width: int = 64) -> dict[str, b
         "jpg": jpg,
         "json": json.dumps({"number": number, "width": width, "height": height}).encode(),
         "pose.json": pose_json([record], width, height, POSE_CARD),
-        "txt": f"picture number {number}".encode(),
+        "txt": f"image number {number}".encode(),
     }
 
 
@@ -70,9 +70,9 @@ def clip_members(
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.time_base = Fraction(1, fps)
         for frame in range(num_frames):
-            picture = np.full((height, width, 3), (10 * frame) % 250, np.uint8)
-            picture[: height // 4, : width // 4] = color_of(number)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            image = np.full((height, width, 3), (10 * frame) % 250, np.uint8)
+            image[: height // 4, : width // 4] = color_of(number)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
     facts = {"number": number, "num_frames": num_frames, "fps": fps, "source": f"{number}.mp4"}
     return {"json": json.dumps(facts).encode(), "mp4": buffer.getvalue(), "txt": f"clip number {number}".encode()}

@@ -28,8 +28,8 @@ from trainer.settings import (
     CheckpointSettings,
     ClipSamplingSettings,
     ComputeSettings,
+    FramingSettings,
     LoaderSettings,
-    PictureSettings,
     TrainSettings,
     WatchSettings,
 )
@@ -80,9 +80,9 @@ def small_base() -> Path:
 
 
 @functools.cache
-def pictures() -> Path:
-    """A dataset of 11 pictures in 3 shards, one of them empty."""
-    return write_dataset(scratch() / "pictures", [6, 0, 5])
+def images() -> Path:
+    """A dataset of 11 images in 3 shards, one of them empty."""
+    return write_dataset(scratch() / "images", [6, 0, 5])
 
 
 @functools.cache
@@ -96,13 +96,13 @@ def settings_for(stage: int, output: Path, **changes: Any) -> TrainSettings:
     return dataclasses.replace(
         TrainSettings(
             stage=stage,  # pyright: ignore
-            data=(pictures() if stage == 1 else clips(),),
+            data=(images() if stage == 1 else clips(),),
             output=output,
             base=str(small_base()),
             pose_encoder="" if stage == 1 else "none",
             max_steps=8,
             batch_size=4,
-            picture=PictureSettings(size=64, flip=0.5 if stage == 1 else 0.0),
+            image=FramingSettings(size=64, flip=0.5 if stage == 1 else 0.0),
             clip=ClipSamplingSettings(frames=2, stride=3),
             loader=LoaderSettings(workers=0, block_samples=4),
             compute=ComputeSettings(device="cpu", threads=1, deterministic=True, timeout_s=30),

@@ -32,7 +32,7 @@ KEPT, TOO_SHORT = Outcome.KEPT, Outcome.TOO_SHORT
 SHORT_REST = (("too_short", 1),)
 TABLE = {
     "fyp_dancing_example_1.mp4": Deserved(KEPT, 3, why="9.4 s; thin lines on black are neither black nor dark"),
-    "fyp_dancing_example_3.mp4": Deserved(KEPT, 3, why="9.4 s, each picture shown three times: no cuts"),
+    "fyp_dancing_example_3.mp4": Deserved(KEPT, 3, why="9.4 s, each image shown three times: no cuts"),
     "fyp_dancing_example_4.mp4": Deserved(KEPT, 1, why="3.96 s; 239 packets, one of them not to be shown"),
     "fyp_vis_ikun_pose1.MOV": Deserved(KEPT, 1, SHORT_REST, why="4.57 s: 0.57 s are left"),
     "tav_man-skiing.mp4": Deserved(KEPT, 1),
@@ -49,7 +49,7 @@ TABLE = {
         2,
         (("frozen", 1), ("too_short", 1)),
         (206, 268),
-        why="baked-in damage: the picture jumps at frame 206, stands still from 229 on, and jumps at 268",
+        why="baked-in damage: the image jumps at frame 206, stands still from 229 on, and jumps at 268",
     ),
     "mmaction2_demo_skeleton.mp4": Deserved(KEPT, 1),
     "decord_flipping_a_pancake.mkv": Deserved(KEPT, 3),

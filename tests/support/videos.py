@@ -1,4 +1,4 @@
-"""Real video files for tests, made with PyAV in milliseconds: pictures that carry their own frame number.
+"""Real video files for tests, made with PyAV in milliseconds: images that carry their own frame number.
 
 The number stands as a row of black and white blocks along the lower edge, so that it survives scaling and H.264:
 `read_number(rgb_HWC)` gives it back. Above it a texture pans by a few pixels a frame; each shot has its own.
@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 NUMBER_BITS = 14
 MILLISECOND = Fraction(1, 1000)
 
 
 @lru_cache(maxsize=16)
-def _texture(shot: int, width: int, height: int) -> Picture:
-    """A large colourful picture; shots differ in hue and brightness as real ones do."""
+def _texture(shot: int, width: int, height: int) -> Image:
+    """A large colourful image; shots differ in hue and brightness as real ones do."""
     random = np.random.default_rng(shot)
     rough = random.integers(0, 256, (height // 24 + 2, (width + 600) // 24 + 2, 3), dtype=np.uint8)
     smooth = cv2.resize(rough, (width + 600, height), interpolation=cv2.INTER_CUBIC).astype(np.float32)
@@ -33,27 +33,27 @@ def _texture(shot: int, width: int, height: int) -> Picture:
     return np.clip(smooth * 0.6 + tint, 0, 255).astype(np.uint8)
 
 
-def moving(number: int, shot: int = 0, size: tuple[int, int] = (320, 240), step: int = 3) -> Picture:
+def moving(number: int, shot: int = 0, size: tuple[int, int] = (320, 240), step: int = 3) -> Image:
     """Frame `number` of a panning shot, [H, W, 3] RGB, its number drawn."""
     width, height = size
     left = (number * step) % 600
     return with_number(_texture(shot, width, height)[:, left : left + width].copy(), number)
 
 
-def with_number(picture: Picture, number: int) -> Picture:
-    """Draw `number` (below 2**14) into the picture."""
-    height, width = picture.shape[:2]
+def with_number(image: Image, number: int) -> Image:
+    """Draw `number` (below 2**14) into the image."""
+    height, width = image.shape[:2]
     top = height - height // 8
-    picture[top:] = 128
+    image[top:] = 128
     for bit, (left, right) in enumerate(_blocks(width)):
-        picture[top:, left:right] = 235 if number >> bit & 1 else 20
-    return picture
+        image[top:, left:right] = 235 if number >> bit & 1 else 20
+    return image
 
 
-def read_number(picture: Picture) -> int:
+def read_number(image: Image) -> int:
     """The number that `with_number` drew, at any size."""
-    height, width = picture.shape[:2]
-    row = picture[height - height // 16]
+    height, width = image.shape[:2]
+    row = image[height - height // 16]
     number = 0
     for bit, (left, right) in enumerate(_blocks(width)):
         number |= int(row[(3 * left + right) // 4 : (left + 3 * right) // 4 + 1].mean() > 128) << bit
@@ -65,19 +65,19 @@ def _blocks(width: int) -> Iterator[tuple[int, int]]:
         yield bit * width // NUMBER_BITS, (bit + 1) * width // NUMBER_BITS
 
 
-def grey_noise(number: int, size: tuple[int, int] = (320, 240)) -> Picture:
-    """A picture in which nothing moves but the noise of the sensor; no number."""
+def grey_noise(number: int, size: tuple[int, int] = (320, 240)) -> Image:
+    """An image in which nothing moves but the noise of the sensor; no number."""
     random = np.random.default_rng(number)
     still = _texture(3, *size)[:, : size[0]].astype(np.int16)
     return np.clip(still + random.integers(-3, 4, still.shape), 0, 255).astype(np.uint8)
 
 
-def plain(level: int, size: tuple[int, int] = (320, 240)) -> Picture:
+def plain(level: int, size: tuple[int, int] = (320, 240)) -> Image:
     """One grey level all over."""
     return np.full((size[1], size[0], 3), level, dtype=np.uint8)
 
 
-def dark(number: int, size: tuple[int, int] = (320, 240)) -> Picture:
+def dark(number: int, size: tuple[int, int] = (320, 240)) -> Image:
     """A moving shot in which nearly no light is left; no number."""
     left = number * 3 % 600
     return (_texture(0, *size)[:, left : left + size[0]] // 3).astype(np.uint8)
@@ -85,7 +85,7 @@ def dark(number: int, size: tuple[int, int] = (320, 240)) -> Picture:
 
 def write_video(
     path: Path,
-    pictures: Iterable[Picture],
+    images: Iterable[Image],
     fps: Fraction | int = 25,
     *,
     pts: Sequence[int] | None = None,
@@ -99,17 +99,17 @@ def write_video(
     faststart: bool = False,
 ) -> Path:
     """Write an H.264 (or other) file. `pts`: time stamps in milliseconds, for a variable rate. `rotation`: degrees
-    clockwise that a player has to turn the picture by; the pictures given are the upright ones. `preset`: x264's;
-    `ultrafast` codes without CABAC, in which most flipped bits yield another valid picture."""
+    clockwise that a player has to turn the image by; the images given are the upright ones. `preset`: x264's;
+    `ultrafast` codes without CABAC, in which most flipped bits yield another valid image."""
     options = {"movflags": "+faststart"} if faststart else {}
     container = av.open(str(path), "w", options=options)
     rate = Fraction(fps)
     stream = None
-    for number, upright in enumerate(pictures):
-        picture = np.ascontiguousarray(np.rot90(upright, rotation // 90))
+    for number, upright in enumerate(images):
+        image = np.ascontiguousarray(np.rot90(upright, rotation // 90))
         if stream is None:
             stream = container.add_stream(codec, rate=rate)
-            stream.height, stream.width = picture.shape[:2]
+            stream.height, stream.width = image.shape[:2]
             stream.pix_fmt = "yuv420p"
             stream.codec_context.gop_size = gop
             stream.codec_context.max_b_frames = b_frames
@@ -119,7 +119,7 @@ def write_video(
                 stream.codec_context.options = {name: value for name, value in options.items() if value}
             if pts is not None:
                 stream.codec_context.time_base = MILLISECOND
-        frame = VideoFrame.from_ndarray(picture, format="rgb24")
+        frame = VideoFrame.from_ndarray(image, format="rgb24")
         frame.pts = number if pts is None else pts[number]
         frame.time_base = 1 / rate if pts is None else MILLISECOND
         container.mux(stream.encode(frame))
@@ -141,7 +141,7 @@ def _patch_rotation(path: Path, degrees: int) -> None:
     path.write_bytes(data)
 
 
-def read_pictures(path: Path) -> list[Picture]:
+def read_images(path: Path) -> list[Image]:
     """All frames of a file, decoded with PyAV; independent of the code under test."""
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

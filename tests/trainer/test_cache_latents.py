@@ -15,7 +15,7 @@ from lposekit.errors import LposekitError, UsageError
 from tests.support.train_data import write_dataset
 from tests.support.train_runs import keys, losses, settings_for, small_base
 from trainer.cache_latents import run as cache_latents
-from trainer.settings import CacheLatentsSettings, LoaderSettings, PictureSettings
+from trainer.settings import CacheLatentsSettings, FramingSettings, LoaderSettings
 from trainer.train import run as train
 
 
@@ -34,7 +34,7 @@ def test_a_run_with_cached_latents_equals_one_without(stage: int, kind: str, tmp
     report = cache(data)
     assert report.samples == 5
     assert report.num_bytes > 0
-    common = {"data": (data,), "max_steps": 2, "picture": PictureSettings(size=64)}
+    common = {"data": (data,), "max_steps": 2, "image": FramingSettings(size=64)}
     train(settings_for(stage, tmp_path / "fresh", **common))
     loader = LoaderSettings(workers=0, block_samples=4, latents=True)
     train(settings_for(stage, tmp_path / "cached", loader=loader, **common))
@@ -65,7 +65,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path):
 
 def use(data: Path, run_dir: Path, **changes: object) -> None:
     loader = LoaderSettings(workers=0, latents=True)
-    values = {"data": (data,), "max_steps": 1, "picture": PictureSettings(size=64), "loader": loader}
+    values = {"data": (data,), "max_steps": 1, "image": FramingSettings(size=64), "loader": loader}
     train(settings_for(1, run_dir, **{**values, **changes}))
 
 
@@ -76,7 +76,7 @@ def test_no_cache_a_wrong_size_and_another_vae_are_refused_with_what_differs(tmp
         use(data, tmp_path / "run")
     cache(data)
     with pytest.raises(UsageError, match="size: 64 -> 128"):
-        use(data, tmp_path / "run", picture=PictureSettings(size=128))
+        use(data, tmp_path / "run", image=FramingSettings(size=128))
     with pytest.raises(UsageError, match="vae_sha256"):
         use(data, tmp_path / "run", base="tiny")
 
@@ -132,11 +132,11 @@ def test_moments_are_those_of_the_vae(tmp_path: Path):
     import torch
 
     from trainer.data.catalog import open_catalog
-    from trainer.data.decode import Framing, decode_picture
+    from trainer.data.decode import Framing, decode_training_image
     from trainer.data.latent_cache import cache_identity, open_cache
     from trainer.data.order import SampleRef
     from trainer.data.random import SampleRandom
-    from trainer.model.base import encode_pictures, load_base, weights_digest
+    from trainer.model.base import encode_images, load_base, weights_digest
 
     data = write_dataset(tmp_path / "data", [3])
     cache(data)
@@ -144,7 +144,7 @@ def test_moments_are_those_of_the_vae(tmp_path: Path):
     vae = load_base(str(small_base())).vae
     cached = open_cache(dataset, cache_identity(weights_digest(vae), 64)).read(0, 1, np.zeros(1, np.int64))
     jpg = dataset.read(dataset.shards[0], 1, ["jpg"])["jpg"]
-    rgb_HWC, _ = decode_picture(jpg, Framing(64), SampleRandom(0, SampleRef(0, 0, 1, 0)))
-    picture = torch.from_numpy(rgb_HWC).permute(2, 0, 1)[None, None].float() / 127.5 - 1
-    expected = encode_pictures(vae, picture)[0].numpy()
+    rgb_HWC, _ = decode_training_image(jpg, Framing(64), SampleRandom(0, SampleRef(0, 0, 1, 0)))
+    image = torch.from_numpy(rgb_HWC).permute(2, 0, 1)[None, None].float() / 127.5 - 1
+    expected = encode_images(vae, image)[0].numpy()
     np.testing.assert_allclose(cached.astype(np.float32), expected, rtol=2e-3, atol=2e-3)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from lposekit.errors import LposekitError, UsageError
 from tests.support.train_data import write_dataset
-from tests.support.train_runs import keys, losses, pictures, settings_for, small_base, train_in_child
+from tests.support.train_runs import images, keys, losses, settings_for, small_base, train_in_child
 from trainer.model.base import load_base
 from trainer.model.official_weights import write_pose_encoder
 from trainer.model.pose_encoder import build_pose_encoder
@@ -24,16 +24,16 @@ from trainer.run.metrics import read_metrics
 from trainer.run.walker import walker_skeletons
 from trainer.settings import (
     CheckpointSettings,
+    FramingSettings,
     LoaderSettings,
     ModelSettings,
-    PictureSettings,
     SkeletonSettings,
     TrainSettings,
     WatchSettings,
 )
 from trainer.train import run
 
-PLAIN = PictureSettings(size=64)
+PLAIN = FramingSettings(size=64)
 
 
 def encoder_file(path: Path, seed: int) -> str:
@@ -119,11 +119,11 @@ def test_a_pose_encoder_that_is_not_there_is_a_wrong_use_and_says_what_comes_fir
 
 @pytest.mark.timeout(120)
 def test_stage_2_draws_skeletons_as_its_pose_encoder_was_trained_with(tmp_path: Path):
-    # mutation tried: the settings' own style on the validation pictures
+    # mutation tried: the settings' own style on the validation images
     drawn = SkeletonSettings(style="openpose18", line_width=3)
     run(settings_for(1, tmp_path / "one", max_steps=1, pose=drawn))
     watch = WatchSettings(probe_every=0, sample_every=5, sample_steps=1, sample_count=1, tensorboard=False, mfu=False)
-    settings = stage_2(tmp_path / "two", str(tmp_path / "one"), watch=watch, picture=PictureSettings(size=128))
+    settings = stage_2(tmp_path / "two", str(tmp_path / "one"), watch=watch, image=FramingSettings(size=128))
     run(settings)
     described = card(tmp_path / "two")
     assert (described["pose_style"], described["pose_line_width"]) == ("openpose18", 6)
@@ -158,21 +158,21 @@ def test_a_style_that_cannot_draw_the_keypoints_is_a_wrong_use(stage: int, words
         ({"model": ModelSettings(pose_init="zero")}, "switches.pose_init: 'random' -> 'zero'"),
         ({"pose": SkeletonSettings(style="mmpose1")}, "pose.style: 'followyourpose' -> 'mmpose1'"),
         ({"pose": SkeletonSettings(line_width=3)}, "pose.line_width: None -> 3"),
-        ({"picture": PictureSettings(size=128)}, "size: 64 -> 128"),
+        ({"image": FramingSettings(size=128)}, "size: 64 -> 128"),
         ({"loader": LoaderSettings(workers=0, block_samples=4, latents=True)}, r"latents: \[\] -> \['"),
         ({"base": "other"}, "vae: '"),
     ],
     ids=["switch", "style", "line-width", "size", "latents", "vae"],
 )
-def test_a_run_is_not_resumed_with_another_model_picture_or_vae(changes: dict, words: str, tmp_path: Path):
+def test_a_run_is_not_resumed_with_another_model_image_or_vae(changes: dict, words: str, tmp_path: Path):
     # mutation tried: each of these left out of `fixed` lets its case pass in silence
     data = write_dataset(tmp_path / "data", [3, 2])
-    run(settings_for(1, tmp_path / "run", data=(data,), picture=PLAIN, max_steps=1))
+    run(settings_for(1, tmp_path / "run", data=(data,), image=PLAIN, max_steps=1))
     if "loader" in changes:
         cache(data)
     if "base" in changes:
         changes = {"base": str(base_with_other_vae(tmp_path / "base"))}
-    settings = {"data": (data,), "picture": PLAIN, "max_steps": 2, **changes}
+    settings = {"data": (data,), "image": PLAIN, "max_steps": 2, **changes}
     with pytest.raises(UsageError, match=rf"cannot be resumed(.|\n)*{words}"):
         run(settings_for(1, tmp_path / "run", **settings))
     assert [step for step, _ in losses(tmp_path / "run")] == [1]
@@ -252,4 +252,4 @@ def test_a_checkpoint_from_behind_the_end_of_its_epoch_is_refused(tmp_path: Path
     forged = type(old)(1, old.tensors, {**facts, "order": {"epoch": 0, "consumed": 12}})
     save_checkpoint(tmp_path / "run", forged)
     with pytest.raises(LposekitError, match="12 samples of epoch 0 are consumed, but that epoch has 11"):
-        run(settings_for(1, tmp_path / "run", max_steps=2, data=(pictures(),)))
+        run(settings_for(1, tmp_path / "run", max_steps=2, data=(images(),)))

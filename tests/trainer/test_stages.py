@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.trainer.model.small import inputs, pose_pictures, small_encoder, small_scheduler, small_unet2d
+from tests.trainer.model.small import inputs, pose_images, small_encoder, small_scheduler, small_unet2d
 from trainer.model.base import weights_digest
 from trainer.model.pose_encoder import PoseEncoder
 from trainer.model.switches import OFFICIAL, PAPER, ModelSwitches, preset, trains_in_stage2
@@ -39,7 +39,7 @@ def stage_inputs(number: StageNumber) -> tuple[torch.Tensor, ...]:
     frames = 1 if number == 1 else 3
     latents, timesteps, text = inputs(frames=frames)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(23))
-    pose = (pose_pictures(frames=1),) if number == 1 else ()
+    pose = (pose_images(frames=1),) if number == 1 else ()
     return (latents, noise, timesteps, text, *pose)
 
 
@@ -107,7 +107,7 @@ def test_stage_2_never_computes_the_pose_encoder(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(PoseEncoder, "forward", refuse)
     stage(*stage_inputs(2))
     with pytest.raises(ValueError, match="stage 2"):
-        stage(*stage_inputs(2), pose_pictures())
+        stage(*stage_inputs(2), pose_images())
 
 
 def test_stage_1_has_no_temporal_layers_and_accepts_a_batch_without_pose() -> None:

@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 
 from lposekit.errors import LposekitError, UsageError
 from tests.support.train_data import write_dataset
-from tests.support.train_runs import keys, losses, pictures, settings_for, small_base, train_in_child, train_ranks
+from tests.support.train_runs import images, keys, losses, settings_for, small_base, train_in_child, train_ranks
 from trainer.model.base import load_base
 from trainer.settings import (
     CheckpointSettings,
     EmaSettings,
+    FramingSettings,
     LoaderSettings,
     LossSettings,
     OptimSettings,
-    PictureSettings,
     TrainSettings,
     WatchSettings,
 )
@@ -110,7 +110,7 @@ def test_stage_1_trains_the_pose_encoder_and_stage_2_the_temporal_parts(tmp_path
     assert len(card["pose_encoder"]["sha256"]) == 64
 
 
-def test_the_panel_and_the_pictures_are_made_at_the_start_and_at_the_end(tmp_path: Path):
+def test_the_panel_and_the_images_are_made_at_the_start_and_at_the_end(tmp_path: Path):
     watch = WatchSettings(probe_every=100, probe_samples=3, sample_every=100, sample_steps=2, sample_count=2)
     for stage, names in (
         (1, ["matching_pose", "shuffled_pose", "no_pose"]),
@@ -155,7 +155,7 @@ def test_loss_options_reach_the_loss(tmp_path: Path):
 def test_two_datasets_are_visited_by_their_weights(tmp_path: Path):
     other = write_dataset(tmp_path / "other", [4])
     loader = LoaderSettings(workers=0, weights=(1, 2))
-    run(settings_for(1, tmp_path / "run", data=(pictures(), other), batch_size=19, max_steps=1, loader=loader))
+    run(settings_for(1, tmp_path / "run", data=(images(), other), batch_size=19, max_steps=1, loader=loader))
     (_, seen), *_ = keys(tmp_path / "run")
     assert sum(key.startswith("0:") for key in seen) == 11
     assert sorted(key for key in seen if key.startswith("1:")) == sorted(2 * [f"1:00000000{i}" for i in range(4)])
@@ -177,10 +177,10 @@ def test_dry_run_says_what_it_costs_and_writes_nothing(tmp_path: Path):
         ({"output": None}, "--output"),
         ({"base": None}, "--base"),
         ({"max_steps": 0}, "--max-steps 0"),
-        ({"picture": PictureSettings(size=100)}, "multiple of 64"),
+        ({"image": FramingSettings(size=100)}, "multiple of 64"),
         ({"checkpoint": CheckpointSettings(keep=1)}, "--checkpoint.keep 1: .*number >= 2"),
         ({"data": ()}, "--data"),
-        ({"loader": LoaderSettings(latents=True), "picture": PictureSettings(size=64, flip=0.5)}, "unflipped"),
+        ({"loader": LoaderSettings(latents=True), "image": FramingSettings(size=64, flip=0.5)}, "unflipped"),
         ({"batch_size": 4, "optim": OptimSettings(micro_batch=3)}, "cannot be divided"),
     ],
 )
@@ -191,7 +191,7 @@ def test_settings_that_cannot_work_are_refused(changes: dict, words: str, tmp_pa
 
 def test_a_dataset_of_the_other_kind_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="stage 2 trains on clips"):
-        run(settings_for(2, tmp_path / "run", data=(pictures(),)))
+        run(settings_for(2, tmp_path / "run", data=(images(),)))
 
 
 def test_stage_2_asks_for_a_pose_encoder(tmp_path: Path):
@@ -228,8 +228,8 @@ def test_the_settings_of_a_run_are_written_and_read_back(tmp_path: Path):
     settings = settings_for(1, tmp_path / "run", max_steps=1)
     run(settings)
     written = tomllib.loads((tmp_path / "run/settings.toml").read_text())
-    assert written["train"]["picture"]["flip"] == 0.5
-    assert written["train"]["data"] == [str(pictures())]
+    assert written["train"]["image"]["flip"] == 0.5
+    assert written["train"]["data"] == [str(images())]
     assert isinstance(settings, TrainSettings)
 
 

@@ -1,6 +1,6 @@
 """What the training step is given: one micro-batch of samples with all of their randomness.
 
-Shape letters: B samples, F frames (1 for pictures), C latent channels, H and W of pictures or of their latents.
+Shape letters: B samples, F frames (1 for images), C latent channels, H and W of images or of their latents.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ class Batch:
         return replace(self, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
 
     def images_BF3HW(self) -> Tensor:
-        """Pictures as float32 in [-1, 1], what the VAE encodes."""
+        """Images as float32 in [-1, 1], what the VAE encodes."""
         assert self.rgb_BFHWC is not None, "this batch holds latents"
-        return pictures_BF3HW(self.rgb_BFHWC)
+        return vae_input_BF3HW(self.rgb_BFHWC)
 
     def pose_BF3HW(self) -> Tensor:
         """Skeletons as float32 in [0, 1], what the pose encoder takes."""
@@ -92,7 +92,7 @@ class Batch:
         return rearrange(self.skeleton_BFHWC, "b f h w c -> b f c h w").float() / 255
 
 
-def pictures_BF3HW(rgb_BFHWC: Tensor) -> Tensor:
+def vae_input_BF3HW(rgb_BFHWC: Tensor) -> Tensor:
     """uint8 RGB as float32 in [-1, 1]."""
     return rearrange(rgb_BFHWC, "b f h w c -> b f c h w").float() / 127.5 - 1
 

@@ -100,7 +100,7 @@ def open_catalog(roots: Sequence[Path], kind: str) -> tuple[Dataset, ...]:
     datasets = tuple(open_dataset_folder(Path(root)) for root in roots)
     for dataset in datasets:
         if dataset.kind != kind:
-            wanted = {"image": "stage 1 trains on pictures", "video": "stage 2 trains on clips"}[kind]
+            wanted = {"image": "stage 1 trains on images", "video": "stage 2 trains on clips"}[kind]
             raise UsageError(f"{dataset.root} is a dataset of kind {dataset.kind!r}, but {wanted}: name another --data")
         dataset.check_sizes()
     return datasets
@@ -110,7 +110,7 @@ def open_dataset_folder(root: Path) -> Dataset:
     """Index of one dataset folder; no sizes are checked yet.
 
     Raises:
-        UsageError: its clips are stored as pictures. LposekitError: no dataset there, or its index is damaged.
+        UsageError: its clips are stored as images. LposekitError: no dataset there, or its index is damaged.
     """
     layout = DatasetLayout(root)
     numbers = shards_to_read(layout)

@@ -1,6 +1,6 @@
-"""From a sample's stored bytes to arrays: pictures, clips, keypoints.
+"""From a sample's stored bytes to arrays: images, clips, keypoints.
 
-Pictures and clips are uint8 RGB: they stay small on their way through the worker's pipe, and the training device
+Images and clips are uint8 RGB: they stay small on their way through the worker's pipe, and the training device
 scales them. Bytes here were written by us and are checked by size or hash; anything that still fails names its
 sample.
 """
@@ -50,21 +50,23 @@ class Framing:
     flip: float = 0.0
 
 
-def decode_picture(jpeg: bytes, framing: Framing, random: SampleRandom) -> tuple[npt.NDArray[np.uint8], Geometry]:
-    """The training picture uint8 [size, size, 3] of a stored JPEG, and its geometry.
+def decode_training_image(
+    jpeg: bytes, framing: Framing, random: SampleRandom
+) -> tuple[npt.NDArray[np.uint8], Geometry]:
+    """The training image uint8 [size, size, 3] of a stored JPEG, and its geometry.
 
     A JPEG twice as large as needed, or more, is decoded at a fraction of its size.
     """
-    geometry = picture_geometry(jpeg, framing, random)
+    geometry = image_geometry(jpeg, framing, random)
     factor, flag = _reduction(geometry)
     bgr_HWC = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
     if bgr_HWC is None or bgr_HWC.shape[0] != -(-geometry.source_height // factor):
-        raise DamagedSample("its picture cannot be decoded")
-    return cv2.cvtColor(geometry.picture(bgr_HWC), cv2.COLOR_BGR2RGB), geometry  # pyright: ignore
+        raise DamagedSample("its image cannot be decoded")
+    return cv2.cvtColor(geometry.image(bgr_HWC), cv2.COLOR_BGR2RGB), geometry  # pyright: ignore
 
 
-def picture_geometry(jpeg: bytes, framing: Framing, random: SampleRandom) -> Geometry:
-    """The geometry of a stored JPEG's training picture, from its header alone."""
+def image_geometry(jpeg: bytes, framing: Framing, random: SampleRandom) -> Geometry:
+    """The geometry of a stored JPEG's training image, from its header alone."""
     height, width = jpeg_size(jpeg)
     return choose_geometry(height, width, framing.size, framing.crop, framing.flip, random)
 
@@ -81,14 +83,14 @@ def jpeg_size(jpeg: bytes) -> tuple[int, int]:
     try:
         header = read_jpeg_header(jpeg)
     except ValueError as error:
-        raise DamagedSample("its picture is no JPEG with a size") from error
+        raise DamagedSample("its image is no JPEG with a size") from error
     if not header.height or not header.width:
-        raise DamagedSample("its picture is no JPEG with a size")
+        raise DamagedSample("its image is no JPEG with a size")
     return header.height, header.width
 
 
 def decode_skeleton(pose_json: bytes, geometry: Geometry, skeleton: Skeleton) -> npt.NDArray[np.uint8]:
-    """The skeleton of all persons, uint8 [size, size, 3], drawn at the training picture's size."""
+    """The skeleton of all persons, uint8 [size, size, 3], drawn at the training image's size."""
     try:
         pose = json.loads(pose_json)
         points = KEYPOINT_FORMATS[pose["keypoint_format"]]
@@ -188,9 +190,9 @@ def _decode_frames(
             raise DamagedSample(f"its clip lacks frame {wanted_F[found]}")
         if geometry is None:
             geometry = choose_geometry(frame.height, frame.width, framing.size, framing.crop, framing.flip, random)
-        picture = geometry.cut(_to_rgb(frame, geometry))
+        image = geometry.cut(_to_rgb(frame, geometry))
         while found < len(wanted_F) and wanted_F[found] == index:
-            clip_FHWC[found] = picture
+            clip_FHWC[found] = image
             found += 1
         if found == len(wanted_F):
             break

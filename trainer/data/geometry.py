@@ -1,4 +1,4 @@
-"""How a stored picture becomes a training picture: resized, cropped, flipped; its keypoints alike."""
+"""How a stored image becomes a training image: resized, cropped, flipped; its keypoints alike."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Crop = Literal["center", "random"]
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """From a picture of source_height x source_width pixels to size x size ones.
+    """From an image of source_height x source_width pixels to size x size ones.
 
-    The picture is resized to height x width, then cut at (top, left), then flipped.
+    The image is resized to height x width, then cut at (top, left), then flipped.
     """
 
     source_height: int
@@ -32,8 +32,8 @@ class Geometry:
     size: int
     flipped: bool
 
-    def picture(self, rgb_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """uint8 [size, size, 3] of the source picture, at whatever scale that was decoded."""
+    def image(self, rgb_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """uint8 [size, size, 3] of the source image, at whatever scale that was decoded."""
         if rgb_HWC.shape[:2] != (self.height, self.width):
             shrinks = rgb_HWC.shape[0] > self.height
             how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
@@ -41,12 +41,12 @@ class Geometry:
         return self.cut(rgb_HWC)
 
     def cut(self, rgb_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """uint8 [size, size, 3] of a picture that is already height x width."""
+        """uint8 [size, size, 3] of an image that is already height x width."""
         window = rgb_HWC[self.top : self.top + self.size, self.left : self.left + self.size]
         return window[:, ::-1] if self.flipped else window
 
     def keypoints(self, keypoints_PK3: npt.NDArray[np.float32], points: KeypointFormat) -> npt.NDArray[np.float32]:
-        """The same for keypoints in pixels of the source picture; those outside of it are dropped."""
+        """The same for keypoints in pixels of the source image; those outside of it are dropped."""
         inside = drop_outside(keypoints_PK3, self.source_height, self.source_width)
         scaled = scale_keypoints(inside, self.width / self.source_width, self.height / self.source_height)
         cropped = crop_keypoints(scaled, self.left, self.top)

@@ -1,6 +1,6 @@
 """Reading cached VAE latents: sibling shards of a dataset, below its `_dataset/latents/`.
 
-One cache belongs to one VAE and one picture size; its card says which. It is a dataset folder like any other, with
+One cache belongs to one VAE and one image size; its card says which. It is a dataset folder like any other, with
 one member `KEY.latents.npy` a sample: float16 [F, 2C, H, W], mean over log-variance of every frame's latent
 distribution (not scaled), of the unflipped centre crop. A cache that is not exactly right for a run is refused,
 never mixed with uncached samples.

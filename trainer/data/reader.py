@@ -18,9 +18,9 @@ from trainer.data.decode import (
     Framing,
     Skeleton,
     decode_clip,
-    decode_picture,
     decode_skeleton,
-    picture_geometry,
+    decode_training_image,
+    image_geometry,
     read_clip_facts,
 )
 from trainer.data.latent_cache import LatentCache
@@ -30,7 +30,7 @@ from trainer.data.random import SampleRandom
 
 @dataclass(frozen=True, slots=True)
 class NoiseRecipe:
-    """The random numbers of a sample's diffusion step. ``downscale``: pixels of a picture to one of its latent."""
+    """The random numbers of a sample's diffusion step. ``downscale``: pixels of an image to one of its latent."""
 
     channels: int = 4
     downscale: int = 8
@@ -105,7 +105,7 @@ class SampleReader:
         caption = text.decode("utf-8", errors="replace")
         if self.recipe.caption_dropout and random.stream("caption").random() < self.recipe.caption_dropout:
             caption = ""
-        rgb, skeleton, moments = self._clip(ref, random) if self.recipe.clip else self._picture(ref, random)
+        rgb, skeleton, moments = self._clip(ref, random) if self.recipe.clip else self._image(ref, random)
         timestep, noise, latent_noise = self._noise(random)
         return Sample(self.key(ref), caption, timestep, noise, latent_noise, rgb, skeleton, moments)
 
@@ -113,14 +113,14 @@ class SampleReader:
         dataset = self.datasets[ref.dataset]
         return dataset.read(dataset.shards[ref.shard], ref.row, names)
 
-    def _picture(self, ref: SampleRef, random: SampleRandom) -> tuple[npt.NDArray | None, ...]:
+    def _image(self, ref: SampleRef, random: SampleRandom) -> tuple[npt.NDArray | None, ...]:
         members = self._members(ref, "jpg", *(("pose.json",) if self.recipe.skeleton else ()))
         rgb_FHWC = moments_FCHW = None
         if self.caches:
-            geometry = picture_geometry(members["jpg"], self.recipe.framing, random)
+            geometry = image_geometry(members["jpg"], self.recipe.framing, random)
             moments_FCHW = self.caches[ref.dataset].read(ref.shard, ref.row, np.zeros(1, np.int64))
         else:
-            rgb_HWC, geometry = decode_picture(members["jpg"], self.recipe.framing, random)
+            rgb_HWC, geometry = decode_training_image(members["jpg"], self.recipe.framing, random)
             rgb_FHWC = rgb_HWC[None]
         skeleton_FHWC = None
         if self.recipe.skeleton:

@@ -1,6 +1,6 @@
 """The DDIM loop: from noise to latents, with guidance and pose.
 
-Tensors in, tensors out; prompts, skeleton videos and pictures are the caller's. Shape letters: B clips, C latent
+Tensors in, tensors out; prompts, skeleton videos and images are the caller's. Shape letters: B clips, C latent
 channels, F frames, H and W of the latents, L text tokens, D text width.
 """
 

@@ -1,6 +1,6 @@
 """The base: a Stable Diffusion model in diffusers layout, from a folder, the hub, or built by code (`tiny`).
 
-Shape letters: B samples, F frames, L text tokens, D text width, H and W of a picture (h and w of its latents).
+Shape letters: B samples, F frames, L text tokens, D text width, H and W of an image (h and w of its latents).
 """
 
 from __future__ import annotations
@@ -144,16 +144,16 @@ def encode_text(text_encoder: CLIPTextModel, ids_BL: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode_pictures(vae: AutoencoderKL, rgb_BF3HW: Tensor) -> Tensor:
-    """Mean and log-variance of pictures in [-1, 1]: B F 2C h w, mean channels first, unscaled; what a cache stores."""
+def encode_images(vae: AutoencoderKL, rgb_BF3HW: Tensor) -> Tensor:
+    """Mean and log-variance of images in [-1, 1]: B F 2C h w, mean channels first, unscaled; what a cache stores."""
     frames = rgb_BF3HW.shape[1]
-    pictures = rearrange(rgb_BF3HW, "b f c h w -> (b f) c h w").to(vae.dtype)
-    moments = vae.encode(pictures).latent_dist.parameters  # pyright: ignore
+    images = rearrange(rgb_BF3HW, "b f c h w -> (b f) c h w").to(vae.dtype)
+    moments = vae.encode(images).latent_dist.parameters  # pyright: ignore
     return rearrange(moments, "(b f) c h w -> b f c h w", f=frames)
 
 
 def draw_latents(vae: AutoencoderKL, moments_BFCHW: Tensor, noise_BFCHW: Tensor) -> Tensor:
-    """Latents drawn from `encode_pictures`' output with given standard normal noise, scaled, as BCFHW in float32."""
+    """Latents drawn from `encode_images`' output with given standard normal noise, scaled, as BCFHW in float32."""
     mean, log_variance = moments_BFCHW.float().chunk(2, dim=2)
     # diffusers clamps the log-variance to this range
     deviation = torch.exp(0.5 * log_variance.clamp(-30, 20))
@@ -163,11 +163,11 @@ def draw_latents(vae: AutoencoderKL, moments_BFCHW: Tensor, noise_BFCHW: Tensor)
 
 @torch.no_grad()
 def decode_latents(vae: AutoencoderKL, latents_BCFHW: Tensor) -> Tensor:
-    """Pictures B F 3 H W in [-1, 1] (clamped, float32) of scaled latents."""
+    """Images B F 3 H W in [-1, 1] (clamped, float32) of scaled latents."""
     frames = latents_BCFHW.shape[2]
     latents = rearrange(latents_BCFHW, "b c f h w -> (b f) c h w") / vae.config["scaling_factor"]
-    pictures = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-    return rearrange(pictures, "(b f) c h w -> b f c h w", f=frames).float().clamp(-1, 1)
+    images = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+    return rearrange(images, "(b f) c h w -> b f c h w", f=frames).float().clamp(-1, 1)
 
 
 def weights_digest(module: nn.Module) -> str:

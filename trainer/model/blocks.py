@@ -2,7 +2,7 @@
 
 Each class here is a diffusers class with another `forward`: names, shapes and construction of the weights stay as
 they are, and the number of frames is an argument rather than hidden state. Frames lie folded in the batch, clip by
-clip: (BF)CHW for pictures, (BF)NC for tokens. All reshapes are views for channels-last tensors.
+clip: (BF)CHW for images, (BF)NC for tokens. All reshapes are views for channels-last tensors.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ConvTemporal(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, tokens: Tensor, frames: int) -> Tensor:
-        """(BF)NC -> (BF)NC. Tokens are a channels-last picture of size frames x tokens, so nothing is moved."""
+        """(BF)NC -> (BF)NC. Tokens are a channels-last image of size frames x tokens, so nothing is moved."""
         x = rearrange(tokens, "(b f) n c -> b c f n", f=frames)
         x = functional.conv2d(x, self.down.weight.to(x.dtype).unsqueeze(-1), padding=(1, 0))
         x = functional.conv2d(x, self.up.weight.to(x.dtype).unsqueeze(-1), padding=(1, 0))

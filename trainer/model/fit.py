@@ -24,13 +24,13 @@ LOG_VARIANCE = -8.0
 """Of the fitted VAE's latents: like a trained VAE's, small against their spread."""
 
 
-def random_pictures(count: int, side: int = 64) -> Tensor:
+def random_images(count: int, side: int = 64) -> Tensor:
     """Coloured noise of all scales, B3HW in [-1, 1]; drawn from torch's global generator."""
-    pictures = torch.zeros(count, 3, side, side)
+    images = torch.zeros(count, 3, side, side)
     for cells in (1, 2, 4, 8, 16):
         coarse = torch.randn(count, 3, cells, cells) * cells**-0.5
-        pictures += functional.interpolate(coarse, size=side, mode="bicubic", align_corners=False)
-    return torch.tanh(pictures)
+        images += functional.interpolate(coarse, size=side, mode="bicubic", align_corners=False)
+    return torch.tanh(images)
 
 
 def fit_convolution(conv: nn.Conv2d, features_BCHW: Tensor, targets_BCHW: Tensor) -> None:
@@ -60,16 +60,16 @@ def inputs_of(layer: nn.Module, run: Callable[[], object]) -> Tensor:
 
 
 @torch.no_grad()
-def fit_vae(vae: AutoencoderKL, pictures_B3HW: Tensor) -> None:
-    """Makes the latents a blurred copy of the picture (three colours, one brightness slope) of unit spread once scaled,
+def fit_vae(vae: AutoencoderKL, images_B3HW: Tensor) -> None:
+    """Makes the latents a blurred copy of the image (three colours, one brightness slope) of unit spread once scaled,
     with a small variance, and the decoder their inverse as far as it goes."""
     for module in vae.modules():
         if isinstance(module, ResnetBlock2D):
-            # random residuals would only bury the picture; without them the random layers are projections of it
+            # random residuals would only bury the image; without them the random layers are projections of it
             zero_layer(module.conv2)
         elif isinstance(module, Attention):
             zero_layer(module.to_out[0])  # pyright: ignore
-    latents = patch_means(pictures_B3HW, 2 ** (len(vae.config["block_out_channels"]) - 1))
+    latents = patch_means(images_B3HW, 2 ** (len(vae.config["block_out_channels"]) - 1))
     means = latents / latents.std(dim=(0, 2, 3), keepdim=True) / vae.config["scaling_factor"]
     for layer in (vae.quant_conv, vae.post_quant_conv):
         nn.init.dirac_(layer.weight)  # pyright: ignore
@@ -77,24 +77,24 @@ def fit_vae(vae: AutoencoderKL, pictures_B3HW: Tensor) -> None:
     last: nn.Conv2d = vae.encoder.conv_out
     nn.init.zeros_(last.weight)
     nn.init.constant_(last.bias, LOG_VARIANCE)  # pyright: ignore
-    fit_convolution(last, inputs_of(last, lambda: vae.encoder(pictures_B3HW)), means)
-    latents = vae.encode(pictures_B3HW).latent_dist.mode()  # pyright: ignore
+    fit_convolution(last, inputs_of(last, lambda: vae.encoder(images_B3HW)), means)
+    latents = vae.encode(images_B3HW).latent_dist.mode()  # pyright: ignore
     last = vae.decoder.conv_out
-    fit_convolution(last, inputs_of(last, lambda: vae.decode(latents)), pictures_B3HW)
+    fit_convolution(last, inputs_of(last, lambda: vae.decode(latents)), images_B3HW)
 
 
-def patch_means(pictures_B3HW: Tensor, side: int) -> Tensor:
+def patch_means(images_B3HW: Tensor, side: int) -> Tensor:
     """Mean colours of squares of `side` pixels, and the difference in brightness of their halves: B4hw."""
-    colours = functional.avg_pool2d(pictures_B3HW, side)
-    brightness = pictures_B3HW.mean(dim=1, keepdim=True)
+    colours = functional.avg_pool2d(images_B3HW, side)
+    brightness = images_B3HW.mean(dim=1, keepdim=True)
     left, right = (functional.avg_pool2d(brightness[..., shift:], (side, side // 2), side) for shift in (0, side // 2))
     return torch.cat([colours, right - left], dim=1)
 
 
 @torch.no_grad()
-def fit_unet(unet: UNet2DConditionModel, vae: AutoencoderKL, scheduler: DDPMScheduler, pictures_B3HW: Tensor) -> None:
-    """Makes the UNet predict the noise in latents of pictures as well as a last layer on random features can."""
-    latents = vae.encode(pictures_B3HW).latent_dist.sample() * vae.config["scaling_factor"]  # pyright: ignore
+def fit_unet(unet: UNet2DConditionModel, vae: AutoencoderKL, scheduler: DDPMScheduler, images_B3HW: Tensor) -> None:
+    """Makes the UNet predict the noise in latents of images as well as a last layer on random features can."""
+    latents = vae.encode(images_B3HW).latent_dist.sample() * vae.config["scaling_factor"]  # pyright: ignore
     noise = torch.randn_like(latents)
     timesteps = torch.randint(0, len(scheduler.betas), (len(latents),))
     noisy = scheduler.add_noise(latents, noise, timesteps)  # pyright: ignore

@@ -1,6 +1,6 @@
 """The pose encoder: diffusers' `T2IAdapter("full_adapter")` under the names of the official release.
 
-It turns skeleton pictures into one feature map for each UNet level; frames are independent of one another. Its state
+It turns skeleton images into one feature map for each UNet level; frames are independent of one another. Its state
 dict has the names of `pose_encoder.pth` (`conv_in.*`, `body.N.{block1,block2,in_conv}.*`), which T2I-Adapter's
 keypose file for SD 1.4 shares.
 """
@@ -24,9 +24,9 @@ POSE_PREFIX = "skeleton_adapter."
 
 
 class PoseEncoder(nn.Module):
-    """Skeleton pictures BF3HW in [0, 1] -> a list of feature maps BCFHW, one for each UNet level.
+    """Skeleton images BF3HW in [0, 1] -> a list of feature maps BCFHW, one for each UNet level.
 
-    The maps have 1/8, 1/16, 1/32 and 1/64 of the pictures' height and width. Made by `build_pose_encoder`.
+    The maps have 1/8, 1/16, 1/32 and 1/64 of the images' height and width. Made by `build_pose_encoder`.
     """
 
     def __init__(self, adapter: FullAdapter) -> None:
@@ -48,9 +48,7 @@ class PoseEncoder(nn.Module):
     def forward(self, pose_BF3HW: Tensor) -> list[Tensor]:
         """See the class. Height and width must be multiples of 8; raises ValueError otherwise."""
         if pose_BF3HW.shape[-2] % 8 or pose_BF3HW.shape[-1] % 8:
-            raise ValueError(
-                f"pose pictures of {tuple(pose_BF3HW.shape[-2:])} pixels: both sides must be multiples of 8"
-            )
+            raise ValueError(f"pose images of {tuple(pose_BF3HW.shape[-2:])} pixels: both sides must be multiples of 8")
         frames = pose_BF3HW.shape[1]
         x = self.conv_in(self.unshuffle(rearrange(pose_BF3HW, "b f c h w -> (b f) c h w")))
         features = []
@@ -82,7 +80,7 @@ def build_pose_encoder(widths: Sequence[int], switches: ModelSwitches, seed: int
 
 
 def zero_pose_residuals(encoder: PoseEncoder) -> None:
-    """Makes every feature map exactly zero for any picture, in place, and leaves it able to learn."""
+    """Makes every feature map exactly zero for any image, in place, and leaves it able to learn."""
     zero_layer(encoder.conv_in)
     for block in encoder.body:
         zero_layer(block.block2)  # pyright: ignore

@@ -21,7 +21,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from trainer.model.fit import fit_unet, fit_vae, random_pictures
+from trainer.model.fit import fit_unet, fit_vae, random_images
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ VERSION = 3
 """Part of the folder's name in the cache; raise it with every change to what `build_tiny` writes."""
 SEED = 20240320
 FIT_SAMPLES = 48
-"""Pictures of 64 x 64 that the last layers are fitted on."""
+"""Images of 64 x 64 that the last layers are fitted on."""
 START, END = "<|startoftext|>", "<|endoftext|>"
 TEXT_WIDTH = 32
 WIDTHS = (32, 48, 64, 64)
@@ -70,8 +70,8 @@ def build_tiny(folder: Path, seed: int = SEED) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer, vae, unet, scheduler = tiny_tokenizer(), tiny_vae(), tiny_unet(), tiny_scheduler()
-        fit_vae(vae, random_pictures(FIT_SAMPLES))
-        fit_unet(unet, vae, scheduler, random_pictures(FIT_SAMPLES))
+        fit_vae(vae, random_images(FIT_SAMPLES))
+        fit_unet(unet, vae, scheduler, random_images(FIT_SAMPLES))
         tokenizer.save_pretrained(folder / "tokenizer")
         tiny_text_encoder(tokenizer).save_pretrained(folder / "text_encoder")
         vae.save_pretrained(folder / "vae")

@@ -155,7 +155,7 @@ def add_pose(x: Tensor, pose: Tensor) -> Tensor:
     if x.shape != pose.shape:
         raise ValueError(
             f"pose feature map {tuple(pose.shape)} does not fit the UNet level {tuple(x.shape)} "
-            "((clip x frame), channel, height, width): the pose picture must have 8 times the height and width of the "
+            "((clip x frame), channel, height, width): the pose image must have 8 times the height and width of the "
             "latents, and the pose encoder the widths of the UNet"
         )
     return x + pose.to(x.dtype)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from trainer.model.base import Base, encode_pictures, encode_text
+from trainer.model.base import Base, encode_images, encode_text
 from trainer.model.pose_encoder import PoseEncoder
 from trainer.model.switches import ModelSwitches, preset
 from trainer.model.unet import compile_blocks
@@ -93,7 +93,7 @@ def step_tflop(train_module: TrainModule, data: RunData) -> float:
     ids = torch.empty(split.micro_batch, encoders.text_encoder.config.max_position_embeddings, dtype=torch.int64)
     tflop += forward_tflop(encode_text, encoders.text_encoder, ids)
     if sample.rgb_FHWC is not None:
-        tflop += forward_tflop(encode_pictures, encoders.vae, _pictures_like(sample.rgb_FHWC.shape, split.micro_batch))
+        tflop += forward_tflop(encode_images, encoders.vae, _images_like(sample.rgb_FHWC.shape, split.micro_batch))
     return tflop * split.passes
 
 
@@ -112,11 +112,11 @@ def _stage_inputs(train_module: TrainModule, data: RunData) -> tuple[Tensor | No
     text = torch.empty(
         micro, config.max_position_embeddings, config.hidden_size, device="meta", dtype=encoders.vae.dtype
     )
-    pose = None if sample.skeleton_FHWC is None else _pictures_like(sample.skeleton_FHWC.shape, micro)
+    pose = None if sample.skeleton_FHWC is None else _images_like(sample.skeleton_FHWC.shape, micro)
     return noise, noise, torch.empty(micro, dtype=torch.int64, device="meta"), text, pose
 
 
-def _pictures_like(shape_FHWC: tuple[int, ...], batch: int) -> Tensor:
+def _images_like(shape_FHWC: tuple[int, ...], batch: int) -> Tensor:
     frames, height, width, channels = shape_FHWC
     return torch.empty(batch, frames, channels, height, width, device="meta")
 

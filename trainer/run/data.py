@@ -38,7 +38,7 @@ def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:
         check_hashes(datasets, world)
     caches = ()
     if settings.loader.latents:
-        identity = cache_identity(weights_digest(base.vae), settings.picture.size)
+        identity = cache_identity(weights_digest(base.vae), settings.image.size)
         caches = tuple(open_cache(dataset, identity) for dataset in datasets)
     weights = settings.loader.weights or (1.0,) * len(datasets)
     sizes = [[len(shard) for shard in dataset.shards] for dataset in datasets]
@@ -56,7 +56,7 @@ def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:
         "data": [dataset.digest() for dataset in datasets],
         "weights": list(weights),
         "block_samples": settings.loader.block_samples,
-        "size": settings.picture.size,
+        "size": settings.image.size,
         "pose": asdict(settings.pose) if settings.stage == 1 else None,
         # by their names, which stand for VAE, size, precision and batch size; none: encoded as they come
         "latents": [cache.folder.root.name for cache in caches],
@@ -81,7 +81,7 @@ def check_hashes(datasets: Sequence[Dataset], world: World) -> None:
 
 def sample_recipe(settings: TrainSettings, base: Base) -> SampleRecipe:
     """How the settings want a sample to be made."""
-    picture, clip, pose = settings.picture, settings.clip, settings.pose
+    image, clip, pose = settings.image, settings.clip, settings.pose
     noise = NoiseRecipe(
         channels=base.unet.config["in_channels"],
         downscale=2 ** (len(base.vae.config["block_out_channels"]) - 1),
@@ -89,7 +89,7 @@ def sample_recipe(settings: TrainSettings, base: Base) -> SampleRecipe:
         offset_noise=settings.loss.offset_noise,
     )
     return SampleRecipe(
-        framing=Framing(picture.size, picture.crop, picture.flip),
+        framing=Framing(image.size, image.crop, image.flip),
         seed=settings.seed,
         skeleton=Skeleton(pose.style, pose.score_threshold, pose.line_width) if settings.stage == 1 else None,
         clip=ClipPlan(clip.frames, clip.stride, clip.stride_s) if settings.stage == 2 else None,

@@ -1,4 +1,4 @@
-"""The frozen parts around the UNet: captions to text embeddings, pictures or cached moments to latents."""
+"""The frozen parts around the UNet: captions to text embeddings, images or cached moments to latents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from trainer.data.batch import Batch
-from trainer.model.base import Base, decode_latents, draw_latents, encode_pictures, encode_text, tokenize
+from trainer.model.base import Base, decode_latents, draw_latents, encode_images, encode_text, tokenize
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class Encoders:
         return encode_text(self.text_encoder, tokenize(self.tokenizer, captions).to(self.device))
 
     def latents_BCFHW(self, batch: Batch) -> Tensor:
-        """Scaled latents of a batch on the device: from its pictures, or from cached moments."""
+        """Scaled latents of a batch on the device: from its images, or from cached moments."""
         moments = batch.moments_BFCHW
         if moments is None:
-            moments = encode_pictures(self.vae, batch.images_BF3HW())
+            moments = encode_images(self.vae, batch.images_BF3HW())
         return draw_latents(self.vae, moments, batch.latent_noise_BFCHW)
 
-    def pictures_BFHWC(self, latents_BCFHW: Tensor) -> Tensor:
-        """Pictures uint8 RGB on the CPU, of scaled latents."""
+    def images_BFHWC(self, latents_BCFHW: Tensor) -> Tensor:
+        """Images uint8 RGB on the CPU, of scaled latents."""
         rgb = decode_latents(self.vae, latents_BCFHW)
         return rearrange(((rgb + 1) * 127.5).round().to(torch.uint8).cpu(), "b f c h w -> b f h w c")
 

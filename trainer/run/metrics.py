@@ -84,7 +84,7 @@ class JsonLines:
 
 
 class ScalarBoard:
-    """TensorBoard's scalars and pictures; nothing at all if switched off."""
+    """TensorBoard's scalars and images; nothing at all if switched off."""
 
     def __init__(self, folder: Path, enabled: bool, purge_step: int) -> None:
         self.folder = folder
@@ -98,7 +98,7 @@ class ScalarBoard:
                 with _named_disk_error(self.folder):
                     self._open().add_scalar(name, value, step)
 
-    def picture(self, name: str, rgb_HWC: Any, step: int) -> None:
+    def image(self, name: str, rgb_HWC: Any, step: int) -> None:
         if self.enabled:
             with _named_disk_error(self.folder):
                 self._open().add_image(name, rgb_HWC, step, dataformats="HWC")

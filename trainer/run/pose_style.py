@@ -15,7 +15,7 @@ from trainer.settings import SkeletonSettings, TrainSettings
 
 def drawn_as_learned(settings: TrainSettings, run_card: Mapping[str, Any]) -> TrainSettings:
     """The settings with the style and line width that the pose encoder's run was trained with; the width in proportion
-    to the size of the pictures. ``run_card``: `run.json` of that run, {} where it is not known.
+    to the size of the images. ``run_card``: `run.json` of that run, {} where it is not known.
 
     Raises:
         UsageError: the settings name another style or line width.
@@ -26,7 +26,7 @@ def drawn_as_learned(settings: TrainSettings, run_card: Mapping[str, Any]) -> Tr
     learned = replace(
         settings.pose,
         style=run_card["pose_style"],
-        line_width=None if width is None else width * settings.picture.size / run_card["size"],
+        line_width=None if width is None else width * settings.image.size / run_card["size"],
     )
     unset = SkeletonSettings()
     for name in ("style", "line_width"):
@@ -40,7 +40,7 @@ def drawn_as_learned(settings: TrainSettings, run_card: Mapping[str, Any]) -> Tr
 
 def refuse_undrawable(settings: TrainSettings, datasets: Iterable[Dataset]) -> None:
     """Raises UsageError if the style cannot draw the keypoints that are there: those of the datasets in stage 1, those
-    of the validation pictures' walking figure in stage 2."""
+    of the validation images' walking figure in stage 2."""
     style = settings.pose.style
     if settings.stage == 1:
         for dataset in datasets:
@@ -52,7 +52,7 @@ def refuse_undrawable(settings: TrainSettings, datasets: Iterable[Dataset]) -> N
                 )
     elif settings.watch.sample_every and len(COCO17_NAMES) not in STYLES[style].num_keypoints:
         raise UsageError(
-            f"--pose.style {style}: it cannot draw the walking figure of stage 2's validation pictures, which has "
+            f"--pose.style {style}: it cannot draw the walking figure of stage 2's validation images, which has "
             f"{len(COCO17_NAMES)} keypoints. Switch those off with --watch.sample-every 0, or choose one of "
             f"{', '.join(_styles_for(len(COCO17_NAMES)))}."
         )

@@ -1,4 +1,4 @@
-"""`lposekit view RUN`: one self-contained HTML file with a run's curves, throughput and validation pictures over
+"""`lposekit view RUN`: one self-contained HTML file with a run's curves, throughput and validation images over
 time."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trainer.run.folder import SETTINGS_NAME, SETTINGS_TABLE, read_run_card
 from trainer.run.metrics import METRICS_NAME, read_metrics
 
 REPORT_NAME = "report.html"
-MAX_PICTURES = 24
+MAX_IMAGES = 24
 Line = dict[str, Any]
 
 
@@ -36,7 +36,7 @@ class Panel:
 def write_report(run_dir: Path, *, public: bool = False) -> Path:
     """Write the page of a run folder to ``report.html`` in it; returns its path.
 
-    public: to ``public.html``, without pictures, prompts and paths: a page that may be shown to others.
+    public: to ``public.html``, without images, prompts and paths: a page that may be shown to others.
 
     Raises:
         LposekitError: no run folder, a run that has logged nothing yet, or the page cannot be written.
@@ -54,7 +54,7 @@ def write_report(run_dir: Path, *, public: bool = False) -> Path:
         public=public,
         last=steps[-1],
         panels=[*_learning(steps), *_probe_panels(lines), *_speed(steps)],
-        pictures=[] if public else _pictures(run_dir),
+        images=[] if public else _images(run_dir),
         checkpoints=list_steps(run_dir),
         settings=[] if public else _settings(run_dir),
         mean_rate=_mean(steps, "samples_per_s"),
@@ -148,10 +148,10 @@ def _mean(steps: Sequence[Line], field: str) -> float:
     return sum(line[field] for line in steps) / len(steps)
 
 
-def _pictures(run_dir: Path) -> list[tuple[str, str]]:
-    """(caption, data URI) of the validation pictures, newest first, spread over the run if there are many."""
+def _images(run_dir: Path) -> list[tuple[str, str]]:
+    """(caption, data URI) of the validation images, newest first, spread over the run if there are many."""
     files = sorted((run_dir / "samples").glob("step-*.jpg"))
-    count = min(len(files), MAX_PICTURES)
+    count = min(len(files), MAX_IMAGES)
     chosen = [files[round(i * (len(files) - 1) / max(1, count - 1))] for i in range(count)]
     return [(f"step {int(path.stem.removeprefix('step-')):,}", _data_uri(path)) for path in reversed(chosen)]
 

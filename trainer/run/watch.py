@@ -1,4 +1,4 @@
-"""What a run shows of itself while it trains: numbers, the panel "is the pose learned?", validation pictures, a bar."""
+"""What a run shows of itself while it trains: numbers, the panel "is the pose learned?", validation images, a bar."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from trainer.run.metrics import (
     peak_memory_gib,
     rewind,
 )
-from trainer.run.pictures import ValidationSet, build_validation, write_picture
 from trainer.run.probe import PoseProbe, build_probe
 from trainer.run.train_module import StepOutcome, TrainModule
+from trainer.run.validation_images import ValidationSet, build_validation, write_image
 from trainer.settings import TrainSettings, max_steps
 
 log = logging.getLogger(__name__)
@@ -91,8 +91,8 @@ class Watch:
                 self._write({"step": step, **self.probe.measure(self.train_module)})
             if self.validation and (last or step % watch.sample_every == 0):
                 grid = self.validation.grid(self.validation.generate(self.train_module))
-                write_picture(self.output / "samples" / f"step-{step:06d}.jpg", grid)
-                self.board.picture("samples", grid, step)
+                write_image(self.output / "samples" / f"step-{step:06d}.jpg", grid)
+                self.board.image("samples", grid, step)
 
     def close(self) -> None:
         for part in (self.metrics, self.keys, self.board):

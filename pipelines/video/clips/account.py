@@ -60,7 +60,7 @@ class VideoAccount:
             tuple(self.windows),
             tuple(sorted(set(self.cuts_s))),
             self.captions,
-            self.info.to_tree(),
+            self.info.to_plain(),
             decoder,
         )
 

@@ -18,13 +18,13 @@ _CAPTION = _CLIP.index("caption")
 
 
 def packed(result: VideoResult) -> dict[str, bytes]:
-    """`result` as a tree for the sandbox."""
+    """`result` as plain values for the sandbox."""
     places: dict[str, int] = {}
     clips = [[getattr(clip, name) for name in _CLIP] for clip in result.clips]
     for clip in clips:
         clip[_CAPTION] = places.setdefault(clip[_CAPTION], len(places))
     windows = [[getattr(window, name) for name in _WINDOW] for window in result.windows]
-    rest = replace(result, clips=(), windows=()).to_tree()
+    rest = replace(result, clips=(), windows=()).to_plain()
     return {"json": json.dumps({**rest, "texts": list(places), "clips": clips, "windows": windows}).encode()}
 
 
@@ -32,9 +32,9 @@ def unpacked(answer: Mapping[str, Any]) -> VideoResult:
     """The inverse of `packed`. Raises KeyError, TypeError, IndexError or ValueError where it is none."""
     if len(answer["json"]) > MAX_BYTES:
         raise ValueError(f"{len(answer['json'])} bytes")
-    tree = json.loads(answer["json"])
-    clips = [dict(zip(_CLIP, clip, strict=True)) for clip in tree["clips"]]
+    plain = json.loads(answer["json"])
+    clips = [dict(zip(_CLIP, clip, strict=True)) for clip in plain["clips"]]
     for clip in clips:
-        clip["caption"] = tree["texts"][clip["caption"]]
-    windows = [dict(zip(_WINDOW, window, strict=True)) for window in tree["windows"]]
-    return VideoResult.from_tree({**tree, "clips": clips, "windows": windows})
+        clip["caption"] = plain["texts"][clip["caption"]]
+    windows = [dict(zip(_WINDOW, window, strict=True)) for window in plain["windows"]]
+    return VideoResult.from_plain({**plain, "clips": clips, "windows": windows})

@@ -37,8 +37,8 @@ def build_clips_payload(payload: Mapping[str, Any]) -> dict[str, Any]:
     try:
         result = build_clips(
             Path(payload["path"]),
-            VideoRow.from_tree(payload["row"]),
-            BuildClipsSettings.from_tree(payload["settings"]),
+            VideoRow.from_plain(payload["row"]),
+            BuildClipsSettings.from_plain(payload["settings"]),
             out_dir,
         )
     except OSError as error:

@@ -32,7 +32,7 @@ def build_in_child(
 
     Raises LposekitError where the disk is full.
     """
-    payload = {"path": str(path), "row": row.to_tree(), "settings": settings.to_tree(), "out_dir": str(out_dir)}
+    payload = {"path": str(path), "row": row.to_plain(), "settings": settings.to_plain(), "out_dir": str(out_dir)}
     try:
         answer = sandbox.call(payload, timeout_s=timeout_s, heartbeat_timeout_s=heartbeat_timeout_s)
         if (full := answer.get("disk_full")) is not None:

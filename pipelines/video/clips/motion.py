@@ -28,7 +28,7 @@ _BRIGHT_SHARES = (0.98, 0.998)
 
 @dataclass(frozen=True, slots=True)
 class FrameMeasure:
-    """Luma levels 0..255. `change`: mean difference to the frame before; `moved`: share of the picture that differs
+    """Luma levels 0..255. `change`: mean difference to the frame before; `moved`: share of the image that differs
     from the frame a quarter of a second before; None where there is no such frame."""
 
     luma: float
@@ -46,7 +46,7 @@ class MotionMeter:
         self._past: deque[npt.NDArray[np.int16]] = deque(maxlen=self.spacing)
 
     def measure(self, thumb_HWC: npt.NDArray[np.uint8]) -> FrameMeasure:
-        """`thumb_HWC`: BGR picture of about `THUMB_WIDTH` pixels width."""
+        """`thumb_HWC`: BGR image of about `THUMB_WIDTH` pixels width."""
         luma_HW = np.asarray(cv2.cvtColor(thumb_HWC, cv2.COLOR_BGR2GRAY), dtype=np.uint8)
         bright_98, bright_998 = _percentiles(luma_HW)
         small_HW = cv2.resize(luma_HW, _meter_size(luma_HW), interpolation=cv2.INTER_AREA).astype(np.int16)
@@ -114,7 +114,7 @@ def _stands_still(frames: Sequence[FrameMeasure], fps: Fraction, spacing: int, r
     """Whether a run of frames is still and longer than allowed (or all of the window).
 
     Still: nothing moved for a quarter of a second, and the usual change from frame to frame is none. The usual, not
-    the largest: a codec sharpens a still picture bit by bit, and codes it anew at each key frame.
+    the largest: a codec sharpens a still image bit by bit, and codes it anew at each key frame.
     """
     longest: list[float] = []
     run: list[float] = []

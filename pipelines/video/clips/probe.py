@@ -38,7 +38,7 @@ _PACKETS_PER_BEAT = 4096
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What was measured. `width`, `height`: of the upright picture, pixels square, before any scaling."""
+    """What was measured. `width`, `height`: of the upright image, pixels square, before any scaling."""
 
     codec: str
     container: str
@@ -49,11 +49,11 @@ class VideoInfo:
     variable_rate: bool
     time_base: Fraction
     pts: npt.NDArray[np.int64]
-    """Sorted time stamps of all pictures that the file holds packets of."""
+    """Sorted time stamps of all images that the file holds packets of."""
     orderly: bool
     """Every packet has a time stamp, none is marked as damaged or as not to be shown."""
     counted: bool
-    """The container stores the order of decoding only (AVI): pictures are placed by counting them."""
+    """The container stores the order of decoding only (AVI): images are placed by counting them."""
     header_frames: int
     header_duration_s: float | None
     header_fps: float | None
@@ -73,7 +73,7 @@ class VideoInfo:
         """From the start of the first frame to the end of the last one."""
         return float(int(self.pts[-1] - self.pts[0]) * self.time_base + 1 / self.fps)
 
-    def to_tree(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """As plain values, for the sample's json and the report."""
         return {
             "codec": self.codec,
@@ -93,7 +93,7 @@ class VideoInfo:
 
 @dataclass(frozen=True, slots=True)
 class SourceFrame:
-    """One frame. Without a picture (`rgb_HWC` None) it is damaged: the file has it, nobody can see it."""
+    """One frame. Without an image (`rgb_HWC` None) it is damaged: the file has it, nobody can see it."""
 
     index: int
     pts: int
@@ -113,7 +113,7 @@ class VideoReader(Protocol):
     def close(self) -> None: ...
 
 
-def said(err: Exception) -> str:
+def reason_of(err: Exception) -> str:
     """What FFmpeg says of a file, without the path that it appends: a copy elsewhere is to end the same."""
     return (isinstance(err, av.FFmpegError) and err.strerror) or str(err)
 
@@ -123,7 +123,7 @@ def open_container(path: Path) -> InputContainer:
     try:
         return av.open(str(path.resolve()), options=dict(_OPEN_OPTIONS), metadata_errors="replace")
     except (av.FFmpegError, ValueError) as err:
-        raise Rejected(Outcome.CORRUPT, f"no video container that can be read: {said(err)}") from err
+        raise Rejected(Outcome.CORRUPT, f"no video container that can be read: {reason_of(err)}") from err
 
 
 def video_stream(container: InputContainer) -> VideoStream:
@@ -166,11 +166,11 @@ def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame:
                 for frame in packet.decode():
                     return frame
             except av.FFmpegError as err:
-                problem = said(err)
+                problem = reason_of(err)
             if number >= _FIRST_FRAME_PACKETS:
                 break
     except av.FFmpegError as err:
-        problem = said(err)
+        problem = reason_of(err)
     raise Rejected(Outcome.CORRUPT, f"no frame can be decoded: {problem}")
 
 
@@ -257,7 +257,7 @@ def scaled(rgb_HWC: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray
 
 
 def thumb(rgb_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """A small BGR picture for cut detection and motion."""
+    """A small BGR image for cut detection and motion."""
     height, width = rgb_HWC.shape[:2]
     small_HWC = rgb_HWC
     if width > THUMB_WIDTH:
@@ -270,7 +270,7 @@ def _resized(rgb_HWC: npt.NDArray[np.uint8], size: tuple[int, int], interpolatio
     return np.asarray(cv2.resize(rgb_HWC, size, interpolation=interpolation), dtype=np.uint8)
 
 
-def pictured(index: int, pts: int, upright_HWC: npt.NDArray[np.uint8], size: tuple[int, int]) -> SourceFrame:
+def source_frame(index: int, pts: int, upright_HWC: npt.NDArray[np.uint8], size: tuple[int, int]) -> SourceFrame:
     """A frame as readers yield it."""
     rgb_HWC = scaled(upright_HWC, size)
     return SourceFrame(index, pts, rgb_HWC, thumb(rgb_HWC))

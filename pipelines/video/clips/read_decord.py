@@ -9,7 +9,7 @@ import decord
 from decord import DECORDError, DECORDLimitReachedError  # the second is not one of the first
 
 from pipelines.video.clips.native_log import NativeLog
-from pipelines.video.clips.probe import DamageSuspectedError, SourceFrame, VideoInfo, pictured
+from pipelines.video.clips.probe import DamageSuspectedError, SourceFrame, VideoInfo, source_frame
 
 _ANY_COPY = 1e-6  # decord's fault tolerance as a share of the frames: raise at the first frame replaced by a copy
 
@@ -56,7 +56,7 @@ class DecordReader:
             if upright_HWC.shape[2] != 3:  # decord2 3.4 takes the padding of short rows (96 pixels) for a channel
                 raise DamageSuspectedError(f"decord answers with {upright_HWC.shape[2]} channels")
             self._beat()
-            yield pictured(index, int(self._info.pts[index]), upright_HWC, self._size)
+            yield source_frame(index, int(self._info.pts[index]), upright_HWC, self._size)
 
     def _opened(self) -> decord.VideoReader:
         if self._reader is None:

@@ -18,13 +18,13 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.video.clips.probe import SourceFrame, VideoInfo, open_container, pictured, said, video_stream
+from pipelines.video.clips.probe import SourceFrame, VideoInfo, open_container, reason_of, source_frame, video_stream
 
-_REORDER = 32  # longest delay, in frames, between a packet and its picture
+_REORDER = 32  # longest delay, in frames, between a packet and its image
 
 
 class PyavReader:
-    """Reads any file that `probe` accepts; damaged frames come without a picture."""
+    """Reads any file that `probe` accepts; damaged frames come without an image."""
 
     def __init__(self, path: Path, info: VideoInfo, size: tuple[int, int], beat: Callable[[], None]) -> None:
         self._path = path
@@ -75,7 +75,7 @@ class PyavReader:
             aim = int(self._info.pts[max(0, start - _REORDER)])
             container.seek(aim, stream=stream, backward=True)
         except av.FFmpegError as error:
-            raise Rejected(Outcome.CORRUPT, f"no way to frame {start}: {said(error)}") from error
+            raise Rejected(Outcome.CORRUPT, f"no way to frame {start}: {reason_of(error)}") from error
 
     def _index(self, frame: VideoFrame, expected: int) -> int:
         if frame.pts is None or self._info.counted:
@@ -87,7 +87,7 @@ class PyavReader:
         return expected if duplicate else index
 
     def _missing(self, index: int, damage: _Damage) -> Iterator[SourceFrame]:
-        """A time stamp without a picture is damage, or a packet that was never meant to be shown (VP8 and VP9)."""
+        """A time stamp without an image is damage, or a packet that was never meant to be shown (VP8 and VP9)."""
         pts = int(self._info.pts[index])
         if damage.covers(pts):
             yield SourceFrame(index, pts, None, None)
@@ -99,10 +99,12 @@ class PyavReader:
         try:
             native_HWC = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
         except (ValueError, av.FFmpegError) as error:
-            raise Rejected(Outcome.CORRUPT, f"frames of {frame.format.name} cannot be shown: {said(error)}") from error
+            raise Rejected(
+                Outcome.CORRUPT, f"frames of {frame.format.name} cannot be shown: {reason_of(error)}"
+            ) from error
         quarter_turns = round(frame.rotation / 90) % 4
         upright_HWC = np.ascontiguousarray(np.rot90(native_HWC, quarter_turns)) if quarter_turns else native_HWC
-        return pictured(index, pts, upright_HWC, self._size)
+        return source_frame(index, pts, upright_HWC, self._size)
 
 
 class _Damage:
@@ -122,7 +124,7 @@ class _Damage:
     def watch(self, packet: Packet) -> Iterator[VideoFrame]:
         """Decode one packet, noting what goes wrong."""
         if packet.is_keyframe and packet.size:
-            # pictures shown before the key frame but sent after it may still copy from the damaged group
+            # images shown before the key frame but sent after it may still copy from the damaged group
             self._tainted_before = packet.pts if self._tainted else None
             self._tainted = False
         failed = packet.is_corrupt
@@ -139,10 +141,10 @@ class _Damage:
         failed |= bool(lines) or any(frame.is_corrupt for frame in frames)
         if self._first_key is None and packet.is_keyframe:
             self._first_key = packet.pts
-        # after a seek, or where a stream was cut, pictures before the first key frame lack what they copy from
+        # after a seek, or where a stream was cut, images before the first key frame lack what they copy from
         failed &= self._first_key is None or packet.pts is None or packet.pts >= self._first_key
         self._tainted |= failed
-        # a picture that is lost moves all later ones to wrong places
+        # an image that is lost moves all later ones to wrong places
         self.truncated |= failed and self._places_are_counted
         stamp = packet.pts if packet.pts is not None else packet.dts
         if stamp is not None and (self._tainted or self._before_key(stamp)):

@@ -54,7 +54,7 @@ class VideoRow:
         gives the same bytes."""
         return self.url or self.listed_path or self.name or None
 
-    def to_tree(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """What the builder needs of the row, as plain values."""
         return {
             "name": self.name,
@@ -65,14 +65,14 @@ class VideoRow:
         }
 
     @staticmethod
-    def from_tree(tree: Mapping[str, Any]) -> VideoRow:
-        """The inverse of `to_tree`."""
+    def from_plain(plain: Mapping[str, Any]) -> VideoRow:
+        """The inverse of `to_plain`."""
         return VideoRow(
-            name=tree["name"],
-            caption=tree["caption"],
-            spans=tuple(Span(**span) for span in tree["spans"]),
-            captions=tuple(TimedCaption(**caption) for caption in tree["captions"]),
-            cuts_s=None if tree["cuts_s"] is None else tuple(tree["cuts_s"]),
+            name=plain["name"],
+            caption=plain["caption"],
+            spans=tuple(Span(**span) for span in plain["spans"]),
+            captions=tuple(TimedCaption(**caption) for caption in plain["captions"]),
+            cuts_s=None if plain["cuts_s"] is None else tuple(plain["cuts_s"]),
         )
 
 
@@ -90,7 +90,7 @@ class ClipRecord:
     height: int
     caption: str
     repeated_frames: int
-    """Frames that show the same source frame as the one before: the source held its picture longer than one frame."""
+    """Frames that show the same source frame as the one before: the source held its image longer than one frame."""
     motion: float | None
     luma: float
     sha256: str
@@ -113,7 +113,7 @@ class WindowRecord:
 class VideoResult:
     """How one video ended. `windows` holds every candidate; clips written + dropped by reason = windows.
 
-    `info`: what was measured (see `video.VideoInfo.to_tree`). `cuts_s`: the cuts found or given.
+    `info`: what was measured (see `video.VideoInfo.to_plain`). `cuts_s`: the cuts found or given.
     """
 
     outcome: Outcome
@@ -135,24 +135,24 @@ class VideoResult:
                 counts[window.reason] = counts.get(window.reason, 0) + 1
         return counts
 
-    def to_tree(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """As plain values."""
         return {**asdict(self), "outcome": self.outcome.value}
 
     @staticmethod
-    def from_tree(tree: Mapping[str, Any]) -> VideoResult:
-        """The inverse of `to_tree`. Raises KeyError, TypeError or ValueError where it is none."""
+    def from_plain(plain: Mapping[str, Any]) -> VideoResult:
+        """The inverse of `to_plain`. Raises KeyError, TypeError or ValueError where it is none."""
         clips = (
             {**clip, "files": tuple(clip["files"]), "source_frames": tuple(clip["source_frames"])}
-            for clip in tree["clips"]
+            for clip in plain["clips"]
         )
         return VideoResult(
-            outcome=Outcome(tree["outcome"]),
-            detail=tree["detail"],
+            outcome=Outcome(plain["outcome"]),
+            detail=plain["detail"],
             clips=tuple(ClipRecord(**clip) for clip in clips),
-            windows=tuple(WindowRecord(**window) for window in tree["windows"]),
-            cuts_s=tuple(tree["cuts_s"]),
-            captions=tuple(TimedCaption(**caption) for caption in tree["captions"]),
-            info=tree["info"],
-            decoder=tree["decoder"],
+            windows=tuple(WindowRecord(**window) for window in plain["windows"]),
+            cuts_s=tuple(plain["cuts_s"]),
+            captions=tuple(TimedCaption(**caption) for caption in plain["captions"]),
+            info=plain["info"],
+            decoder=plain["decoder"],
         )

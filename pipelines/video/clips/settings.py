@@ -115,17 +115,17 @@ class BuildClipsSettings:
     filters: ClipFilterSettings = field(default_factory=ClipFilterSettings)
     encode: EncodeSettings = field(default_factory=EncodeSettings)
 
-    def to_tree(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """As plain values, for the way into the sandbox and into the dataset card."""
         return asdict(self)
 
     @staticmethod
-    def from_tree(tree: Mapping[str, Any]) -> BuildClipsSettings:
-        """The inverse of `to_tree`."""
+    def from_plain(plain: Mapping[str, Any]) -> BuildClipsSettings:
+        """The inverse of `to_plain`."""
         return BuildClipsSettings(
-            video=VideoSettings(**tree["video"]),
-            shots=ShotSettings(**tree["shots"]),
-            clips=ClipSettings(**tree["clips"]),
-            filters=ClipFilterSettings(**tree["filters"]),
-            encode=EncodeSettings(**tree["encode"]),
+            video=VideoSettings(**plain["video"]),
+            shots=ShotSettings(**plain["shots"]),
+            clips=ClipSettings(**plain["clips"]),
+            filters=ClipFilterSettings(**plain["filters"]),
+            encode=EncodeSettings(**plain["encode"]),
         )

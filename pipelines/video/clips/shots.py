@@ -1,6 +1,6 @@
 """Where one shot ends and the next begins, found while the frames go by.
 
-PySceneDetect's detectors, fed with small pictures of the frames that the clips use. Its minimum scene length is off:
+PySceneDetect's detectors, fed with small images of the frames that the clips use. Its minimum scene length is off:
 with it, a cut soon after another one is swallowed, and a clip would run across it.
 """
 
@@ -23,7 +23,7 @@ from pipelines.video.clips.settings import ShotSettings
 _CLOCK_FPS = 1000.0  # the detectors see frame numbers only; the value has no effect while lengths are 0
 _ADAPTIVE_RATIO, _CONTENT_THRESHOLD, _MIN_DIFFERENCE = 3.0, 27.0, 15.0  # PySceneDetect's own
 _DARK = 24
-_CHANGED = 0.5  # differences below are those of a repeated picture, coded again
+_CHANGED = 0.5  # differences below are those of a repeated image, coded again
 _WINDOW = 2  # frames on each side that the adaptive detector compares a frame with
 
 
@@ -76,7 +76,7 @@ class AdaptiveCuts:
 
     Two weaknesses of the detector are made good. It is blind to frames that lack some of these neighbours, yet a frame
     left over from another shot is common at the ends of a trimmed video. And where frames are repeated (animation "on
-    threes", frames doubled to reach a higher rate) the neighbours' differences are 0, so that each new picture would
+    threes", frames doubled to reach a higher rate) the neighbours' differences are 0, so that each new image would
     be a cut. In both places a frame is compared with those neighbours that exist and changed.
     """
 
@@ -112,7 +112,7 @@ class AdaptiveCuts:
         around = [other for other in near if other >= _CHANGED]
         if len(around) < len(near) or not near:
             around += self._older_changes
-            if score >= _CONTENT_THRESHOLD:  # between still pictures nothing else can be asked
+            if score >= _CONTENT_THRESHOLD:  # between still images nothing else can be asked
                 return True
         return bool(around) and score >= max(self._ratio * sum(around) / len(around), _MIN_DIFFERENCE)
 
@@ -140,22 +140,22 @@ class _Settler:
     def __init__(self) -> None:
         self.cuts: set[int] = set()
         self._waiting: deque[SourceFrame] = deque()
-        self._waiting_pictures = 0
-        self._pictures = 0
+        self._waiting_images = 0
+        self._images = 0
         self._shot = 0
 
     def add(self, frame: SourceFrame) -> None:
         self._waiting.append(frame)
         if frame.thumb_HWC is not None:
-            self._waiting_pictures += 1
-            self._pictures += 1
+            self._waiting_images += 1
+            self._images += 1
 
-    def settled(self, keep_pictures: int) -> Iterator[ShotFrame]:
-        while self._waiting and (self._waiting_pictures > keep_pictures or self._waiting[0].thumb_HWC is None):
+    def settled(self, keep_images: int) -> Iterator[ShotFrame]:
+        while self._waiting and (self._waiting_images > keep_images or self._waiting[0].thumb_HWC is None):
             frame = self._waiting.popleft()
             if frame.thumb_HWC is not None:
-                number = self._pictures - self._waiting_pictures
-                self._waiting_pictures -= 1
+                number = self._images - self._waiting_images
+                self._waiting_images -= 1
                 if number in self.cuts:
                     self.cuts.remove(number)
                     self._shot += 1
@@ -163,7 +163,7 @@ class _Settler:
 
 
 def with_found_shots(frames: Iterable[SourceFrame], finder: CutFinder) -> Iterator[ShotFrame]:
-    """Each frame with its shot, as soon as that is sure. Frames without a picture are passed on, unseen."""
+    """Each frame with its shot, as soon as that is sure. Frames without an image are passed on, unseen."""
     settler = _Settler()
     for frame in frames:
         settler.add(frame)

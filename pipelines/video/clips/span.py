@@ -22,7 +22,7 @@ from pipelines.video.clips.writer import ClipWriter, Prepared, clip_writer, prep
 
 _BUFFER_BYTES = 128 * 2**20  # of all open windows: 4 s of 910x512 at 30 fps take 84 MB
 _MAX_HELD = 10**6
-"""Ticks that only repeat a picture, nine hours at 30 fps. A false time stamp can ask for years of them, each a sign of
+"""Ticks that only repeat an image, nine hours at 30 fps. A false time stamp can ask for years of them, each a sign of
 life: this is what ends such a file."""
 
 
@@ -48,17 +48,17 @@ class _Draft:
     buffer: list[Prepared] = field(default_factory=list)
     writer: ClipWriter | None = None
 
-    def add(self, frame: _ClipFrame, picture: Prepared | None) -> None:
+    def add(self, frame: _ClipFrame, image: Prepared | None) -> None:
         self.first = self.first or frame.source
         self.last = frame.source
-        if frame.measure is None or picture is None:
+        if frame.measure is None or image is None:
             self.damaged = True
             self.buffer.clear()
             return
         self.repeated += frame.repeated and bool(self.measures)
         self.measures.append(frame.measure)
         if not self.damaged:
-            self.buffer.append(picture)
+            self.buffer.append(image)
 
     def discard(self) -> None:
         """Remove what was written ahead."""
@@ -102,7 +102,7 @@ class SpanClips:
         self._beat()
         self._held += tick.repeated
         if self._held > _MAX_HELD:
-            raise Rejected(Outcome.CORRUPT, f"time stamps that leave more than {_MAX_HELD} frames without a picture")
+            raise Rejected(Outcome.CORRUPT, f"time stamps that leave more than {_MAX_HELD} frames without an image")
 
     def _in_shots(self, frames: Iterable[SourceFrame]) -> Iterator[ShotFrame]:
         """The frames with their shots; notes where the cuts are."""
@@ -143,20 +143,20 @@ class SpanClips:
         if self._account.full or not self._drafts:
             return
         rgb_HWC = frame.source.rgb_HWC
-        picture = None if rgb_HWC is None else prepared(rgb_HWC, self._account.settings.encode)
+        image = None if rgb_HWC is None else prepared(rgb_HWC, self._account.settings.encode)
         for draft in self._drafts.values():
-            draft.add(frame, picture)
-        # drafts that overlap share their pictures: the fullest one holds nearly all that there are
+            draft.add(frame, image)
+        # drafts that overlap share their images: the fullest one holds nearly all that there are
         fullest = max(self._drafts.values(), key=lambda draft: len(draft.buffer))
-        if picture is not None and len(fullest.buffer) * picture.nbytes > _BUFFER_BYTES:
+        if image is not None and len(fullest.buffer) * image.nbytes > _BUFFER_BYTES:
             self._write(fullest)
 
     def _write(self, draft: _Draft) -> ClipWriter:
         account = self._account
         if draft.writer is None:
             draft.writer = clip_writer(draft.stem, account.size, account.fps, account.settings.encode)
-        for picture in draft.buffer:
-            draft.writer.write(picture)
+        for image in draft.buffer:
+            draft.writer.write(image)
             self._beat()
         draft.buffer.clear()
         return draft.writer

@@ -31,7 +31,7 @@ def measured_rate(pts: npt.NDArray[np.int64], time_base: Fraction, stated: Fract
     """The rate of sorted time stamps; None when they do not advance (or there is only one).
 
     Constant rate: frames over duration. Variable rate: the mean of the usual intervals, so that a gap (a dropped frame,
-    a held picture) does not slow the clip's clock down. `stated`, the header's rate, only decides between values that
+    a held image) does not slow the clip's clock down. `stated`, the header's rate, only decides between values that
     the rounding of the time stamps leaves open.
     """
     intervals = np.diff(pts)

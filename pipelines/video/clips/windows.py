@@ -12,10 +12,8 @@ Frames are counted on the clip's own clock (`timeline`). A shot reaches from one
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 from typing import Literal
 
 from pipelines.video.clips.settings import ClipSettings
@@ -57,47 +55,11 @@ def _frames(frames: int | None, seconds: float, fps: Fraction, least: int) -> in
     return max(frames if frames is not None else round(Fraction(seconds) * fps), least)
 
 
-def clip_windows(boundaries: Sequence[int], fps: Fraction, settings: ClipSettings) -> list[Window]:
-    """All candidate windows of a video whose shots are [boundaries[i], boundaries[i + 1])."""
-    frames = WindowFrames.at(fps, settings)
-    windows: list[Window] = []
-    last = len(boundaries) - 2
-    for shot, (begin, end) in enumerate(pairwise(boundaries)):
-        first_usable = begin if shot == 0 else begin + frames.margin
-        past_usable = end if shot == last else end - frames.margin
-        windows += _shot_windows(first_usable, past_usable, TOO_SHORT if shot == last else CUT, frames)
-    return _limited(windows, settings.max_clips)
-
-
-def _shot_windows(begin: int, end: int, ended_by: str, frames: WindowFrames) -> list[Window]:
-    if end <= begin:
-        return [Window(begin, begin, ended_by)]
-    windows = []
-    for start in range(begin, end, frames.stride):
-        stop = min(start + frames.length, end)
-        windows.append(Window(start, stop, None if stop - start >= frames.min_length else ended_by))
-        if stop == end:
-            break
-    return windows
-
-
-def _limited(windows: list[Window], max_clips: int | None) -> list[Window]:
-    if max_clips is None:
-        return windows
-    limited, left = [], max_clips
-    for window in windows:
-        if window.reason is None and left == 0:
-            window = Window(window.start, window.stop, MAX_CLIPS)
-        left -= window.reason is None
-        limited.append(window)
-    return limited
-
-
 @dataclass(frozen=True, slots=True)
 class Step:
     """What the cursor says about frames: `feed` or `skip` the oldest waiting frame; `open`, `close` or `void` a window.
 
-    A closed window is a candidate (`window.reason` as in `clip_windows`); a void one turned out to be none.
+    A closed window is a candidate, dropped for `window.reason` if that is not None; a void one turned out to be none.
     """
 
     kind: Literal["feed", "skip", "open", "close", "void"]
@@ -106,7 +68,7 @@ class Step:
 
 
 class WindowCursor:
-    """`clip_windows` for frames that come one at a time, with the cuts known only when they come.
+    """The windows of frames that come one at a time, with the cuts known only when they come.
 
     Knows neither pixels nor the filters; `max_clips` is left to the caller, who knows what was written.
     """

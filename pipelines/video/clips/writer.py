@@ -32,7 +32,7 @@ _RGB_TO_UV = np.array(
 
 Prepared = npt.NDArray[np.uint8]
 """A frame as its writer wants it: yuv420p planes [H * 3 / 2, W] for mp4, the bytes of a JPEG file for frames. It takes
-half the memory of the picture or less, and windows that overlap share it."""
+half the memory of the image or less, and windows that overlap share it."""
 
 
 def prepared(rgb_HWC: npt.NDArray[np.uint8], settings: EncodeSettings) -> Prepared:
@@ -87,11 +87,11 @@ class Mp4Writer:
         return stream
 
     def write(self, frame: Prepared) -> None:
-        picture = VideoFrame.from_ndarray(frame, format="yuv420p")
-        picture.pts = self._count
-        picture.time_base = 1 / self._fps
+        image = VideoFrame.from_ndarray(frame, format="yuv420p")
+        image.pts = self._count
+        image.time_base = 1 / self._fps
         self._count += 1
-        self._container.mux(self._stream.encode(picture))
+        self._container.mux(self._stream.encode(image))
 
     def finish(self) -> list[Path]:
         self._container.mux(self._stream.encode(None))

@@ -1,7 +1,7 @@
 """Contract of lposekit.pose.estimator and its parts.
 
 Boxes are those of MMDet's own test pipeline, keypoints those of MMPose's ``inference_topdown``, for every batch size;
-nobody found means no pose; a picture that fails, fails alone; the same pictures give the same numbers.
+nobody found means no pose; an image that fails, fails alone; the same images give the same numbers.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def test_only_sure_and_large_boxes_get_a_pose(estimator: PoseEstimator) -> None:
         assert [p.bbox_score for p in all_of_them] == sorted((p.bbox_score for p in all_of_them), reverse=True)
 
 
-def test_the_same_pictures_give_the_same_numbers(estimator: PoseEstimator) -> None:
+def test_the_same_images_give_the_same_numbers(estimator: PoseEstimator) -> None:
     images = photos(3)
     first, second = estimator.estimate(images), estimator.estimate(images)
     for a, b in zip(first, second, strict=True):
@@ -225,7 +225,7 @@ def test_the_same_pictures_give_the_same_numbers(estimator: PoseEstimator) -> No
         np.zeros((0, 9, 3), np.uint8),
     ],
 )
-def test_what_is_no_picture_is_a_bug_and_raises(estimator: PoseEstimator, image: np.ndarray) -> None:
+def test_what_is_no_image_is_a_bug_and_raises(estimator: PoseEstimator, image: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"image 1 of 2 is .*: uint8 \[H, W, 3\]"):
         estimator.estimate([np.zeros((9, 9, 3), np.uint8), image])
 
@@ -261,7 +261,7 @@ class _Faulty(torch.nn.Module):
 @pytest.mark.parametrize("fault", ["memory", "error", "nan"])
 # Mutation: drop the isfinite check of PersonDetector.detect ("nan" then reads as nobody there), or return the failure
 # for the whole batch in run_isolated.
-def test_a_picture_that_the_detector_fails_on_fails_alone(estimator: PoseEstimator, fault: str) -> None:
+def test_an_image_that_the_detector_fails_on_fails_alone(estimator: PoseEstimator, fault: str) -> None:
     detector: Any = type(estimator.detector).__new__(type(estimator.detector))
     vars(detector).update(vars(estimator.detector), module=_Faulty(estimator.detector.module, fault))
     broken = dataclasses.replace(estimator, detector=detector)
@@ -275,7 +275,7 @@ def test_a_picture_that_the_detector_fails_on_fails_alone(estimator: PoseEstimat
 
 
 # Mutation: drop the isfinite check of TopDownPose.estimate.
-def test_keypoints_that_are_not_finite_fail_their_picture_only(estimator: PoseEstimator) -> None:
+def test_keypoints_that_are_not_finite_fail_their_image_only(estimator: PoseEstimator) -> None:
     model: Any = type(estimator.pose_model).__new__(type(estimator.pose_model))
     vars(model).update(vars(estimator.pose_model), module=_Faulty(estimator.pose_model.module, "nan"))
     box = np.array([60, 60, 120, 140], np.float32)
@@ -287,7 +287,7 @@ def test_keypoints_that_are_not_finite_fail_their_picture_only(estimator: PoseEs
 
 
 # Mutation: catch Exception in run_isolated.
-def test_a_bug_is_not_taken_for_a_bad_picture() -> None:
+def test_a_bug_is_not_taken_for_a_bad_image() -> None:
     def buggy(items: Sequence[int]) -> list[int]:
         raise TypeError("a bug")
 

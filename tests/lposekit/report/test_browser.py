@@ -1,6 +1,6 @@
 """Contract of the report in a real browser (Debian's Chromium, headless, from file://).
 
-The pictures load, nothing overflows on a phone, the page asks no server for anything, no text of a stranger runs.
+The images load, nothing overflows on a phone, the page asks no server for anything, no text of a stranger runs.
 Without Chromium the tests skip; with LPOSEKIT_REQUIRE_BROWSER=1, which CI sets, they fail.
 """
 
@@ -104,7 +104,7 @@ def measure(chromium: str, page: Path, folder: Path, width: int) -> dict[str, fl
 
 
 @pytest.mark.parametrize("width", [PHONE_WIDTH, 1280])
-def test_all_pictures_load_and_nothing_overflows(chromium: str, report: Path, tmp_path: Path, width: int) -> None:
+def test_all_images_load_and_nothing_overflows(chromium: str, report: Path, tmp_path: Path, width: int) -> None:
     # Mutation: `.sheet { columns: 340px }` -> `width: 900px` overflows; a broken data URI is not loaded.
     facts = measure(chromium, report, tmp_path, width)
     assert facts["width"] == width
@@ -127,13 +127,13 @@ def test_the_page_follows_light_and_dark(chromium: str, report: Path, tmp_path: 
     shot = tmp_path / "shot.png"
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     browse(chromium, report, tmp_path / "profile", "--window-size=1280,1600", f"--screenshot={shot}", scheme)
-    picture_HWC = cv2.imread(str(shot))
-    assert picture_HWC is not None
-    background = picture_HWC[2, 2].mean()
+    image_HWC = cv2.imread(str(shot))
+    assert image_HWC is not None
+    background = image_HWC[2, 2].mean()
     assert background < 40 if dark else background > 230
-    heading_HWC = picture_HWC[60:160, 40:400].astype(float)
+    heading_HWC = image_HWC[60:160, 40:400].astype(float)
     assert np.abs(heading_HWC - background).max() > 180, "the heading stands out"
-    assert (picture_HWC[700:].std(axis=(0, 1)) > 20).all(), "the contact sheet is there"
+    assert (image_HWC[700:].std(axis=(0, 1)) > 20).all(), "the contact sheet is there"
 
 
 @pytest.fixture

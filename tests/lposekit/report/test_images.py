@@ -18,8 +18,8 @@ from lposekit.records import ImageRow, sample_key
 from lposekit.report.facts import spread
 from lposekit.report.html import write_report
 from lposekit.shards.layout import DatasetLayout
-from pipelines.image.rows import unseen_row
-from tests.support.dataset_folder import make_results, picture
+from pipelines.image.rows import unposed_row
+from tests.support.dataset_folder import make_results, solid_image
 from tests.support.datasets import (
     make_dataset_of,
     make_empty_dataset,
@@ -104,7 +104,7 @@ def test_every_kept_sample_is_shown_with_skeleton_over_and_beside_the_photo(
     assert all("person" in alt for alt in alts if alt)
 
 
-def test_rejected_pictures_are_shown_by_reason_and_refused_ones_never(photos: DatasetLayout, photo_page: Page) -> None:
+def test_rejected_images_are_shown_by_reason_and_refused_ones_never(photos: DatasetLayout, photo_page: Page) -> None:
     outcomes = outcomes_of(photos)
     shown = [attrs for tag, attrs in photo_page.tags if tag == "img" and attrs["alt"].startswith("Rejected")]
     assert len(shown) == min(12, outcomes["few_keypoints"]) + min(12, outcomes["no_person"])
@@ -124,9 +124,9 @@ def test_nothing_is_loaded_from_outside_of_the_file(photo_page: Page) -> None:
     assert policies[0].startswith("default-src 'none'; img-src data:")
 
 
-def test_a_picture_that_is_too_small_is_shown_with_its_reason(tmp_path: Path) -> None:
+def test_an_image_that_is_too_small_is_shown_with_its_reason(tmp_path: Path) -> None:
     row = ImageRow(sample_key(0, 0), "http://a.example/tiny.jpg", "tiny", {})
-    result = unseen_row(row, Outcome.TOO_SMALL, "46 x 40: the shorter side is below 64", picture(1, 40, 46))
+    result = unposed_row(row, Outcome.TOO_SMALL, "46 x 40: the shorter side is below 64", solid_image(1, 40, 46))
     page = Page(write_report(make_dataset_of(tmp_path / "d", [[result]]).root))
     assert "too_small 1 of 1 000000000 46 x 40: the shorter side is below 64" in page.words()
     assert len(page.sources()) == 1
@@ -253,7 +253,7 @@ def test_a_broken_account_is_said(tmp_path: Path) -> None:
 
 
 def test_samples_stored_by_a_looser_rule_are_shown_among_the_rejected(tmp_path: Path) -> None:
-    """After `refilter`, a row may be few_keypoints and still have its picture in the tar, and no thumbnail."""
+    """After `refilter`, a row may be few_keypoints and still have its image in the tar, and no thumbnail."""
     rows = make_results(0, 8)
     layout = make_dataset_of(tmp_path / "d", [rows])
     import pyarrow as pa

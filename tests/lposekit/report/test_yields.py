@@ -1,4 +1,4 @@
-"""Contract of `lposekit.report.yields`: on whole columns, exactly what `keep_verdict` says picture by picture."""
+"""Contract of `lposekit.report.yields`: on whole columns, exactly what `keep_verdict` says image by image."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ Row = dict[str, Any]
 def clips(tmp_path: Path) -> DatasetLayout:
     """Three videos: two clips and a short rest, one clip, black."""
     size = (64, 64)
-    pictures = ([moving(n, size=size) for n in range(28)], [moving(n, 1, size) for n in range(12)], [plain(0)] * 12)
-    paths = [write_video(tmp_path / f"{number}.mp4", each) for number, each in enumerate(pictures)]
+    images = ([moving(n, size=size) for n in range(28)], [moving(n, 1, size) for n in range(12)], [plain(0)] * 12)
+    paths = [write_video(tmp_path / f"{number}.mp4", each) for number, each in enumerate(images)]
     return make_video_dataset(tmp_path / "d", [VideoRow(path.name, path=str(path)) for path in paths], CLIPS)
 
 

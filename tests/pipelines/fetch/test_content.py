@@ -25,7 +25,7 @@ def test_other_files_served_as_image_jpeg_are_no_images(server: BadServer, kind:
 
 
 # Mutation: refuse answers whose Content-Type does not begin with image/.
-def test_a_jpeg_served_as_text_html_is_a_picture(server: BadServer) -> None:
+def test_a_jpeg_served_as_text_html_is_an_image(server: BadServer) -> None:
     fetched = opener_for(server).fetch(f"{server.url}/body/jpeg-as-html")
     assert fetched.headers["Content-Type"] == "text/html"
     assert decode_image(fetched.body, ImageSettings()).rgb_HWC.shape == (64, 96, 3)

@@ -1,4 +1,4 @@
-"""A picture that is no longer the one listed is told apart by its hash."""
+"""An image that is no longer the one listed is told apart by its hash."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def test_changed_content_is_a_hash_mismatch(server: BadServer) -> None:
     ("column", "algorithm"), [("md5", "md5"), ("SHA256", "sha256"), ("hash", "md5"), ("hash", "sha256")]
 )
 def test_the_columns_of_lists_are_understood(column: str, algorithm: str) -> None:
-    listed = listed_hash({"url": "x", column: f" {hashlib.new(algorithm, b'picture').hexdigest().upper()} "})
+    listed = listed_hash({"url": "x", column: f" {hashlib.new(algorithm, b'image').hexdigest().upper()} "})
     assert listed is not None
     assert listed.algorithm == algorithm
-    listed.check(b"picture")
+    listed.check(b"image")
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_a_tls_handshake_that_never_comes_is_left_after_the_connect_time() -> No
         assert time.monotonic() - started_at < 2.5
 
 
-# Mutations: drop `if response.length` in `read_body` (half a picture is a success); raise `Rejected`, not
+# Mutations: drop `if response.length` in `read_body` (half an image is a success); raise `Rejected`, not
 # `TryAgain` (one attempt only).
 @pytest.mark.parametrize("path", ["/short", "/short/chunked", "/reset/body"])
 def test_a_cut_body_is_never_a_success_and_is_tried_again(server: BadServer, path: str) -> None:

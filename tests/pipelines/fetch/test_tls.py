@@ -67,7 +67,7 @@ def test_ssl_cert_file_is_honoured(authority: CertificateAuthority, monkeypatch:
         assert opener_for(server).fetch(f"{server.url}/ok").body == tiny_jpeg()
 
 
-# Mutation: make the context in `_request` without keeping it (28 ms of CPU a picture, as img2dataset does).
+# Mutation: make the context in `_request` without keeping it (28 ms of CPU an image, as img2dataset does).
 def test_the_tls_context_is_made_once(authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[ssl.SSLContext] = []
     real = ssl.create_default_context

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(20)
         None,
         7,
         "not a url",
-        "picture.jpg",
+        "image.jpg",
         "//example.org/a.jpg",
         "ftp://example.org/a.jpg",
         "data:image/png;base64,iVBORw0KGgo=",

@@ -27,7 +27,7 @@ from tests.support.build_process import content_digest
 from tests.support.execute_here import execute_here
 from tests.support.pages import Page
 from tests.support.stub_build import served, stub_pages, stub_settings, write_rows
-from tests.support.stub_pictures import stub_picture
+from tests.support.stub_images import stub_image
 
 
 def _png(width: int, height: int) -> bytes:
@@ -41,14 +41,14 @@ def test_every_row_ends_in_the_outcome_that_it_deserves(tmp_path: Path) -> None:
     pages |= {
         "/8.jpg": Page(b"gone", status=404),
         "/9.jpg": Page(b"<html></html>"),
-        "/10.jpg": Page(stub_picture(10)[:-200]),
+        "/10.jpg": Page(stub_image(10)[:-200]),
         "/11.jpg": Page(_png(30, 30), "image/png"),
-        "/12.jpg": Page(stub_picture(12), headers=(("X-Robots-Tag", "noai"),)),
+        "/12.jpg": Page(stub_image(12), headers=(("X-Robots-Tag", "noai"),)),
         "/13.jpg": Page(_png(20000, 20000), "image/png"),
-        "/14.jpg": Page(stub_picture(14), "text/html"),
+        "/14.jpg": Page(stub_image(14), "text/html"),
     }
     unsafe = [0.9 if row == 15 else 0.1 for row in range(16)]
-    pages["/15.jpg"] = Page(stub_picture(15))
+    pages["/15.jpg"] = Page(stub_image(15))
     with served(pages, tmp_path, punsafe=unsafe) as (_, path):
         settings = stub_settings(path, tmp_path / "d", filter=FilterSettings(max_punsafe=0.5))
         report = run(settings, execute=execute_here)
@@ -84,13 +84,13 @@ def test_every_row_ends_in_the_outcome_that_it_deserves(tmp_path: Path) -> None:
     assert rows["error_message"][2].as_py().startswith("few_keypoints: 8 of 17")
 
 
-def test_stored_pictures_are_upright_without_metadata_and_of_the_size_asked_for(tmp_path: Path) -> None:
+def test_stored_images_are_upright_without_metadata_and_of_the_size_asked_for(tmp_path: Path) -> None:
     marked = np.zeros((200, 400, 3), np.uint8)
     marked[:40, :40] = 255  # upper left as stored; orientation 6 turns it to the upper right
     stream, exif = io.BytesIO(), Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "secret place"
     Image.fromarray(marked).save(stream, "JPEG", exif=exif, quality=95)
-    pages = {"/0.jpg": Page(stream.getvalue()), "/1.jpg": Page(stub_picture(1))}
+    pages = {"/0.jpg": Page(stream.getvalue()), "/1.jpg": Page(stub_image(1))}
     with served(pages, tmp_path) as (_, path):
         settings = stub_settings(path, tmp_path / "d", store_min_detected=0.0, image=ImageSettings(size=100))
         run(settings, execute=execute_here)

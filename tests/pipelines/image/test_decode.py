@@ -1,4 +1,4 @@
-"""Bytes become upright RGB pictures of the stored size, or one reason: never a wrong, grey or sideways picture.
+"""Bytes become upright RGB images of the stored size, or one reason: never a wrong, grey or sideways image.
 
 Beside each group stands the mutation that was tried and turned it red.
 """
@@ -55,7 +55,7 @@ def encoded(rgb: np.ndarray | Image.Image, format_: str, **options: Any) -> byte
 
 
 def outcome_of(data: bytes, image_settings: ImageSettings = SETTINGS) -> Outcome | None:
-    """The outcome of `data`; none if there is a picture."""
+    """The outcome of `data`; none if there is an image."""
     try:
         decode_image(data, image_settings)
     except Rejected as rejected:
@@ -74,7 +74,7 @@ def start_of_scan(jpeg: bytes) -> int:
 # ---- 13, 14: the format comes from the bytes ----
 # mutation: `sniff` returns "png" instead of None for what it does not know -> the HTML row turns red (corrupt)
 
-NOT_PICTURES = {
+NOT_IMAGES = {
     "html": (b"<!DOCTYPE html><html><body>gone</body></html>", "HTML"),
     "html after white space": (b"\n\n  <html>", "HTML"),
     "svg": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
@@ -89,8 +89,8 @@ NOT_PICTURES = {
 }
 
 
-@pytest.mark.parametrize(("data", "word"), NOT_PICTURES.values(), ids=NOT_PICTURES)
-def test_what_is_no_picture_is_named(data: bytes, word: str) -> None:
+@pytest.mark.parametrize(("data", "word"), NOT_IMAGES.values(), ids=NOT_IMAGES)
+def test_what_is_no_image_is_named(data: bytes, word: str) -> None:
     with pytest.raises(Rejected, match=word) as caught:
         decode_image(data, SETTINGS)
     assert caught.value.outcome is Outcome.NOT_IMAGE
@@ -180,7 +180,7 @@ def test_a_jpeg_with_two_frame_headers_does_not_slip_past_the_limit() -> None:
     ("width", "height", "word"),
     [(1, 1, "below 64"), (3000, 1, "below 64"), (63, 400, "below 64"), (900, 100, "8 times"), (100, 801, "8 times")],
 )
-def test_too_small_or_narrow_pictures_come_with_a_thumbnail(width: int, height: int, word: str) -> None:
+def test_too_small_or_narrow_images_come_with_a_thumbnail(width: int, height: int, word: str) -> None:
     with pytest.raises(TooSmall, match=word) as caught:
         decode_image(encoded(photo_rgb(width, height), "PNG"), SETTINGS)
     assert caught.value.outcome is Outcome.TOO_SMALL
@@ -249,7 +249,7 @@ def test_grey_jpeg_becomes_rgb() -> None:
 
 
 @pytest.mark.parametrize("format_", ["GIF", "WEBP", "PNG"])
-def test_of_a_moving_picture_the_first_frame_is_taken(format_: str) -> None:
+def test_of_a_moving_image_the_first_frame_is_taken(format_: str) -> None:
     frames = [Image.fromarray(flat(*colour)) for colour in ((250, 0, 0), (0, 250, 0), (0, 0, 250), (9, 9, 9))]
     data = encoded(frames[0], format_, save_all=True, append_images=frames[1:], duration=50)
     assert rgb_at(data) == pytest.approx((250, 0, 0), abs=4)
@@ -278,7 +278,7 @@ def damaged_jpegs(jpeg: bytes, seed: int) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "options", [{}, {"progressive": True}, {"subsampling": 0}], ids=["plain", "progressive", "444"]
 )
-def test_a_damaged_jpeg_is_corrupt_never_half_a_picture(options: dict[str, Any]) -> None:
+def test_a_damaged_jpeg_is_corrupt_never_half_an_image(options: dict[str, Any]) -> None:
     jpeg = encoded(photo_rgb(), "JPEG", quality=90, **options)
     assert outcome_of(jpeg) is None
     for seed in range(3):
@@ -296,7 +296,7 @@ def test_a_damaged_large_jpeg_is_corrupt_in_the_scaled_decode_too() -> None:
 @pytest.mark.parametrize(
     ("format_", "options"), [("PNG", {}), ("GIF", {}), ("WEBP", {"quality": 80}), ("WEBP", {"lossless": True})]
 )
-def test_a_cut_picture_of_any_format_is_corrupt(format_: str, options: dict[str, Any]) -> None:
+def test_a_cut_image_of_any_format_is_corrupt(format_: str, options: dict[str, Any]) -> None:
     data = encoded(photo_rgb(), format_, **options)
     rng = random.Random(0)
     for cut in [*(rng.randrange(12, len(data) - 12) for _ in range(20)), len(data) - 40]:
@@ -307,7 +307,7 @@ def test_the_truncated_photo_among_the_fixtures_is_corrupt() -> None:
     assert outcome_of(fixture_path("data/images/skimage_truncated.jpg").read_bytes()) is Outcome.CORRUPT
 
 
-def test_bytes_after_the_end_of_a_picture_do_no_harm() -> None:
+def test_bytes_after_the_end_of_an_image_do_no_harm() -> None:
     for format_ in ("JPEG", "PNG", "GIF"):
         assert outcome_of(encoded(photo_rgb(), format_) + b"trailing junk" * 10) is None
 
@@ -324,7 +324,7 @@ def test_any_bytes_end_in_a_reason(start: bytes, rest: bytes) -> None:
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(data=st.sampled_from(SMALL_FILES), place=st.integers(0, 10**6), value=st.binary(min_size=1, max_size=8))
-def test_any_changed_bytes_give_a_picture_or_a_reason(data: bytes, place: int, value: bytes) -> None:
+def test_any_changed_bytes_give_an_image_or_a_reason(data: bytes, place: int, value: bytes) -> None:
     place %= len(data)
     outcome_of(data[:place] + value + data[place + len(value) :], ImageSettings(max_pixels=1_000_000))
 
@@ -354,10 +354,8 @@ def same_but_pixels(one: DecodedImage, other: DecodedImage) -> bool:
 
 
 @pytest.mark.parametrize(("format_", "options"), [("PNG", {"compress_level": 1}), ("JPEG", {"progressive": True})])
-def test_a_picture_that_needs_more_memory_than_allowed_costs_its_row_only(
-    format_: str, options: dict[str, Any]
-) -> None:
-    # mutations: no _limit_memory in the child -> the large picture is decoded; libjpeg's word not looked at -> corrupt
+def test_an_image_that_needs_more_memory_than_allowed_costs_its_row_only(format_: str, options: dict[str, Any]) -> None:
+    # mutations: no _limit_memory in the child -> the large image is decoded; libjpeg's word not looked at -> corrupt
     with ImageDecoder(ImageSettings(decode_memory_bytes=48 * 2**20)) as decoder:
         with pytest.raises(Rejected, match="memory") as caught:
             decoder.decode(encoded(np.zeros((5000, 5000, 3), np.uint8), format_, **options))
@@ -399,7 +397,7 @@ def marked_corner() -> np.ndarray:
     return rgb
 
 
-STORED_AS = {  # how a picture has to lie in the file so that its orientation makes it upright
+STORED_AS = {  # how an image has to lie in the file so that its orientation makes it upright
     1: lambda rgb: rgb,
     2: lambda rgb: rgb[:, ::-1],
     3: lambda rgb: rgb[::-1, ::-1],
@@ -413,7 +411,7 @@ STORED_AS = {  # how a picture has to lie in the file so that its orientation ma
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_stand_upright_whatever_their_orientation(orientation: int, format_: str) -> None:
+def test_images_stand_upright_whatever_their_orientation(orientation: int, format_: str) -> None:
     lying = np.ascontiguousarray(STORED_AS[orientation](marked_corner()))
     options = {} if format_ == "PNG" else {"quality": 100}
     data = encoded(lying, format_, exif=exif_bytes(orientation), **options)
@@ -428,7 +426,7 @@ def test_both_byte_orders_of_exif_are_read(order: str) -> None:
     assert decode_image(encoded(lying, "JPEG", exif=exif_bytes(6, order)), SETTINGS).width == 120
 
 
-def test_a_downscaled_picture_is_upright_too() -> None:
+def test_a_downscaled_image_is_upright_too() -> None:
     lying = np.ascontiguousarray(STORED_AS[6](cv2.resize(marked_corner(), (1800, 1200))))
     image = decode_image(encoded(lying, "JPEG", exif=exif_bytes(6)), SETTINGS)
     assert (image.width, image.height, image.original_width, image.original_height) == (768, 512, 1800, 1200)
@@ -476,7 +474,7 @@ def test_the_shorter_side_is_the_size_and_nothing_is_enlarged(width: int, height
 
 @pytest.mark.parametrize("side", [(1023, 1400), (1024, 1400), (1025, 2049), (2048, 3000), (4200, 4100)])
 def test_scaled_decode_agrees_with_full_decode(side: tuple[int, int]) -> None:
-    # mutation: twice the divisor -> the picture is enlarged and differs
+    # mutation: twice the divisor -> the image is enlarged and differs
     rgb = cv2.resize(photo_rgb(), side, interpolation=cv2.INTER_CUBIC)
     image = decode_image(encoded(rgb, "JPEG", quality=95), SETTINGS)
     expected = cv2.resize(rgb, (image.width, image.height), interpolation=cv2.INTER_AREA)

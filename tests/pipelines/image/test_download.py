@@ -139,7 +139,7 @@ def test_each_row_ends_in_its_own_outcome(server: BadServer, tmp_path: Path) -> 
     assert all(bool(row.detail) == (row.outcome is not None) for row in fetched.values())
 
 
-def test_a_picture_comes_with_its_facts(server: BadServer, tmp_path: Path) -> None:
+def test_an_image_comes_with_its_facts(server: BadServer, tmp_path: Path) -> None:
     (fetched,) = fetched_rows(rows_of(f"{server.url}/photo.jpg"), tmp_path).values()
     assert fetched.image is not None
     assert np.array_equal(fetched.image.rgb_HWC, decode(jpeg()).rgb_HWC)
@@ -147,15 +147,15 @@ def test_a_picture_comes_with_its_facts(server: BadServer, tmp_path: Path) -> No
     assert (fetched.num_bytes, fetched.http_status, fetched.detail) == (len(jpeg()), 200, "")
 
 
-def test_a_too_small_picture_is_there_for_its_thumbnail(server: BadServer, tmp_path: Path) -> None:
+def test_a_too_small_image_is_there_for_its_thumbnail(server: BadServer, tmp_path: Path) -> None:
     (fetched,) = fetched_rows(rows_of(f"{server.url}/tiny.jpg"), tmp_path).values()
     assert fetched.outcome is Outcome.TOO_SMALL
     assert fetched.image is not None
     assert fetched.image.width == 20
 
 
-def test_pictures_stay_with_their_rows(server: BadServer, tmp_path: Path) -> None:
-    # mutation: the row's index taken from a counter in `deliver` -> pictures and rows are mixed
+def test_images_stay_with_their_rows(server: BadServer, tmp_path: Path) -> None:
+    # mutation: the row's index taken from a counter in `deliver` -> images and rows are mixed
     rows = rows_of(*(f"{server.url}/{number}.jpg" for number in range(200)))
     for key, fetched in fetched_rows(rows, tmp_path, decode_threads=4).items():
         assert fetched.image is not None
@@ -169,7 +169,7 @@ def test_the_same_url_twice_is_two_rows(server: BadServer, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("column", ["sha256", "md5"])
-def test_a_wrong_hash_is_found_before_the_picture_is_decoded(server: BadServer, tmp_path: Path, column: str) -> None:
+def test_a_wrong_hash_is_found_before_the_image_is_decoded(server: BadServer, tmp_path: Path, column: str) -> None:
     # mutation: expected.check dropped
     right, wrong = hashlib.new(column, jpeg()).hexdigest(), hashlib.new(column, b"other").hexdigest()
     url = f"{server.url}/photo.jpg"
@@ -312,7 +312,7 @@ def test_a_process_that_cancelled_a_download_can_end(server: BadServer, tmp_path
 
 
 def test_downloads_pause_while_the_caller_is_busy(server: BadServer, tmp_path: Path) -> None:
-    # mutation: no slots.acquire in `deliver` -> all 200 pictures are decoded while the caller works on its first
+    # mutation: no slots.acquire in `deliver` -> all 200 images are decoded while the caller works on its first
     decoded = 0
     lock = threading.Lock()
 

@@ -17,7 +17,7 @@ from pipelines.recipes import retry
 from tests.support.execute_here import execute_here
 from tests.support.pages import Page
 from tests.support.stub_build import served, stub_pages, stub_settings
-from tests.support.stub_pictures import stub_picture
+from tests.support.stub_images import stub_image
 
 
 def _outcomes(folder: Path) -> list[str]:
@@ -47,13 +47,13 @@ def test_a_tighter_rule_drops_samples_and_keeps_the_others_as_they_are(tmp_path:
 def test_a_looser_rule_lists_the_rows_whose_pixels_are_missing_and_retry_fetches_them_without_a_model(
     tmp_path: Path,
 ) -> None:
-    # Mutation tried: load_retry that knows no poses -> the stub is asked again and rejects the changed picture's poses.
+    # Mutation tried: load_retry that knows no poses -> the stub is asked again and rejects the changed image's poses.
     with served(stub_pages(4, num_detected={1: 6, 2: 5, 3: 2}), tmp_path) as (server, path):
         run(stub_settings(path, tmp_path / "d"), execute=execute_here)
         report = refilter.run(tmp_path / "d", tmp_path / "loose", {"min_detected": 0.25})
         assert any("2 rows pass this rule" in note for note in report.notes)
         assert _outcomes(tmp_path / "loose") == ["kept", "few_keypoints", "few_keypoints", "few_keypoints"]
-        server.pages["/2.jpg"] = Page(stub_picture(50, num_detected=17))
+        server.pages["/2.jpg"] = Page(stub_image(50, num_detected=17))
         again = retry(tmp_path / "loose", ["few_keypoints"], allow_private_addresses=True, execute=execute_here)
     assert again.exit_code == 0
     assert _outcomes(tmp_path / "loose") == ["kept", "kept", "hash_mismatch", "few_keypoints"]

@@ -15,15 +15,15 @@ import numpy as np
 from lposekit.errors import Outcome, Rejected
 from pipelines.sandbox import sandbox
 
-PICTURE_HWC = np.arange(512 * 683 * 3, dtype=np.uint32).astype(np.uint8).reshape(512, 683, 3)
+IMAGE_HWC = np.arange(512 * 683 * 3, dtype=np.uint32).astype(np.uint8).reshape(512, 683, 3)
 
 
 def echo(payload: Any, **init_args: Any) -> Any:
     return {"payload": payload, "pid": os.getpid(), **init_args}
 
 
-def picture(payload: Any) -> Any:
-    return {"rgb": PICTURE_HWC, "num_bytes": len(payload["data"])}
+def image(payload: Any) -> Any:
+    return {"rgb": IMAGE_HWC, "num_bytes": len(payload["data"])}
 
 
 def misbehave(payload: Any) -> Any:

@@ -105,9 +105,9 @@ def test_objects_are_refused_before_anything_is_sent() -> None:
 def test_a_tree_larger_than_the_limit_is_not_read() -> None:
     # mutation: the limit in _Buffers.take dropped
     arena = Arena(os.memfd_create("test"), limit_bytes=1000)
-    for tree in ({"data": bytes(1001)}, [bytes(600), bytes(600)], np.zeros(2000, np.uint8)):
+    for payload in ({"data": bytes(1001)}, [bytes(600), bytes(600)], np.zeros(2000, np.uint8)):
         with pytest.raises(ValueError, match="bytes where"):
-            arena.read(*arena.write(tree))
+            arena.read(*arena.write(payload))
     assert arena.read(*arena.write(bytes(1000))) == bytes(1000)
     os.close(arena.fd)
 
@@ -119,11 +119,11 @@ JSON = st.recursive(
 
 
 @settings(max_examples=100, deadline=None)
-@given(tree=JSON)
-def test_any_tree_survives(tree: Any) -> None:
+@given(payload=JSON)
+def test_any_payload_survives(payload: Any) -> None:
     arena = Arena(os.memfd_create("test"))
     try:
-        assert arena.read(*arena.write(tree)) == tree
+        assert arena.read(*arena.write(payload)) == payload
     finally:
         os.close(arena.fd)
 
@@ -141,9 +141,9 @@ def test_any_forged_bytes_are_a_value_or_a_value_error(text: bytes) -> None:
         os.close(arena.fd)
 
 
-def test_a_picture_travels_in_about_a_millisecond() -> None:
+def test_an_image_travels_in_about_a_millisecond() -> None:
     # measured 0.4 ms for 100 KB in and 1 MB out on an idle core; the limit here leaves room for a busy machine
-    with Sandbox(f"{TARGETS}:picture", memory_limit_bytes=MEMORY) as sandbox:
+    with Sandbox(f"{TARGETS}:image", memory_limit_bytes=MEMORY) as sandbox:
         payload = {"data": os.urandom(100_000)}
         times_s = []
         for _ in range(60):

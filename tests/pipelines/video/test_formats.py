@@ -264,8 +264,8 @@ def texts_of(value: Any) -> list[str]:
 def test_half_a_character_is_mended_wherever_it_stands(tmp_path: Path, record: dict[str, Any]) -> None:
     # Mutation tried: `str` for `text_or_none` in text_of, and for caption_of in spans -> UnicodeEncodeError.
     (row,) = rows(write_jsonl(tmp_path / "list.jsonl", [record]))
-    assert any("\ufffd" in text for text in texts_of(row.to_tree()))
-    for text in [*texts_of(row.to_tree()), *texts_of(dict(row.extra)), row.source, row.path, row.url]:
+    assert any("\ufffd" in text for text in texts_of(row.to_plain()))
+    for text in [*texts_of(row.to_plain()), *texts_of(dict(row.extra)), row.source, row.path, row.url]:
         (text or "").encode()
 
 

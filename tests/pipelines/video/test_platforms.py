@@ -69,7 +69,7 @@ def test_file_of_a_program_that_failed_is_none(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["python"]
 
 
-# mutation tried: no limit of the file's size in `leash` writes all of it and says nothing: red
+# mutation tried: no limit of the file's size in `child_limits` writes all of it and says nothing: red
 def test_program_is_stopped_at_the_limit(tmp_path: Path) -> None:
     write = "import sys\nfile = open('video.mp4', 'wb')\nfor _ in range(50): file.write(bytes(100_000))\nfile.close()"
     with pytest.raises(Rejected, match="File too large") as caught:
@@ -85,7 +85,7 @@ def test_file_cut_off_at_the_limit_is_too_big(tmp_path: Path) -> None:
     assert caught.value.outcome is Outcome.TOO_BIG
 
 
-# mutation tried: no `die_with_parent` in `leash`: red
+# mutation tried: no `die_with_parent` in `child_limits`: red
 def test_program_does_not_outlive_a_killed_worker(tmp_path: Path) -> None:
     python = stand_in(tmp_path, f"echo $$ > {tmp_path}/pid; sleep 300; echo late > {tmp_path}/late")
     script = (

@@ -93,6 +93,6 @@ def test_after_100_000_samples_the_first_batch_comes_as_fast_as_at_the_start(roo
 def test_a_sample_is_read_by_its_place_alone(root: Path):
     reader = loader_of(root, BatchSplit(4, 4)).reader
     assert reader.ref(6, 0) == SampleRef(0, 1, 0, 0)
-    assert reader.read(reader.ref(10, 0)).caption == "picture number 10"
+    assert reader.read(reader.ref(10, 0)).caption == "image number 10"
     with pytest.raises(IndexError):
         reader.ref(11, 0)

@@ -1,4 +1,4 @@
-"""Contract of reading a sample: picture, skeleton and caption belong together after every crop, resize and flip; a
+"""Contract of reading a sample: image, skeleton and caption belong together after every crop, resize and flip; a
 clip is made of the frames that were asked for; the same draw gives the same sample wherever it is read."""
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.writer import ShardWriter
 from tests.support.train_data import clip_members, color_of, image_members, keypoints_of, write_dataset
 from trainer.data.catalog import open_catalog, open_dataset_folder
-from trainer.data.decode import ClipPlan, DamagedSample, Framing, Skeleton, decode_clip, decode_picture, jpeg_size
+from trainer.data.decode import (
+    ClipPlan,
+    DamagedSample,
+    Framing,
+    Skeleton,
+    decode_clip,
+    decode_training_image,
+    jpeg_size,
+)
 from trainer.data.geometry import choose_geometry
 from trainer.data.order import SampleRef
 from trainer.data.random import SampleRandom
@@ -44,7 +52,7 @@ def test_keypoints_stay_on_what_they_mark_through_resize_crop_and_flip(height: i
     # white dots mark the keypoints; mutation: cropping keypoints by (top, left), or no flip, moves them off
     framing = Framing(64, "random", 0.5)
     jpeg = image_members(3, height, width)["jpg"]
-    rgb_HWC, geometry = decode_picture(jpeg, framing, random(visit))
+    rgb_HWC, geometry = decode_training_image(jpeg, framing, random(visit))
     moved = geometry.keypoints(keypoints_of(3, height, width)[None], COCO)[0]
     background = np.array(color_of(3))
     seen = 0
@@ -66,21 +74,21 @@ def test_a_flip_swaps_left_and_right():
     assert flipped[left, 1] == pytest.approx(plain[right, 1])
 
 
-def test_a_large_jpeg_decoded_at_a_fraction_shows_the_same_picture():
+def test_a_large_jpeg_decoded_at_a_fraction_shows_the_same_image():
     random_pixels = np.random.default_rng(0).integers(0, 255, (20, 20, 3), np.uint8)
     smooth = cv2.resize(random_pixels, (512, 512), interpolation=cv2.INTER_CUBIC)
     jpeg = cv2.imencode(".jpg", smooth, [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
-    reduced, _ = decode_picture(jpeg, Framing(128), random())
+    reduced, _ = decode_training_image(jpeg, Framing(128), random())
     whole = cv2.cvtColor(cv2.resize(smooth, (128, 128), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
     assert np.abs(reduced.astype(int) - whole).mean() < 3
 
 
-def test_caption_picture_and_noise_of_a_draw_are_always_the_same(tmp_path: Path):
+def test_caption_image_and_noise_of_a_draw_are_always_the_same(tmp_path: Path):
     root = write_dataset(tmp_path / "data", [3, 3])
     for ref in (SampleRef(0, 1, 2, 0), SampleRef(0, 0, 0, 5)):
         one, two = (reader_of(root, framing=Framing(64, "random", 0.5)).read(ref) for _ in range(2))
         number = ref.shard * 3 + ref.row
-        assert one.caption == f"picture number {number}"
+        assert one.caption == f"image number {number}"
         assert np.array_equal(one.rgb_FHWC, two.rgb_FHWC)  # pyright: ignore
         assert np.array_equal(one.noise_CFHW, two.noise_CFHW)
         assert one.timestep == two.timestep
@@ -152,10 +160,10 @@ def test_a_source_with_fewer_frames_than_the_clip_repeats_its_last():
     assert ClipPlan(5, 2).indices(3, 25.0, random()).tolist() == [0, 1, 2, 2, 2]
 
 
-def test_a_picture_that_is_none_is_named_damaged():
+def test_an_image_that_is_none_is_named_damaged():
     for data in (b"", b"\xff\xd8\xff", b"not a jpeg at all", image_members(0)["jpg"][:200]):
         with pytest.raises(DamagedSample):
-            decode_picture(data, Framing(64), random())
+            decode_training_image(data, Framing(64), random())
     assert jpeg_size(image_members(0, 96, 64)["jpg"]) == (96, 64)
 
 
@@ -174,7 +182,7 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path):
         open_catalog([], "image")
 
 
-def test_clips_stored_as_pictures_are_refused_with_the_way_to_store_them(tmp_path: Path):
+def test_clips_stored_as_images_are_refused_with_the_way_to_store_them(tmp_path: Path):
     # mutation tried: without the check, "has no member 'mp4' ... Build the shard again"
     layout = DatasetLayout(tmp_path)
     claim_folder(layout, {"kind": "video", "fixed": {}})

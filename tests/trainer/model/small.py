@@ -76,7 +76,7 @@ def inputs(batch: int = 2, frames: int = 3, side: int = 8) -> tuple[Tensor, Tens
     return latents, torch.arange(batch) * 400 + 100, text
 
 
-def pose_pictures(batch: int = 2, frames: int = 3, side: int = 8) -> Tensor:
-    """Skeleton-like pictures in [0, 1] for latents of this side."""
+def pose_images(batch: int = 2, frames: int = 3, side: int = 8) -> Tensor:
+    """Skeleton-like images in [0, 1] for latents of this side."""
     generator = torch.Generator().manual_seed(19)
     return torch.rand(batch, frames, 3, 8 * side, 8 * side, generator=generator)

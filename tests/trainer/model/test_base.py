@@ -15,14 +15,14 @@ from trainer.model.base import (
     Base,
     decode_latents,
     draw_latents,
-    encode_pictures,
+    encode_images,
     encode_text,
     load_base,
     random_base,
     tokenize,
     weights_digest,
 )
-from trainer.model.fit import random_pictures
+from trainer.model.fit import random_images
 from trainer.model.tiny import build_tiny, tiny_folder
 
 pytestmark = pytest.mark.timeout(120)
@@ -36,9 +36,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Base:
 
 
 @pytest.fixture
-def pictures() -> torch.Tensor:
+def images() -> torch.Tensor:
     torch.manual_seed(8)
-    return random_pictures(6)[:, None]
+    return random_images(6)[:, None]
 
 
 def test_tiny_is_the_same_each_time_and_leaves_the_global_generator_alone(tiny: Base, tmp_path: Path) -> None:
@@ -66,21 +66,21 @@ def test_tiny_fits_on_a_laptop(tiny: Base) -> None:
 
 
 @torch.no_grad()
-def test_latents_of_tiny_show_the_picture(tiny: Base, pictures: torch.Tensor) -> None:
+def test_latents_of_tiny_show_the_image(tiny: Base, images: torch.Tensor) -> None:
     # mutation: leave fit_vae out and the latents are noise: both are red
-    moments = encode_pictures(tiny.vae, pictures)
+    moments = encode_images(tiny.vae, images)
     noise = torch.randn(moments.chunk(2, dim=2)[0].shape)
     latents = draw_latents(tiny.vae, moments, noise)
     assert latents.shape == (6, 4, 1, 8, 8)
     assert 0.5 < latents.std() < 1.5
     assert (latents - draw_latents(tiny.vae, moments, torch.zeros_like(noise))).std() < 0.05
     back = decode_latents(tiny.vae, latents)
-    assert (back - pictures).square().mean() < 0.6 * pictures.var()
+    assert (back - images).square().mean() < 0.6 * images.var()
 
 
 @torch.no_grad()
-def test_unet_of_tiny_predicts_some_of_the_noise(tiny: Base, pictures: torch.Tensor) -> None:
-    moments = encode_pictures(tiny.vae, pictures)
+def test_unet_of_tiny_predicts_some_of_the_noise(tiny: Base, images: torch.Tensor) -> None:
+    moments = encode_images(tiny.vae, images)
     latents = draw_latents(tiny.vae, moments, torch.zeros_like(moments.chunk(2, dim=2)[0]))[:, :, 0]
     noise, timesteps = torch.randn_like(latents), torch.tensor([50, 200, 400, 600, 800, 950])
     text = encode_text(tiny.text_encoder, tokenize(tiny.tokenizer, ["a"] * 6))
@@ -89,12 +89,12 @@ def test_unet_of_tiny_predicts_some_of_the_noise(tiny: Base, pictures: torch.Ten
 
 
 @torch.no_grad()
-def test_draws_equal_those_of_diffusers(tiny: Base, pictures: torch.Tensor) -> None:
-    distribution = tiny.vae.encode(pictures[:, 0]).latent_dist  # type: ignore[union-attr]
+def test_draws_equal_those_of_diffusers(tiny: Base, images: torch.Tensor) -> None:
+    distribution = tiny.vae.encode(images[:, 0]).latent_dist  # type: ignore[union-attr]
     generator = torch.Generator().manual_seed(2)
     noise = torch.randn(distribution.mean.shape, generator=torch.Generator().manual_seed(2))
     expected = distribution.sample(generator) * tiny.vae.config["scaling_factor"]
-    found = draw_latents(tiny.vae, encode_pictures(tiny.vae, pictures), noise[:, None])
+    found = draw_latents(tiny.vae, encode_images(tiny.vae, images), noise[:, None])
     torch.testing.assert_close(found[:, :, 0], expected)
 
 

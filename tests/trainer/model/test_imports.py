@@ -34,7 +34,7 @@ for stage in (1, 2):
 
 @pytest.mark.timeout(120)
 def test_the_trainer_imports_and_trains_without_the_builders_packages(tmp_path: Path) -> None:
-    # mutations tried: `import ray` in a module of the page, `import decord` in the function that decodes a picture
+    # mutations tried: `import ray` in a module of the page, `import decord` in the function that decodes an image
     child = [sys.executable, "-c", CHILD, str(tmp_path)]
     done = subprocess.run(child, check=False, cwd=REPOSITORY, timeout=100, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

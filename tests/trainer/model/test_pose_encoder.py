@@ -6,7 +6,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from tests.trainer.model.small import WIDTHS, pose_pictures, small_encoder
+from tests.trainer.model.small import WIDTHS, pose_images, small_encoder
 from trainer.model.pose_encoder import OFFICIAL_WIDTHS, build_pose_encoder, to_t2i_adapter
 from trainer.model.switches import OFFICIAL, PAPER
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(60)
 
 @torch.no_grad()
 def test_maps_equal_the_diffusers_adapter_frame_by_frame() -> None:
-    encoder, pose = small_encoder(), pose_pictures(side=12)
+    encoder, pose = small_encoder(), pose_images(side=12)
     expected = to_t2i_adapter(encoder)(rearrange(pose, "b f c h w -> (b f) c h w"))
     for found, frame_maps in zip(encoder(pose), expected, strict=True):
         assert torch.equal(rearrange(found, "b c f h w -> (b f) c h w"), frame_maps)
@@ -33,7 +33,7 @@ def test_official_widths_have_the_38_official_tensors() -> None:
 
 def test_zero_initialised_encoder_learns_in_all_levels_within_three_steps() -> None:
     encoder = build_pose_encoder(WIDTHS, PAPER)
-    pose, before = pose_pictures(), {name: p.detach().clone() for name, p in encoder.named_parameters()}
+    pose, before = pose_images(), {name: p.detach().clone() for name, p in encoder.named_parameters()}
     optimizer = torch.optim.SGD(encoder.parameters(), lr=1e-2)
     for _ in range(3):
         optimizer.zero_grad()
@@ -48,6 +48,6 @@ def test_same_seed_gives_the_same_encoder() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-def test_pictures_that_do_not_fill_the_latents_are_refused() -> None:
+def test_images_that_do_not_fill_the_latents_are_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 8"):
         small_encoder()(torch.zeros(1, 1, 3, 60, 64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.trainer.model.small import inputs, pose_pictures, small_encoder, small_scheduler, small_video_unet
+from tests.trainer.model.small import inputs, pose_images, small_encoder, small_scheduler, small_video_unet
 from trainer.inference.sample import ddim_sample, ddim_scheduler, ddim_steps
 
 pytestmark = pytest.mark.timeout(60)
@@ -27,7 +27,7 @@ def test_equal_prompts_make_guidance_vanish() -> None:
 @torch.no_grad()
 def test_several_clips_and_both_halves_get_their_own_pose() -> None:
     unet, ddim = small_video_unet(), ddim_scheduler(small_scheduler(), 1)
-    (latents, _, text), features = inputs(batch=2), small_encoder()(pose_pictures(batch=2))
+    (latents, _, text), features = inputs(batch=2), small_encoder()(pose_images(batch=2))
     together = ddim_sample(unet, ddim, latents, text, text.flip(0), features)
     for i in range(2):
         one = slice(i, i + 1)

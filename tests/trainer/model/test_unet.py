@@ -17,7 +17,7 @@ from lposekit.errors import UsageError
 from tests.trainer.model.small import (
     WIDTHS,
     inputs,
-    pose_pictures,
+    pose_images,
     shaken,
     shallow_unet2d,
     small_encoder,
@@ -29,7 +29,7 @@ from trainer.model.switches import OFFICIAL, PAPER
 from trainer.model.unet import compile_blocks, inflate
 
 pytestmark = pytest.mark.timeout(120)
-PICTURES_ONLY = dataclasses.replace(OFFICIAL, temporal_layers=False)
+IMAGES_ONLY = dataclasses.replace(OFFICIAL, temporal_layers=False)
 
 
 @torch.no_grad()
@@ -37,17 +37,17 @@ def test_one_frame_without_temporal_layers_is_the_plain_unet() -> None:
     # mutation: average pose or frame 0 twice would still pass; a changed order of norm and residual turns it red
     latents, timesteps, text = inputs(frames=1, side=16)
     plain = small_unet2d()(latents[:, :, 0], timesteps, text).sample
-    video = inflate(small_unet2d(), PICTURES_ONLY)(latents, timesteps, text)
+    video = inflate(small_unet2d(), IMAGES_ONLY)(latents, timesteps, text)
     torch.testing.assert_close(video[:, :, 0], plain, atol=2e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_one_frame_with_pose_is_the_plain_unet_with_a_t2i_adapter() -> None:
     latents, timesteps, text = inputs(frames=1, side=16)
-    features = small_encoder()(pose_pictures(frames=1, side=16))
+    features = small_encoder()(pose_images(frames=1, side=16))
     residuals = [feature[:, :, 0] for feature in features]
     plain = small_unet2d()(latents[:, :, 0], timesteps, text, down_intrablock_additional_residuals=residuals).sample
-    video = inflate(small_unet2d(), PICTURES_ONLY)(latents, timesteps, text, features)
+    video = inflate(small_unet2d(), IMAGES_ONLY)(latents, timesteps, text, features)
     torch.testing.assert_close(video[:, :, 0], plain, atol=2e-5, rtol=0)
 
 
@@ -56,11 +56,11 @@ def test_one_frame_with_pose_is_the_plain_unet_with_a_t2i_adapter() -> None:
 def test_sizes_that_are_no_multiple_of_eight_come_out_as_the_plain_unet_gives_them(side: int) -> None:
     latents, timesteps, text = inputs(frames=1, side=side)
     plain = small_unet2d()(latents[:, :, 0], timesteps, text).sample
-    video = inflate(small_unet2d(), PICTURES_ONLY)(latents, timesteps, text)
+    video = inflate(small_unet2d(), IMAGES_ONLY)(latents, timesteps, text)
     torch.testing.assert_close(video[:, :, 0], plain, atol=2e-5, rtol=0)
     if side % 8 == 4:
         with_pose = inflate(small_unet2d(), OFFICIAL)(
-            latents, timesteps, text, small_encoder()(pose_pictures(2, 1, side))
+            latents, timesteps, text, small_encoder()(pose_images(2, 1, side))
         )
         assert with_pose.shape == latents.shape
 
@@ -68,14 +68,14 @@ def test_sizes_that_are_no_multiple_of_eight_come_out_as_the_plain_unet_gives_th
 @torch.no_grad()
 def test_zero_pose_features_equal_no_pose() -> None:
     unet, (latents, timesteps, text) = small_video_unet(), inputs()
-    features = [torch.zeros_like(feature) for feature in small_encoder()(pose_pictures())]
+    features = [torch.zeros_like(feature) for feature in small_encoder()(pose_images())]
     assert torch.equal(unet(latents, timesteps, text, features), unet(latents, timesteps, text))
 
 
 @torch.no_grad()
 def test_pose_features_are_left_as_they_were() -> None:
     # diffusers' own UNet pops the list that it is given and adds in place
-    unet, features = small_video_unet(), small_encoder()(pose_pictures())
+    unet, features = small_video_unet(), small_encoder()(pose_images())
     before = [feature.clone() for feature in features]
     first, second = (unet(*inputs(), features) for _ in range(2))
     assert torch.equal(first, second)
@@ -86,15 +86,15 @@ def test_pose_features_are_left_as_they_were() -> None:
 def test_zero_initialised_model_reproduces_the_base_at_step_0() -> None:
     # mutation: zero only the weight of attn_temp.to_out, or only the encoder's last 1x1, and this is red
     latents, timesteps, text = inputs()
-    base = inflate(small_unet2d(), PICTURES_ONLY)
+    base = inflate(small_unet2d(), IMAGES_ONLY)
     paper = inflate(small_unet2d(), PAPER)
-    features = build_pose_encoder(WIDTHS, PAPER)(pose_pictures())
+    features = build_pose_encoder(WIDTHS, PAPER)(pose_images())
     assert all(not feature.any() for feature in features)
     assert torch.equal(paper(latents, timesteps, text, features), base(latents, timesteps, text))
 
 
 @torch.no_grad()
-def test_a_still_clip_comes_out_of_the_zero_initialised_model_as_its_picture_from_the_plain_unet() -> None:
+def test_a_still_clip_comes_out_of_the_zero_initialised_model_as_its_image_from_the_plain_unet() -> None:
     latents, timesteps, text = inputs(frames=1)
     still = repeat(latents, "b c 1 h w -> b c f h w", f=4)
     plain = small_unet2d()(latents[:, :, 0], timesteps, text).sample
@@ -106,7 +106,7 @@ def test_a_still_clip_comes_out_of_the_zero_initialised_model_as_its_picture_fro
 def test_official_temporal_attention_is_random_at_step_0_and_its_convolution_identity() -> None:
     latents, timesteps, text = inputs()
     official = inflate(small_unet2d(), OFFICIAL)
-    base = inflate(small_unet2d(), PICTURES_ONLY)
+    base = inflate(small_unet2d(), IMAGES_ONLY)
     assert (official(latents, timesteps, text) - base(latents, timesteps, text)).abs().max() > 1e-3
     convolutions = {name: p for name, p in official.named_parameters() if ".conv_temporal." in name}
     assert all(not p.any() for name, p in convolutions.items() if ".up." in name)
@@ -133,7 +133,7 @@ def test_gradient_checkpointing_changes_no_gradient_and_keeps_the_pose(frames: i
     for checkpointed in (False, True):
         unet, encoder = small_video_unet(), small_encoder()
         unet.checkpointed = checkpointed
-        unet(*inputs(frames=frames), encoder(pose_pictures(frames=frames))).square().mean().backward()
+        unet(*inputs(frames=frames), encoder(pose_images(frames=frames))).square().mean().backward()
         named = [*unet.named_parameters(), *encoder.named_parameters()]
         results.append({name: parameter.grad for name, parameter in named})
     assert results[0].keys() == results[1].keys()
@@ -147,7 +147,7 @@ def test_gradient_checkpointing_changes_no_gradient_and_keeps_the_pose(frames: i
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_channels_last_gives_the_same_numbers(frames: int) -> None:
     unet, encoder = small_video_unet(), small_encoder()
-    features = encoder(pose_pictures(frames=frames))
+    features = encoder(pose_images(frames=frames))
     expected = unet(*inputs(frames=frames), features)
     unet.to(memory_format=torch.channels_last)
     torch.testing.assert_close(unet(*inputs(frames=frames), features), expected, atol=5e-5, rtol=0)
@@ -157,7 +157,7 @@ def test_channels_last_gives_the_same_numbers(frames: int) -> None:
 def test_clips_of_a_batch_do_not_see_each_other() -> None:
     # mutation: fold frames frame-major in one place and this is red
     unet, (latents, timesteps, text) = small_video_unet(), inputs()
-    features = small_encoder()(pose_pictures())
+    features = small_encoder()(pose_images())
     together = unet(latents, timesteps, text, features)
     for i in range(2):
         alone = unet(latents[i : i + 1], timesteps[i : i + 1], text[i : i + 1], [x[i : i + 1] for x in features])
@@ -167,8 +167,8 @@ def test_clips_of_a_batch_do_not_see_each_other() -> None:
 @torch.no_grad()
 def test_group_norm_is_joint_only_by_switch() -> None:
     latents, timesteps, text = inputs()
-    per_frame = dataclasses.replace(PICTURES_ONLY, joint_group_norm=False)
-    joint = inflate(small_unet2d(), PICTURES_ONLY)(latents, timesteps, text)
+    per_frame = dataclasses.replace(IMAGES_ONLY, joint_group_norm=False)
+    joint = inflate(small_unet2d(), IMAGES_ONLY)(latents, timesteps, text)
     apart = inflate(small_unet2d(), per_frame)(latents, timesteps, text)
     assert (joint - apart).abs().max() > 1e-2
 
@@ -189,7 +189,7 @@ def test_blocks_trace_into_one_graph_each_and_all_of_them() -> None:
 @torch.no_grad()
 def test_bfloat16_weights_with_float32_trained_ones_stay_near_float32() -> None:
     unet, encoder = small_video_unet(), small_encoder()
-    features = encoder(pose_pictures())
+    features = encoder(pose_images())
     expected = unet(*inputs(), features)
     for name, parameter in unet.named_parameters():
         if "attn_temp" not in name and "to_q" not in name:
@@ -200,7 +200,7 @@ def test_bfloat16_weights_with_float32_trained_ones_stay_near_float32() -> None:
 
 
 def test_wrong_pose_sizes_are_refused() -> None:
-    unet, features = small_video_unet(), small_encoder()(pose_pictures(side=16))
+    unet, features = small_video_unet(), small_encoder()(pose_images(side=16))
     with pytest.raises(ValueError, match="8 times"):
         unet(*inputs(side=8), features)
     with pytest.raises(ValueError, match="4 down levels"):

@@ -1,5 +1,5 @@
-"""Contract of `lposekit view RUN`: one file that needs no network, with the curves, the panel and the pictures of
-the run; a public one shows no picture, prompt or path; a folder that is no run, or has logged nothing, is refused
+"""Contract of `lposekit view RUN`: one file that needs no network, with the curves, the panel and the images of
+the run; a public one shows no image, prompt or path; a folder that is no run, or has logged nothing, is refused
 with words."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainer.settings import WatchSettings
 from trainer.train import run
 
 
-def test_the_page_of_a_run_shows_its_curves_and_pictures_and_asks_nothing_of_a_network(tmp_path: Path):
+def test_the_page_of_a_run_shows_its_curves_and_images_and_asks_nothing_of_a_network(tmp_path: Path):
     watch = WatchSettings(probe_every=2, probe_samples=2, sample_every=4, sample_steps=1, sample_count=1, mfu=False)
     run(settings_for(1, tmp_path / "run", max_steps=4, watch=watch))
     page = write_report(tmp_path / "run").read_text()

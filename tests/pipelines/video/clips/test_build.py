@@ -30,9 +30,9 @@ from pipelines.video.clips.settings import (
     ShotSettings,
     VideoSettings,
 )
-from pipelines.video.clips.windows import clip_windows
 from pipelines.video.rows import CLIP_DIGITS
-from tests.support.videos import Picture, dark, grey_noise, moving, plain, read_number, read_pictures, write_video
+from tests.support.clip_windows import clip_windows
+from tests.support.videos import Image, dark, grey_noise, moving, plain, read_images, read_number, write_video
 
 RATES = [Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(60)]
 NO_MARGIN = {"cut_margin_frames": 0}
@@ -58,14 +58,12 @@ def build(
     result = build_clips(path, row or VideoRow("a", caption="a caption"), how, out)
     assert len(result.windows) == len(result.clips) + sum(result.dropped.values())
     assert sorted(file.name for file in out.iterdir()) == sorted(name for clip in result.clips for name in clip.files)
-    shown = [
-        [read_number(picture) for name in clip.files for picture in read_pictures(out / name)] for clip in result.clips
-    ]
+    shown = [[read_number(image) for name in clip.files for image in read_images(out / name)] for clip in result.clips]
     assert [clip.num_frames for clip in result.clips] == [len(numbers) for numbers in shown]
     return result, shown
 
 
-def shots(*lengths: int, size: tuple[int, int] = (320, 240)) -> Iterable[Picture]:
+def shots(*lengths: int, size: tuple[int, int] = (320, 240)) -> Iterable[Image]:
     number = 0
     for shot, length in enumerate(lengths):
         for _ in range(length):
@@ -179,7 +177,7 @@ def test_odd_and_large_sizes_are_stored_even_at_the_shorter_side(tmp_path: Path,
 # mutation tried: any one filter of motion._drop_reason taken out makes this test red
 def test_filters_drop_the_windows_that_deserve_it_and_no_other(tmp_path: Path) -> None:
     second = range(25)
-    parts: list[tuple[str | None, list[Picture]]] = [
+    parts: list[tuple[str | None, list[Image]]] = [
         (None, [moving(n, 0) for n in second]),
         ("black", [plain(0)] * 25),
         (None, [moving(n, 1) for n in second]),
@@ -188,7 +186,7 @@ def test_filters_drop_the_windows_that_deserve_it_and_no_other(tmp_path: Path) -
         ("low_motion", [grey_noise(n) for n in second]),
         (None, [moving(n, 3, step=1) for n in second]),
     ]
-    path = write_video(tmp_path / "a.mp4", (picture for _, part in parts for picture in part), crf=8)
+    path = write_video(tmp_path / "a.mp4", (image for _, part in parts for image in part), crf=8)
     how = settings(length_frames=25, min_length_frames=10, **NO_MARGIN)
     row = VideoRow("a", cuts_s=tuple(float(second) for second in range(1, len(parts))))
     result, _ = build(tmp_path, path, how, row)
@@ -228,7 +226,7 @@ def test_a_video_has_no_more_clips_than_its_keys_can_number(tmp_path: Path, monk
         assert result.dropped == {"max_clips": 2}
 
 
-# mutation tried: the whole tree as JSON of the arena ends as `corrupt`: red
+# mutation tried: the whole answer as JSON of the arena ends as `corrupt`: red
 def test_long_caption_of_many_clips_comes_back_whole(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", (moving(i, size=(64, 64)) for i in range(300)))
     how = settings(length_frames=1, stride_frames=1, clip_format="frames")
@@ -246,7 +244,7 @@ def test_long_caption_of_many_clips_comes_back_whole(tmp_path: Path) -> None:
 
 
 # mutation tried: beats of decoded frames only: red
-def test_every_tick_of_a_held_picture_is_a_sign_of_life(tmp_path: Path) -> None:
+def test_every_tick_of_a_held_image_is_a_sign_of_life(tmp_path: Path) -> None:
     pts = [*range(0, 1000, 40), *range(60_000, 61_000, 40)]
     path = write_video(tmp_path / "a.mp4", shots(50), pts=pts, b_frames=0)
     out = tmp_path / "out"
@@ -337,7 +335,7 @@ def test_result_survives_the_way_through_the_sandbox(tmp_path: Path) -> None:
     out = tmp_path / "sandboxed"
     out.mkdir()
     row = VideoRow("a", caption="a caption")
-    payload = {"path": str(path), "row": row.to_tree(), "settings": how.to_tree(), "out_dir": str(out)}
+    payload = {"path": str(path), "row": row.to_plain(), "settings": how.to_plain(), "out_dir": str(out)}
     with Sandbox("pipelines.video.clips.build:build_clips_payload", memory_limit_bytes=2 * 2**30) as sandbox:
         answer = sandbox.call(payload, timeout_s=60, heartbeat_timeout_s=30)
     assert unpacked(answer) == direct
@@ -377,4 +375,4 @@ def test_wrong_settings_are_named(part: BuildClipsSettings, problem: str) -> Non
 
 def test_settings_survive_the_way_through_the_sandbox() -> None:
     part = settings("pyav", length_frames=7, fps=12.5, clip_format="frames")
-    assert BuildClipsSettings.from_tree(part.to_tree()) == part
+    assert BuildClipsSettings.from_plain(part.to_plain()) == part

@@ -26,7 +26,7 @@ from pipelines.video.clips.settings import (
     EncodeSettings,
     ShotSettings,
 )
-from tests.support.videos import box_payload, moving, read_number, read_pictures, write_video
+from tests.support.videos import box_payload, moving, read_images, read_number, write_video
 
 HOW = BuildClipsSettings(
     shots=ShotSettings(detector="none"),
@@ -50,8 +50,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("good")
     files = {}
     for name, faststart in (("index_last", False), ("index_first", True)):
-        pictures = (moving(number) for number in range(FRAMES))
-        path = write_video(folder / f"{name}.mp4", pictures, faststart=faststart, preset="veryfast")
+        images = (moving(number) for number in range(FRAMES))
+        path = write_video(folder / f"{name}.mp4", images, faststart=faststart, preset="veryfast")
         files[name] = path.read_bytes()
     for name in ("no_index.mkv", "no_index.ts"):
         files[name] = write_video(folder / name, (moving(n) for n in range(FRAMES)), preset="veryfast").read_bytes()
@@ -99,18 +99,18 @@ def altered_clips(result: VideoResult, sound: dict[float, str], folder: Path) ->
 
 
 def misnumbered_clips(result: VideoResult, folder: Path) -> set[float]:
-    """Clips, by their start, whose pictures are not the source frames that their record names."""
+    """Clips, by their start, whose images are not the source frames that their record names."""
     return {
         clip.start_s
         for clip in result.clips
-        if not shows_its_frames(clip, [read_number(shown) for shown in read_pictures(folder / "out" / clip.files[0])])
+        if not shows_its_frames(clip, [read_number(shown) for shown in read_images(folder / "out" / clip.files[0])])
     }
 
 
 def shows_its_frames(clip: ClipRecord, shown: Sequence[int]) -> bool:
-    """Whether these numbers, drawn in a clip's pictures, are its source frames, every repeated one counted.
+    """Whether these numbers, drawn in a clip's images, are its source frames, every repeated one counted.
 
-    Where a file just ends, pictures are lost that are shown before the last one and sent after it; the one before them
+    Where a file just ends, images are lost that are shown before the last one and sent after it; the one before them
     is then held longer, and the last ones' numbers are not their places.
     """
     first, last = clip.source_frames
@@ -149,7 +149,7 @@ def flipped(data: bytes, seed: int, count: int) -> bytearray:
     return damaged
 
 
-# a flip that yields another valid picture is invisible to any decoder; the seeds in which that happens are counted
+# a flip that yields another valid image is invisible to any decoder; the seeds in which that happens are counted
 # mutation tried: no damage check in DecordReader (complaint ignored, fault_tol=-1) makes this test red
 @pytest.mark.parametrize(("count", "invisible"), [(1, 2), (200, 0)])
 def test_flipped_bits_with_twenty_seeds(

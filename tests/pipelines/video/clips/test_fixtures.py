@@ -15,7 +15,7 @@ from pipelines.video.clips.build import build_clips
 from pipelines.video.clips.records import VideoRow
 from pipelines.video.clips.settings import BuildClipsSettings, EncodeSettings
 from tests.support.video_fixtures import SLOW, TABLE, fixture_rows, fixture_videos
-from tests.support.videos import read_pictures
+from tests.support.videos import read_images
 
 
 def test_table_names_every_fixture() -> None:
@@ -45,7 +45,7 @@ def test_fixture_ends_in_the_outcome_that_its_content_deserves(tmp_path: Path, n
         assert clip.repeated_frames == 0 or line["file"] == "mmaction2_demo_skeleton.mp4"  # 5 frames were never stored
     if result.clips:
         clip = result.clips[0]
-        pictures = read_pictures(tmp_path / clip.files[0])
-        assert len(pictures) == clip.num_frames
-        assert pictures[0].shape == (clip.height, clip.width, 3)
+        images = read_images(tmp_path / clip.files[0])
+        assert len(images) == clip.num_frames
+        assert images[0].shape == (clip.height, clip.width, 3)
         assert min(clip.height, clip.width) == min(256, line["width"], line["height"]) // 2 * 2

@@ -14,27 +14,27 @@ import pytest
 from pipelines.video.clips.motion import MotionMeter, judge_window
 from pipelines.video.clips.probe import thumb
 from pipelines.video.clips.settings import ClipFilterSettings
-from tests.support.videos import Picture, dark, grey_noise, moving, plain
+from tests.support.videos import Image, dark, grey_noise, moving, plain
 
 FPS = Fraction(25)
 
 
-def reason(pictures: Sequence[Picture], before: Sequence[Picture] = ()) -> str | None:
+def reason(images: Sequence[Image], before: Sequence[Image] = ()) -> str | None:
     meter = MotionMeter(FPS)
-    for picture in before:
-        meter.measure(thumb(picture))
-    measures = [meter.measure(thumb(picture)) for picture in pictures]
+    for image in before:
+        meter.measure(thumb(image))
+    measures = [meter.measure(thumb(image)) for image in images]
     return judge_window(measures, FPS, meter.spacing, ClipFilterSettings()).reason
 
 
-def skeleton(number: int) -> Picture:
-    picture = plain(0)
-    cv2.line(picture, (60 + number, 40), (160, 200), (255, 153, 51), 4)
-    return picture
+def skeleton(number: int) -> Image:
+    image = plain(0)
+    cv2.line(image, (60 + number, 40), (160, 200), (255, 153, 51), 4)
+    return image
 
 
 @pytest.mark.parametrize(
-    ("pictures", "expected"),
+    ("images", "expected"),
     [
         ([moving(number) for number in range(50)], None),
         ([moving(number // 4, step=1) for number in range(50)], None),
@@ -64,8 +64,8 @@ def skeleton(number: int) -> Picture:
         "only noise",
     ],
 )
-def test_each_window_is_dropped_for_what_it_shows(pictures: list[Picture], expected: str | None) -> None:
-    assert reason(pictures) == expected
+def test_each_window_is_dropped_for_what_it_shows(images: list[Image], expected: str | None) -> None:
+    assert reason(images) == expected
 
 
 # mutation tried: `frames[spacing:]` -> `frames` in judge_window makes this test red

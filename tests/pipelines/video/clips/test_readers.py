@@ -54,7 +54,7 @@ def test_all_frames_come_once_and_in_order(tmp_path: Path, reader: type, fps: Fr
 # mutation tried: no np.rot90 in PyavReader makes this test red
 @READERS
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
-def test_pictures_are_upright(tmp_path: Path, reader: type, rotation: int) -> None:
+def test_images_are_upright(tmp_path: Path, reader: type, rotation: int) -> None:
     path = write_video(tmp_path / "a.mp4", (moving(number) for number in range(20)), rotation=rotation)
     assert numbers(reader, path) == list(range(20))
     info = probe(path, LIMIT, quiet)
@@ -72,10 +72,8 @@ def test_any_part_of_the_video_can_be_read(tmp_path: Path, reader: type, span: t
 # mutation tried: a seek to `start` itself in PyavReader makes this test red
 @pytest.mark.parametrize("start", range(20, 34))
 def test_parts_of_open_groups_begin_where_they_should(tmp_path: Path, start: int) -> None:
-    pictures = (moving(number) for number in range(75))
-    path = write_video(
-        tmp_path / "a.mp4", pictures, gop=25, b_frames=3, preset="veryfast", x264="open-gop=1:scenecut=0"
-    )
+    images = (moving(number) for number in range(75))
+    path = write_video(tmp_path / "a.mp4", images, gop=25, b_frames=3, preset="veryfast", x264="open-gop=1:scenecut=0")
     assert numbers(PyavReader, path, start, start + 6) == list(range(start, start + 6))
 
 
@@ -101,8 +99,8 @@ def test_other_containers_are_read_too(tmp_path: Path, reader: type, suffix: str
 
 @READERS
 def test_odd_sizes_become_even_and_small_ones_stay_small(tmp_path: Path, reader: type) -> None:
-    pictures = (moving(number, size=(321, 241)) for number in range(10))
-    path = write_video(tmp_path / "a.mkv", pictures, codec="ffv1", b_frames=0)
+    images = (moving(number, size=(321, 241)) for number in range(10))
+    path = write_video(tmp_path / "a.mkv", images, codec="ffv1", b_frames=0)
     info = probe(path, LIMIT, quiet)
     assert (info.width, info.height) == (321, 241)
     assert clip_size(info, 512) == (320, 240)
@@ -150,10 +148,10 @@ def test_shorter_side_is_set_ratio_kept_nothing_enlarged(size, shorter, expected
 
 @pytest.mark.parametrize("size", [(910, 512), (640, 360), (320, 180), (200, 113)])
 def test_scaling_keeps_the_mean_and_has_the_size_asked_for(size: tuple[int, int]) -> None:
-    picture = moving(3, size=(1280, 720))
-    small = scaled(picture, size)
+    image = moving(3, size=(1280, 720))
+    small = scaled(image, size)
     assert small.shape == (size[1], size[0], 3)
-    assert abs(small.mean() - picture.mean()) < 1
+    assert abs(small.mean() - image.mean()) < 1
     assert read_number(small) == 3
 
 

@@ -14,24 +14,24 @@ import pytest
 
 from pipelines.video.clips.probe import SourceFrame, thumb
 from pipelines.video.clips.shots import AdaptiveCuts, ContentCuts, CutFinder, with_found_shots, with_given_shots
-from tests.support.videos import Picture, moving, plain
+from tests.support.videos import Image, moving, plain
 
 FINDERS: list[Callable[[], CutFinder]] = [lambda: AdaptiveCuts(3.0), lambda: ContentCuts(27.0)]
 both = pytest.mark.parametrize("finder", FINDERS, ids=["adaptive", "content"])
 
 
-def found(finder: CutFinder, pictures: Iterable[Picture | None]) -> list[int]:
+def found(finder: CutFinder, images: Iterable[Image | None]) -> list[int]:
     """Frames that start a shot, as the stream of marked frames says."""
     frames = [
-        SourceFrame(number, number * 40, picture, None if picture is None else thumb(picture))
-        for number, picture in enumerate(pictures)
+        SourceFrame(number, number * 40, image, None if image is None else thumb(image))
+        for number, image in enumerate(images)
     ]
     marked = list(with_found_shots(iter(frames), finder))
     assert [each.source.index for each in marked] == list(range(len(frames)))
     return [after.source.index for before, after in pairwise(marked) if after.shot != before.shot]
 
 
-def shots_of(*lengths: int, step: int = 3) -> list[Picture]:
+def shots_of(*lengths: int, step: int = 3) -> list[Image]:
     return [moving(number, shot, step=step) for shot, length in enumerate(lengths) for number in range(length)]
 
 
@@ -63,19 +63,19 @@ def test_fast_pan_is_no_cut() -> None:
 
 # mutation tried: without the comparison with older changes in _stands_out, every third frame is a cut
 def test_animation_on_threes_has_no_cuts() -> None:
-    pictures = [moving(number // 3, 0, step=7) for number in range(90)]
-    assert found(AdaptiveCuts(3.0), pictures) == []
+    images = [moving(number // 3, 0, step=7) for number in range(90)]
+    assert found(AdaptiveCuts(3.0), images) == []
 
 
 # mutation tried: without the mask in without_dark_colour every twelfth frame is a cut
 def test_noise_on_black_is_no_cut() -> None:
-    pictures = []
+    images = []
     for number in range(60):
         random = np.random.default_rng(number // 12)  # each key frame brings noise of its own, which then stays
-        picture = random.integers(0, 20, plain(0).shape, dtype=np.uint8)
-        cv2.line(picture, (40 + number, 40), (160, 200), (255, 153, 51), 5)
-        pictures.append(picture)
-    assert found(AdaptiveCuts(3.0), pictures) == []
+        image = random.integers(0, 20, plain(0).shape, dtype=np.uint8)
+        cv2.line(image, (40 + number, 40), (160, 200), (255, 153, 51), 5)
+        images.append(image)
+    assert found(AdaptiveCuts(3.0), images) == []
 
 
 @both
@@ -84,10 +84,10 @@ def test_black_between_two_shots_separates_them(finder: Callable[[], CutFinder])
     assert {30, 40} <= set(cuts)
 
 
-def test_frames_without_a_picture_pass_in_order_and_blind_nobody() -> None:
-    pictures: list[Picture | None] = [*shots_of(20, 20)]
-    pictures[5:9] = [None] * 4
-    assert 20 in found(AdaptiveCuts(3.0), pictures)
+def test_frames_without_an_image_pass_in_order_and_blind_nobody() -> None:
+    images: list[Image | None] = [*shots_of(20, 20)]
+    images[5:9] = [None] * 4
+    assert 20 in found(AdaptiveCuts(3.0), images)
     assert found(AdaptiveCuts(3.0), [None, None]) == []
 
 

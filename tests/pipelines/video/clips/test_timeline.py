@@ -64,7 +64,7 @@ def test_lower_rate_never_repeats_a_frame() -> None:
         assert len(numbers) == pytest.approx(300 * target / 30, abs=1)
 
 
-def test_held_picture_is_repeated_and_said_to_be() -> None:
+def test_held_image_is_repeated_and_said_to_be() -> None:
     # 25 per second, but frame 3 stays for five intervals
     pts = [0, 40, 80, 120, 320, 360]
     shown = ticks(pts, Fraction(25), Fraction(1, 1000))

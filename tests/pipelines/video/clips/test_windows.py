@@ -13,7 +13,8 @@ from itertools import pairwise
 import pytest
 
 from pipelines.video.clips.settings import ClipSettings
-from pipelines.video.clips.windows import Window, WindowCursor, WindowFrames, clip_windows
+from pipelines.video.clips.windows import Window, WindowCursor, WindowFrames
+from tests.support.clip_windows import clip_windows
 
 FPS = Fraction(25)
 

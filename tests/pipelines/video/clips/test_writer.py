@@ -17,19 +17,17 @@ import pytest
 from pipelines.video.clips.settings import EncodeSettings
 from pipelines.video.clips.writer import clip_writer, prepared, yuv420
 from tests.support.fixtures import REPOSITORY
-from tests.support.videos import Picture, moving, read_number, read_pictures
+from tests.support.videos import Image, moving, read_images, read_number
 
 SETTINGS = EncodeSettings(preset="ultrafast")
 RATES = [Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(60), Fraction(179, 6)]
 
 
-def write(
-    path: Path, pictures: list[Picture], fps: Fraction = Fraction(25), settings: EncodeSettings = SETTINGS
-) -> Path:
-    height, width = pictures[0].shape[:2]
+def write(path: Path, images: list[Image], fps: Fraction = Fraction(25), settings: EncodeSettings = SETTINGS) -> Path:
+    height, width = images[0].shape[:2]
     writer = clip_writer(path, (width, height), fps, settings)
-    for picture in pictures:
-        writer.write(prepared(picture, settings))
+    for image in images:
+        writer.write(prepared(image, settings))
     return writer.finish()[0]
 
 
@@ -49,11 +47,11 @@ def test_clip_is_h264_with_short_groups_no_b_frames_and_a_constant_rate(tmp_path
 
 
 def test_same_frames_make_the_same_bytes(tmp_path: Path) -> None:
-    pictures = [moving(number) for number in range(30)]
-    assert write(tmp_path / "a", pictures).read_bytes() == write(tmp_path / "b", pictures).read_bytes()
+    images = [moving(number) for number in range(30)]
+    assert write(tmp_path / "a", images).read_bytes() == write(tmp_path / "b", images).read_bytes()
 
 
-def test_index_stands_in_front_of_the_pictures(tmp_path: Path) -> None:
+def test_index_stands_in_front_of_the_images(tmp_path: Path) -> None:
     data = write(tmp_path / "a", [moving(0), moving(1)]).read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
 
@@ -61,9 +59,9 @@ def test_index_stands_in_front_of_the_pictures(tmp_path: Path) -> None:
 # mutation tried: codec.colorspace = 1 (BT.709) makes this test red
 @pytest.mark.parametrize("colour", [(200, 40, 60), (30, 180, 90), (20, 60, 220), (250, 250, 250), (0, 0, 0)])
 def test_colours_survive_in_readers_that_obey_the_tag_and_in_those_that_do_not(tmp_path: Path, colour: tuple) -> None:
-    picture = np.full((64, 128, 3), colour, dtype=np.uint8)
-    path = write(tmp_path / "a", [picture] * 3)
-    for shown in (read_pictures(path)[1], decord.VideoReader(str(path))[1].asnumpy()):
+    image = np.full((64, 128, 3), colour, dtype=np.uint8)
+    path = write(tmp_path / "a", [image] * 3)
+    for shown in (read_images(path)[1], decord.VideoReader(str(path))[1].asnumpy()):
         assert np.abs(shown.astype(int) - colour).max() <= 4
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
@@ -71,9 +69,9 @@ def test_colours_survive_in_readers_that_obey_the_tag_and_in_those_that_do_not(t
 
 
 def test_planes_agree_with_those_of_swscale() -> None:
-    picture = moving(5, 1, size=(182, 102))
-    theirs = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p", dst_colorspace="ITU601")
-    difference = np.abs(yuv420(picture).astype(int) - theirs.to_ndarray())
+    image = moving(5, 1, size=(182, 102))
+    theirs = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p", dst_colorspace="ITU601")
+    difference = np.abs(yuv420(image).astype(int) - theirs.to_ndarray())
     assert difference.mean() < 1
     assert np.median(difference) == 0
 
@@ -85,7 +83,7 @@ def test_frames_format_stores_one_numbered_jpeg_a_frame(tmp_path: Path) -> None:
         writer.write(prepared(moving(number), settings))
     paths = writer.finish()
     assert [path.name for path in paths] == ["a.000000.jpg", "a.000001.jpg", "a.000002.jpg"]
-    assert [read_number(read_pictures(path)[0]) for path in paths] == [0, 1, 2]
+    assert [read_number(read_images(path)[0]) for path in paths] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("kind", ["mp4", "frames"])

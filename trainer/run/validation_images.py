@@ -1,4 +1,4 @@
-"""Validation pictures: the same prompts, poses and noise every time, so that only the weights differ."""
+"""Validation images: the same prompts, poses and noise every time, so that only the weights differ."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from trainer.stages import run_pose_encoder
 NOISE_SEED = 33
 """The released sampler's."""
 MAX_SIDE_PX = 256
-"""Pictures are stored no larger than this: a page shows dozens of them."""
+"""Images are stored no larger than this: a page shows dozens of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationSet:
-    """Prompts and skeleton pictures uint8 [N, F, H, W, 3] that are drawn with every few steps."""
+    """Prompts and skeleton images uint8 [N, F, H, W, 3] that are drawn with every few steps."""
 
     prompts: list[str]
     skeletons_NFHWC: npt.NDArray[np.uint8]
@@ -39,7 +39,7 @@ class ValidationSet:
 
     @torch.no_grad()
     def generate(self, train_module: TrainModule) -> npt.NDArray[np.uint8]:
-        """Generated pictures uint8 [N, F, H, W, 3], by the moving average's weights if there is one."""
+        """Generated images uint8 [N, F, H, W, 3], by the moving average's weights if there is one."""
         generator = torch.Generator().manual_seed(NOISE_SEED)
         device, stage = train_module.world.device, train_module.stage
         ddim = ddim_scheduler(stage.scheduler, self.steps)
@@ -52,7 +52,7 @@ class ValidationSet:
                 out = ddim_sample(
                     stage.unet, ddim, latents, text, negative, self._pose(train_module, skeletons), self.guidance
                 )
-                made.append(train_module.encoders.pictures_BFHWC(out)[0].numpy())
+                made.append(train_module.encoders.images_BFHWC(out)[0].numpy())
         return np.stack(made)
 
     def _pose(self, train_module: TrainModule, skeletons_FHWC: npt.NDArray[np.uint8]) -> list[torch.Tensor] | None:
@@ -64,10 +64,10 @@ class ValidationSet:
             encoder, rearrange(pose, "f h w c -> 1 f c h w"), train_module.stage.unet.conv_in.weight.dtype
         )
 
-    def grid(self, pictures_NFHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """One picture RGB [H, W, 3]: for each prompt a row of skeletons over a row of frames; single frames side by
+    def grid(self, images_NFHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """One image RGB [H, W, 3]: for each prompt a row of skeletons over a row of frames; single frames side by
         side."""
-        both = np.stack([self.skeletons_NFHWC, pictures_NFHWC], 1)
+        both = np.stack([self.skeletons_NFHWC, images_NFHWC], 1)
         if both.shape[2] == 1:
             grid = rearrange(both, "n two 1 h w c -> (two h) (n w) c")
             scale = MAX_SIDE_PX / both.shape[3]
@@ -85,7 +85,7 @@ def build_validation(
 ) -> ValidationSet:
     """Stage 1: poses (and captions, unless prompts are set) of the first samples. Stage 2: captions of the first
     clips, and the walking figure, for clips carry no pose."""
-    watch, size = settings.watch, settings.picture.size
+    watch, size = settings.watch, settings.image.size
     count = min(watch.sample_count, reader.num_samples)
     samples = [reader.read(reader.ref(i, PROBE_VISIT)) for i in range(count)]
     prompts = list(watch.sample_prompts) or [sample.caption for sample in samples]
@@ -99,11 +99,11 @@ def build_validation(
     return ValidationSet(prompts, drawn, shape, watch.sample_steps, watch.guidance)
 
 
-def write_picture(path: Path, rgb_HWC: npt.NDArray[np.uint8]) -> None:
-    """A JPEG of a picture. Raises LposekitError if it cannot be written."""
+def write_image(path: Path, rgb_HWC: npt.NDArray[np.uint8]) -> None:
+    """A JPEG of an image. Raises LposekitError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(error, path) from error
     if not cv2.imwrite(str(path), np.ascontiguousarray(rgb_HWC[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 90]):
-        raise LposekitError(f"{path}: the picture cannot be written. Free space or check the folder.")
+        raise LposekitError(f"{path}: the image cannot be written. Free space or check the folder.")

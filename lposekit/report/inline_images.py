@@ -1,4 +1,4 @@
-"""Pictures inside a page: small, as data URIs, re-encoded so that no metadata of the source comes along.
+"""Images inside a page: small, as data URIs, re-encoded so that no metadata of the source comes along.
 
 ``HWC`` = RGB uint8 [height, width, 3].
 """
@@ -33,7 +33,7 @@ def photo_uri(rgb_HWC: Rgb, side_px: int) -> str:
 
 
 def decode_jpeg(data: bytes) -> Rgb | None:
-    """The picture in some bytes, or None if there is none."""
+    """The image in some bytes, or None if there is none."""
     bgr_HWC = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     return None if bgr_HWC is None else np.ascontiguousarray(bgr_HWC[..., ::-1], np.uint8)
 
@@ -43,7 +43,7 @@ def skeleton_uri(
 ) -> str:
     """The persons as a PNG data URI, transparent around the lines: it lies over a photo and stands on black alike.
 
-    Drawn as the trainer draws it (style ``followyourpose``), from keypoints in pixels of the stored picture.
+    Drawn as the trainer draws it (style ``followyourpose``), from keypoints in pixels of the stored image.
     """
     height, width = fit_within(*stored_size_hw, side_px)
     inside_PK3 = drop_outside(keypoints_PK3, *stored_size_hw)

@@ -1,6 +1,6 @@
 """Ties a program to the life of the process that starts it.
 
-    python leash.py PARENT_PID MAX_FILE_BYTES PROGRAM ARGUMENT...
+    python child_limits.py PARENT_PID MAX_FILE_BYTES PROGRAM ARGUMENT...
 
 becomes PROGRAM, which the kernel kills as soon as its parent is dead (a killed worker cannot clear up after itself),
 and which can write no file larger than MAX_FILE_BYTES.
