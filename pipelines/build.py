@@ -23,6 +23,7 @@ from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.versions import card_versions, installed_versions
 from pipelines.job.build_report import BuildReport
 from pipelines.job.crew import run_on_ray
+from pipelines.job.disk import require_free_space
 from pipelines.job.lock import owned_folder
 from pipelines.job.progress import BuildProgress
 from pipelines.job.report_page import write_report
@@ -45,6 +46,7 @@ def build(recipe: Recipe[Any], *, dry_run: bool = False, execute: Execute = run_
         LposekitError: the input is damaged, the disk is full, ...
     """
     layout = _layout(recipe)
+    require_free_space(layout.root)
     warnings = list(recipe.preflight(dry_run=dry_run))
     for warning in warnings:
         logger.warning(warning)
@@ -70,6 +72,7 @@ def rebuild(
         counts = _outcomes(layout)
         number = sum(counts.get(outcome.value, 0) for outcome in outcomes)
         return BuildReport(layout.root, counts, 0, notes=(f"would fetch {number} rows again",), dry_run=True)
+    require_free_space(layout.root)
     recipe.preflight()
     with owned_folder(layout) as run_id:
         plans = recipe.retry_plans(layout, outcomes)

@@ -32,8 +32,11 @@ class VideoRecipe:
     """Packages whose versions decide the bytes of clips: other ones do not continue a folder."""
 
     def preflight(self, *, dry_run: bool = False) -> Sequence[str]:
-        """The blocklist; the lists are opened by `plans`, which the build calls before it starts anything."""
+        """Blocklist and encoder; the lists are opened by `plans`, which the build calls before it starts anything."""
+        from pipelines.video.clips.writer import require_encoder
+
         Blocklist.from_files(self.settings.fetch.blocklist)
+        require_encoder(self.settings.encode)
         return []
 
     def fixed_facts(self) -> dict[str, Any]:

@@ -16,14 +16,17 @@ import av
 import cv2
 import numpy as np
 import numpy.typing as npt
+from av.codec.codec import Codec, UnknownCodecError
 from av.codec.context import Flags
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 from einops import rearrange
 
+from lposekit.errors import UsageError
 from pipelines.video.clips.settings import EncodeSettings
 
+_ENCODER = "libx264"
 _BT601 = 6  # AVCOL_SPC_SMPTE170M
 _RGB_TO_UV = np.array(
     [[-0.148223, -0.290993, 0.439216, 128.0], [0.439216, -0.367788, -0.071427, 128.0]], dtype=np.float32
@@ -42,6 +45,19 @@ def prepared(rgb_HWC: npt.NDArray[np.uint8], settings: EncodeSettings) -> Prepar
     bgr_HWC = cv2.cvtColor(rgb_HWC, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr_HWC, [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality])
     return np.frombuffer(data, dtype=np.uint8)
+
+
+def require_encoder(settings: EncodeSettings) -> None:
+    """Raises UsageError if clips cannot be encoded with what is installed: FFmpeg may be built without x264."""
+    if settings.format == "frames":
+        return
+    try:
+        Codec(_ENCODER, "w")
+    except UnknownCodecError as error:
+        raise UsageError(
+            f"the FFmpeg of the installed av has no encoder {_ENCODER}. Install the av of PyPI "
+            "(pip install --only-binary=:all: av), or store clips as JPEG files: --encode.format frames."
+        ) from error
 
 
 class ClipWriter(Protocol):
@@ -72,7 +88,7 @@ class Mp4Writer:
         self._stream = self._h264_stream(size, settings)
 
     def _h264_stream(self, size: tuple[int, int], settings: EncodeSettings) -> VideoStream:
-        stream = self._container.add_stream("libx264", rate=self._fps)
+        stream = self._container.add_stream(_ENCODER, rate=self._fps)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
         codec = stream.codec_context

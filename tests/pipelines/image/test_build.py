@@ -6,8 +6,10 @@ build in this process; those of `test_build_on_ray` and the fault tests use Ray.
 from __future__ import annotations
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from pipelines.fetch.settings import FetchSettings
 from pipelines.image.settings import FilterSettings, ImageSettings
 from pipelines.job.runner import RunResult
 from pipelines.recipes import build_images as run
+from pipelines.recipes import retry
 from tests.support.build_process import content_digest
 from tests.support.execute_here import execute_here
 from tests.support.pages import Page
@@ -180,6 +183,21 @@ def test_a_missing_blocklist_is_a_usage_error_before_anything_is_started(tmp_pat
         with pytest.raises(UsageError, match=r"blocklist .*gone\.txt cannot be read"):
             run(settings, execute=_never)
     assert not (tmp_path / "d").exists()
+
+
+def test_a_full_disk_is_a_usage_error_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutations tried: no `require_free_space` in `build`, or in `rebuild` -> red.
+    with served(stub_pages(4), tmp_path) as (_, path):
+        settings = stub_settings(path, tmp_path / "d")
+        run(settings, execute=execute_here)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 * 2**20))
+        with pytest.raises(UsageError, match=r"--output .*new: 300 MB are free on its disk"):
+            run(replace(settings, output=tmp_path / "new"), execute=_never)
+        with pytest.raises(UsageError, match=r"300 MB are free"):
+            retry(tmp_path / "d", ["timeout"], execute=_never)
+    assert not (tmp_path / "new").exists()
 
 
 def test_missing_weights_are_a_usage_error_before_anything_is_started(

@@ -22,6 +22,7 @@ from pipelines.fetch.settings import TransportSettings
 from pipelines.job.lock import owned_folder, work_folder
 from pipelines.recipes import build_videos as run
 from pipelines.video.clips.records import VideoRow
+from pipelines.video.clips.settings import EncodeSettings
 from pipelines.video.source import VideoSource
 from tests.support.bad_server import BadServer
 from tests.support.execute_here import execute_here
@@ -118,6 +119,20 @@ def test_blocklist_that_nobody_understands_stops_the_build_before_it_begins(vide
     with pytest.raises(UsageError, match=r"blocklist.txt line 1"):
         run(settings, execute=execute_here)
     assert not (tmp_path / "d").exists()
+
+
+# mutation tried: no `require_encoder` in `preflight`: the build begins: red
+def test_an_ffmpeg_without_x264_stops_the_build_before_it_begins(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A codec that no FFmpeg has stands for x264, which ours has."""
+    monkeypatch.setattr("pipelines.video.clips.writer._ENCODER", "libx999")
+    settings = listed(tmp_path, [{"path": str(video)}])
+    with pytest.raises(UsageError, match=r"no encoder libx999.*--encode.format frames"):
+        run(settings, execute=execute_here)
+    assert not (tmp_path / "d").exists()
+    run(replace(settings, encode=EncodeSettings(format="frames")), execute=execute_here)
+    assert outcomes(tmp_path) == ["kept"]
 
 
 # mutation tried: `check_hash` not called keeps all: red
