@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.benchmarks.official_sides import sd14_folder
 from tests.benchmarks.plain_unet import plain_forward
 from tests.benchmarks.rounds import Spread, Timing, alternate, skip, table, timed_here, versions
 from tests.benchmarks.step_report import (
@@ -32,7 +33,6 @@ from tests.benchmarks.step_report import (
     ratios_json,
     step_memory,
 )
-from tests.support.fixtures import fixtures_root
 from trainer.model.base import Base, draw_latents, encode_images, encode_text, load_base, random_base, tokenize
 from trainer.model.switches import OFFICIAL
 from trainer.model.unet import compile_blocks
@@ -157,10 +157,6 @@ def stage2(arguments: argparse.Namespace) -> dict[str, Any]:
     side = arguments.stage2_side
     sizes = f"{arguments.batch} x {arguments.frames} frames x {side} x {side} latents"
     return show("stage2", arguments, figures, counted, sizes)
-
-
-def sd14_folder() -> Any:
-    return fixtures_root() / "weights" / "stable-diffusion-v1-4-noweights"
 
 
 def make_base(arguments: argparse.Namespace) -> Base:
