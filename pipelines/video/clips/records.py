@@ -125,6 +125,8 @@ class VideoResult:
     """All timed captions with their time in seconds, sorted."""
     info: Mapping[str, Any] = field(default_factory=dict)
     decoder: str = ""
+    timings_s: Mapping[str, float] = field(default_factory=dict, compare=False)
+    """Seconds of `decode`, `encode` and `shots` (cuts, motion and the rest). Not stored with the row."""
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -155,4 +157,5 @@ class VideoResult:
             captions=tuple(TimedCaption(**caption) for caption in plain["captions"]),
             info=plain["info"],
             decoder=plain["decoder"],
+            timings_s={str(stage): float(seconds) for stage, seconds in plain["timings_s"].items()},
         )
