@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypedDict, TypeVar
 
 from lposekit.errors import Outcome
+from lposekit.json_values import JsonObject, JsonValue
 from lposekit.shards.layout import DatasetLayout
 
 
@@ -49,7 +50,7 @@ class ShardReport:
     timings_s: dict[str, float] = field(default_factory=dict)
     committed: bool = True
     note: str = ""
-    account: dict[str, Any] = field(default_factory=dict)
+    account: JsonObject = field(default_factory=dict)
     """What the kind counts beside rows: the clip windows of videos."""
 
     def __post_init__(self) -> None:
@@ -73,7 +74,7 @@ class Pool:
     """
 
     actor_class: type
-    arguments: tuple[Any, ...]
+    arguments: tuple[object, ...]
     size: int
     num_cpus: float
     num_gpus: float
@@ -104,6 +105,15 @@ class JobSettings(Protocol):
     def min_success(self) -> float | None: ...
     @property
     def shard_attempts(self) -> int: ...
+
+
+class CardFacts(TypedDict, total=False):
+    """Fields of `lposekit.shards.card.DatasetCard` that a recipe fills in; ``extra``: what its kind alone states."""
+
+    sample: bool
+    keep_rule: JsonObject
+    keypoint_format: str
+    extra: JsonObject
 
 
 class Recipe(Protocol[P]):
@@ -138,11 +148,11 @@ class Recipe(Protocol[P]):
         """
         ...
 
-    def fixed_facts(self) -> dict[str, Any]:
+    def fixed_facts(self) -> dict[str, JsonValue]:
         """What decides the bytes, JSON-ready: a folder is continued only where all of it is the same."""
         ...
 
-    def card_facts(self) -> dict[str, Any]:
+    def card_facts(self) -> CardFacts:
         """What else the card says."""
         ...
 

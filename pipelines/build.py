@@ -18,7 +18,7 @@ from lposekit.interrupts import Interrupts
 from lposekit.recipe import Claim, Plan, Recipe
 from lposekit.setting_values import check_values
 from lposekit.settings import changeable_settings, flatten_settings, settings_digest
-from lposekit.shards.card import claim_folder, update_card
+from lposekit.shards.card import DatasetCard, claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.versions import card_versions, installed_versions
 from pipelines.job.build_report import BuildReport
@@ -79,24 +79,24 @@ def rebuild(
         return _run(recipe, layout, run_id, plans, execute)
 
 
-def dataset_card(recipe: Recipe[Any], warnings: list[str]) -> dict[str, Any]:
-    """The card of a folder that a run begins or continues; ``fixed`` must be the same to continue it."""
+def dataset_card(recipe: Recipe[Any], warnings: list[str]) -> DatasetCard:
+    """The card of a folder that a run begins or continues."""
     flat = flatten_settings(recipe.settings)
     changeable = changeable_settings(type(recipe.settings))
-    return {
-        "kind": recipe.kind,
-        "lposekit": __version__,
-        "versions": card_versions(recipe.packages),
-        "settings": flat,
-        "settings_digest": settings_digest(recipe.settings, excluded=changeable),
-        "fixed": {
+    return DatasetCard(
+        kind=recipe.kind,
+        lposekit=__version__,
+        versions=card_versions(recipe.packages),
+        settings=flat,
+        settings_digest=settings_digest(recipe.settings, excluded=changeable),
+        fixed={
             "settings": {name: value for name, value in flat.items() if name not in changeable},
             "versions": installed_versions(recipe.fixed_packages),
             **recipe.fixed_facts(),
         },
-        "warnings": warnings,
+        warnings=warnings,
         **recipe.card_facts(),
-    }
+    )
 
 
 def _layout(recipe: Recipe[Any]) -> DatasetLayout:
@@ -130,22 +130,22 @@ def _run(
         with interrupts.installed(), progress:
             claim = Claim(layout.root.resolve(), run_id)
             result = execute(recipe, claim, itertools.chain([first], plans), progress, interrupts)
-    totals: dict[str, Any] = update_card(layout)["totals"]
+    totals = update_card(layout)
     return BuildReport(
         layout.root,
-        totals["outcomes"],
-        totals["samples"],
+        totals.outcomes,
+        totals.samples,
         failures=result.failures,
         stopped=result.stopped,
         min_success=recipe.settings.min_success,
         report_path=write_report(layout),
         seconds=time.monotonic() - start,
         new_rows=progress.new_rows,
-        windows=totals.get("windows"),
-        dropped_windows=totals.get("dropped_windows", {}),
+        windows=totals.windows,
+        dropped_windows=totals.dropped_windows or {},
         timings_s=progress.timings_s,
     )
 
 
 def _outcomes(layout: DatasetLayout) -> dict[str, int]:
-    return sum_counts(layout.read_stats(shard)["outcomes"] for shard in layout.committed_shards())
+    return sum_counts(layout.read_stats(shard).outcomes for shard in layout.committed_shards())

@@ -18,6 +18,7 @@ from lposekit.errors import Outcome
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.stats import ShardStats
 from lposekit.stage_times import sum_times
 
 LICENCE_COLUMNS = ("license", "licence")
@@ -64,23 +65,23 @@ class DatasetFacts:
     def num_kept(self) -> int:
         return self.outcomes[Outcome.KEPT.value]
 
-    def add_shard(self, shard: ShardIndex, stats: dict[str, Any], rows: pa.Table) -> None:
+    def add_shard(self, shard: ShardIndex, stats: ShardStats, rows: pa.Table) -> None:
         """Count one shard: its index, its commit marker, its table."""
         outcomes = Counter(rows["outcome"].to_pylist())
         self.outcomes.update(outcomes)
-        self.num_rows_stated += stats["count"]
+        self.num_rows_stated += stats.count
         self.shards.append(
             ShardFacts(
                 name=shard.name,
-                num_rows=stats["count"],
+                num_rows=stats.count,
                 num_samples=len(shard),
                 num_kept=outcomes[Outcome.KEPT.value],
-                num_bytes=sum(entry["bytes"] for entry in stats.get("files", {}).values()),
-                duration_s=float(stats.get("duration", 0.0)),
+                num_bytes=sum(entry.bytes for entry in stats.files.values()),
+                duration_s=stats.duration or 0.0,
                 outcomes=dict(outcomes),
             )
         )
-        self.timings_s = sum_times([self.timings_s, stats.get("timings_s", {})])
+        self.timings_s = sum_times([self.timings_s, stats.timings_s or {}])
         self._add_licences(rows)
         self._add_examples(rows)
 

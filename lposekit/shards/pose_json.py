@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -53,7 +53,15 @@ def round_person(person: Person) -> Person:
     )
 
 
-def pose_card(pose_model: str, keypoint_format: str, rule: KeepRule) -> dict[str, Any]:
+class PoseHead(TypedDict):
+    """What every ``KEY.pose.json`` of a dataset says of how its persons were found, in the order of the file."""
+
+    keypoint_format: str
+    pose_model: str
+    keypoint_score_threshold: float
+
+
+def pose_card(pose_model: str, keypoint_format: str, rule: KeepRule) -> PoseHead:
     """What every ``KEY.pose.json`` of a dataset says of how its persons were found."""
     return {
         "keypoint_format": keypoint_format,
@@ -62,7 +70,7 @@ def pose_card(pose_model: str, keypoint_format: str, rule: KeepRule) -> dict[str
     }
 
 
-def pose_json(records: Sequence[dict[str, Any]], width: int, height: int, head: Mapping[str, Any]) -> bytes:
+def pose_json(records: Sequence[dict[str, Any]], width: int, height: int, head: PoseHead) -> bytes:
     """The bytes of ``KEY.pose.json``; ``head`` is what `pose_card` gives."""
     value = {
         "schema": SCHEMA,

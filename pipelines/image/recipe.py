@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lposekit.errors import Outcome, UsageError
+from lposekit.json_values import JsonValue
 from lposekit.keypoints import KeepRule
 from lposekit.pose import stub
 from lposekit.pose.weights import require_weights
 from lposekit.pose.zoo import detector_entry, pose_entry
-from lposekit.recipe import Claim, Machine, Pool
+from lposekit.recipe import CardFacts, Claim, Machine, Pool
 from lposekit.settings import flatten_settings
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import pose_card
@@ -57,13 +58,13 @@ class ImageRecipe:
         self._require_weights(may_download=not dry_run)  # last: it may take minutes
         return warnings
 
-    def fixed_facts(self) -> dict[str, Any]:
+    def fixed_facts(self) -> dict[str, JsonValue]:
         # The sample's list names the port of its server, which another run may not get.
         files = (source.opened.file for source in self._sources)
         fingerprint = "sample" if self.sample_server else lists_fingerprint(files)
         return {"input": fingerprint, "keep_rule": flatten_settings(self._rules().keep)}
 
-    def card_facts(self) -> dict[str, Any]:
+    def card_facts(self) -> CardFacts:
         rules = self._rules()
         return {
             "sample": self.sample_server is not None,

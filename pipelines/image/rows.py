@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +44,11 @@ class ImageRules:
     keep: KeepRule
     store: KeepRule
     """What goes into the tars: `keep` with ``store_min_detected``."""
-    pose_card: Mapping[str, Any]
+    pose_card: PoseHead
     jpeg_quality: int
 
     @property
-    def keypoint_format(self) -> Any:
+    def keypoint_format(self) -> KeypointFormat:
         return KEYPOINT_FORMATS[self.pose_card["keypoint_format"]]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lposekit.errors import LposekitError
 from lposekit.interrupts import Interrupts
+from lposekit.json_values import JsonObject
 from lposekit.recipe import Claim, Plan, Pool, Recipe, ShardReport, Worker
 from lposekit.shards.card import bind_models
 from lposekit.shards.layout import DatasetLayout
@@ -57,7 +58,7 @@ def run_on_ray(
         workers = [spawn() for _ in range(num_workers)]  # they start while the models load
         if actors is not None:
             with raise_setup_error():
-                models: dict[str, Any] = ray.get([actor.card.remote() for actor in actors])[0]
+                models: JsonObject = ray.get([actor.card.remote() for actor in actors])[0]
             bind_models(DatasetLayout(claim.root), models)
         progress.ready()
         runner = ShardRunner(

@@ -72,5 +72,5 @@ def shards_with(layout: DatasetLayout, outcomes: frozenset[Outcome]) -> list[int
     return [
         shard
         for shard in layout.committed_shards()
-        if any(outcome.value in layout.read_stats(shard)["outcomes"] for outcome in outcomes)
+        if any(outcome.value in layout.read_stats(shard).outcomes for outcome in outcomes)
     ]
