@@ -8,9 +8,9 @@ that can be pickled: it travels to the workers. docs/decisions/2026-11-28-recipe
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict, TypeVar
 
 from lposekit.errors import Outcome
 from lposekit.json_values import JsonObject, JsonValue
@@ -24,6 +24,8 @@ class Plan(Protocol):
     def shard(self) -> int: ...
 
 
+ActorHandle: TypeAlias = Any
+"""Ray's handle of an actor: its remote methods have no types."""
 P = TypeVar("P", bound=Plan)
 P_contra = TypeVar("P_contra", bound=Plan, contravariant=True)
 
@@ -90,6 +92,8 @@ class Machine:
 
 class JobSettings(Protocol):
     """The settings that every kind of build has: a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def input(self) -> tuple[str, ...]: ...
@@ -180,7 +184,7 @@ class Recipe(Protocol[P]):
         """The actors that its workers share, if any. Raises UsageError: the machine lacks what the settings ask for."""
         ...
 
-    def worker(self, claim: Claim, pool: Sequence[Any] | None = None, number: int = 0) -> Worker[P]:
+    def worker(self, claim: Claim, pool: Sequence[ActorHandle] | None = None, number: int = 0) -> Worker[P]:
         """A worker, made in the process in which it will work; ``number`` tells it from the others.
 
         Args:
@@ -190,3 +194,7 @@ class Recipe(Protocol[P]):
             LposekitError: what it needs cannot be loaded: ends the run, since it would fail everywhere.
         """
         ...
+
+
+AnyRecipe: TypeAlias = Recipe[Any]
+"""A recipe of some kind: its plans are for its own workers."""

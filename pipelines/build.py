@@ -10,12 +10,11 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from lposekit import __version__
 from lposekit.errors import Outcome, UsageError
 from lposekit.interrupts import Interrupts
-from lposekit.recipe import Claim, Plan, Recipe
+from lposekit.recipe import AnyRecipe, Claim, Plan
 from lposekit.setting_values import check_values
 from lposekit.settings import changeable_settings, flatten_settings, settings_digest
 from lposekit.shards.card import DatasetCard, claim_folder, update_card
@@ -31,11 +30,11 @@ from pipelines.job.runner import RunResult
 
 logger = logging.getLogger(__name__)
 
-Execute = Callable[[Recipe[Any], Claim, Iterator[Plan], BuildProgress, Interrupts], RunResult]
+Execute = Callable[[AnyRecipe, Claim, Iterator[Plan], BuildProgress, Interrupts], RunResult]
 """Runs the plans until they are done or the user interrupts; default: `run_on_ray`."""
 
 
-def build(recipe: Recipe[Any], *, dry_run: bool = False, execute: Execute = run_on_ray) -> BuildReport:
+def build(recipe: AnyRecipe, *, dry_run: bool = False, execute: Execute = run_on_ray) -> BuildReport:
     """Build a dataset folder, or continue one.
 
     Args:
@@ -60,7 +59,7 @@ def build(recipe: Recipe[Any], *, dry_run: bool = False, execute: Execute = run_
 
 
 def rebuild(
-    recipe: Recipe[Any], outcomes: frozenset[Outcome], *, dry_run: bool = False, execute: Execute = run_on_ray
+    recipe: AnyRecipe, outcomes: frozenset[Outcome], *, dry_run: bool = False, execute: Execute = run_on_ray
 ) -> BuildReport:
     """Build the rows of a finished folder that ended in certain outcomes again, in place; the others stay as they are.
 
@@ -79,7 +78,7 @@ def rebuild(
         return _run(recipe, layout, run_id, plans, execute)
 
 
-def dataset_card(recipe: Recipe[Any], warnings: list[str]) -> DatasetCard:
+def dataset_card(recipe: AnyRecipe, warnings: list[str]) -> DatasetCard:
     """The card of a folder that a run begins or continues."""
     flat = flatten_settings(recipe.settings)
     changeable = changeable_settings(type(recipe.settings))
@@ -99,14 +98,14 @@ def dataset_card(recipe: Recipe[Any], warnings: list[str]) -> DatasetCard:
     )
 
 
-def _layout(recipe: Recipe[Any]) -> DatasetLayout:
+def _layout(recipe: AnyRecipe) -> DatasetLayout:
     check_values(recipe.settings)
     if recipe.settings.output is None or not recipe.settings.input:
         raise UsageError("name the input with --input and the dataset folder with --output")
     return DatasetLayout(recipe.settings.output)
 
 
-def _dry_run(recipe: Recipe[Any], layout: DatasetLayout) -> BuildReport:
+def _dry_run(recipe: AnyRecipe, layout: DatasetLayout) -> BuildReport:
     done = len(layout.committed_shards())
     shards = (
         f"would write shards of {recipe.settings.rows_per_shard} rows to {layout.root} ({done} are committed already)"
@@ -115,7 +114,7 @@ def _dry_run(recipe: Recipe[Any], layout: DatasetLayout) -> BuildReport:
 
 
 def _run(
-    recipe: Recipe[Any],
+    recipe: AnyRecipe,
     layout: DatasetLayout,
     run_id: str,
     plans: Iterator[Plan],

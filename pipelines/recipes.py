@@ -11,7 +11,7 @@ from typing import Any
 
 from lposekit.errors import Outcome, UsageError
 from lposekit.json_values import JsonObject
-from lposekit.recipe import Recipe
+from lposekit.recipe import AnyRecipe
 from lposekit.settings import stored_settings
 from lposekit.shards.card import DatasetCard, read_card, stated
 from lposekit.shards.keep_rule import keep_rule_of
@@ -79,7 +79,7 @@ def retry(
     dataset: Path,
     only: Collection[str] = (),
     *,
-    limits: Mapping[str, Any] | None = None,
+    limits: Mapping[str, object] | None = None,
     dry_run: bool = False,
     execute: Execute = run_on_ray,
     **changes: Any,
@@ -114,14 +114,14 @@ def retry(
         return rebuild(recipe, outcomes, dry_run=dry_run, execute=execute)
 
 
-def _video_recipe(settings: JsonObject, limits: Mapping[str, Any], changes: dict[str, Any]) -> Recipe[Any]:
+def _video_recipe(settings: JsonObject, limits: Mapping[str, object], changes: dict[str, Any]) -> AnyRecipe:
     stored = stored_settings(BuildVideoSettings, settings, "dataset card")
     changes.pop("weights_dir", None)  # clips have no models
     return VideoRecipe(replace(stored, limits=replace(stored.limits, **limits), min_success=None, **changes))
 
 
 @contextlib.contextmanager
-def _image_recipe(card: DatasetCard, stored: JsonObject, changes: dict[str, Any]) -> Iterator[Recipe[Any]]:
+def _image_recipe(card: DatasetCard, stored: JsonObject, changes: dict[str, Any]) -> Iterator[AnyRecipe]:
     settings = replace(
         stored_settings(BuildImagesSettings, stored, "dataset card"),
         network_failure_limit=None,

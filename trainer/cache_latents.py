@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +61,7 @@ class CacheReport:
     dry_run: bool = False
     exit_code: int = 0
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, "output": str(self.output)}
 
     def summary_lines(self) -> list[str]:

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lposekit.errors import OUTCOME_FACTS
+from lposekit.records import Columns
 from lposekit.report.facts import DatasetFacts
 from lposekit.report.page import PUBLIC_NAME, flatten, without_places
 from lposekit.shards.card import DatasetCard
@@ -35,7 +37,7 @@ class OutcomeLine:
     group: str
     text: str
     count: int
-    examples: Sequence[Mapping[str, object]]
+    examples: Sequence[Columns]
 
 
 def page_path(dataset: PoseDataset, *, public: bool) -> Path:
@@ -44,7 +46,7 @@ def page_path(dataset: PoseDataset, *, public: bool) -> Path:
     return private.with_name(PUBLIC_NAME) if public else private
 
 
-def common_values(dataset: PoseDataset, facts: DatasetFacts, *, public: bool) -> dict[str, object]:
+def common_values(dataset: PoseDataset, facts: DatasetFacts, *, public: bool) -> dict[str, Any]:
     """Values of the templates' shared parts."""
     return {
         "name": dataset.root.resolve().name,
@@ -87,7 +89,7 @@ def card_lines(card: DatasetCard, *, public: bool) -> dict[str, list[tuple[str, 
     }
 
 
-def outcome_lines(outcomes: Counter[str], examples: Mapping[str, Sequence[Mapping[str, object]]]) -> list[OutcomeLine]:
+def outcome_lines(outcomes: Counter[str], examples: Mapping[str, Sequence[Columns]]) -> list[OutcomeLine]:
     """The outcomes that occurred, by group (see `GROUPS`), the largest first in each."""
     lines = []
     for outcome, known in OUTCOME_FACTS.items():

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lposekit.errors import Outcome
+from lposekit.records import Columns
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
@@ -53,7 +53,7 @@ class DatasetFacts:
     outcomes: Counter[str] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
     has_licence_column: bool = False
-    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    examples: dict[str, list[Columns]] = field(default_factory=dict)
     timings_s: dict[str, float] = field(default_factory=dict)
     """Seconds by stage, added up over the shards that state them."""
 
@@ -116,7 +116,7 @@ def spread(total: int, wanted: int) -> list[int]:
 
 def spread_rows(
     dataset: PoseDataset, facts: DatasetFacts, outcome: Outcome, wanted: int
-) -> Iterator[tuple[ShardIndex, dict[str, Any]]]:
+) -> Iterator[tuple[ShardIndex, Columns]]:
     """Rows of one outcome, spread evenly over all shards, with the shard that each belongs to."""
     counts = [shard.outcomes.get(outcome.value, 0) for shard in facts.shards]
     layout = DatasetLayout(dataset.root)
@@ -130,5 +130,5 @@ def spread_rows(
             yield from ((shard, row) for row in _take(rows, here))
 
 
-def _take(rows: pa.Table, positions: Sequence[int]) -> list[dict[str, Any]]:
+def _take(rows: pa.Table, positions: Sequence[int]) -> list[Columns]:
     return rows.take(pa.array(positions, pa.int64())).to_pylist()

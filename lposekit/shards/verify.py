@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lposekit.errors import LposekitError, Outcome
+from lposekit.records import Columns
 from lposekit.shards.card import DatasetCard, read_card
 from lposekit.shards.layout import DatasetLayout, sha256_file, sum_counts
 from lposekit.shards.stats import FileFacts, ShardStats, load_stats
@@ -131,7 +131,7 @@ def _tar_members(path: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def _verify_tar(
-    tar_name: str, members: list[tuple[str, int, int]], index: list[dict[str, Any]], kind: str
+    tar_name: str, members: list[tuple[str, int, int]], index: Sequence[Columns], kind: str
 ) -> Iterator[Finding]:
     """Members: whitelisted, adjacent, complete, and where the index says."""
     indexed = [(f"{row['key']}.{m['name']}", m["offset"], m["size"]) for row in index for m in row["members"]]
@@ -213,7 +213,7 @@ class _ClipAccount:
     dropped: dict[str, int]
 
 
-def _clip_account(row: Mapping[str, Any]) -> _ClipAccount:
+def _clip_account(row: Columns) -> _ClipAccount:
     """Windows, clips and drops of one row.
 
     Raises:

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -51,9 +51,9 @@ class ShardWriter:
     run_id: str
     num_samples: int = 0
     _last_key: str = ""
-    _tar: Any = None
-    _stream: Any = None
-    _thumbnails: list[dict[str, Any]] = field(default_factory=list)
+    _tar: Any = None  # webdataset's, which is imported late
+    _stream: BinaryIO | None = None
+    _thumbnails: list[dict[str, str | bytes]] = field(default_factory=list)
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
         """Append one sample; keys must rise.
@@ -120,6 +120,7 @@ class ShardWriter:
     def _write_partials(self, table: pa.Table) -> dict[Path, Path]:
         """All files of the shard under partial names, synced. Returns final name -> partial name."""
         self._open().close()
+        assert self._stream is not None
         self._stream.close()
         partials = {path: self._partial(path) for path in self._final_paths()}
         tar, parquet, index, thumbnails = self._final_paths()
@@ -144,14 +145,16 @@ class ShardWriter:
 
 def scan_members(tar_path: Path) -> pa.Table:
     """The index of a tar: one row per sample in tar order, members with absolute offset and size of their data."""
-    rows: list[dict[str, Any]] = []
+    keys: list[str] = []
+    members: list[list[dict[str, str | int]]] = []
     with tarfile.open(tar_path, "r:") as tar:
         for info in tar:
             key, _, name = info.name.partition(".")
-            if not rows or rows[-1]["key"] != key:
-                rows.append({"key": key, "members": []})
-            rows[-1]["members"].append({"name": name, "offset": info.offset_data, "size": info.size})
-    return pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
+            if not keys or keys[-1] != key:
+                keys.append(key)
+                members.append([])
+            members[-1].append({"name": name, "offset": info.offset_data, "size": info.size})
+    return pa.Table.from_pydict({"key": keys, "members": members}, schema=INDEX_SCHEMA)
 
 
 def publish(layout: DatasetLayout, shard: int, partials: Mapping[Path, Path], stats: ShardStats, run_id: str) -> None:

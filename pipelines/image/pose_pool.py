@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lposekit.pose.protocol import Estimator
+from lposekit.recipe import ActorHandle
 from lposekit.records import PoseFailure
 from pipelines.image.poison import find_killers
 from pipelines.image.pose_actor import Image, PoseAnswer, Poses, PoseSpec, answer
@@ -58,7 +59,7 @@ class _Ticket:
 class RayPoses:
     """A pool of `PoseActor`s; batches go round, and a batch whose actor died is tried again and then isolated."""
 
-    def __init__(self, actors: Sequence[Any], spec: PoseSpec, first: int = 0) -> None:
+    def __init__(self, actors: Sequence[ActorHandle], spec: PoseSpec, first: int = 0) -> None:
         self._actors = actors
         self._spec = spec
         self._turn = itertools.count(first)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from lposekit.errors import Outcome, UsageError
 from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, keep_verdict
 from lposekit.recipe import Claim
+from lposekit.records import Columns
 from lposekit.settings import flatten_settings
 from lposekit.shards.card import DatasetCard, claim_folder, read_card, stated, update_card
 from lposekit.shards.keep_rule import keep_rule_of
@@ -46,7 +47,7 @@ class _Refilter:
     dedup: bool
     run_id: str = ""
     seen_sha256: set[str] = field(default_factory=set)
-    needs_pixels: list[dict[str, Any]] = field(default_factory=list)
+    needs_pixels: list[dict[str, object]] = field(default_factory=list)
 
 
 def run(
@@ -183,7 +184,8 @@ def _refiltered(work: _Refilter, stored: StoredShard, position: int) -> RowResul
     if not taken:
         if outcome is result.outcome and not result.samples:
             return result
-        columns = result.columns | {
+        columns = {
+            **result.columns,
             "outcome": outcome.value,
             "status": img2dataset_status(outcome, False),
             "error_message": f"{outcome.value}: turned down by refilter",
@@ -196,7 +198,7 @@ def _kept(work: _Refilter, stored: StoredShard, position: int, result: RowResult
     """A sample taken over: image and caption as they are, the account and the detected counts anew."""
     persons = stored_persons(stored, position)
     assert persons is not None
-    columns = result.columns | {"outcome": Outcome.KEPT.value, "status": "success", "error_message": None}
+    columns = {**result.columns, "outcome": Outcome.KEPT.value, "status": "success", "error_message": None}
     width, height = columns["width"], columns["height"]
     layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
     records = [person_record(p, width, height, work.rule.keypoint_score_threshold, layout) for p in persons]
@@ -211,7 +213,7 @@ def _kept(work: _Refilter, stored: StoredShard, position: int, result: RowResult
     )
 
 
-def _updated_json(old: bytes, columns: Mapping[str, Any]) -> bytes:
+def _updated_json(old: bytes, columns: Columns) -> bytes:
     changed = ("outcome", "status", "error_message", "max_detected")
     value = json.loads(old) | {name: columns[name] for name in changed}
     return json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8")

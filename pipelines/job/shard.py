@@ -7,21 +7,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyarrow as pa
 
 from lposekit.faults import fault_point
 from lposekit.json_values import JsonObject
 from lposekit.recipe import Claim, ShardReport
+from lposekit.records import Columns
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import ShardStats
 from lposekit.shards.writer import ShardWriter
 from lposekit.stage_times import StageTimes
 from pipelines.job.lock import writer_lock
 from pipelines.job.rows import RowResult, rows_table
-
-Columns = Mapping[str, Any]
 
 
 class NetworkDown(Exception):

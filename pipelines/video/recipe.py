@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lposekit.errors import Outcome, UsageError
 from lposekit.json_values import JsonValue
-from lposekit.recipe import CardFacts, Claim, Machine
+from lposekit.recipe import ActorHandle, CardFacts, Claim, Machine
 from lposekit.shards.card import differing_fields, read_card, stated
 from lposekit.shards.layout import DatasetLayout
 from lposekit.versions import installed_versions
@@ -75,5 +74,5 @@ class VideoRecipe:
     def pool(self, machine: Machine) -> None:
         return None
 
-    def worker(self, claim: Claim, pool: Sequence[Any] | None = None, number: int = 0) -> VideoWorker:
+    def worker(self, claim: Claim, pool: Sequence[ActorHandle] | None = None, number: int = 0) -> VideoWorker:
         return VideoWorker(claim, self.settings)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from lposekit.json_values import JsonValue
+from lposekit.records import Columns
 from lposekit.shards.layout import sum_counts
-from pipelines.job.rows import Columns, RowResult, Sample, row_columns
+from pipelines.job.rows import RowResult, Sample, row_columns
 from pipelines.job.shard import ShardKind
 from pipelines.video.clips.records import ClipRecord, VideoResult, VideoRow
 

@@ -115,6 +115,8 @@ def open_dataset_folder(root: Path) -> Dataset:
     numbers = shards_to_read(layout)
     card = read_card(layout)
     kind = card.kind
+    if kind not in REQUIRED_MEMBERS:
+        raise UsageError(f"{root} is a dataset of kind {kind!r}, which the trainer cannot read: name another --data")
     shards = tuple(read_shard_index(layout, number) for number in numbers)
     for shard in shards:
         _refuse_missing_members(root, shard, REQUIRED_MEMBERS[kind])
