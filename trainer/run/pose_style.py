@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from lposekit.errors import UsageError
+from lposekit.errors import LposekitError, UsageError
 from lposekit.keypoints import COCO17_NAMES, KEYPOINT_FORMATS
 from lposekit.skeleton_styles import STYLES
 from trainer.data.catalog import Dataset
@@ -19,9 +19,15 @@ def drawn_as_learned(settings: TrainSettings, run_card: RunCard | None) -> Train
 
     Raises:
         UsageError: the settings name another style or line width.
+        LposekitError: the run's style is none that this version knows.
     """
     if run_card is None or run_card.pose_style is None:
         return settings
+    if run_card.pose_style not in STYLES:
+        raise LposekitError(
+            f"the pose encoder was trained with the style {run_card.pose_style!r}, which this lposekit cannot draw. "
+            "Upgrade it, or name another --pose-encoder."
+        )
     width = run_card.pose_line_width
     learned = replace(
         settings.pose,

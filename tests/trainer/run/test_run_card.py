@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from lposekit.errors import LposekitError
+from trainer.run.pose_style import drawn_as_learned
 from trainer.run.run_card import RunCard, read_run_card, write_run_card
+from trainer.settings import TrainSettings
 
 STAGE_2: dict[str, object] = {
     "schema": 1,
@@ -59,3 +61,10 @@ def test_a_damaged_run_card_is_refused_with_file_and_key(tmp_path: Path, damage:
     (tmp_path / "run.json").write_text(json.dumps({**STAGE_2, **damage}))
     with pytest.raises(LposekitError, match=rf"{tmp_path}/run.json: {words}.*Restore it"):
         read_run_card(tmp_path)
+
+
+def test_a_pose_style_that_this_version_does_not_know_is_refused(tmp_path: Path) -> None:
+    # Mutation tried: without the check, a KeyError when the first validation image is drawn.
+    (tmp_path / "run.json").write_text(json.dumps({**STAGE_1, "pose_style": "openpose25"}))
+    with pytest.raises(LposekitError, match="'openpose25', which this lposekit cannot draw"):
+        drawn_as_learned(TrainSettings(), read_run_card(tmp_path))
