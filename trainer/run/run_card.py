@@ -119,7 +119,7 @@ def read_run_card(run_dir: Path) -> RunCard:
     """`run.json` of a run folder.
 
     Raises:
-        LposekitError: it is no run folder, or its card is damaged.
+        LposekitError: it is no run folder, or its card is damaged or of a newer schema.
     """
     path = run_dir / RUN_NAME
     try:
@@ -128,6 +128,9 @@ def read_run_card(run_dir: Path) -> RunCard:
         raise LposekitError(f"{run_dir} is no run folder: it has no {RUN_NAME}") from None
     except (OSError, ValueError) as error:
         raise LposekitError(f"{path}: not readable as JSON ({error}). Restore it from a copy.") from error
+    schema = values.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:  # before its other keys, which may have changed
+        raise LposekitError(f"{path}: schema {schema} is newer than this lposekit knows ({SCHEMA}). Upgrade it.")
     try:
         return RunCard.from_json(values)
     except ValueError as error:

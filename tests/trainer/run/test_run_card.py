@@ -55,11 +55,12 @@ def test_what_an_older_card_lacks_is_none(tmp_path: Path) -> None:
         ({"size": -64}, "size is -64, not a whole number"),
         ({"data": "d"}, 'data is "d", not a list'),
         ({"pose_encoder": {"file": "a"}}, "pose_encoder.sha256 is missing"),
+        ({"schema": 2, "size": "64"}, "schema 2 is newer"),
     ],
 )
 def test_a_damaged_run_card_is_refused_with_file_and_key(tmp_path: Path, damage: dict[str, object], words: str) -> None:
     (tmp_path / "run.json").write_text(json.dumps({**STAGE_2, **damage}))
-    with pytest.raises(LposekitError, match=rf"{tmp_path}/run.json: {words}.*Restore it"):
+    with pytest.raises(LposekitError, match=rf"{tmp_path}/run.json: {words}.*(Restore|Upgrade) it"):
         read_run_card(tmp_path)
 
 
