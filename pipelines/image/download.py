@@ -189,7 +189,8 @@ class _Shard:
         self, index: int, outcome: Outcome | None = None, detail: str = "", image: DecodedImage | None = None
     ) -> FetchedRow:
         self._missing.discard(index)
-        return FetchedRow(self._rows[index], outcome, detail, image, *self._facts.pop(index, (None, None, None)))
+        sha256, num_bytes, http_status = self._facts.pop(index, (None, None, None))
+        return FetchedRow(self._rows[index], outcome, detail, image, sha256, num_bytes, http_status)
 
     def next_row(self, cancel: threading.Event | None) -> FetchedRow:
         """The next row that has ended, in the caller's thread."""

@@ -138,7 +138,10 @@ def _pose_columns(persons: Sequence[Person], records: Sequence[PersonRecord]) ->
         "num_persons": len(persons),
         "max_detected": max(counts, default=None),
         "main_detected": counts[areas.index(max(areas))] if areas else None,
-        "persons": [{name: record[name] for name in ("bbox", "bbox_score", "keypoints")} for record in records],
+        "persons": [
+            {"bbox": record["bbox"], "bbox_score": record["bbox_score"], "keypoints": record["keypoints"]}
+            for record in records
+        ],
     }
 
 

@@ -41,7 +41,7 @@ def text_columns(path: str, kind: str) -> list[str]:
         return list(dict.fromkeys(_csv_reader(kind, stream).fieldnames or []))
 
 
-def text_rows(path: str, kind: str) -> Iterator[dict[str, object]]:
+def text_rows(path: str, kind: str) -> Iterator[Mapping[str, object]]:
     """The rows in order, one at a time. Blank lines are no rows."""
     with _open_text(path, kind) as stream:
         if kind == "txt":
