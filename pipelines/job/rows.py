@@ -71,7 +71,7 @@ def rows_table(rows: Sequence[Columns], own: Mapping[str, pa.DataType]) -> pa.Ta
     return pa.Table.from_arrays(arrays, names=names)
 
 
-def free_column(values: list[object]) -> pa.Array:
+def free_column(values: Sequence[object]) -> pa.Array:
     """A pass-through column; one whose values have several types becomes text."""
     try:
         return pa.array(values)
