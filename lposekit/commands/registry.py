@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Command:
     def module(self) -> str:
         return "lposekit.commands." + self.name.replace("-", "_")
 
-    def load_settings_class(self) -> type:
+    def load_settings_class(self) -> type[DataclassInstance]:
         module, _, name = self.settings.partition(":")
         return getattr(importlib.import_module(module), name)
 

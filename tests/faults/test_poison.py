@@ -92,4 +92,4 @@ def test_a_wrong_shape_is_a_bug_that_stops_its_shard_and_says_so(tmp_path: Path)
 def test_the_rule_is_the_cards(tmp_path: Path) -> None:
     _build(tmp_path, {})
     card = lposekit.open_dataset(tmp_path / "d").card
-    assert KeepRule(**card["keep_rule"]) == KeepRule(keypoint_score_threshold=0.5)
+    assert KeepRule(**card.keep_rule) == KeepRule(keypoint_score_threshold=0.5)

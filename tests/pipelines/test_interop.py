@@ -82,7 +82,7 @@ def test_the_parquet_and_stats_have_img2datasets_columns_with_its_meanings(tmp_p
     } <= set(table.column_names)
     statuses = table["status"].to_pylist()
     assert statuses == ["success", "success", "failed_to_resize", "failed_to_download"] * 2
-    stats = layout.read_stats(0)
+    stats = layout.read_stats(0).as_json()
     assert (stats["count"], stats["successes"]) == (8, 4)
     assert stats["failed_to_download"] + stats["failed_to_resize"] == 4
     assert {"duration", "start_time", "end_time", "status_dict"} <= stats.keys()

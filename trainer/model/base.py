@@ -74,8 +74,8 @@ def load_base(name: str) -> Base:
     return Base(
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
-        vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),  # pyright: ignore
-        unet=UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),  # pyright: ignore
+        vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+        unet=UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
         scheduler=read_scheduler(folder / "scheduler"),
         source=str(folder),
     )
@@ -134,7 +134,7 @@ def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
     """Token ids of captions, padded and cut to the model's length: (B, L) int64."""
     length = tokenizer.model_max_length
     tokens = tokenizer(list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    return tokens["input_ids"]  # pyright: ignore
+    return tokens["input_ids"]
 
 
 @torch.no_grad()

@@ -64,7 +64,7 @@ class VideoResnetBlock(ResnetBlock2D):
 
     joint_group_norm: bool
 
-    def forward(self, x: Tensor, time_embedding_BT: Tensor, frames: int = 1) -> Tensor:  # pyright: ignore
+    def forward(self, x: Tensor, time_embedding_BT: Tensor, frames: int = 1) -> Tensor:
         """(BF)CHW and one time embedding a clip -> (BF)CHW."""
         assert self.time_emb_proj is not None
         hidden = self.nonlinearity(joint_group_norm(self.norm1, x, frames, self.joint_group_norm))

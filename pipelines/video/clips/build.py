@@ -33,7 +33,7 @@ from pipelines.video.clips.span import SpanClips
 log = logging.getLogger(__name__)
 
 
-def build_clips_payload(payload: Mapping[str, Any]) -> dict[str, Any]:
+def build_clips_payload(payload: Mapping[str, Any]) -> Mapping[str, object]:
     """`build_clips` as the sandbox's target: {"path", "row", "settings", "out_dir"} as trees; answers as `packed`."""
     cv2.setNumThreads(1)
     out_dir = Path(payload["out_dir"])

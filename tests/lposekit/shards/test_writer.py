@@ -15,7 +15,7 @@ import pytest
 
 import lposekit
 from lposekit.errors import LposekitError, UsageError
-from lposekit.shards.card import claim_folder
+from lposekit.shards.card import DatasetCard, claim_folder
 from lposekit.shards.layout import DatasetLayout, sha256_file
 from lposekit.shards.verify import verify_dataset
 from lposekit.shards.writer import finish_replacements, remove_partials
@@ -89,7 +89,7 @@ def test_a_replacement_killed_anywhere_ends_as_the_old_or_the_new_shard(tmp_path
     remove_partials(layout)
     assert verify_dataset(layout.root) == []
     expected = 8 if point == "shard:before_fsync" else 7
-    assert layout.read_stats(0)["count"] == expected
+    assert layout.read_stats(0).count == expected
 
 
 def test_full_disk_is_a_clear_error_and_leaves_no_final_name(tmp_path: Path) -> None:
@@ -112,13 +112,13 @@ def test_a_folder_of_other_settings_is_refused_with_the_differing_fields(tmp_pat
     # Mutation tried: claim_folder that returns at once when there is a card -> no error.
     root = tmp_path / "d"
     root.mkdir()
-    claim_folder(DatasetLayout(root), {"fixed": {"settings": {"image.size": 512, "sizes": (1, 2)}}})
-    claim_folder(DatasetLayout(root), {"fixed": {"settings": {"image.size": 512, "sizes": (1, 2)}}})
+    claim_folder(DatasetLayout(root), DatasetCard(fixed={"settings": {"image.size": 512, "sizes": (1, 2)}}))
+    claim_folder(DatasetLayout(root), DatasetCard(fixed={"settings": {"image.size": 512, "sizes": (1, 2)}}))
     with pytest.raises(UsageError, match=r"settings\.image\.size: 512 -> 256"):
-        claim_folder(DatasetLayout(root), {"fixed": {"settings": {"image.size": 256, "sizes": (1, 2)}}})
+        claim_folder(DatasetLayout(root), DatasetCard(fixed={"settings": {"image.size": 256, "sizes": (1, 2)}}))
 
 
 def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.docx").write_bytes(b"precious")
     with pytest.raises(UsageError, match=r"thesis\.docx"):
-        claim_folder(DatasetLayout(tmp_path), {"fixed": {}})
+        claim_folder(DatasetLayout(tmp_path), DatasetCard(fixed={}))

@@ -18,7 +18,7 @@ from PIL import Image
 
 import lposekit
 from lposekit.errors import UsageError
-from lposekit.shards.card import read_card
+from lposekit.shards.card import DatasetTotals, read_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
 from pipelines.fetch.settings import FetchSettings
@@ -159,8 +159,8 @@ def test_the_cards_totals_are_those_of_the_shards(tmp_path: Path) -> None:
     with served(stub_pages(6, num_persons={0: 0}), tmp_path) as (_, path):
         run(stub_settings(path, tmp_path / "d"), execute=execute_here)
     card = read_card(DatasetLayout(tmp_path / "d"))
-    assert card["totals"] == {"shards": 2, "rows": 6, "samples": 5, "outcomes": {"kept": 5, "no_person": 1}}
-    assert card["shards"] == ["00000", "00001"]
+    assert card.totals == DatasetTotals(shards=2, rows=6, samples=5, outcomes={"kept": 5, "no_person": 1})
+    assert card.shards == ["00000", "00001"]
 
 
 def test_duplicates_within_a_shard_are_turned_down_when_asked(tmp_path: Path) -> None:

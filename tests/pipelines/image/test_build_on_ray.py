@@ -36,5 +36,5 @@ def test_rows_keep_their_order_over_many_workers(tmp_path: Path) -> None:
     assert report.exit_code == 0
     assert [sample.caption for sample in lposekit.open_dataset(tmp_path / "d")] == [f"row {row}" for row in range(24)]
     card = read_card(DatasetLayout(tmp_path / "d"))
-    assert card["models"]["pose_model"]["name"] == "stub"
+    assert card.models["pose_model"]["name"] == "stub"
     assert verify_dataset(tmp_path / "d") == []

@@ -153,7 +153,7 @@ def test_other_versions_of_the_encoders_do_not_continue_a_folder(
 ) -> None:
     settings = _settings(videos, tmp_path / "d")
     run(settings, execute=execute_here)
-    versions = read_card(DatasetLayout(tmp_path / "d"))["versions"]
+    versions = read_card(DatasetLayout(tmp_path / "d")).versions
     assert {"av", "decord2", "scenedetect-headless", "python", "lposekit"} <= versions.keys()
     for module in (build, video_recipe):
         monkeypatch.setattr(module, "installed_versions", lambda packages: dict.fromkeys(packages, "0.1"))

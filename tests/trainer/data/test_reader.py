@@ -14,8 +14,9 @@ import pytest
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.keypoints import KEYPOINT_FORMATS
-from lposekit.shards.card import claim_folder, update_card
+from lposekit.shards.card import DatasetCard, claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.stats import ShardStats
 from lposekit.shards.writer import ShardWriter
 from tests.support.train_data import clip_members, color_of, image_members, keypoints_of, write_dataset
 from trainer.data.catalog import open_catalog, open_dataset_folder
@@ -185,11 +186,11 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path):
 def test_clips_stored_as_images_are_refused_with_the_way_to_store_them(tmp_path: Path):
     # mutation tried: without the check, "has no member 'mp4' ... Build the shard again"
     layout = DatasetLayout(tmp_path)
-    claim_folder(layout, {"kind": "video", "fixed": {}})
+    claim_folder(layout, DatasetCard(kind="video", fixed={}))
     writer = ShardWriter(layout, 0, "test")
     frames = {f"{frame:06d}.jpg": image_members(frame)["jpg"] for frame in range(2)}
     writer.add("000000000000", {**frames, "json": b"{}", "txt": b"a clip"})
-    writer.commit(pa.table({"key": ["000000000000"]}), {"count": 1, "outcomes": {"kept": 1}})
+    writer.commit(pa.table({"key": ["000000000000"]}), ShardStats(count=1, outcomes={"kept": 1}))
     update_card(layout)
     with pytest.raises(UsageError, match=r"was built with --encode.format frames.*Build it with --encode.format mp4"):
         open_catalog([tmp_path], "video")
