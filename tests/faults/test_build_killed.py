@@ -34,7 +34,11 @@ from tests.support.pages import Page
 from tests.support.stub_images import stub_image
 
 ROWS, ROWS_PER_SHARD = 40, 10
-POINTS = ["shard:before_fsync", "shard:between_tar_and_parquet", "shard:before_stats"]
+POINTS = [
+    pytest.param("shard:before_fsync", marks=pytest.mark.more),
+    "shard:between_tar_and_parquet",
+    pytest.param("shard:before_stats", marks=pytest.mark.more),
+]
 
 
 @pytest.fixture(scope="module")
