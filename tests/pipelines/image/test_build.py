@@ -144,6 +144,8 @@ def test_a_low_success_rate_ends_with_exit_code_3_only_where_it_was_asked_for(tm
         settings = stub_settings(path, tmp_path / "d")
         assert run(settings, execute=execute_here).exit_code == 0
         assert run(replace(settings, min_success=0.5), execute=execute_here).exit_code == 3
+        # Mutation tried: `<=` in place of `<` in `BuildReport.exit_code` -> exactly what was asked for is too little.
+        assert run(replace(settings, min_success=0.25), execute=execute_here).exit_code == 0
         assert run(replace(settings, min_success=0.2), execute=execute_here).exit_code == 0
 
 
