@@ -40,4 +40,8 @@ def test_every_use_has_numbers_of_its_own() -> None:
 
 def test_the_numbers_of_today_are_those_of_tomorrow() -> None:
     # changed numbers would make a resumed run another one: these values may never change
-    assert [round(first(DRAW, use), 6) for use in ("crop", "noise", "latent")] == [0, 0, 0]
+    assert [round(first(DRAW, use), 6) for use in ("crop", "noise", "latent")] == [
+        0.267616,
+        0.194187,
+        0.316022,
+    ]
