@@ -27,6 +27,7 @@ def test_plain_webdataset_reads_the_tars(tmp_path: Path) -> None:
     assert samples[0]["pose.json"]["persons"][0]["num_detected"] == 12
 
 
+@pytest.mark.more
 @pytest.mark.usefixtures("ray_local")
 def test_ray_data_reads_the_folder(tmp_path: Path) -> None:
     import ray

@@ -103,7 +103,7 @@ def measure(chromium: str, page: Path, folder: Path, width: int) -> dict[str, fl
     return json.loads(unescape(found.group(1)))
 
 
-@pytest.mark.parametrize("width", [PHONE_WIDTH, 1280])
+@pytest.mark.parametrize("width", [PHONE_WIDTH, pytest.param(1280, marks=pytest.mark.more)])
 def test_all_images_load_and_nothing_overflows(chromium: str, report: Path, tmp_path: Path, width: int) -> None:
     # Mutation: `.sheet { columns: 340px }` -> `width: 900px` overflows; a broken data URI is not loaded.
     facts = measure(chromium, report, tmp_path, width)
@@ -122,7 +122,7 @@ def test_the_video_page_loads_and_fits_a_phone(chromium: str, videos: DatasetLay
     assert facts["overflowing"] == 0
 
 
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("dark", [pytest.param(False, marks=pytest.mark.more), True])
 def test_the_page_follows_light_and_dark(chromium: str, report: Path, tmp_path: Path, dark: bool) -> None:
     shot = tmp_path / "shot.png"
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"

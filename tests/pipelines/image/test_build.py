@@ -53,7 +53,8 @@ def test_every_row_ends_in_the_outcome_that_it_deserves(tmp_path: Path) -> None:
     unsafe = [0.9 if row == 15 else 0.1 for row in range(16)]
     pages["/15.jpg"] = Page(stub_image(15))
     with served(pages, tmp_path, punsafe=unsafe) as (_, path):
-        settings = stub_settings(path, tmp_path / "d", filter=FilterSettings(max_punsafe=0.5))
+        killable = ImageSettings(decode_processes=1)
+        settings = stub_settings(path, tmp_path / "d", filter=FilterSettings(max_punsafe=0.5), image=killable)
         report = run(settings, execute=execute_here)
     assert report.exit_code == 0
     dataset = lposekit.open_dataset(tmp_path / "d")
@@ -95,7 +96,9 @@ def test_stored_images_are_upright_without_metadata_and_of_the_size_asked_for(tm
     Image.fromarray(marked).save(stream, "JPEG", exif=exif, quality=95)
     pages = {"/0.jpg": Page(stream.getvalue()), "/1.jpg": Page(stub_image(1))}
     with served(pages, tmp_path) as (_, path):
-        settings = stub_settings(path, tmp_path / "d", store_min_detected=0.0, image=ImageSettings(size=100))
+        settings = stub_settings(
+            path, tmp_path / "d", store_min_detected=0.0, image=ImageSettings(size=100, decode_processes=0)
+        )
         run(settings, execute=execute_here)
     rows = lposekit.open_dataset(tmp_path / "d").rows().to_pylist()
     assert (rows[0]["width"], rows[0]["height"]) == (100, 200)
@@ -144,6 +147,8 @@ def test_a_low_success_rate_ends_with_exit_code_3_only_where_it_was_asked_for(tm
         settings = stub_settings(path, tmp_path / "d")
         assert run(settings, execute=execute_here).exit_code == 0
         assert run(replace(settings, min_success=0.5), execute=execute_here).exit_code == 3
+        # Mutation tried: `<=` in place of `<` in `BuildReport.exit_code` -> exactly what was asked for is too little.
+        assert run(replace(settings, min_success=0.25), execute=execute_here).exit_code == 0
         assert run(replace(settings, min_success=0.2), execute=execute_here).exit_code == 0
 
 
