@@ -23,6 +23,7 @@ from lposekit.records import shard_name
 from lposekit.shards.files import disk_error, sync_file, sync_folder
 from lposekit.shards.layout import DatasetLayout, sha256_file
 from lposekit.shards.stats import FileFacts, ShardStats, write_stats
+from lposekit.stage_times import StageTimes
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -74,15 +75,21 @@ class ShardWriter:
         """Keep a small image of a rejected row for the report."""
         self._thumbnails.append({"key": key, "outcome": outcome, "jpeg": jpeg})
 
-    def commit(self, table: pa.Table, stats: ShardStats) -> ShardStats:
+    def commit(self, table: pa.Table, stats: ShardStats, times: StageTimes | None = None) -> ShardStats:
         """Make the shard visible. Returns ``stats`` with ``files`` and ``num_samples``, as they are in the marker.
+
+        Args:
+            times: of the shard's stages; ``commit``, up to the renaming, is added, and all go into the marker.
 
         Raises:
             LposekitError: the disk is full; nothing became visible.
         """
         try:
-            partials = self._write_partials(table)
-            stats = replace(stats, num_samples=self.num_samples, files=self._describe(partials))
+            with (times or StageTimes()).stage("commit"):
+                partials = self._write_partials(table)
+                stats = replace(stats, num_samples=self.num_samples, files=self._describe(partials))
+            if times is not None:
+                stats = replace(stats, timings_s=times.as_dict())
             publish(self.layout, self.shard, partials, stats, self.run_id)
         except OSError as error:
             self.discard()

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -67,8 +67,7 @@ def write_shard(
             fault_point("shard:before_commit")
             account = kind.account(written)
             marker = commit_marker(written, start, time.time()).with_facts({**account, **(stats or {})})
-            with times.stage("commit"):
-                writer.commit(rows_table(written, kind.columns), replace(marker, timings_s=times.as_dict()))
+            writer.commit(rows_table(written, kind.columns), marker, times)
         except NetworkDown as down:
             writer.discard()
             return ShardReport(

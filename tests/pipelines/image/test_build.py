@@ -177,6 +177,17 @@ def test_duplicates_within_a_shard_are_turned_down_when_asked(tmp_path: Path) ->
     assert lposekit.open_dataset(tmp_path / "d").rows()["outcome"].to_pylist() == ["kept", "kept", "duplicate", "kept"]
 
 
+# mutation tried: `times` not handed to `pose_windows`: red
+def test_the_marker_of_a_shard_says_where_its_time_went(tmp_path: Path) -> None:
+    with served(stub_pages(4), tmp_path) as (_, path):
+        report = run(stub_settings(path, tmp_path / "d"), execute=execute_here)
+    timings_s = DatasetLayout(tmp_path / "d").read_stats(0).timings_s
+    assert timings_s is not None
+    assert timings_s.keys() == {"fetch", "decode", "pose", "encode", "commit"}  # the stub has no detector
+    assert all(seconds > 0 for stage, seconds in timings_s.items() if stage != "pose")
+    assert report.timings_s == timings_s
+
+
 def _never(*_: Any) -> RunResult:
     raise AssertionError("nothing may be started")
 

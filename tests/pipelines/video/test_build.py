@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,22 @@ def test_every_video_and_every_window_is_accounted_for_and_captions_arrive(built
     cut = [sample.metadata for sample in dataset if sample.metadata["video_key"] == "000000001"]
     assert len(cut) >= 2
     assert all(clip["end_s"] <= 2.0 or clip["start_s"] >= 2.0 for clip in cut), "a clip spans the cut at 2 s"
+
+
+# mutations tried: no `add_all` of the child's times, no stage "commit" in the writer: red
+def test_the_marker_the_report_and_the_last_line_say_where_the_time_went(built: tuple[Path, BuildReport]) -> None:
+    layout, report = DatasetLayout(built[0]), built[1]
+    stages = {"fetch", "hash", "decode", "shots", "encode", "commit"}
+    by_shard = [layout.read_stats(shard).timings_s or {} for shard in layout.committed_shards()]
+    assert by_shard[0].keys() == stages
+    assert all(by_shard[0][stage] > 0 for stage in ("decode", "encode", "commit"))
+    assert by_shard[-1].keys() <= stages  # of a file that is no video
+    decode_s = sum(times["decode"] for times in by_shard)
+    assert report.timings_s["decode"] == pytest.approx(decode_s, abs=0.01)
+    assert re.match(r"time by stage: \w+ \d+ %, ", report.summary_lines()[-1])
+    page = (layout.root / "_dataset/report/index.html").read_text()
+    assert "Time by stage" in page
+    assert "<dt>shots</dt>" in page
 
 
 def test_plain_webdataset_reads_the_clips(built: tuple[Path, BuildReport]) -> None:
