@@ -26,6 +26,7 @@ from pipelines.job.build_report import BuildReport
 from pipelines.recipes import build_images, build_videos
 from pipelines.video.settings import BuildVideoSettings
 from tests.compat.base import write_base
+from tests.support.train_data import write_dataset
 from tests.support.train_runs import keys, losses
 from trainer.run.metrics import read_metrics
 from trainer.settings import ClipSamplingSettings, FramingSettings, LoaderSettings, TrainSettings
@@ -221,9 +222,9 @@ def test_a_run_of_other_settings_is_refused_by_name(changes: dict[str, Any], wor
 
 def test_a_run_on_other_data_is_refused_by_name(old: Path) -> None:
     write_base(old / "base")
-    assert main(["refilter", "images", "--output", "strict", "--person-rule", "all"]) == 0
+    other = write_dataset(old / "other", [3])
     with pytest.raises(UsageError, match=r"cannot be resumed(.|\n)*data: "):
-        train(_settings(max_steps=4, data=(Path("strict"),)))
+        train(_settings(max_steps=4, data=(other,)))
 
 
 def test_stage_2_trains_on_old_clips_with_the_pose_encoder_of_an_old_run(old: Path) -> None:

@@ -4,22 +4,19 @@ new folder; `retry` fetches chosen rows again, in place, and leaves every other 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 import lposekit
 from lposekit.errors import UsageError
-from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
 from pipelines.image import refilter
 from pipelines.recipes import build_images as run
 from pipelines.recipes import retry
-from tests.support.bad_server import BadServer, closed_port
 from tests.support.execute_here import execute_here
 from tests.support.pages import Page
-from tests.support.stub_build import served, stub_pages, stub_settings, write_rows
+from tests.support.stub_build import served, stub_pages, stub_settings
 from tests.support.stub_images import stub_image
 
 
@@ -99,23 +96,6 @@ def test_retry_fetches_only_the_outcomes_named_and_leaves_the_other_samples_as_t
     assert {key: after[key] for key in before} == before
     assert after["000000001"]["txt"] == b"row 1"
     assert verify_dataset(tmp_path / "d") == []
-
-
-def test_rows_that_are_not_tried_again_are_no_sign_of_an_outage(tmp_path: Path) -> None:
-    # Mutation tried: the breaker counts the rows that are carried over -> nothing is committed.
-    dead = f"http://127.0.0.1:{closed_port()}"
-    with BadServer(pages={"/0.jpg": Page(b"", status=503), "/1.jpg": Page(b"", status=503)}) as server:
-        urls = [f"{server.url}/0.jpg", f"{server.url}/1.jpg", *(f"{dead}/{row}.jpg" for row in range(2, 24))]
-        path = write_rows(tmp_path / "list.jsonl", [{"url": url, "caption": ""} for url in urls])
-        settings = stub_settings(path, tmp_path / "d", rows_per_shard=24, network_failure_limit=None)
-        run(settings, execute=execute_here)
-        card = DatasetLayout(tmp_path / "d").card
-        stored = json.loads(card.read_text())
-        stored["settings"]["network_failure_limit"] = 0.5
-        card.write_text(json.dumps(stored))
-        server.pages |= stub_pages(2)
-        report = retry(tmp_path / "d", ["http_5xx"], allow_private_addresses=True, execute=execute_here)
-    assert (report.exit_code, report.outcomes) == (0, {"connect": 22, "kept": 2})
 
 
 def test_retry_refuses_an_outcome_that_does_not_exist(tmp_path: Path) -> None:
