@@ -119,8 +119,10 @@ def _video_recipe(card: Mapping[str, Any], limits: Mapping[str, Any], changes: d
 
 @contextlib.contextmanager
 def _image_recipe(card: Mapping[str, Any], changes: dict[str, Any]) -> Iterator[Recipe[Any]]:
+    # A folder that does not name this setting was built before there was one: both of two near-duplicates were kept.
+    stored = {"pose.duplicate_oks": None, **card["settings"]}
     settings = replace(
-        stored_settings(BuildImagesSettings, card["settings"], "dataset card"),
+        stored_settings(BuildImagesSettings, stored, "dataset card"),
         network_failure_limit=None,
         **changes,
     )

@@ -1,0 +1,17 @@
+"""`lposekit pose`: the poses of every frame of a video, followed, smoothed, and drawn on request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lposekit.commands.flags import load
+from lposekit.commands.output import finish
+from lposekit.commands.registry import COMMANDS
+
+
+def run(argv: Sequence[str]) -> int:
+    command = COMMANDS["pose"]
+    loaded = load(command, command.load_settings_class(), argv)
+    from pipelines.video.poses.run import estimate_poses
+
+    return finish(estimate_poses(loaded.settings, dry_run=loaded.dry_run), as_json=loaded.json)
