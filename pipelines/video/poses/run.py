@@ -23,7 +23,7 @@ from lposekit.pose.choose import check_choice, most_prominent, select_persons
 from lposekit.pose.protocol import Estimator
 from lposekit.pose.refine import RefineSettings, refine
 from lposekit.pose.tracker import Tracker
-from lposekit.pose.tracks import SUFFIX, PoseTracks, read_tracks, write_tracks
+from lposekit.pose.tracks import SUFFIX, PoseTracks, TooManyPosesError, read_tracks, write_tracks
 from lposekit.pose.weights import require_weights
 from lposekit.pose.zoo import DetectorEntry, PoseEntry, detector_entry, pose_entry
 from lposekit.setting_values import check_values
@@ -64,7 +64,10 @@ def estimate_poses(
         require_weights([run.detector.weights, run.pose_model.weights], settings.weights_dir, may_download=True)
     source = FrameSource(settings.limits)
     try:
-        outcomes = [run.video(job, source, estimator) for job in jobs]
+        outcomes: list[VideoOutcome] = []
+        for number, job in enumerate(jobs, 1):
+            log.info("video %d of %d: %s", number, len(jobs), job.name)
+            outcomes.append(run.video(job, source, estimator))
     finally:
         source.close()
     return PosesReport(run.output, outcomes, timings_s=run.times.as_dict())
@@ -201,9 +204,7 @@ class _Run:
             log.warning("%s: %s", job.name, rejected)
             return VideoOutcome(job.name, rejected.outcome, rejected.detail)
         outcome = self._write(job, facts, found, made_from)
-        outcome = replace(outcome, seconds=time.perf_counter() - start_s)
-        log.info("%s", outcome.line())
-        return outcome
+        return replace(outcome, seconds=time.perf_counter() - start_s)
 
     def _check(self, found: FoundPoses) -> None:
         """Raises Rejected for a video that is damaged too much to have poses."""
@@ -240,7 +241,10 @@ class _Run:
             return VideoOutcome(job.name, Outcome.NO_PERSON, str(error), num_frames=found.num_frames)
         path = self._path(job, SUFFIX)
         with self.times.stage("write"):
-            write_tracks(path, tracks)
+            try:
+                write_tracks(path, tracks)
+            except TooManyPosesError as error:
+                return VideoOutcome(job.name, Outcome.TOO_BIG, str(error), num_frames=found.num_frames)
             skeletons = self._write_skeletons(job, tracks)
         return VideoOutcome(
             job.name,

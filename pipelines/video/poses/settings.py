@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 
 from lposekit.pose.parts import Part
-from lposekit.pose.refine import Smoothing
 from lposekit.setting_values import MAY_CHANGE, Fraction, Positive, Seconds
 from lposekit.skeleton_styles import StyleName
 
@@ -89,7 +88,7 @@ class PosesSettings:
     """Styles of the skeleton videos, one video each (docs/guide/skeletons.md)."""
     draw: Annotated[tuple[Part, ...], MAY_CHANGE] = ("body", "hands", "face")
     """Parts that the skeleton videos show; `--draw body hands` leaves out the face."""
-    smooth: Smoothing = "savgol"
+    smooth: Literal["savgol", "none"] = "savgol"
     """Smoothing over time, without delay (`savgol`: Savitzky-Golay), or `none`."""
     reference: Annotated[Path | None, MAY_CHANGE] = None
     """A .poses.json file: everybody gets the proportions of its largest person, and keeps the movement."""
