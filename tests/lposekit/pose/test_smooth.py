@@ -26,7 +26,7 @@ def walker(noise_px: float = 0.0, frames: range = range(NUM_FRAMES)) -> PersonTr
 
 
 def test_it_is_savitzky_and_golays_filter_where_nothing_is_missing() -> None:
-    # Mutation tried: order 1 -> differs by 2 px at the wave's turns.
+    # Mutation tried: the right-hand sides all taken with u ** 0.
     before = walker(noise_px=3.0)
     after = smooth(as_tracks(before), 9, 0.4).persons[0]
     expected = savgol_filter(before.keypoints_FK3[..., :2].astype(np.float64), 9, 2, axis=0)
