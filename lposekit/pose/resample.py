@@ -10,7 +10,7 @@ import numpy as np
 from lposekit.pose.tracks import PersonTrack, PoseTracks, empty_track
 
 
-def resample(tracks: PoseTracks, fps: Fraction, num_frames: int | None = None) -> PoseTracks:
+def resample(tracks: PoseTracks, fps: Fraction | int, num_frames: int | None = None) -> PoseTracks:
     """The poses at ``fps``: frame k shows the moment k / fps, on a straight line between the two frames around it.
 
     ``num_frames``: default, as long as the video is. Behind its end nobody is there. Where a person is in only one of
@@ -27,7 +27,7 @@ def resample(tracks: PoseTracks, fps: Fraction, num_frames: int | None = None) -
     early_N = np.array([int(place) for place in places], np.intp)
     share_N = np.array([float(place - int(place)) for place in places], np.float32)
     persons = tuple(_resampled(person, early_N, share_N) for person in tracks.persons)
-    return replace(tracks, fps=fps, num_frames=count, persons=persons)
+    return replace(tracks, fps=Fraction(fps), num_frames=count, persons=persons)
 
 
 def _resampled(person: PersonTrack, early_N: np.ndarray, share_N: np.ndarray) -> PersonTrack:
