@@ -116,7 +116,7 @@ def write_sheet(path: Path, video: Path, tracks: PoseTracks, source: FrameSource
             number += 1
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
-    cv2.imwrite(str(path), np.vstack(rows)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
+    cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])
 
 
 def tile(rgb_HWC: np.ndarray, tracks: PoseTracks, number: int, width: int = 400) -> np.ndarray:
@@ -157,7 +157,7 @@ def main() -> None:
         if options.sheets:
             options.sheets.mkdir(parents=True, exist_ok=True)
             everyone = replace(tracks, persons=select_persons(tracks, "all").persons)
-            write_sheet(options.sheets / f"{video.stem}.jpg", video, everyone, source)
+            write_sheet(options.sheets / f"{video.stem}.png", video, everyone, source)
     source.close()
     show(figures)
 
