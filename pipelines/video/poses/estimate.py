@@ -23,7 +23,8 @@ _SAY_EVERY_S = 30.0
 
 @dataclass(slots=True)
 class FoundPoses:
-    """The persons over a video, and what went wrong with its frames. ``failed``: those that the models failed on."""
+    """The persons over a video, and what went wrong with its frames. ``damaged``: those that the file no longer holds
+    included; ``failed``: those that the models failed on."""
 
     persons: tuple[PersonTrack, ...] = ()
     num_frames: int = 0
@@ -45,7 +46,7 @@ def find_poses(
 
     Raises Rejected where decoding ends before the video does.
     """
-    found = FoundPoses()
+    found = FoundPoses(damaged=facts.cut_off)
     said_s = time.monotonic()
     for batch in source.batches(facts, batch_size):
         poses = _estimated(batch, estimator, times, found)

@@ -46,12 +46,16 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """``width``, ``height``: of the upright frames. ``num_frames`` is expected from the time stamps, not promised."""
+    """``width``, ``height``: of the upright frames. ``num_frames`` is expected from the time stamps, not promised.
+
+    ``cut_off``: frames of the container's index that the file no longer holds, as after a broken copy.
+    """
 
     fps: Fraction
     width: int
     height: int
     num_frames: int
+    cut_off: int = 0
 
 
 class FrameSource:
@@ -69,7 +73,8 @@ class FrameSource:
         limits = {"max_frame_pixels": self._limits.max_frame_pixels, "max_frames": self._limits.max_frames}
         answer = self._ask({"open": str(path), **limits})
         try:
-            facts = VideoFacts(Fraction(answer["fps"]), answer["width"], answer["height"], answer["num_frames"])
+            numbers = [int(answer[name]) for name in ("width", "height", "num_frames", "cut_off")]
+            facts = VideoFacts(Fraction(answer["fps"]), *numbers)
             if not (0 < facts.fps <= _MAX_FPS and 0 < facts.width < 2**16 and 0 < facts.height < 2**16):
                 raise ValueError(facts)
         except (KeyError, TypeError, ValueError) as error:
@@ -161,7 +166,10 @@ def _opened(path: Path, max_frame_pixels: int, max_frames: int) -> tuple[_Open, 
         )
     reader = PyavReader(path, info, (info.width, info.height), beat)
     ticks = resampled(_shown(reader, info), fps, info.time_base, info.interval)
-    return _Open(ticks), {"fps": str(fps), "width": info.width, "height": info.height, "num_frames": num_frames}
+    # a header may say anything; it is believed where the file ends in the middle of a packet too
+    cut_off = 0 if info.orderly else max(0, min(info.header_frames, max_frames) - len(info.pts))
+    sizes = {"width": info.width, "height": info.height, "num_frames": num_frames, "cut_off": cut_off}
+    return _Open(ticks), {"fps": str(fps), **sizes}
 
 
 def _shown(reader: PyavReader, info: VideoInfo) -> Iterator[SourceFrame]:

@@ -199,20 +199,20 @@ class _Run:
             models = self._estimator(estimator)
             batch_size = self.settings.pose.batch_size
             found = find_poses(job.name, source, facts, models, tracker, batch_size, self.times)
-            self._check(found)
+            self._check(found, facts)
         except Rejected as rejected:
             log.warning("%s: %s", job.name, rejected)
             return VideoOutcome(job.name, rejected.outcome, rejected.detail)
         outcome = self._write(job, facts, found, made_from)
         return replace(outcome, seconds=time.perf_counter() - start_s)
 
-    def _check(self, found: FoundPoses) -> None:
+    def _check(self, found: FoundPoses, facts: VideoFacts) -> None:
         """Raises Rejected for a video that is damaged too much to have poses."""
         if not found.num_frames:
             raise Rejected(Outcome.CORRUPT, "no frame can be decoded")
-        limit = self.settings.limits.max_damaged
-        if found.damaged > limit * found.num_frames:
-            share = f"{found.damaged} of {found.num_frames} frames are damaged"
+        limit, whole = self.settings.limits.max_damaged, found.num_frames + facts.cut_off
+        if found.damaged > limit * whole:
+            share = f"{found.damaged} of {whole} frames are damaged or cut off"
             raise Rejected(Outcome.CORRUPT, f"{share}; limits.max_damaged allows {limit:g} of them")
         if found.failed == found.num_frames:
             raise Rejected(Outcome.POSE_FAILED, f"the models failed on all {found.failed} frames")
