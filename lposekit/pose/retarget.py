@@ -33,7 +33,7 @@ _CHAIN: tuple[tuple[int, int], ...] = (
 )
 """(parent, child), parents before their children."""
 _LONGEST = 90
-"""Percentile of a limb's lengths over the video that counts as its length: nearly parallel to the picture."""
+"""Percentile of a limb's lengths over the video that counts as its length: nearly parallel to the image plane."""
 _LIMITS = (0.5, 2.0)
 """People differ by less; beyond, a joint of the reference or of the video is wrong."""
 

@@ -24,7 +24,7 @@ def write_skeleton_video(
 ) -> None:
     """Write the skeletons of all persons over all frames, at the video's size and rate, whole or not at all.
 
-    Odd sides become even, as H.264 wants them. Joints outside of the picture are not drawn: a model places them where
+    Odd sides become even, as H.264 wants them. Joints outside of the image are not drawn: a model places them where
     it sees nothing. A frame without persons is black.
 
     Raises:

@@ -34,7 +34,7 @@ SIZE = (320, 240)
 
 
 class Walker:
-    """Stands in for the models: somebody stands 2 px further right with each number that a picture shows."""
+    """Stands in for the models: somebody stands 2 px further right with each number that an image shows."""
 
     keypoint_format = "coco17"
     keypoint_score_threshold = 0.35
@@ -94,7 +94,7 @@ def test_every_frame_is_there_once_upright_and_in_order(tmp_path: Path, rotation
     assert [read_number(image) for image in estimator.images] == list(range(40))
 
 
-def test_a_held_picture_is_estimated_once_and_lasts_as_long_as_it_was_shown(tmp_path: Path) -> None:
+def test_a_held_frame_is_estimated_once_and_lasts_as_long_as_it_was_shown(tmp_path: Path) -> None:
     # Mutation tried: frames without resampling -> 39 of them, and everything behind the held one comes too early.
     pts = [40 * i if i < 20 else 40 * i + 200 for i in range(40)]
     estimator = Walker()
@@ -125,10 +125,10 @@ def test_a_video_without_persons_has_a_file_and_a_black_skeleton_video(tmp_path:
     assert report.outcomes == {"no_person": 1}
     assert report.exit_code == 0
     assert read_tracks(tmp_path / "out" / "a.poses.json").persons == ()
-    assert max(picture.max() for picture in pictures(tmp_path / "out" / "a.followyourpose.mp4")) < 20
+    assert max(image.max() for image in images_of(tmp_path / "out" / "a.followyourpose.mp4")) < 20
 
 
-def pictures(path: Path) -> list[npt.NDArray[np.uint8]]:
+def images_of(path: Path) -> list[npt.NDArray[np.uint8]]:
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
@@ -140,7 +140,7 @@ def test_skeleton_videos_show_the_poses_in_every_style(tmp_path: Path) -> None:
     report = run(source, tmp_path / "out", skeleton_video=True, style=styles)
     [found] = report.videos
     assert [path.name for path in found.skeletons] == [f"a.{style}.mp4" for style in styles]
-    drawn = {style: pictures(path) for style, path in zip(styles, found.skeletons, strict=True)}
+    drawn = {style: images_of(path) for style, path in zip(styles, found.skeletons, strict=True)}
     assert all(len(frames) == 20 and frames[0].shape == (242, 322, 3) for frames in drawn.values())
     for frames in drawn.values():
         for number in (0, 19):
@@ -154,7 +154,7 @@ def test_skeleton_videos_show_the_poses_in_every_style(tmp_path: Path) -> None:
 def test_parts_can_be_left_out_of_the_skeleton_video(tmp_path: Path) -> None:
     source = video(tmp_path / "a.mp4", range(6))
     run(source, tmp_path / "out", skeleton_video=True, draw=("body",))
-    head = pictures(tmp_path / "out" / "a.followyourpose.mp4")[3][:45]
+    head = images_of(tmp_path / "out" / "a.followyourpose.mp4")[3][:45]
     assert head.max() < 20
 
 
