@@ -16,7 +16,7 @@ from lposekit.keypoints import KeypointFormat
 from lposekit.records import Person
 
 MIN_SHARED_JOINTS = 3
-"""Fewer joints say nothing: any two noses close to each other would be one person."""
+"""Fewer joints say little: any two people whose noses are close to each other would be one."""
 
 
 def oks_matrix(
@@ -27,7 +27,9 @@ def oks_matrix(
     score_threshold: float,
     keypoint_format: KeypointFormat,
 ) -> npt.NDArray[np.float64]:
-    """OKS [A, B], 0..1, over the body joints whose score reaches the threshold in both; NaN with fewer than 3 of them.
+    """OKS [A, B], 0..1, over the body joints whose score reaches the threshold in both; NaN with too few of them.
+
+    Two or one say something only if one of the two poses has no other joints.
 
     ``areas``: of the boxes, in square pixels; the scale of a pair is the larger one: of one person seen twice, one box
     often holds only a part.
@@ -42,7 +44,9 @@ def oks_matrix(
         alike_ABJ = np.exp(-squared_ABJ / (2 * sigmas_J**2 * np.maximum(areas_AB, 1e-9)[..., None]))
     count_AB = shared_ABJ.sum(-1)
     total_AB = np.where(shared_ABJ, alike_ABJ, 0).sum(-1)
-    return np.where(count_AB >= MIN_SHARED_JOINTS, total_AB / np.maximum(count_AB, 1), np.nan)
+    fewest_AB = np.minimum(detected_AJ.sum(-1)[:, None], detected_BJ.sum(-1)[None])
+    enough_AB = (count_AB >= np.minimum(fewest_AB, MIN_SHARED_JOINTS)) & (count_AB > 0)
+    return np.where(enough_AB, total_AB / np.maximum(count_AB, 1), np.nan)
 
 
 def box_area(person: Person) -> float:
