@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from lposekit.errors import Outcome, Rejected
 from pipelines.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxMemory, SandboxTimeout, beat
-from pipelines.video.clips.probe import SourceFrame, VideoInfo, probe, said
+from pipelines.video.clips.probe import SourceFrame, VideoInfo, probe, reason_of
 from pipelines.video.clips.read_pyav import PyavReader
 from pipelines.video.clips.timeline import Tick, resampled
 from pipelines.video.poses.settings import FrameLimits
@@ -156,7 +156,7 @@ def _opened(path: Path, max_frame_pixels: int, max_frames: int) -> tuple[_Open, 
     try:
         info = probe(path, max_frame_pixels, beat)
     except OSError as error:
-        raise Rejected(Outcome.CORRUPT, f"it cannot be read: {said(error)}") from error
+        raise Rejected(Outcome.CORRUPT, f"it cannot be read: {reason_of(error)}") from error
     # what a poses file can say: at most 9 digits on either side
     fps = min(info.fps, _MAX_FPS).limit_denominator(10**6)
     num_frames = math.ceil(info.duration_s * fps - 0.5)

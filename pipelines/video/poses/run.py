@@ -31,6 +31,8 @@ from lposekit.settings import changeable_settings, settings_digest
 from lposekit.shards.layout import DatasetLayout
 from lposekit.skeleton_styles import STYLES
 from lposekit.stage_times import StageTimes
+from pipelines.video.clips.settings import EncodeSettings
+from pipelines.video.clips.writer import require_encoder
 from pipelines.video.inputs import VIDEO_SUFFIXES, folder_videos
 from pipelines.video.poses.estimate import FoundPoses, find_poses, tracker_settings
 from pipelines.video.poses.frames import FrameSource, VideoFacts
@@ -152,7 +154,9 @@ class _Run:
         return self.detector.box_score_threshold if named is None else named
 
     def check_styles(self) -> None:
-        """Raises UsageError for a style that the pose model has too few keypoints for."""
+        """Raises UsageError for a style that the pose model has too few keypoints for, or where x264 is missing."""
+        if self.settings.skeleton_video:
+            require_encoder(EncodeSettings(crf=self.settings.crf))
         count = KEYPOINT_FORMATS[self.pose_model.keypoint_format].num_keypoints
         for style in self.settings.style if self.settings.skeleton_video else ():
             if count not in STYLES[style].num_keypoints:
