@@ -122,6 +122,8 @@ def _video_recipe(settings: JsonObject, limits: Mapping[str, object], changes: d
 
 @contextlib.contextmanager
 def _image_recipe(card: DatasetCard, stored: JsonObject, changes: dict[str, Any]) -> Iterator[AnyRecipe]:
+    # A folder that does not name this setting was built before there was one: both of two near-duplicates were kept.
+    stored = {"pose.duplicate_oks": None, **stored}
     settings = replace(
         stored_settings(BuildImagesSettings, stored, "dataset card"),
         network_failure_limit=None,

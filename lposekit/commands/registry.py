@@ -72,6 +72,12 @@ COMMANDS = {
             can_dry_run=True,
         ),
         Command(
+            "pose",
+            "find the poses of every frame of a video, and draw them as a skeleton video",
+            settings="pipelines.video.poses.settings:PosesSettings",
+            can_dry_run=True,
+        ),
+        Command(
             "refilter",
             "apply another keep rule to a dataset, without fetching or a GPU",
             settings="lposekit.commands.refilter:RefilterSettings",

@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lposekit.keypoints import KeepRule, is_valid_person
+from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, is_valid_person
 from lposekit.pose.detector import Boxes, PersonDetector
 from lposekit.pose.isolate import run_isolated
 from lposekit.pose.models import Precision, load_detector, load_pose_model
+from lposekit.pose.oks import one_skeleton_each
 from lposekit.pose.protocol import Estimator, check_images
 from lposekit.pose.topdown import CutRequest, TopDownPose
 from lposekit.pose.zoo import DetectorEntry, PoseEntry, detector_entry, pose_entry
@@ -57,6 +58,7 @@ class EstimatorSettings:
     ``threads``: of torch and OpenCV in this process, and of preparation ahead of a GPU; None leaves them alone.
     Other batch sizes and thread counts give other last digits. ``box_score_threshold``: None takes the detector's own.
     ``batch_size``: images of one forward pass of the detector. ``crop_batch_size``: persons of one of the pose model.
+    ``duplicate_oks``: of two persons whose poses are more alike than this (OKS), the surer one stays; None: both do.
     """
 
     device: str = "cpu"
@@ -67,6 +69,7 @@ class EstimatorSettings:
     min_box_side_px: float = 48.0
     batch_size: int = 16
     crop_batch_size: int = 32
+    duplicate_oks: float | None = 0.7
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,8 @@ class PoseEstimator:
     ) -> list[list[Person] | PoseFailure]:
         """The persons of each image (uint8 [H, W, 3], RGB), best box first. ``times`` gets ``detect`` and ``pose``.
 
+        Of near-duplicates, the surer one is given (see `EstimatorSettings.duplicate_oks`).
+
         An image that the models fail on (an error, no memory, numbers that are not finite) gets a `PoseFailure`, and
         the others of its batch are not touched by it.
 
@@ -158,7 +163,15 @@ class PoseEstimator:
                 persons[i] = pose
             elif not isinstance(so_far, PoseFailure):
                 so_far.append(Person(box, score, pose))
-        return persons
+        return [found if isinstance(found, PoseFailure) else self._one_skeleton_each(found) for found in persons]
+
+    def _one_skeleton_each(self, persons: list[Person]) -> list[Person]:
+        threshold = self.settings.duplicate_oks
+        if threshold is None:
+            return persons
+        return one_skeleton_each(
+            persons, threshold, self.keypoint_score_threshold, KEYPOINT_FORMATS[self.keypoint_format]
+        )
 
     def _gate(self, boxes: Boxes, width: int, height: int) -> list[tuple[npt.NDArray[np.float32], float]]:
         """The boxes that are sure and large enough to count: only these get a pose."""
@@ -228,6 +241,8 @@ class PoseEstimator:
                 "min_box_side_px": chosen.min_box_side_px,
                 "detector_batch": chosen.batch_size,
                 "pose_batch": chosen.crop_batch_size,
+                # Left out where nothing is suppressed, as it was before there was such a setting.
+                **({} if chosen.duplicate_oks is None else {"duplicate_oks": chosen.duplicate_oks}),
             },
             "versions": installed_versions(_PACKAGES),
         }

@@ -74,6 +74,7 @@ def load_estimator(spec: PoseSpec) -> Estimator:
         min_box_side_px=settings.min_box_side_px,
         batch_size=settings.batch_size,
         crop_batch_size=settings.crop_batch_size,
+        duplicate_oks=settings.duplicate_oks,
     )
 
 

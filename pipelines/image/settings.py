@@ -61,6 +61,8 @@ class PoseSettings:
     """Images per batch. Batches never cross shards."""
     crop_batch_size: Positive = 32
     """Persons per forward pass of the pose model."""
+    duplicate_oks: Fraction | None = 0.7
+    """Of two persons whose poses are more alike than this (OKS, 0 to 1), only the surer one is kept; `none`: both."""
     attempts: Annotated[Positive, MAY_CHANGE] = 2
     """Attempts at a batch that crashes its model process, before it is bisected to find the image that causes it."""
 

@@ -3,8 +3,9 @@
 FOLDER holds photos and ``annotations.jsonl`` (one line each: ``file``, ``people_visible``, ``persons`` with ``bbox``
 xywh and ``keypoints`` 17 x (x, y, v)). Photos are turned upright and scaled to the stored size (shorter side 512, never
 enlarged) in memory; the estimator and the keep rule are those of the image build. Prints what is kept and found, curves
-over both thresholds, and OKS-AP (pycocotools) with the true boxes and end to end; the last line is JSON. A photo whose
-labelled figure is no real person counts on both sides, kept or not.
+over both thresholds, OKS-AP (pycocotools) with the true boxes and end to end, and the near-duplicates among the stored
+persons with and without their suppression; the last line is JSON. A photo whose labelled figure is no real person
+counts on both sides, kept or not.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from lposekit.errors import Outcome
 from lposekit.keypoints import COCO17_SIGMAS, KEYPOINT_FORMATS, KeepRule, keep_verdict
 from lposekit.pose.estimator import EstimatorSettings, PoseEstimator
+from lposekit.pose.oks import box_area, oks_matrix, one_skeleton_each
 from lposekit.records import Person, PoseFailure
 from tests.benchmarks.rounds import table, versions
 from tests.support.fixtures import fixtures_root
 
 STORED_SHORTER_SIDE = 512
 MIN_LABELLED = 9
+CROWDED = 5
+"""A photo with as many labelled persons, or with a labelled crowd, is crowded."""
 BOX_THRESHOLDS = (0.20, 0.25, 0.30, 0.35, 0.40, 0.50)
 KEYPOINT_THRESHOLDS = (0.20, 0.25, 0.30, 0.35, 0.40, 0.45, 0.50, 0.55, 0.60)
 
@@ -258,6 +262,60 @@ def show(figures: dict[str, Any], curve: str) -> None:
     print(curve)
 
 
+def near_duplicates(
+    photos: list[Photo], both: list[list[Person]], rule: KeepRule, threshold: float
+) -> dict[str, dict[str, Any]]:
+    """What is stored of kept photos, with and without the suppression of near-duplicates; crowded photos apart.
+
+    ``both``: the persons of each photo before suppression. A pair is near-duplicate if its OKS on joints detected in
+    both exceeds the threshold.
+    """
+    coco = KEYPOINT_FORMATS["coco17"]
+    single = [one_skeleton_each(p, threshold, rule.keypoint_score_threshold, coco) for p in both]
+    crowded = [sum(~photo.crowd) >= CROWDED or bool(photo.crowd.any()) for photo in photos]
+    figures: dict[str, dict[str, Any]] = {}
+    for label, persons in (("both", both), ("one", single)):
+        for name, wanted in (("crowded", True), ("others", False)):
+            at = [i for i, is_crowded in enumerate(crowded) if is_crowded == wanted]
+            kept = [i for i in at if keep_verdict(persons[i], *photos[i].size, rule, coco) == Outcome.KEPT]
+            truth = [matched_oks(photos[i], persons[i], judged(photos[i], rule)) for i in at]
+            everyone = [matched_oks(photos[i], persons[i], labelled(photos[i])) for i in at]
+            figures[f"{label}, {name}"] = {
+                "photos": len(at),
+                "kept": len(kept),
+                "persons": sum(len(persons[i]) for i in kept),
+                "pairs": sum(pairs_above(persons[i], rule, threshold) for i in kept),
+                "found": sum(map(len, truth)),
+                "found_oks_50": sum(score >= 0.5 for scores in truth for score in scores),
+                "found_of_all_labelled": sum(map(len, everyone)),
+                "all_labelled_oks_50": sum(score >= 0.5 for scores in everyone for score in scores),
+                "kept_files": [photos[i].file for i in kept],
+            }
+    return figures
+
+
+def labelled(photo: Photo) -> list[int]:
+    """Every true person with a labelled joint, however small."""
+    return [i for i, keypoints in enumerate(photo.keypoints_P173) if (keypoints[:, 2] > 0).any() and not photo.crowd[i]]
+
+
+def pairs_above(persons: list[Person], rule: KeepRule, threshold: float) -> int:
+    if len(persons) < 2:
+        return 0
+    poses, areas = np.stack([p.keypoints_K3 for p in persons]), np.array([box_area(p) for p in persons])
+    alike = oks_matrix(poses, poses, areas, areas, rule.keypoint_score_threshold, KEYPOINT_FORMATS["coco17"])
+    return int((np.triu(np.nan_to_num(alike), 1) > threshold).sum())
+
+
+def show_duplicates(figures: dict[str, dict[str, Any]], threshold: float) -> None:
+    names = [name for name in next(iter(figures.values())) if name != "kept_files"]
+    rows = [[label, *(row[name] for name in names)] for label, row in figures.items()]
+    print(f"\nnear-duplicates (OKS > {threshold}) among the stored persons, both of a pair stored, or one:")
+    print(table(["", *names], rows))
+    same = all(figures[f"both, {n}"]["kept_files"] == figures[f"one, {n}"]["kept_files"] for n in ("crowded", "others"))
+    print(f"the same photos are kept: {'yes' if same else 'NO'}")
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """What the pose benchmarks have in common; by default the photos and the weights of the fixtures' folder."""
     parser.add_argument("folder", type=Path, nargs="?", default=fixtures_root() / "data" / "images")
@@ -275,16 +333,22 @@ def main() -> None:
     options = parser.parse_args()
     photos, undecodable = load_photos(options.folder)
     # everything that any threshold of the curves could want; the gate's sizes stay
-    settings = EstimatorSettings(box_score_threshold=min(BOX_THRESHOLDS), threads=options.num_threads)
+    settings = EstimatorSettings(
+        box_score_threshold=min(BOX_THRESHOLDS), threads=options.num_threads, duplicate_oks=None
+    )
     estimator = PoseEstimator.load(
         options.detector, options.pose_model, weights_dir=options.weights_dir, settings=settings
     )
     answers = estimator.estimate([photo.rgb_HWC for photo in photos])
-    found = [[] if isinstance(answer, PoseFailure) else answer for answer in answers]
+    answered = [[] if isinstance(answer, PoseFailure) else answer for answer in answers]
     threshold = options.keypoint_score_threshold or estimator.keypoint_score_threshold
     box = options.box_score_threshold or estimator.detector_entry.box_score_threshold
     rule = KeepRule(threshold, box_score_threshold=box)
-    at_any_threshold, found = found, [valid(persons, rule) for persons in found]
+    both = [valid(persons, rule) for persons in answered]
+    # as the build has it: near-duplicates are looked for among those who count
+    oks_threshold, coco = EstimatorSettings().duplicate_oks or 1.0, KEYPOINT_FORMATS["coco17"]
+    found = [one_skeleton_each(persons, oks_threshold, threshold, coco) for persons in both]
+    at_any_threshold = [one_skeleton_each(persons, oks_threshold, threshold, coco) for persons in answered]
     figures = counts(photos, found, rule)
     end_to_end = [result_row(i, p.keypoints_K3, p.bbox_score) for i, persons in enumerate(found) for p in persons]
     figures["end_to_end"] = average_precision(photos, end_to_end)
@@ -296,6 +360,8 @@ def main() -> None:
     )
     print(versions("torch", "mmdet", "mmpose", "pycocotools", "opencv-python-headless", "pillow"))
     show(figures, curves(photos, at_any_threshold, rule))
+    figures["near_duplicates"] = near_duplicates(photos, both, rule, oks_threshold)
+    show_duplicates(figures["near_duplicates"], oks_threshold)
     print(json.dumps({"benchmark": "ground_truth", **figures}))
 
 

@@ -62,7 +62,7 @@ class Models:
 
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
-        files = _files(weights)
+        files = model_files(weights)
         # Candidates below the threshold go before suppression, not after it: the same boxes for less work.
         only_sure = {"model.test_cfg.score_thr": BOX_SCORE}
         self.detector = init_detector(files["det_model"], files["det_weights"], device="cpu", cfg_options=only_sure)
@@ -116,7 +116,7 @@ class Models:
         return persons
 
 
-def _files(weights: Path) -> dict[str, str]:
+def model_files(weights: Path) -> dict[str, str]:
     import mmpose
 
     pth = weights / "pth"
@@ -212,7 +212,7 @@ def one_inferencer(work: Path, weights: Path) -> dict[str, float]:
     from mmpose.apis import MMPoseInferencer
 
     torch.set_num_threads(PROCESSES)
-    inferencer = MMPoseInferencer(**_files(weights), det_cat_ids=[0], device="cpu")
+    inferencer = MMPoseInferencer(**model_files(weights), det_cat_ids=[0], device="cpu")
     report: dict[str, float] = {"ready": time.time(), "images": 0, "kept": 0}
     for sample in webdataset.WebDataset(_tars(work), shardshuffle=False, empty_check=False):
         image = cv2.imdecode(np.frombuffer(sample["jpg"], np.uint8), cv2.IMREAD_COLOR)

@@ -27,6 +27,8 @@ BENCHMARKS = {
     "whole_run": "Whole run against img2dataset + MMPoseInferencer",
     "pose_stage": "Pose stage against bare batched forward passes",
     "ground_truth": "Ground truth: what is kept, and how well persons and keypoints are found",
+    "pose_video": "Poses of a video against a loop over MMPoseInferencer",
+    "pose_tracks": "Poses over time: coverage, identity switches, jitter",
     "same_as_mmpose": "The same numbers as MMPose",
     "driver_memory": "Memory of the driver",
     "video_build": "Video build against a bare loop, and memory",

@@ -6,6 +6,7 @@ build in this process; those of `test_build_on_ray` and the fault tests use Ray.
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,24 @@ def test_other_settings_in_the_same_folder_are_refused_with_the_differing_fields
         write_rows(path, [{"url": "http://other.example/1.jpg", "caption": ""}])
         with pytest.raises(UsageError, match="input: "):
             run(settings, execute=execute_here)
+
+
+def test_a_folder_from_before_duplicates_were_dropped_goes_on_without_dropping_them(tmp_path: Path) -> None:
+    # Mutation tried: duplicate_oks marked MAY_CHANGE -> the first run goes on silently.
+    with served(stub_pages(8), tmp_path) as (_, path):
+        settings = stub_settings(path, tmp_path / "d")
+        run(settings, execute=execute_here)
+        layout = DatasetLayout(tmp_path / "d")
+        card = json.loads(layout.card.read_text())
+        for place in (card["settings"], card["fixed"]["settings"]):
+            del place["pose.duplicate_oks"]
+        layout.card.write_text(json.dumps(card))
+        layout.stats(1).unlink()
+        with pytest.raises(UsageError, match=r"pose\.duplicate_oks: None -> 0\.7"):
+            run(settings, execute=execute_here)
+        as_before = replace(settings, pose=replace(settings.pose, duplicate_oks=None))
+        assert run(as_before, execute=execute_here).num_samples == 8
+        assert retry(tmp_path / "d", ["few_keypoints"], execute=execute_here).exit_code == 0
 
 
 def test_a_low_success_rate_ends_with_exit_code_3_only_where_it_was_asked_for(tmp_path: Path) -> None:

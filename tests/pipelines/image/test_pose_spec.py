@@ -32,7 +32,14 @@ def test_keep_rule_and_pose_actors_take_the_same_box_threshold(named: float | No
 def test_settings_reach_the_estimator_under_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: dict[str, Any] = {}
     monkeypatch.setattr(PoseEstimator, "load", lambda *names, weights_dir, **changes: taken.update(changes))
-    pose = PoseSettings(threads=3, batch_size=5, crop_batch_size=7, min_box_area_fraction=0.5, min_box_side_px=9.0)
+    pose = PoseSettings(
+        threads=3,
+        batch_size=5,
+        crop_batch_size=7,
+        min_box_area_fraction=0.5,
+        min_box_side_px=9.0,
+        duplicate_oks=0.9,
+    )
     load_estimator(pose_spec(BuildImagesSettings(detector="rtmdet-nano", pose=pose)))
     set_here = dataclasses.asdict(pose) | {
         "device": "cpu",

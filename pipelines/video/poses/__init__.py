@@ -1,0 +1,1 @@
+"""Poses of whole videos: `lposekit pose`."""
