@@ -1,0 +1,209 @@
+"""Whether skeleton images are drawn as a pose encoder learned to read them: right, convertible, or wrong and why.
+
+A wrong skeleton raises no error in a model; it only gives bad images. Users meet it as swapped red and blue (MMPose 1.x
+against the released code), a white background, values scaled otherwise, joints without limbs, or another style's
+colours. Arrays: ``FHWC`` = frames of RGB uint8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from lposekit.errors import UsageError
+from lposekit.skeleton_styles import STYLES
+
+Frames = npt.NDArray[np.uint8]
+
+EXAMINED_FRAMES = 12
+"""Evenly spaced frames that are looked at."""
+EXAMINED_SIDE_PX = 512
+"""Frames are looked at with every n-th pixel, no larger than about this."""
+BLACK = 24
+"""Largest channel of what counts as black; compression leaves some noise."""
+FOREGROUND = 80
+"""Largest channel from which a pixel is surely of a line: its hue is reliable."""
+NEAR = 0.15
+"""Largest difference between two hues, as RGB over its largest channel."""
+MIN_KNOWN = 0.75
+"""Share of the lines' pixels that must have a colour of the style."""
+MIN_FLAT = 0.6
+"""Share of an image that is background, at least, in any drawing of skeletons."""
+DIM = 200
+FULL = 255
+_LIMITED = (10, 20)
+"""Black of a video whose limited range (16 to 235) was never expanded."""
+DOT_EXTENT = 0.06
+"""Extent of a joint's dot, at most, as a share of the shorter side."""
+
+
+@dataclass(frozen=True, slots=True)
+class SkeletonCheck:
+    """The verdict on images that can be used. ``fixes``: what had to be changed, in words; ``convert``: does it.
+
+    ``empty``: share of the examined frames without a skeleton.
+    """
+
+    fixes: tuple[str, ...]
+    convert: Callable[[Frames], Frames]
+    empty: float
+
+
+def looks_drawn(frames_FHWC: Frames) -> bool:
+    """Whether images have the flat background of a drawing, rather than the many colours of a photo."""
+    pixels_N3 = _examined(frames_FHWC).reshape(-1, 3)
+    return _flat_share(pixels_N3, _background(pixels_N3)) >= MIN_FLAT
+
+
+def check_skeletons(frames_FHWC: Frames, style: str) -> SkeletonCheck:
+    """Judge skeleton images against a style that a pose encoder was trained with.
+
+    Raises:
+        UsageError: they are wrong in a way that cannot be undone; says what is wrong and what to give instead.
+    """
+    looked_FHWC = _examined(frames_FHWC)
+    fixes: list[str] = []
+    levels = _levels(looked_FHWC, fixes)
+    looked_FHWC = levels(looked_FHWC)
+    lines_FHW = looked_FHWC.max(axis=-1) >= FOREGROUND
+    drawn_F = lines_FHW.any(axis=(1, 2))
+    if not drawn_F.any():
+        raise UsageError("no frame has a skeleton in it. Give a video in which a person was found, or keypoints.")
+    _refuse_dots(lines_FHW[drawn_F])
+    swap = _needs_swap(looked_FHWC[lines_FHW], style)
+    if swap:
+        fixes.append("red and blue were swapped (as MMPose 1.x draws them): swapped back")
+
+    def convert(frames: Frames) -> Frames:
+        leveled = levels(frames)
+        return np.ascontiguousarray(leveled[..., ::-1]) if swap else leveled
+
+    return SkeletonCheck(tuple(fixes), convert, float(1 - drawn_F.mean()))
+
+
+# --- background and range --------------------------------------------------------------------------------------------
+
+
+def _examined(frames_FHWC: Frames) -> Frames:
+    """A few frames, every n-th pixel of them."""
+    picked = np.unique(np.linspace(0, len(frames_FHWC) - 1, EXAMINED_FRAMES).round().astype(int))
+    step = max(1, min(frames_FHWC.shape[1:3]) // EXAMINED_SIDE_PX)
+    return frames_FHWC[picked, ::step, ::step]
+
+
+def _background(pixels_N3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    return np.median(pixels_N3, axis=0)
+
+
+def _flat_share(pixels_N3: npt.NDArray[np.uint8], color: npt.NDArray[np.float64]) -> float:
+    return float((np.abs(pixels_N3 - color).max(axis=1) <= BLACK).mean())
+
+
+def _levels(frames_FHWC: Frames, fixes: list[str]) -> Callable[[Frames], Frames]:
+    """The change of brightness that makes the background black and the lines bright; adds to ``fixes`` what it is.
+
+    Raises UsageError for a background that is not black, and for values of another range.
+    """
+    pixels_N3 = frames_FHWC.reshape(-1, 3)
+    background, peak = _background(pixels_N3), int(pixels_N3.max())
+    if _flat_share(pixels_N3, background) < MIN_FLAT:
+        raise UsageError(
+            "the skeleton is not drawn on black, but over an image. Draw it on black, or give the video of the "
+            "person itself (--pose-kind person)."
+        )
+    if background.max() > BLACK:
+        color = ",".join(str(int(value)) for value in background)
+        raise UsageError(
+            f"the background is ({color}) instead of black. Draw the skeletons on black, or give the keypoints."
+        )
+    if 0 < peak < BLACK:
+        raise UsageError(
+            f"the largest value is {peak} of 255: these images hold 0 to 1 as whole numbers. Multiply by 255 before "
+            "writing them."
+        )
+    # few and small lines: the median says nothing about them
+    bright = pixels_N3.max(axis=1)
+    lines = bright[bright >= BLACK]
+    top = float(np.percentile(lines, 95)) if len(lines) else 0.0
+    black = float(background.min())
+    if _LIMITED[0] <= black <= _LIMITED[1] and top <= 240:
+        fixes.append("the values went from 16 to 235 (limited range): stretched to 0 to 255")
+        return lambda frames: _stretched(frames, 16, 255 / 219)
+    if 0 < top < DIM:
+        fixes.append(f"the lines had {top / FULL:.0%} of the brightness: raised to 100%")
+        return lambda frames: _stretched(frames, 0, FULL / top)
+    return lambda frames: frames
+
+
+def _stretched(frames: Frames, black: float, gain: float) -> Frames:
+    table = np.clip((np.arange(256) - black) * gain, 0, FULL).round().astype(np.uint8)
+    return table[frames]
+
+
+# --- lines -----------------------------------------------------------------------------------------------------------
+
+
+def _refuse_dots(lines_FHW: npt.NDArray[np.bool_]) -> None:
+    """Raises UsageError if most frames show nothing but dots."""
+    only_dots = [_only_dots(lines_HW) for lines_HW in lines_FHW]
+    if np.mean(only_dots) > 0.5:
+        raise UsageError(
+            "the frames show joints without limbs. Draw the limbs too: the pose encoder reads lines, whose colours "
+            "tell left from right."
+        )
+
+
+def _only_dots(lines_HW: npt.NDArray[np.bool_]) -> bool:
+    count, _, boxes, _ = cv2.connectedComponentsWithStats(lines_HW.astype(np.uint8), connectivity=8)
+    shapes_N2 = boxes[1:count, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
+    # specks of compression are no dots
+    shapes_N2 = shapes_N2[shapes_N2.max(axis=1) >= 3]
+    if len(shapes_N2) < 3:
+        return False
+    small = shapes_N2.max(axis=1) <= max(3, DOT_EXTENT * min(lines_HW.shape))
+    round_ = shapes_N2.max(axis=1) <= 2 * shapes_N2.min(axis=1)
+    return bool((small & round_).mean() >= 0.9)
+
+
+def _needs_swap(colors_N3: npt.NDArray[np.uint8], style: str) -> bool:
+    """Whether the lines have the style's colours with red and blue swapped. Raises UsageError for other colours.
+
+    The rainbows of OpenPose and DWPose are their own mirror image under that swap, so there it cannot be seen.
+    """
+    hues_N3 = colors_N3 / colors_N3.max(axis=1, keepdims=True)
+    expected = _known_share(hues_N3, _palette(style))
+    swapped = _known_share(hues_N3[:, ::-1], _palette(style))
+    if max(expected, swapped) >= MIN_KNOWN:
+        return swapped > expected
+    shares = {name: _known_share(hues_N3, _palette(name)) for name in STYLES if name != style}
+    nearest = max(shares, key=lambda name: shares[name])
+    found = f"drawn in the style {nearest}" if shares[nearest] >= MIN_KNOWN else "of no style that is known here"
+    raise UsageError(
+        f"the skeleton's colours are {found}; these weights were trained with {style}. Give keypoints or the video of "
+        "the person, from which lposekit draws the right style, or weights that were trained with the other style."
+    )
+
+
+def _palette(style: str) -> npt.NDArray[np.float64]:
+    """The hues of a style's limbs and joints, [N, 3]."""
+    parts = STYLES[style].parts().values()
+    colors = {color for part in parts for color in (*(limb[1] for limb in part.limbs), *part.joints)}
+    colors_N3 = np.array(sorted(colors), np.float64)
+    return colors_N3 / colors_N3.max(axis=1, keepdims=True)
+
+
+def _known_share(hues_N3: npt.NDArray[np.float64], palette_M3: npt.NDArray[np.float64]) -> float:
+    """Share of the hues that are near one of the palette's."""
+    near_N = np.zeros(len(hues_N3), np.bool_)
+    for color in palette_M3:
+        near_N |= np.abs(hues_N3 - color).max(axis=1) <= NEAR
+    return float(near_N.mean())
+
+
+def describe_fixes(fixes: Sequence[str]) -> str:
+    """The fixes as one line for the user."""
+    return "; ".join(fixes)
