@@ -33,7 +33,10 @@ MIN_KNOWN = 0.75
 """Share of the lines' pixels that must have a colour of the style."""
 MIN_FLAT = 0.6
 """Share of an image that is background, at least, in any drawing of skeletons."""
+UNIT = 2
+"""Largest value where 0 to 1 was written as whole numbers, with a little noise."""
 DIM = 200
+"""Lines whose largest channel stays below are darker than any style's."""
 FULL = 255
 _LIMITED = (10, 20)
 """Black of a video whose limited range (16 to 235) was never expanded."""
@@ -120,7 +123,7 @@ def _levels(frames_FHWC: Frames, fixes: list[str]) -> Callable[[Frames], Frames]
         raise UsageError(
             f"the background is ({color}) instead of black. Draw the skeletons on black, or give the keypoints."
         )
-    if 0 < peak < BLACK:
+    if 0 < peak <= UNIT:
         raise UsageError(
             f"the largest value is {peak} of 255: these images hold 0 to 1 as whole numbers. Multiply by 255 before "
             "writing them."

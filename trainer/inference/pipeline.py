@@ -225,14 +225,18 @@ class FollowYourPosePipeline(DiffusionPipeline):
 
     def _images(self, latents_1CFHW: Tensor, vae_slice: int) -> tuple[Frames, list[int]]:
         """RGB frames uint8 FHWC, and those that were turned black."""
-        parts, flagged = [], []
+        images: Frames | None = None
+        done, flagged = 0, []
         for frames in self._decoded(latents_1CFHW, vae_slice):
-            done = sum(map(len, parts))
             for i in self._unsafe(frames):
                 frames[i] = 0
                 flagged.append(done + i)
-            parts.append(frames)
-        return np.concatenate(parts), flagged
+            if images is None:
+                images = np.empty((latents_1CFHW.shape[2], *frames.shape[1:]), np.uint8)
+            images[done : done + len(frames)] = frames
+            done += len(frames)
+        assert images is not None
+        return images, flagged
 
     def _decoded(self, latents_1CFHW: Tensor, vae_slice: int) -> Iterator[Frames]:
         for part in latents_1CFHW.split(vae_slice, dim=2):
@@ -247,8 +251,7 @@ class FollowYourPosePipeline(DiffusionPipeline):
             raise ValueError("a safety checker needs its feature extractor")
         pixels = self.feature_extractor(list(frames_FHWC), return_tensors="pt").pixel_values
         pixels = pixels.to(self._execution_device, self.safety_checker.dtype)
-        # it blackens a copy: what it returns is in other units
-        _, unsafe = self.safety_checker(images=frames_FHWC.astype(np.float32), clip_input=pixels)
+        _, unsafe = self.safety_checker(images=frames_FHWC.copy(), clip_input=pixels)
         return [i for i, found in enumerate(unsafe) if found]
 
 

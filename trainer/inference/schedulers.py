@@ -34,7 +34,9 @@ def make_scheduler(name: str, base: Mapping[str, Any]) -> Any:
     class_name = SHORT_NAMES.get(name, name)
     if class_name not in known:
         hint = nearest(name, [*SHORT_NAMES, *known])
-        raise UsageError(f"--scheduler {name}: no such scheduler{hint} There are {', '.join(SHORT_NAMES)}, and {known}.")
+        raise UsageError(
+            f"--scheduler {name}: no such scheduler{hint} There are {', '.join(SHORT_NAMES)}, and {known}."
+        )
     betas = {key: base[key] for key in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")}
     config = {**betas, "prediction_type": base.get("prediction_type", "epsilon"), **OFFICIAL}
     if base.get("trained_betas") is not None:

@@ -22,7 +22,7 @@ Method = Literal["average", "reuse"]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Frames ``start`` to ``stop`` (exclusive) of the clip; the predictions for frames from ``counts_from`` on count."""
+    """Frames ``start`` to ``stop`` (exclusive) of the clip; predictions count for those from ``counts_from`` on."""
 
     start: int
     stop: int
