@@ -40,6 +40,10 @@ _SCORE_DECIMALS = 4
 _FPS = re.compile(r"\d{1,9}(/\d{1,9})?", re.ASCII)
 
 
+class TooManyPosesError(LposekitError):
+    """More poses than one file holds."""
+
+
 @dataclass(frozen=True, eq=False)
 class PersonTrack:
     """One person over a video.
@@ -103,7 +107,8 @@ def write_tracks(path: Path, tracks: PoseTracks) -> None:
     """Write `NAME.poses.json` whole or not at all: coordinates to 2 decimals, scores to 4.
 
     Raises:
-        LposekitError: the file would be larger than `read_tracks` takes, or cannot be written.
+        TooManyPosesError: the file would be larger than `read_tracks` takes.
+        LposekitError: the disk is full, or the folder cannot be written.
         ValueError: the arrays do not belong together (a bug of the caller).
     """
     num_keypoints = KEYPOINT_FORMATS[tracks.keypoint_format].num_keypoints
@@ -124,7 +129,7 @@ def write_tracks(path: Path, tracks: PoseTracks) -> None:
     data = (json.dumps(tree, separators=(",", ":"), allow_nan=False) + "\n").encode()
     too_many = tracks.num_frames * len(tracks.persons) * (3 * num_keypoints + 5) > _MAX_ARRAY_VALUES
     if len(data) > MAX_FILE_BYTES or too_many:
-        raise LposekitError(
+        raise TooManyPosesError(
             f"{path}: {len(tracks.persons)} persons over {tracks.num_frames} frames are more than a poses file holds. "
             "Choose fewer persons (--person largest), or cut the video into parts."
         )
