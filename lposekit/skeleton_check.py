@@ -35,6 +35,8 @@ MIN_FLAT = 0.6
 """Share of an image that is background, at least, in any drawing of skeletons."""
 UNIT = 2
 """Largest value where 0 to 1 was written as whole numbers, with a little noise."""
+VIVID = 128
+"""Difference of the largest and the smallest channel of a drawing's lines, at least."""
 DIM = 200
 """Lines whose largest channel stays below are darker than any style's."""
 FULL = 255
@@ -57,9 +59,19 @@ class SkeletonCheck:
 
 
 def looks_drawn(frames_FHWC: Frames) -> bool:
-    """Whether images have the flat background of a drawing, rather than the many colours of a photo."""
+    """Whether images look like drawings of skeletons: a flat background that is black, or on which all else is vivid.
+
+    A person in front of a plain wall has a flat background too, but not the colours of a drawing.
+    """
     pixels_N3 = _examined(frames_FHWC).reshape(-1, 3)
-    return _flat_share(pixels_N3, _background(pixels_N3)) >= MIN_FLAT
+    background = _background(pixels_N3)
+    if _flat_share(pixels_N3, background) < MIN_FLAT:
+        return False
+    if background.max() <= BLACK:
+        return True
+    others_N3 = pixels_N3[np.abs(pixels_N3 - background).max(axis=1) > 2 * BLACK].astype(np.float64)
+    vivid_N = others_N3.max(axis=1) - others_N3.min(axis=1)
+    return len(others_N3) == 0 or float(np.median(vivid_N)) >= VIVID
 
 
 def check_skeletons(frames_FHWC: Frames, style: str) -> SkeletonCheck:
@@ -116,7 +128,7 @@ def _levels(frames_FHWC: Frames, fixes: list[str]) -> Callable[[Frames], Frames]
     if _flat_share(pixels_N3, background) < MIN_FLAT:
         raise UsageError(
             "the skeleton is not drawn on black, but over an image. Draw it on black, or give the video of the "
-            "person itself (--pose-kind person)."
+            "person itself."
         )
     if background.max() > BLACK:
         color = ",".join(str(int(value)) for value in background)

@@ -234,7 +234,7 @@ def test_a_sample_of_a_dataset_and_its_pose_file_give_the_same_skeleton(said: An
 def test_several_persons_are_drawn_or_chosen(said: Any) -> None:
     walking(Path("two.poses.json"), persons=2)
     both, one, other = (
-        skeletons_of("two.poses.json", said, "--frames", "1", "--skeleton.persons", who) for who in ("all", "1", "2")
+        skeletons_of("two.poses.json", said, "--frames", "1", "--skeleton.person", who) for who in ("all", "1", "2")
     )
     lit = [(image > 100).any(axis=-1).sum() for image in (both, one, other)]
     assert lit[0] > max(lit[1:]) > 0

@@ -158,7 +158,7 @@ def still_tracks(pose_json: bytes, source: str) -> PoseTracks:
 
 def draw_tracks(tracks: PoseTracks, request: PoseRequest) -> Frames:
     """Skeletons of the chosen persons and frames; a still pose is held."""
-    chosen = select_persons(tracks, request.how.persons)
+    chosen = select_persons(tracks, request.how.person)
     if not chosen.persons:
         raise UsageError(f"--pose {request.source}: there is no person in it. Take another one.")
     points = KEYPOINT_FORMATS[tracks.keypoint_format]
@@ -212,7 +212,10 @@ def load_video(path: Path, request: PoseRequest, estimate: Estimate) -> Frames:
         check = check_skeletons(video.looked_FHWC, request.style)
     except UsageError as error:
         if request.how.check == "refuse":
-            raise UsageError(f"--pose {path}: {error} (`--skeleton.check warn` goes on all the same.)") from error
+            raise UsageError(
+                f"--pose {path}: {error} (`--skeleton.kind person`: it is a video of persons. `--skeleton.check warn`: "
+                "go on all the same.)"
+            ) from error
         log.warning("--pose %s: %s", path, error)
         return frames
     if check.fixes:

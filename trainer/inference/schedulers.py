@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,8 +22,9 @@ SHORT_NAMES = {
     "pndm": "PNDMScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
-OFFICIAL = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
-"""What the released sampler's DDIM has over a base's betas; schedulers that know less take what they know."""
+OFFICIAL = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "skip_prk_steps": True}
+"""What the released sampler's DDIM has over a base's betas, and Stable Diffusion's PNDM; schedulers that know less take
+what they know."""
 
 
 def make_scheduler(name: str, base: Mapping[str, Any]) -> Any:
@@ -42,6 +44,8 @@ def make_scheduler(name: str, base: Mapping[str, Any]) -> Any:
     if base.get("trained_betas") is not None:
         config["trained_betas"] = base["trained_betas"]
     try:
-        return getattr(diffusers, class_name).from_config(config)
+        kind = getattr(diffusers, class_name)
+        known_options = inspect.signature(kind.__init__).parameters
+        return kind.from_config({key: value for key, value in config.items() if key in known_options})
     except (ImportError, ValueError) as error:
         raise UsageError(f"--scheduler {name}: {error}. Choose another one.") from error

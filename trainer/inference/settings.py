@@ -26,8 +26,9 @@ class PoseInputSettings:
     kind: PoseKind = "auto"
     """What a video given as --pose shows: drawn skeletons, or persons whose pose is to be estimated. `auto`: a video
     with a flat background shows skeletons."""
-    persons: str = "all"
-    """Persons of the pose that are drawn: `all`, `largest`, `longest`, or ids separated by commas."""
+    person: str = "all"
+    """Whose poses are drawn: `all`, `largest` (covers most over the video), `longest` (in most frames), or ids:
+    `1,3`."""
     style: StyleName | None = None
     """Style of the skeletons; default: the style that the weights were trained with."""
     line_width: Annotated[float, Gt(0)] | None = None
