@@ -27,8 +27,10 @@ BLACK = 24
 """Largest channel of what counts as black; compression leaves some noise."""
 FOREGROUND = 80
 """Largest channel from which a pixel is surely of a line: its hue is reliable."""
-NEAR = 0.15
-"""Largest difference between two hues, as RGB over its largest channel."""
+GREY = 48
+"""Difference of the largest and the smallest channel below which a colour has no reliable hue."""
+NEAR = 0.14
+"""Largest difference between two hues, in a channel."""
 MIN_KNOWN = 0.75
 """Share of the lines' pixels that must have a colour of the style."""
 MIN_FLAT = 0.6
@@ -189,34 +191,41 @@ def _needs_swap(colors_N3: npt.NDArray[np.uint8], style: str) -> bool:
 
     The rainbows of OpenPose and DWPose are their own mirror image under that swap, so there it cannot be seen.
     """
-    hues_N3 = colors_N3 / colors_N3.max(axis=1, keepdims=True)
-    expected = _known_share(hues_N3, _palette(style))
-    swapped = _known_share(hues_N3[:, ::-1], _palette(style))
+    hues_N3 = _hues(colors_N3.astype(np.float64))
+    expected = _known_share(hues_N3, style)
+    swapped = _known_share(hues_N3[:, ::-1], style)
     if max(expected, swapped) >= MIN_KNOWN:
         return swapped > expected
-    shares = {name: _known_share(hues_N3, _palette(name)) for name in STYLES if name != style}
-    nearest = max(shares, key=lambda name: shares[name])
-    found = f"drawn in the style {nearest}" if shares[nearest] >= MIN_KNOWN else "of no style that is known here"
+    shares = {name: _known_share(hues_N3, name) for name in STYLES if name != style}
+    # DWPose's colours contain those of OpenPose: of styles that explain as much, the first
+    best = max(shares.values())
+    nearest = next(name for name, share in shares.items() if share >= best - 0.05)
+    found = f"drawn in the style {nearest}" if best >= MIN_KNOWN else "of no style that is known here"
     raise UsageError(
         f"the skeleton's colours are {found}; these weights were trained with {style}. Give keypoints or the video of "
         "the person, from which lposekit draws the right style, or weights that were trained with the other style."
     )
 
 
-def _palette(style: str) -> npt.NDArray[np.float64]:
-    """The hues of a style's limbs and joints, [N, 3]."""
+def _hues(colors_N3: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The pure hue of each colour: its smallest channel 0, its largest 1. Grey has none and is left out.
+
+    Antialiasing on black darkens a line, and a video's halved colour planes make it paler; its hue stays.
+    """
+    spread_N = colors_N3.max(axis=1) - colors_N3.min(axis=1)
+    vivid_N3 = colors_N3[spread_N >= GREY]
+    low_N1 = vivid_N3.min(axis=1, keepdims=True)
+    return (vivid_N3 - low_N1) / (vivid_N3.max(axis=1, keepdims=True) - low_N1)
+
+
+def _known_share(hues_N3: npt.NDArray[np.float64], style: str) -> float:
+    """Share of the hues that are near one of the style's limbs and joints; 0 if there are none."""
     parts = STYLES[style].parts().values()
     colors = {color for part in parts for color in (*(limb[1] for limb in part.limbs), *part.joints)}
-    colors_N3 = np.array(sorted(colors), np.float64)
-    return colors_N3 / colors_N3.max(axis=1, keepdims=True)
-
-
-def _known_share(hues_N3: npt.NDArray[np.float64], palette_M3: npt.NDArray[np.float64]) -> float:
-    """Share of the hues that are near one of the palette's."""
     near_N = np.zeros(len(hues_N3), np.bool_)
-    for color in palette_M3:
-        near_N |= np.abs(hues_N3 - color).max(axis=1) <= NEAR
-    return float(near_N.mean())
+    for hue_3 in _hues(np.array(sorted(colors), np.float64)):
+        near_N |= np.abs(hues_N3 - hue_3).max(axis=1) <= NEAR
+    return float(near_N.mean()) if len(near_N) else 0.0
 
 
 def describe_fixes(fixes: Sequence[str]) -> str:

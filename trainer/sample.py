@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
 from lposekit.errors import UsageError
 from lposekit.setting_values import check_values
@@ -146,13 +147,21 @@ def run(settings: SampleSettings, *, estimate: Estimate, dry_run: bool = False) 
         torch.set_num_threads(settings.compute.threads)
     pipeline = load_pipeline(settings, facts)
     refuse_lost_pose(pipeline, skeletons, facts)
-    pipeline.to(device, DTYPES[settings.compute.precision or ("bf16" if device.type == "cuda" else "fp32")])
-    if device.type == "cuda":
-        pipeline.unet.to(memory_format=torch.channels_last)  # pyright: ignore
+    place(pipeline, device, DTYPES[settings.compute.precision or ("bf16" if device.type == "cuda" else "fp32")])
     for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=True), 1):
         with progress(settings.steps, f"prompt {number} of {len(prompts)}") as on_step:
             report.sampled.append(sample_one(pipeline, prompt, output, skeletons, plan, settings, report, on_step))
     return report
+
+
+def place(pipeline: FollowYourPosePipeline, device: torch.device, dtype: torch.dtype) -> None:
+    """Move the models to the device, in the type."""
+    for module in pipeline.components.values():
+        if isinstance(module, nn.Module):
+            # torch's own `to`: that of diffusers warns about every cast
+            nn.Module.to(module, device, dtype)
+    if device.type == "cuda":
+        nn.Module.to(pipeline.unet, memory_format=torch.channels_last)  # pyright: ignore
 
 
 def sample_one(

@@ -60,7 +60,7 @@ def test_swapped_red_and_blue_are_swapped_back(compressed: bool) -> None:
 
 @pytest.mark.parametrize("other", ["openpose18", "followyourpose"])
 def test_another_palette_is_refused_and_named(other: str) -> None:
-    # wrong skeleton 2. Mutation tried: `NEAR = 0.5`.
+    # wrong skeleton 2. Mutation tried: `NEAR = 0.5`; `MIN_KNOWN = 0.2`.
     trained = "followyourpose" if other == "openpose18" else "openpose18"
     with pytest.raises(UsageError, match=f"drawn in the style {other}; these weights were trained with {trained}"):
         check_skeletons(skeletons(other), trained)

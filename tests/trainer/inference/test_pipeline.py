@@ -209,7 +209,7 @@ from trainer.inference.pipeline import FollowYourPosePipeline
 torch.set_num_threads(1)
 pipeline = FollowYourPosePipeline.from_pretrained(sys.argv[1])
 frames, method = int(sys.argv[2]), sys.argv[3]
-pose = np.ones((frames, 256, 256, 3), np.uint8)
+pose = np.ones((frames, 128, 128, 3), np.uint8)
 # the libraries' own first use of memory is not what is measured
 pipeline("a man", pose[:1], num_inference_steps=1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
