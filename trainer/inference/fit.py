@@ -33,7 +33,7 @@ class Fit:
             how = cv2.INTER_AREA if height < rgb_HWC.shape[0] else cv2.INTER_LINEAR
             resized = cv2.resize(rgb_HWC, (width, height), interpolation=how)
         top, left = self._corner(height, width)
-        return np.ascontiguousarray(resized[top : top + self.height, left : left + self.width])
+        return np.ascontiguousarray(resized[top : top + self.height, left : left + self.width], dtype=np.uint8)
 
     def keypoints(self, keypoints_PK3: npt.NDArray[np.float32], height: int, width: int) -> npt.NDArray[np.float32]:
         """The same for keypoints [P, K, 3] of a ``height`` x ``width`` image; those outside of it are dropped."""

@@ -139,7 +139,8 @@ class FollowYourPosePipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(num_inference_steps)
         pose = checked_pose(pose)
         if latents is None:
-            latents = self._noise(pose, num_frames, height, width, generator) * self.scheduler.init_noise_sigma
+            sigma = float(self.scheduler.init_noise_sigma)
+            latents = self._noise(pose, num_frames, height, width, generator) * sigma
         text = self._text(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds, guidance_scale)
         plan = WindowPlan(latents.shape[2], window, overlap, long_method)
         if self.config["stage"] == 1:

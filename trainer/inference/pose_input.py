@@ -20,7 +20,7 @@ from lposekit.errors import LposekitError, UsageError
 from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.pose.choose import select_persons
 from lposekit.pose.tracks import PersonTrack, PoseTracks, persons_at, read_tracks
-from lposekit.shards.dataset import open_dataset
+from lposekit.shards.dataset import PoseDataset, open_dataset, read_members
 from lposekit.shards.pose_json import person_from_record
 from lposekit.skeleton import draw_skeleton
 from lposekit.skeleton_check import EXAMINED_FRAMES, check_skeletons, describe_fixes, looks_drawn
@@ -100,11 +100,11 @@ def stored_tracks(source: str) -> PoseTracks | None:
 def sample_tracks(folder: Path, key: str) -> PoseTracks:
     """The pose of one sample of a dataset folder."""
     dataset = open_dataset(folder)
-    for shard_start, shard in _starts(dataset.shards):
+    for shard in dataset.shards:
         row = shard.row_of(key)
         if row is None:
             continue
-        members = dataset[shard_start + row].members
+        members = read_members(shard, row)
         if "pose.json" in members:
             return still_tracks(members["pose.json"], f"{folder}:{key}")
         raise UsageError(
@@ -115,12 +115,7 @@ def sample_tracks(folder: Path, key: str) -> PoseTracks:
     )
 
 
-def _starts(shards: Sequence) -> list[tuple[int, object]]:
-    starts = np.cumsum([0, *map(len, shards)])
-    return list(zip(starts.tolist(), shards, strict=False))
-
-
-def _some(dataset: Sequence) -> str:
+def _some(dataset: PoseDataset) -> str:
     return dataset[0].key if len(dataset) else "none"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import numpy.typing as npt
+from av.container import InputContainer
 
 from lposekit.errors import LposekitError, UsageError
 
@@ -78,5 +79,5 @@ def upright_frames(path: Path) -> Iterator[Image]:
             yield np.ascontiguousarray(np.rot90(rgb_HWC, round(frame.rotation / 90) % 4))
 
 
-def _kinds(container: av.container.InputContainer) -> str:
+def _kinds(container: InputContainer) -> str:
     return ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"

@@ -75,14 +75,15 @@ class VideoUNet(UNet2DConditionModel):
         temporal layers and go on.
         """
         folder = Path(pretrained_model_name_or_path)
-        config = dict(cls.load_config(folder))
+        config: dict[str, Any] = dict(cls.load_config(folder))  # pyright: ignore
         if "switches" not in config:
             raise UsageError(f"{folder} holds no video UNet: its config.json has no `switches`. Name a saved pipeline.")
         switches = ModelSwitches(**config.pop("switches"))
         del config["_class_name"]
         unet = inflate(UNet2DConditionModel.from_config(config), switches)  # pyright: ignore
         load_strictly(unet, read_safetensors(folder / "diffusion_pytorch_model.safetensors"), f"UNet of {folder}")
-        return unet.to(torch_dtype).eval() if torch_dtype else unet.eval()
+        # torch's own `to`: that of diffusers warns about every cast
+        return nn.Module.to(unet, torch_dtype).eval() if torch_dtype else unet.eval()
 
     def forward(  # pyright: ignore
         self,
