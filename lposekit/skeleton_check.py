@@ -25,14 +25,14 @@ EXAMINED_SIDE_PX = 512
 """Frames are looked at with every n-th pixel, no larger than about this."""
 BLACK = 24
 """Largest channel of what counts as black; compression leaves some noise."""
-FOREGROUND = 80
+FOREGROUND = 96
 """Largest channel from which a pixel is surely of a line: its hue is reliable."""
 GREY = 48
 """Difference of the largest and the smallest channel below which a colour has no reliable hue."""
-NEAR = 0.14
-"""Largest difference between two hues, in a channel."""
-MIN_KNOWN = 0.75
-"""Share of the lines' pixels that must have a colour of the style."""
+MAX_DISTANCE = 0.15
+"""Mean difference of the lines' hues to the style's, at most, in a channel."""
+CLOSE = 1.3
+"""Styles whose difference is up to this many times that of the best one fit as well."""
 MIN_FLAT = 0.6
 """Share of an image that is background, at least, in any drawing of skeletons."""
 UNIT = 2
@@ -191,41 +191,47 @@ def _needs_swap(colors_N3: npt.NDArray[np.uint8], style: str) -> bool:
 
     The rainbows of OpenPose and DWPose are their own mirror image under that swap, so there it cannot be seen.
     """
-    hues_N3 = _hues(colors_N3.astype(np.float64))
-    expected = _known_share(hues_N3, style)
-    swapped = _known_share(hues_N3[:, ::-1], style)
-    if max(expected, swapped) >= MIN_KNOWN:
-        return swapped > expected
-    shares = {name: _known_share(hues_N3, name) for name in STYLES if name != style}
-    # DWPose's colours contain those of OpenPose: of styles that explain as much, the first
-    best = max(shares.values())
-    nearest = next(name for name, share in shares.items() if share >= best - 0.05)
-    found = f"drawn in the style {nearest}" if best >= MIN_KNOWN else "of no style that is known here"
+    vivid_N3 = colors_N3[np.ptp(colors_N3, axis=1) >= GREY].astype(np.float64)
+    distances = {name: _distance(_hues(vivid_N3), _hues(_colors(name))) for name in STYLES}
+    best = min(distances.values())
+    if distances[style] <= min(MAX_DISTANCE, CLOSE * best):
+        # swapped, the hues of `followyourpose` are those of its own colours: only how pale each is tells
+        tones_N3, known_M3 = _tones(vivid_N3), _tones(_colors(style))
+        return _distance(tones_N3[:, ::-1], known_M3) < 0.95 * _distance(tones_N3, known_M3)
+    # DWPose's colours contain those of OpenPose: of styles that fit alike, the first
+    nearest = next(name for name, distance in distances.items() if distance <= CLOSE * best)
+    found = f"drawn in the style {nearest}" if best <= MAX_DISTANCE else "of no style that is known here"
     raise UsageError(
         f"the skeleton's colours are {found}; these weights were trained with {style}. Give keypoints or the video of "
         "the person, from which lposekit draws the right style, or weights that were trained with the other style."
     )
 
 
-def _hues(colors_N3: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The pure hue of each colour: its smallest channel 0, its largest 1. Grey has none and is left out.
-
-    Antialiasing on black darkens a line, and a video's halved colour planes make it paler; its hue stays.
-    """
-    spread_N = colors_N3.max(axis=1) - colors_N3.min(axis=1)
-    vivid_N3 = colors_N3[spread_N >= GREY]
-    low_N1 = vivid_N3.min(axis=1, keepdims=True)
-    return (vivid_N3 - low_N1) / (vivid_N3.max(axis=1, keepdims=True) - low_N1)
-
-
-def _known_share(hues_N3: npt.NDArray[np.float64], style: str) -> float:
-    """Share of the hues that are near one of the style's limbs and joints; 0 if there are none."""
+def _colors(style: str) -> npt.NDArray[np.float64]:
+    """The colours of a style's limbs and joints, but for its greys, [N, 3]."""
     parts = STYLES[style].parts().values()
     colors = {color for part in parts for color in (*(limb[1] for limb in part.limbs), *part.joints)}
-    near_N = np.zeros(len(hues_N3), np.bool_)
-    for hue_3 in _hues(np.array(sorted(colors), np.float64)):
-        near_N |= np.abs(hues_N3 - hue_3).max(axis=1) <= NEAR
-    return float(near_N.mean()) if len(near_N) else 0.0
+    return np.array(sorted(color for color in colors if max(color) - min(color) >= GREY), np.float64)
+
+
+def _tones(colors_N3: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Colours at full brightness: antialiasing on black only darkens a line."""
+    return colors_N3 / colors_N3.max(axis=1, keepdims=True)
+
+
+def _hues(colors_N3: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Colours at full brightness and saturation: a video's halved colour planes also make a line paler."""
+    return _tones(colors_N3 - colors_N3.min(axis=1, keepdims=True))
+
+
+def _distance(colors_N3: npt.NDArray[np.float64], known_M3: npt.NDArray[np.float64]) -> float:
+    """Mean distance of colours to the nearest known one, each the largest over the channels; 1 without colours."""
+    if not len(colors_N3):
+        return 1.0
+    nearest_N = np.ones(len(colors_N3))
+    for known_3 in known_M3:
+        nearest_N = np.minimum(nearest_N, np.abs(colors_N3 - known_3).max(axis=1))
+    return float(nearest_N.mean())
 
 
 def describe_fixes(fixes: Sequence[str]) -> str:

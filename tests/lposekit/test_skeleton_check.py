@@ -41,7 +41,7 @@ def noisy(frames: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("style", ["followyourpose", "mmpose1", "openpose18"])
 def test_right_skeletons_pass_unchanged(style: str, compressed: bool) -> None:
-    # Mutation tried: `MIN_KNOWN = 0.99`.
+    # Mutation tried: `CLOSE = 0.9`.
     frames = noisy(skeletons(style)) if compressed else skeletons(style)
     check = check_skeletons(frames, style)
     assert check.fixes == ()
@@ -51,7 +51,7 @@ def test_right_skeletons_pass_unchanged(style: str, compressed: bool) -> None:
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_swapped_red_and_blue_are_swapped_back(compressed: bool) -> None:
-    # wrong skeleton 1. Mutation tried: `return swapped > expected` -> `return False`.
+    # wrong skeleton 1. Mutation tried: never swapped.
     right = noisy(skeletons()) if compressed else skeletons()
     check = check_skeletons(np.ascontiguousarray(right[..., ::-1]), STYLE)
     assert "red and blue" in check.fixes[0]
@@ -60,7 +60,7 @@ def test_swapped_red_and_blue_are_swapped_back(compressed: bool) -> None:
 
 @pytest.mark.parametrize("other", ["openpose18", "followyourpose"])
 def test_another_palette_is_refused_and_named(other: str) -> None:
-    # wrong skeleton 2. Mutation tried: `NEAR = 0.5`; `MIN_KNOWN = 0.2`.
+    # wrong skeleton 2. Mutation tried: `CLOSE = 99` with `MAX_DISTANCE = 1`.
     trained = "followyourpose" if other == "openpose18" else "openpose18"
     with pytest.raises(UsageError, match=f"drawn in the style {other}; these weights were trained with {trained}"):
         check_skeletons(skeletons(other), trained)

@@ -20,7 +20,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from diffusers.utils.outputs import BaseOutput
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
 from trainer.inference.denoise import GUIDANCE, DenoisingStep, FirstFrameChoice, PoseMaps, denoise
@@ -34,6 +34,8 @@ STEPS = 50
 WINDOW_FRAMES = 32
 """As many frames as the released sampler draws in one pass."""
 OVERLAP_FRAMES = 8
+ALIGNMENT = 64
+"""Bytes; what torch's own allocator gives on a CPU."""
 KEPT_MAPS = 32
 """Frames whose pose features are kept over all steps, at most: at 512 pixels each takes 10 MiB in float32."""
 
@@ -85,6 +87,8 @@ class FollowYourPosePipeline(DiffusionPipeline):
         pose_line_width: float | None = None,
     ) -> None:
         super().__init__()
+        for module in (vae, text_encoder, unet, pose_encoder, safety_checker):
+            align_weights(module)
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -254,6 +258,18 @@ class FollowYourPosePipeline(DiffusionPipeline):
         pixels = pixels.to(self._execution_device, self.safety_checker.dtype)
         _, unsafe = self.safety_checker(images=frames_FHWC.copy(), clip_input=pixels)
         return [i for i, found in enumerate(unsafe) if found]
+
+
+def align_weights(module: nn.Module | None) -> None:
+    """Moves weights on the CPU that start at odd addresses, as those of a memory-mapped file do, to memory of their
+    own.
+
+    Kernels treat the ends of unaligned arrays otherwise, and round otherwise: the same weights from another file would
+    draw other bytes.
+    """
+    for parameter in module.parameters() if module is not None else ():
+        if parameter.device.type == "cpu" and parameter.data_ptr() % ALIGNMENT:
+            parameter.data = parameter.data.clone()
 
 
 def checked_pose(pose: Frames | Tensor | None) -> Tensor | None:
