@@ -78,6 +78,12 @@ COMMANDS = {
             can_dry_run=True,
         ),
         Command(
+            "sample",
+            "draw a clip that follows a prompt and a pose, with a trained run",
+            settings="trainer.inference.settings:SampleSettings",
+            can_dry_run=True,
+        ),
+        Command(
             "refilter",
             "apply another keep rule to a dataset, without fetching or a GPU",
             settings="lposekit.commands.refilter:RefilterSettings",

@@ -36,6 +36,7 @@ BENCHMARKS = {
     "loader": "Training loader",
     "train_step": "Training step",
     "official_step": "Training step against the official Follow-Your-Pose code",
+    "sample_speed": "Sampling against the same arithmetic under diffusers' DDIM loop; long clips",
     "linear_layers": "Linear layers on a CPU: MKL and oneDNN",
     "growth": "Growth: time and memory over the number of shards",
     "four_commands": "The four commands in a row, and what the quickstart learns",

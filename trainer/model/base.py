@@ -81,8 +81,9 @@ def load_base(name: str) -> Base:
     )
 
 
-def base_folder(name: str) -> Path:
-    """The local folder of a base, fetched or built if need be; raises UsageError if there is none."""
+def base_folder(name: str, files: Sequence[str] = HUB_FILES) -> Path:
+    """The local folder of a base, fetched (these ``files`` of it) or built if need be; raises UsageError if there is
+    none."""
     if name == TINY:
         return tiny_folder()
     if Path(name).is_dir():
@@ -90,7 +91,7 @@ def base_folder(name: str) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise UsageError(f"the base {name} is not found: there is no such folder. {WAYS_ON}")
     try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(files)))
     except (OSError, HFValidationError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UsageError(
