@@ -11,8 +11,9 @@ from lposekit.commands.registry import COMMANDS
 
 
 def run(argv: Sequence[str]) -> int:
-    command = COMMANDS["pose"]
-    loaded = load(command, command.load_settings_class(), argv)
+    from pipelines.video.poses.settings import PosesSettings
+
+    loaded = load(COMMANDS["pose"], PosesSettings, argv)
     quiet_models()
     from pipelines.video.poses.run import estimate_poses
 

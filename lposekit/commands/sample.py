@@ -33,10 +33,10 @@ def poses_of_video(video: Path) -> PoseTracks:
     from lposekit.commands.pose import quiet_models
     from lposekit.pose.tracks import read_tracks
     from pipelines.video.poses.run import estimate_poses
+    from pipelines.video.poses.settings import PosesSettings
 
-    command = COMMANDS["pose"]
     with tempfile.TemporaryDirectory(prefix="lposekit-pose-") as folder:
-        loaded = load(command, command.load_settings_class(), ["--input", str(video), "--output", folder])
+        loaded = load(COMMANDS["pose"], PosesSettings, ["--input", str(video), "--output", folder])
         quiet_models()
         [outcome] = estimate_poses(loaded.settings).videos
         if outcome.poses is None:

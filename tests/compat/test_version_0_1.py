@@ -33,7 +33,9 @@ from trainer.settings import ClipSamplingSettings, FramingSettings, LoaderSettin
 from trainer.train import run as train
 
 KEPT = Path(__file__).parent / "v0.1"
+# 0.1 knew no near-duplicates among persons
 IMAGE_FLAGS = (
+    *("--pose.duplicate-oks", "none"),
     *("--pose-model", "stub", "--detector", "stub", "--rows-per-shard", "3"),
     *("--pose.batch-size", "4", "--fetch.no-robots", "--allow-private-addresses"),
 )
@@ -139,6 +141,7 @@ def test_a_whole_dataset_of_clips_is_left_as_it_is(old: Path) -> None:
         (["--min-detected", "0.7"], r"keep_rule.min_detected: 0.5 -> 0.7"),
         (["--image.size", "256"], r"settings.image.size: 512 -> 256"),
         (["--pose.min-box-side-px", "40"], r"min_box_side_px: 48.0 -> 40.0"),
+        (["--pose.duplicate-oks", "0.7"], r"settings.pose.duplicate_oks: None -> 0.7"),
         (["--max-rows", "5"], r"settings.max_rows: None -> 5"),
     ],
 )

@@ -309,7 +309,7 @@ def test_the_poses_of_a_video_of_persons_are_estimated_by_lposekit_pose(
     monkeypatch.setenv("LPOSEKIT_WEIGHTS", str(fixture_path("weights")))
     Path("lposekit.toml").write_text(SMALL_MODELS)
     video = fixture_path("data/videos/t2vz_girl_dancing.mp4")
-    arguments = ["--stride", "1", "--frames", "2", "--side-by-side", "--output", "out.mp4"]
+    arguments = ["--stride", "1", "--frames", "2", "--result.side-by-side", "--output", "out.mp4"]
     assert sample("--pose", video, *arguments) == 0, said()
     skeleton = read_video(Path("out.mp4"))[0, :, :SIDE]
     assert (skeleton.max(-1) > 100).mean() > 0.01, "nobody was drawn"

@@ -82,8 +82,9 @@ class VideoUNet(UNet2DConditionModel):
         del config["_class_name"]
         unet = inflate(UNet2DConditionModel.from_config(config), switches)  # pyright: ignore
         load_strictly(unet, read_safetensors(folder / "diffusion_pytorch_model.safetensors"), f"UNet of {folder}")
-        # torch's own `to`: that of diffusers warns about every cast
-        return nn.Module.to(unet, torch_dtype).eval() if torch_dtype else unet.eval()
+        if torch_dtype:
+            nn.Module.to(unet, torch_dtype)  # torch's own: that of diffusers warns about every cast
+        return unet.eval()
 
     def forward(  # pyright: ignore
         self,

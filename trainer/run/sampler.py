@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
@@ -31,13 +31,16 @@ from trainer.model.switches import OFFICIAL, ModelSwitches
 from trainer.model.tiny import quiet_progress_bars
 from trainer.model.unet import VideoUNet, inflate
 from trainer.run.checkpoint import EMA, WEIGHTS, copy_weights, load_checkpoint, newest_whole, step_folder
-from trainer.run.folder import fingerprint, read_run_card
+from trainer.run.folder import fingerprint
 from trainer.run.pose_weights import COPY_NAME
+from trainer.run.run_card import BaseFacts, RunCard, read_run_card
 from trainer.stages import build_stage
 
 log = logging.getLogger(__name__)
 
 MODEL_INDEX = "model_index.json"
+SCALARS = ("stage", "size", "frames", "pose_style", "pose_line_width")
+"""What a run's card and a saved pipeline's index both say."""
 SAFETY_FILES = (
     "model_index.json",
     "safety_checker/config.json",
@@ -51,11 +54,11 @@ class WeightsFacts:
     """What weights need around them, known before any of them is loaded.
 
     name: for the user. stage, size, frames, pose_style, pose_line_width: see `FollowYourPosePipeline`. card: `run.json`
-    of a run, {} otherwise.
+    of a run, None otherwise.
     """
 
     name: str
-    card: Mapping[str, Any]
+    card: RunCard | None = None
     stage: int = 2
     size: int = 512
     frames: int = 8
@@ -71,22 +74,21 @@ def read_facts(settings: SampleSettings) -> WeightsFacts:
     """The facts of the weights that the settings name. Raises UsageError or LposekitError if they lead nowhere."""
     if settings.official_weights is not None:
         official_files(settings.official_weights)
-        return WeightsFacts(f"published weights {settings.official_weights}", {})
+        return WeightsFacts(f"published weights {settings.official_weights}")
     assert settings.run is not None
     if (settings.run / MODEL_INDEX).is_file():
         index = _index(settings.run)
         if index.get("_class_name") != FollowYourPosePipeline.__name__:
             raise UsageError(f"--run {settings.run}: a pipeline of another kind ({index.get('_class_name')}).")
-        return _facts(f"pipeline {settings.run}", {}, index)
+        return _facts(f"pipeline {settings.run}", index)
     if not settings.run.is_dir():
         raise UsageError(f"--run {settings.run}: there is no such folder. Name a run folder of `lposekit train`.")
     card = read_run_card(settings.run)
-    return _facts(f"run {settings.run}", card, card)
+    return _facts(f"run {settings.run}", {name: getattr(card, name) for name in SCALARS}, card)
 
 
-def _facts(name: str, card: Mapping[str, Any], found: Mapping[str, Any]) -> WeightsFacts:
-    scalars = ("stage", "size", "frames", "pose_style", "pose_line_width")
-    return WeightsFacts(name, card, **{key: found[key] for key in scalars if key in found})
+def _facts(name: str, found: Mapping[str, Any], card: RunCard | None = None) -> WeightsFacts:
+    return WeightsFacts(name, card, **{key: found[key] for key in SCALARS if found.get(key) is not None})
 
 
 def load_pipeline(settings: SampleSettings, facts: WeightsFacts) -> FollowYourPosePipeline:
@@ -100,13 +102,16 @@ def load_pipeline(settings: SampleSettings, facts: WeightsFacts) -> FollowYourPo
         assert settings.base is not None
         pipeline = from_official(settings.official_weights, load_base(settings.base), facts)
         base_name: str | None = settings.base
-    elif not facts.card:
+    elif facts.card is None:
         assert settings.run is not None
         pipeline, base_name = from_saved(settings.run), None
     else:
         assert settings.run is not None
-        base_name = settings.base or where_base_is(facts.card)
-        pipeline = from_run(settings.run, load_base(base_name), facts, settings.step)
+        trained_on = base_facts(settings.run, facts.card)
+        base_name = settings.base or where_base_is(trained_on)
+        base = load_base(base_name)
+        refuse_other_base(base, trained_on, settings.run)
+        pipeline = from_run(settings.run, base, facts, facts.card, settings.step)
     if base_name is not None and settings.safety_checker:
         pipeline.register_modules(**safety_modules(base_name))
     if not settings.safety_checker:
@@ -115,18 +120,29 @@ def load_pipeline(settings: SampleSettings, facts: WeightsFacts) -> FollowYourPo
     return pipeline
 
 
-def from_run(run_dir: Path, base: Base, facts: WeightsFacts, step: int | None) -> FollowYourPosePipeline:
-    """The weights of a run's checkpoint (their moving average, if it keeps one) over its base."""
-    if fingerprint(base.unet) != facts.card["base"]["unet"]:
+def base_facts(run_dir: Path, card: RunCard) -> BaseFacts:
+    """What a run's card says of its base. Raises LposekitError if it says nothing."""
+    if card.base is None or card.base.name is None:
+        raise LposekitError(f"{run_dir}: its run.json names no base. Restore it from a copy.")
+    return card.base
+
+
+def refuse_other_base(base: Base, trained_on: BaseFacts, run_dir: Path) -> None:
+    """Raises UsageError if the UNet is not the one that the run was trained on."""
+    if fingerprint(base.unet) != trained_on.unet:
         raise UsageError(
             f"--base {base.source}: another UNet than the one that {run_dir} was trained on "
-            f"({facts.card['base']['name']}). Name that one with --base."
+            f"({trained_on.name}). Name that one with --base."
         )
+
+
+def from_run(run_dir: Path, base: Base, facts: WeightsFacts, card: RunCard, step: int | None) -> FollowYourPosePipeline:
+    """The weights of a run's checkpoint (their moving average, if it keeps one) over its base."""
     folder = newest_whole(run_dir) if step is None else step_folder(run_dir, step)
     if folder is None:
         raise LposekitError(f"{run_dir}: it has no whole checkpoint. Train it further, or name another run.")
     checkpoint = load_checkpoint(folder)
-    switches = ModelSwitches(**facts.card["switches"])
+    switches = ModelSwitches(**cast("dict[str, Any]", card.switches))
     encoder = kept_encoder(run_dir, base) if facts.stage == 2 else None
     number = 1 if facts.stage == 1 else 2
     stage = build_stage(number, base.unet, base.scheduler, switches, encoder)
@@ -197,11 +213,11 @@ def assemble(base: Base, unet: VideoUNet, encoder: PoseEncoder | None, facts: We
     )
 
 
-def where_base_is(card: Mapping[str, Any]) -> str:
+def where_base_is(base: BaseFacts) -> str:
     """The base's name, or the folder that it once was read from, if there is nothing by that name any more."""
-    name, source = card["base"]["name"], card["base"]["source"]
-    is_path = "/" in name and not Path(name).is_dir()
-    return source if is_path and Path(source).is_dir() else name
+    assert base.name is not None
+    is_gone = "/" in base.name and not Path(base.name).is_dir()
+    return base.source if is_gone and base.source and Path(base.source).is_dir() else base.name
 
 
 def safety_modules(base_name: str) -> dict[str, ModelMixin | CLIPImageProcessor | None]:
