@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from lposekit.commands.flags import load
 from lposekit.commands.output import finish
 from lposekit.commands.registry import COMMANDS
-from lposekit.errors import UsageError
+from lposekit.errors import LposekitError, UsageError
 from trainer.inference.settings import SampleSettings
 
 if TYPE_CHECKING:
@@ -20,13 +21,33 @@ def run(argv: Sequence[str]) -> int:
     loaded = load(COMMANDS["sample"], SampleSettings, argv)
     from trainer import sample
 
-    report = sample.run(loaded.settings, estimate=estimate_poses, dry_run=loaded.dry_run)
+    estimate = refuse_estimate if loaded.dry_run else estimate_poses
+    report = sample.run(loaded.settings, estimate=estimate, dry_run=loaded.dry_run)
     return finish(report, as_json=loaded.json)
 
 
 def estimate_poses(video: Path) -> PoseTracks:
-    """The poses of a video of persons, as `lposekit pose` estimates them."""
+    """The poses of a video of persons, as `lposekit pose` estimates them: with the settings of that command, from the
+    environment and the table [pose] of the settings file.
+
+    Raises LposekitError if the video cannot be read.
+    """
+    pose = COMMANDS["pose"]
+    with tempfile.TemporaryDirectory(prefix="lposekit-sample-") as folder:
+        argv = ["--input", str(video), "--output", folder]
+        settings = load(pose, pose.load_settings_class(), argv).settings
+        from lposekit.pose.tracks import read_tracks
+        from pipelines.video.poses.run import estimate_poses as estimate
+
+        [outcome] = estimate(settings).videos
+        if outcome.poses is None:
+            raise LposekitError(f"--pose {outcome.line()}. Take another video.")
+        return read_tracks(outcome.poses)
+
+
+def refuse_estimate(video: Path) -> PoseTracks:
+    """A dry run estimates nothing."""
     raise UsageError(
-        f"--pose {video}: a video of persons. Estimate its poses first (`lposekit pose --input {video} --output DIR`) "
-        "and name the *.poses.json file that it writes."
+        f"--pose {video}: a video of persons, and a dry run estimates no poses. Estimate them first (`lposekit pose "
+        f"--input {video} --output DIR`) and name the *.poses.json file that it writes."
     )

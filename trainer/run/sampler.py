@@ -14,6 +14,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPImageProcessor
 
 from lposekit.errors import LposekitError, UsageError
+from lposekit.skeleton_styles import STYLES
 from trainer.inference.pipeline import FollowYourPosePipeline
 from trainer.inference.schedulers import make_scheduler
 from trainer.inference.settings import SampleSettings
@@ -31,8 +32,9 @@ from trainer.model.switches import OFFICIAL, ModelSwitches
 from trainer.model.tiny import quiet_progress_bars
 from trainer.model.unet import VideoUNet, inflate
 from trainer.run.checkpoint import EMA, WEIGHTS, copy_weights, load_checkpoint, newest_whole, step_folder
-from trainer.run.folder import fingerprint, read_run_card
+from trainer.run.folder import fingerprint
 from trainer.run.pose_weights import COPY_NAME
+from trainer.run.run_card import BaseFacts, RunCard, read_run_card
 from trainer.stages import build_stage
 
 log = logging.getLogger(__name__)
@@ -51,11 +53,11 @@ class WeightsFacts:
     """What weights need around them, known before any of them is loaded.
 
     name: for the user. stage, size, frames, pose_style, pose_line_width: see `FollowYourPosePipeline`. card: `run.json`
-    of a run, {} otherwise.
+    of a run, None otherwise.
     """
 
     name: str
-    card: Mapping[str, Any]
+    card: RunCard | None = None
     stage: int = 2
     size: int = 512
     frames: int = 8
@@ -71,22 +73,32 @@ def read_facts(settings: SampleSettings) -> WeightsFacts:
     """The facts of the weights that the settings name. Raises UsageError or LposekitError if they lead nowhere."""
     if settings.official_weights is not None:
         official_files(settings.official_weights)
-        return WeightsFacts(f"published weights {settings.official_weights}", {})
+        return WeightsFacts(f"published weights {settings.official_weights}")
     assert settings.run is not None
     if (settings.run / MODEL_INDEX).is_file():
         index = _index(settings.run)
         if index.get("_class_name") != FollowYourPosePipeline.__name__:
             raise UsageError(f"--run {settings.run}: a pipeline of another kind ({index.get('_class_name')}).")
-        return _facts(f"pipeline {settings.run}", {}, index)
+        return _facts(f"pipeline {settings.run}", None, index)
     if not settings.run.is_dir():
         raise UsageError(f"--run {settings.run}: there is no such folder. Name a run folder of `lposekit train`.")
     card = read_run_card(settings.run)
-    return _facts(f"run {settings.run}", card, card)
+    return _facts(f"run {settings.run}", card, card.as_json())
 
 
-def _facts(name: str, card: Mapping[str, Any], found: Mapping[str, Any]) -> WeightsFacts:
+def _facts(name: str, card: RunCard | None, found: Mapping[str, Any]) -> WeightsFacts:
+    """The facts that a run card or the index of a pipeline states; what it leaves out is as usual."""
     scalars = ("stage", "size", "frames", "pose_style", "pose_line_width")
-    return WeightsFacts(name, card, **{key: found[key] for key in scalars if key in found})
+    facts = WeightsFacts(name, card, **{key: found[key] for key in scalars if found.get(key) is not None})
+    kinds = {"stage": int, "size": int, "frames": int, "pose_style": str}
+    wrong = [key for key, kind in kinds.items() if not isinstance(getattr(facts, key), kind)]
+    if wrong or facts.stage not in (1, 2) or facts.size < 8 or facts.frames < 1:
+        raise LposekitError(
+            f"{name}: its {wrong[0] if wrong else 'stage, size or frames'} cannot be used. Save it again."
+        )
+    if facts.pose_style not in STYLES:
+        raise UsageError(f"{name}: it draws skeletons in the style {facts.pose_style!r}, which is not known here.")
+    return facts
 
 
 def load_pipeline(settings: SampleSettings, facts: WeightsFacts) -> FollowYourPosePipeline:
@@ -100,12 +112,12 @@ def load_pipeline(settings: SampleSettings, facts: WeightsFacts) -> FollowYourPo
         assert settings.base is not None
         pipeline = from_official(settings.official_weights, load_base(settings.base), facts)
         base_name: str | None = settings.base
-    elif not facts.card:
+    elif facts.card is None:
         assert settings.run is not None
         pipeline, base_name = from_saved(settings.run), None
     else:
         assert settings.run is not None
-        base_name = settings.base or where_base_is(facts.card)
+        base_name = settings.base or where_base_is(facts)
         pipeline = from_run(settings.run, load_base(base_name), facts, settings.step)
     if base_name is not None and settings.safety_checker:
         pipeline.register_modules(**safety_modules(base_name))
@@ -117,16 +129,18 @@ def load_pipeline(settings: SampleSettings, facts: WeightsFacts) -> FollowYourPo
 
 def from_run(run_dir: Path, base: Base, facts: WeightsFacts, step: int | None) -> FollowYourPosePipeline:
     """The weights of a run's checkpoint (their moving average, if it keeps one) over its base."""
-    if fingerprint(base.unet) != facts.card["base"]["unet"]:
+    card, known = facts.card, base_facts(facts)
+    assert card is not None
+    if fingerprint(base.unet) != known.unet:
         raise UsageError(
-            f"--base {base.source}: another UNet than the one that {run_dir} was trained on "
-            f"({facts.card['base']['name']}). Name that one with --base."
+            f"--base {base.source}: another UNet than the one that {run_dir} was trained on ({known.name}). Name that "
+            "one with --base."
         )
     folder = newest_whole(run_dir) if step is None else step_folder(run_dir, step)
     if folder is None:
         raise LposekitError(f"{run_dir}: it has no whole checkpoint. Train it further, or name another run.")
     checkpoint = load_checkpoint(folder)
-    switches = ModelSwitches(**facts.card["switches"])
+    switches = read_switches(card, run_dir)
     encoder = kept_encoder(run_dir, base) if facts.stage == 2 else None
     number = 1 if facts.stage == 1 else 2
     stage = build_stage(number, base.unet, base.scheduler, switches, encoder)
@@ -197,11 +211,30 @@ def assemble(base: Base, unet: VideoUNet, encoder: PoseEncoder | None, facts: We
     )
 
 
-def where_base_is(card: Mapping[str, Any]) -> str:
+def read_switches(card: RunCard, run_dir: Path) -> ModelSwitches:
+    """The switches that a run was trained with. Raises LposekitError if this version does not know one."""
+    try:
+        return ModelSwitches(**card.switches)  # pyright: ignore
+    except TypeError as error:
+        raise LposekitError(f"{run_dir}: its model switches are not those of this version ({error}).") from error
+
+
+def base_facts(facts: WeightsFacts) -> BaseFacts:
+    """What a run says of its base. Raises LposekitError if it says nothing."""
+    if facts.card is None or facts.card.base is None:
+        raise LposekitError(f"{facts.name}: its run.json says nothing of the base. Restore it from a copy.")
+    return facts.card.base
+
+
+def where_base_is(facts: WeightsFacts) -> str:
     """The base's name, or the folder that it once was read from, if there is nothing by that name any more."""
-    name, source = card["base"]["name"], card["base"]["source"]
-    is_path = "/" in name and not Path(name).is_dir()
-    return source if is_path and Path(source).is_dir() else name
+    base = base_facts(facts)
+    gone = base.name is None or ("/" in base.name and not Path(base.name).is_dir())
+    if gone and base.source is not None and Path(base.source).is_dir():
+        return base.source
+    if base.name is None:
+        raise UsageError(f"{facts.name}: its base is not known. Name it with --base.")
+    return base.name
 
 
 def safety_modules(base_name: str) -> dict[str, ModelMixin | CLIPImageProcessor | None]:
