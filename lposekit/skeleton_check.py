@@ -198,7 +198,7 @@ def _needs_swap(colors_N3: npt.NDArray[np.uint8], style: str) -> bool:
         # swapped, the hues of `followyourpose` are those of its own colours: only how pale each is tells
         tones_N3, known_M3 = _tones(vivid_N3), _tones(_colors(style))
         return _distance(tones_N3[:, ::-1], known_M3) < 0.95 * _distance(tones_N3, known_M3)
-    # DWPose's colours contain those of OpenPose: of styles that fit alike, the first
+    # the hues of DWPose's body are those of OpenPose: of styles that fit alike, the first
     nearest = next(name for name, distance in distances.items() if distance <= CLOSE * best)
     found = f"drawn in the style {nearest}" if best <= MAX_DISTANCE else "of no style that is known here"
     raise UsageError(
@@ -208,10 +208,9 @@ def _needs_swap(colors_N3: npt.NDArray[np.uint8], style: str) -> bool:
 
 
 def _colors(style: str) -> npt.NDArray[np.float64]:
-    """The colours of a style's limbs and joints, but for its greys, [N, 3]."""
-    parts = STYLES[style].parts().values()
-    colors = {color for part in parts for color in (*(limb[1] for limb in part.limbs), *part.joints)}
-    return np.array(sorted(color for color in colors if max(color) - min(color) >= GREY), np.float64)
+    """The colours of a style's body, [N, 3]. Those of hands and face are small, and so many that they fit anything."""
+    body = STYLES[style].body
+    return np.array(sorted({*(color for _, color in body.limbs), *body.joints}), np.float64)
 
 
 def _tones(colors_N3: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lposekit.commands.flags import load
 from lposekit.commands.output import finish
 from lposekit.commands.registry import COMMANDS
-from lposekit.errors import LposekitError
+from lposekit.errors import LposekitError, UsageError
 from trainer.inference.settings import SampleSettings
 
 if TYPE_CHECKING:
@@ -21,24 +21,35 @@ def run(argv: Sequence[str]) -> int:
     loaded = load(COMMANDS["sample"], SampleSettings, argv)
     from trainer import sample
 
-    report = sample.run(loaded.settings, estimate=poses_of_video, dry_run=loaded.dry_run)
+    estimate = refuse_estimate if loaded.dry_run else estimate_poses
+    report = sample.run(loaded.settings, estimate=estimate, dry_run=loaded.dry_run)
     return finish(report, as_json=loaded.json)
 
 
-def poses_of_video(video: Path) -> PoseTracks:
-    """The poses of a video of persons, by `lposekit pose` with its own settings: `[pose]` of a settings file.
+def estimate_poses(video: Path) -> PoseTracks:
+    """The poses of a video of persons, as `lposekit pose` estimates them: with the settings of that command, from the
+    environment and the table [pose] of the settings file.
 
-    Raises LposekitError where the video cannot be read, or its weights cannot be had.
+    Raises LposekitError if the video cannot be read.
     """
     from lposekit.commands.pose import quiet_models
     from lposekit.pose.tracks import read_tracks
-    from pipelines.video.poses.run import estimate_poses
+    from pipelines.video.poses.run import estimate_poses as estimate
     from pipelines.video.poses.settings import PosesSettings
 
-    with tempfile.TemporaryDirectory(prefix="lposekit-pose-") as folder:
-        loaded = load(COMMANDS["pose"], PosesSettings, ["--input", str(video), "--output", folder])
-        quiet_models()
-        [outcome] = estimate_poses(loaded.settings).videos
+    quiet_models()
+    with tempfile.TemporaryDirectory(prefix="lposekit-sample-") as folder:
+        argv = ["--input", str(video), "--output", folder]
+        settings = load(COMMANDS["pose"], PosesSettings, argv).settings
+        [outcome] = estimate(settings).videos
         if outcome.poses is None:
-            raise LposekitError(f"--pose {video}: {outcome.outcome.value}: {outcome.detail}")
+            raise LposekitError(f"--pose {outcome.line()}. Take another video.")
         return read_tracks(outcome.poses)
+
+
+def refuse_estimate(video: Path) -> PoseTracks:
+    """A dry run estimates nothing."""
+    raise UsageError(
+        f"--pose {video}: a video of persons, and a dry run estimates no poses. Estimate them first (`lposekit pose "
+        f"--input {video} --output DIR`) and name the *.poses.json file that it writes."
+    )

@@ -253,7 +253,7 @@ def test_a_skeleton_video_gives_the_same_skeletons_as_its_keypoints(said: Any) -
         # drawn at another size and compressed: alike, not equal
         right, swapped_again = (np.abs(x.astype(int) - expected).mean() for x in (found, found[..., ::-1]))
         assert right < 5
-        assert swapped_again > 1.5 * right
+        assert swapped_again > 1.3 * right
     assert "red and blue were swapped" in said()
 
 
@@ -299,29 +299,18 @@ def test_a_wrong_skeleton_is_refused_unless_told_to_go_on(said: Any) -> None:
     assert sample(*arguments, "--skeleton.check", "warn") == 0
 
 
-SMALL_MODELS = '[pose]\ndetector = "rtmdet-nano-rebuilt"\npose_model = "tinypose"\n'
-
-
-# mutation tried: the detector's default instead of the settings file's: its weights are not among the fixtures: red
-def test_the_poses_of_a_video_of_persons_are_estimated_by_lposekit_pose(
-    said: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_video_of_persons_goes_through_lposekit_pose(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Real models. Mutation tried: `raise` in `estimate_poses`.
     monkeypatch.setenv("LPOSEKIT_WEIGHTS", str(fixture_path("weights")))
-    Path("lposekit.toml").write_text(SMALL_MODELS)
+    monkeypatch.setenv("LPOSEKIT_DETECTOR", "rtmdet-nano-rebuilt")
+    monkeypatch.setenv("LPOSEKIT_POSE_MODEL", "tinypose")
     video = fixture_path("data/videos/t2vz_girl_dancing.mp4")
-    arguments = ["--stride", "1", "--frames", "2", "--result.side-by-side", "--output", "out.mp4"]
-    assert sample("--pose", video, *arguments) == 0, said()
-    skeleton = read_video(Path("out.mp4"))[0, :, :SIDE]
-    assert (skeleton.max(-1) > 100).mean() > 0.01, "nobody was drawn"
-
-
-def test_a_video_in_which_nobody_is_found_is_refused(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LPOSEKIT_WEIGHTS", str(fixture_path("weights")))
-    Path("lposekit.toml").write_text(SMALL_MODELS)
-    photo = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
-    write_video(Path("photo.mp4"), photo)
-    assert sample("--pose", "photo.mp4", "--output", "out.mp4", "--stride", "1") == 2
-    assert "photo.mp4" in said()
+    arguments = ["--pose", video, "--stride", "2", "--frames", "3", "--skeleton.person", "largest"]
+    assert sample(*arguments, "--output", "frames", "--result.side-by-side") == 0, said()
+    drawn = np.stack([np.asarray(Image.open(path))[:, :SIDE] for path in sorted(Path("frames").iterdir())])
+    assert all(image.any() for image in drawn)
+    assert sample(*arguments, "--output", "out.mp4", "--dry-run") == 2
+    assert "lposekit pose" in said()
 
 
 @pytest.mark.parametrize(
@@ -435,8 +424,6 @@ def test_every_skeleton_video_of_the_fixtures_goes_through(name: str, said: Any)
 OTHERS = {
     "tc_audio_only.mp3": "there is no video in it",
     "decord_corrupted.mp4": "--pose",
-    "t2vz_girl_dancing.mp4": "lposekit pose",
-    "fyp_dancing_example_4.mp4": "lposekit pose",
     "decord_rot90.mov": "--pose",
     "decord_unordered.mov": "--pose",
 }
@@ -445,7 +432,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_videos_of_the_fixtures_end_in_one_line(name: str, said: Any) -> None:
     video = fixture_path(f"data/videos/{name}")
-    assert sample("--pose", video, "--output", "out.mp4", "--stride", "1", "--frames", "40") in (1, 2)
+    assert sample("--pose", video, "--output", "out.mp4", "--stride", "1", "--frames", "40", "--dry-run") in (1, 2)
     told = said()
     assert OTHERS[name] in told
     assert "unexpected" not in told

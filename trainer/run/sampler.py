@@ -7,13 +7,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPImageProcessor
 
 from lposekit.errors import LposekitError, UsageError
+from lposekit.skeleton_styles import STYLES
 from trainer.inference.pipeline import FollowYourPosePipeline
 from trainer.inference.schedulers import make_scheduler
 from trainer.inference.settings import SampleSettings
@@ -39,8 +40,6 @@ from trainer.stages import build_stage
 log = logging.getLogger(__name__)
 
 MODEL_INDEX = "model_index.json"
-SCALARS = ("stage", "size", "frames", "pose_style", "pose_line_width")
-"""What a run's card and a saved pipeline's index both say."""
 SAFETY_FILES = (
     "model_index.json",
     "safety_checker/config.json",
@@ -80,15 +79,26 @@ def read_facts(settings: SampleSettings) -> WeightsFacts:
         index = _index(settings.run)
         if index.get("_class_name") != FollowYourPosePipeline.__name__:
             raise UsageError(f"--run {settings.run}: a pipeline of another kind ({index.get('_class_name')}).")
-        return _facts(f"pipeline {settings.run}", index)
+        return _facts(f"pipeline {settings.run}", None, index)
     if not settings.run.is_dir():
         raise UsageError(f"--run {settings.run}: there is no such folder. Name a run folder of `lposekit train`.")
     card = read_run_card(settings.run)
-    return _facts(f"run {settings.run}", {name: getattr(card, name) for name in SCALARS}, card)
+    return _facts(f"run {settings.run}", card, card.as_json())
 
 
-def _facts(name: str, found: Mapping[str, Any], card: RunCard | None = None) -> WeightsFacts:
-    return WeightsFacts(name, card, **{key: found[key] for key in SCALARS if found.get(key) is not None})
+def _facts(name: str, card: RunCard | None, found: Mapping[str, Any]) -> WeightsFacts:
+    """The facts that a run card or the index of a pipeline states; what it leaves out is as usual."""
+    scalars = ("stage", "size", "frames", "pose_style", "pose_line_width")
+    facts = WeightsFacts(name, card, **{key: found[key] for key in scalars if found.get(key) is not None})
+    kinds = {"stage": int, "size": int, "frames": int, "pose_style": str}
+    wrong = [key for key, kind in kinds.items() if not isinstance(getattr(facts, key), kind)]
+    if wrong or facts.stage not in (1, 2) or facts.size < 8 or facts.frames < 1:
+        raise LposekitError(
+            f"{name}: its {wrong[0] if wrong else 'stage, size or frames'} cannot be used. Save it again."
+        )
+    if facts.pose_style not in STYLES:
+        raise UsageError(f"{name}: it draws skeletons in the style {facts.pose_style!r}, which is not known here.")
+    return facts
 
 
 def load_pipeline(settings: SampleSettings, facts: WeightsFacts) -> FollowYourPosePipeline:
@@ -107,11 +117,8 @@ def load_pipeline(settings: SampleSettings, facts: WeightsFacts) -> FollowYourPo
         pipeline, base_name = from_saved(settings.run), None
     else:
         assert settings.run is not None
-        trained_on = base_facts(settings.run, facts.card)
-        base_name = settings.base or where_base_is(trained_on)
-        base = load_base(base_name)
-        refuse_other_base(base, trained_on, settings.run)
-        pipeline = from_run(settings.run, base, facts, facts.card, settings.step)
+        base_name = settings.base or where_base_is(facts)
+        pipeline = from_run(settings.run, load_base(base_name), facts, settings.step)
     if base_name is not None and settings.safety_checker:
         pipeline.register_modules(**safety_modules(base_name))
     if not settings.safety_checker:
@@ -120,29 +127,20 @@ def load_pipeline(settings: SampleSettings, facts: WeightsFacts) -> FollowYourPo
     return pipeline
 
 
-def base_facts(run_dir: Path, card: RunCard) -> BaseFacts:
-    """What a run's card says of its base. Raises LposekitError if it says nothing."""
-    if card.base is None or card.base.name is None:
-        raise LposekitError(f"{run_dir}: its run.json names no base. Restore it from a copy.")
-    return card.base
-
-
-def refuse_other_base(base: Base, trained_on: BaseFacts, run_dir: Path) -> None:
-    """Raises UsageError if the UNet is not the one that the run was trained on."""
-    if fingerprint(base.unet) != trained_on.unet:
-        raise UsageError(
-            f"--base {base.source}: another UNet than the one that {run_dir} was trained on "
-            f"({trained_on.name}). Name that one with --base."
-        )
-
-
-def from_run(run_dir: Path, base: Base, facts: WeightsFacts, card: RunCard, step: int | None) -> FollowYourPosePipeline:
+def from_run(run_dir: Path, base: Base, facts: WeightsFacts, step: int | None) -> FollowYourPosePipeline:
     """The weights of a run's checkpoint (their moving average, if it keeps one) over its base."""
+    card, known = facts.card, base_facts(facts)
+    assert card is not None
+    if fingerprint(base.unet) != known.unet:
+        raise UsageError(
+            f"--base {base.source}: another UNet than the one that {run_dir} was trained on ({known.name}). Name that "
+            "one with --base."
+        )
     folder = newest_whole(run_dir) if step is None else step_folder(run_dir, step)
     if folder is None:
         raise LposekitError(f"{run_dir}: it has no whole checkpoint. Train it further, or name another run.")
     checkpoint = load_checkpoint(folder)
-    switches = ModelSwitches(**cast("dict[str, Any]", card.switches))
+    switches = read_switches(card, run_dir)
     encoder = kept_encoder(run_dir, base) if facts.stage == 2 else None
     number = 1 if facts.stage == 1 else 2
     stage = build_stage(number, base.unet, base.scheduler, switches, encoder)
@@ -213,11 +211,30 @@ def assemble(base: Base, unet: VideoUNet, encoder: PoseEncoder | None, facts: We
     )
 
 
-def where_base_is(base: BaseFacts) -> str:
+def read_switches(card: RunCard, run_dir: Path) -> ModelSwitches:
+    """The switches that a run was trained with. Raises LposekitError if this version does not know one."""
+    try:
+        return ModelSwitches(**card.switches)  # pyright: ignore
+    except TypeError as error:
+        raise LposekitError(f"{run_dir}: its model switches are not those of this version ({error}).") from error
+
+
+def base_facts(facts: WeightsFacts) -> BaseFacts:
+    """What a run says of its base. Raises LposekitError if it says nothing."""
+    if facts.card is None or facts.card.base is None:
+        raise LposekitError(f"{facts.name}: its run.json says nothing of the base. Restore it from a copy.")
+    return facts.card.base
+
+
+def where_base_is(facts: WeightsFacts) -> str:
     """The base's name, or the folder that it once was read from, if there is nothing by that name any more."""
-    assert base.name is not None
-    is_gone = "/" in base.name and not Path(base.name).is_dir()
-    return base.source if is_gone and base.source and Path(base.source).is_dir() else base.name
+    base = base_facts(facts)
+    gone = base.name is None or ("/" in base.name and not Path(base.name).is_dir())
+    if gone and base.source is not None and Path(base.source).is_dir():
+        return base.source
+    if base.name is None:
+        raise UsageError(f"{facts.name}: its base is not known. Name it with --base.")
+    return base.name
 
 
 def safety_modules(base_name: str) -> dict[str, ModelMixin | CLIPImageProcessor | None]:
