@@ -34,11 +34,7 @@ from tests.support.pages import Page
 from tests.support.stub_images import stub_image
 
 ROWS, ROWS_PER_SHARD = 40, 10
-POINTS = [
-    pytest.param("shard:before_fsync", marks=pytest.mark.more),
-    "shard:between_tar_and_parquet",
-    pytest.param("shard:before_stats", marks=pytest.mark.more),
-]
+POINTS = ["shard:before_fsync", "shard:between_tar_and_parquet", "shard:before_stats"]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +67,7 @@ def _image_and_pose_are_there(sample: PoseSample) -> None:
     assert sample.persons
 
 
+@pytest.mark.more  # `test_video_killed.py` kills a worker, `lposekit/shards/test_writer.py` a writer at each point
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("point", POINTS)
 def test_a_worker_killed_at_a_named_point_leaves_no_visible_shard_and_the_run_ends_as_if_nothing_had_been(

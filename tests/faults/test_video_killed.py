@@ -116,6 +116,7 @@ def test_a_driver_killed_with_its_workers_in_a_commit_is_resumed_to_the_same_byt
     _assert_whole(build, undisturbed)
 
 
+@pytest.mark.more  # `test_build_killed.py` kills the driver of an image build
 def test_a_driver_killed_alone_after_a_shard_is_resumed_at_once_and_no_committed_shard_is_built_again(
     videos: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:

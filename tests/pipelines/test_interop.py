@@ -38,6 +38,7 @@ def test_ray_data_reads_the_folder(tmp_path: Path) -> None:
     assert all({"jpg", "txt", "json", "pose.json"} <= row.keys() for row in rows)
 
 
+@pytest.mark.more  # the test below compares columns and counts
 def test_img2dataset_takes_the_folder_for_its_own_and_skips_its_shards(tmp_path: Path) -> None:
     import img2dataset
 
