@@ -48,7 +48,7 @@ class TrackingSettings:
     """How long a person who is lost is looked for, in seconds; who appears later is another one."""
     min_length_s: Annotated[float, Ge(0)] = 0.2
     """Persons who are seen for a shorter time are dropped; of a very short video, those in less than half of it."""
-    continue_score: Fraction = 0.6
+    continue_score: Fraction = 0.8
     """Boxes with this fraction of `pose.box_score_threshold` still continue a track, but begin none."""
     min_likeness: Fraction = 0.15
     """Minimum mean of the overlap of the boxes and the likeness of the poses (OKS) for the same person."""
