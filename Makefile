@@ -36,8 +36,12 @@ laion-pose: setup  ## build LAION-Pose; INPUT=list OUTPUT=folder ARGS=..., witho
 	$(BIN)/lposekit build-laion-pose $(if $(INPUT),--input $(INPUT)) $(if $(OUTPUT),--output "$(OUTPUT)") $(ARGS)
 
 .PHONY: test
-test: setup  ## all tests but the slow ones (under 15 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: setup  ## every promise once (at most 9 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow and not more" --durations=10 $(ARGS)
+
+.PHONY: test-more
+test-more: setup  ## more kills, damage, sizes and seeds (at most 25 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "more and not slow" --durations=10 $(ARGS)
 
 .PHONY: test-kill
 test-kill: setup  ## kill drivers, workers and models at random moments; compare the finished folders (long)

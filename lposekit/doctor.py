@@ -22,6 +22,7 @@ PARTS = {
     "build-laion-pose": ("ray", "img2dataset", "torch", "mmpose", "mmdet", "scikit-image"),
     "build-video-shards": ("ray", "decord2", "av", "scenedetect-headless"),
     "train": ("torch", "diffusers", "transformers", "safetensors", "av", "einops"),
+    "sample": ("torch", "diffusers", "transformers", "safetensors", "av", "einops", "pillow"),
 }
 # The maintained mmengine goes by another name, but imports under the old one.
 SAME_PACKAGE = {"onedl-mmengine": "mmengine", "mmcv-lite": "mmcv"}

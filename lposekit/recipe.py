@@ -8,11 +8,12 @@ that can be pickled: it travels to the workers. docs/decisions/2026-11-28-recipe
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict, TypeVar
 
 from lposekit.errors import Outcome
+from lposekit.json_values import JsonObject, JsonValue
 from lposekit.shards.layout import DatasetLayout
 
 
@@ -23,6 +24,8 @@ class Plan(Protocol):
     def shard(self) -> int: ...
 
 
+ActorHandle: TypeAlias = Any
+"""Ray's handle of an actor: its remote methods have no types."""
 P = TypeVar("P", bound=Plan)
 P_contra = TypeVar("P_contra", bound=Plan, contravariant=True)
 
@@ -49,7 +52,7 @@ class ShardReport:
     timings_s: dict[str, float] = field(default_factory=dict)
     committed: bool = True
     note: str = ""
-    account: dict[str, Any] = field(default_factory=dict)
+    account: JsonObject = field(default_factory=dict)
     """What the kind counts beside rows: the clip windows of videos."""
 
     def __post_init__(self) -> None:
@@ -73,7 +76,7 @@ class Pool:
     """
 
     actor_class: type
-    arguments: tuple[Any, ...]
+    arguments: tuple[object, ...]
     size: int
     num_cpus: float
     num_gpus: float
@@ -90,6 +93,8 @@ class Machine:
 class JobSettings(Protocol):
     """The settings that every kind of build has: a frozen dataclass."""
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
     @property
     def input(self) -> tuple[str, ...]: ...
     @property
@@ -104,6 +109,15 @@ class JobSettings(Protocol):
     def min_success(self) -> float | None: ...
     @property
     def shard_attempts(self) -> int: ...
+
+
+class CardFacts(TypedDict, total=False):
+    """Fields of `lposekit.shards.card.DatasetCard` that a recipe fills in; ``extra``: what its kind alone states."""
+
+    sample: bool
+    keep_rule: JsonObject
+    keypoint_format: str
+    extra: JsonObject
 
 
 class Recipe(Protocol[P]):
@@ -138,11 +152,11 @@ class Recipe(Protocol[P]):
         """
         ...
 
-    def fixed_facts(self) -> dict[str, Any]:
+    def fixed_facts(self) -> dict[str, JsonValue]:
         """What decides the bytes, JSON-ready: a folder is continued only where all of it is the same."""
         ...
 
-    def card_facts(self) -> dict[str, Any]:
+    def card_facts(self) -> CardFacts:
         """What else the card says."""
         ...
 
@@ -170,7 +184,7 @@ class Recipe(Protocol[P]):
         """The actors that its workers share, if any. Raises UsageError: the machine lacks what the settings ask for."""
         ...
 
-    def worker(self, claim: Claim, pool: Sequence[Any] | None = None, number: int = 0) -> Worker[P]:
+    def worker(self, claim: Claim, pool: Sequence[ActorHandle] | None = None, number: int = 0) -> Worker[P]:
         """A worker, made in the process in which it will work; ``number`` tells it from the others.
 
         Args:
@@ -180,3 +194,7 @@ class Recipe(Protocol[P]):
             LposekitError: what it needs cannot be loaded: ends the run, since it would fail everywhere.
         """
         ...
+
+
+AnyRecipe: TypeAlias = Recipe[Any]
+"""A recipe of some kind: its plans are for its own workers."""

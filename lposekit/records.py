@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+Columns: TypeAlias = Mapping[str, Any]
+"""One row of a shard's parquet table, by column. What pyarrow makes of a cell has no type."""
 KEY_ROW_DIGITS = 4
 KEY_SHARD_DIGITS = 5
 
@@ -32,7 +34,7 @@ class ImageRow:
     key: str
     url: str | None
     caption: str
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

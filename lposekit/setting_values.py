@@ -15,14 +15,19 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, TypeGuard, TypeVar, runtime_checkable
 
 from annotated_types import Ge, Gt, Interval
 
 from lposekit.errors import UsageError
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+    from _typeshed import DataclassInstance
+    from pydantic import TypeAdapter, ValidationError
+
+Annotation: TypeAlias = Any
+"""What stands behind the colon of a setting: Python has no type for it."""
+V = TypeVar("V")
 
 ENVIRONMENT_PREFIX = "LPOSEKIT_"
 FLAG_ONLY = "flag only"
@@ -49,8 +54,8 @@ class Leaf:
     """One setting of a settings class."""
 
     name: str
-    annotation: Any
-    default: Any
+    annotation: Annotation
+    default: object
 
     @property
     def flag_only(self) -> bool:
@@ -64,7 +69,7 @@ class Leaf:
         return mark in getattr(self.annotation, "__metadata__", ())
 
 
-def leaves(settings_class: type, defaults: Any = dataclasses.MISSING) -> dict[str, Leaf]:
+def leaves(settings_class: type[DataclassInstance], defaults: object = dataclasses.MISSING) -> dict[str, Leaf]:
     """Every setting of the class, by dotted name, in the order of the source. `defaults`: an instance that has them."""
     hints = typing.get_type_hints(settings_class, include_extras=True)
     found: dict[str, Leaf] = {}
@@ -79,7 +84,7 @@ def leaves(settings_class: type, defaults: Any = dataclasses.MISSING) -> dict[st
     return found
 
 
-def field_default(field: dataclasses.Field[Any], defaults: Any = dataclasses.MISSING) -> Any:
+def field_default(field: dataclasses.Field[Any], defaults: object = dataclasses.MISSING) -> object:
     """The default of a field; that of `defaults` goes first, for a group may differ from its class's defaults."""
     if defaults is not dataclasses.MISSING:
         return getattr(defaults, field.name)
@@ -88,16 +93,16 @@ def field_default(field: dataclasses.Field[Any], defaults: Any = dataclasses.MIS
     return field.default
 
 
-def plain_leaves(settings: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+def plain_leaves(settings: DataclassInstance, prefix: str = "") -> Iterable[tuple[str, object]]:
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
+        if _is_group(value):
             yield from plain_leaves(value, f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, value
 
 
-def check_values(settings: Any, *, required: Mapping[str, str] | None = None) -> None:
+def check_values(settings: DataclassInstance, *, required: Mapping[str, str] | None = None) -> None:
     """Checks settings against their annotations and the rules between them, wherever the values came from.
 
     Args:
@@ -120,24 +125,29 @@ def check_values(settings: Any, *, required: Mapping[str, str] | None = None) ->
     raise_problems([f"{flag(name)} {_as_typed(values[name])}: {text}" for name, text in problems])
 
 
-def _broken_rules(settings: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
+def _broken_rules(settings: DataclassInstance, prefix: str = "") -> Iterable[tuple[str, str]]:
     """What the `problems()` of the class and of its groups yield, by dotted names of the whole."""
     groups = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     if isinstance(settings, HasProblems):
         yield from ((prefix + name, text) for name, text in settings.problems())
     for name, group in groups.items():
-        if dataclasses.is_dataclass(group):
+        if _is_group(group):
             yield from _broken_rules(group, f"{prefix}{name}.")
 
 
-def _as_typed(value: Any) -> str:
+def _is_group(value: object) -> TypeGuard[DataclassInstance]:
+    """Whether the value of a field is a group of settings."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _as_typed(value: object) -> str:
     """A value as a user would give it on the command line."""
     if isinstance(value, tuple):
         return " ".join(map(str, value))
     return "none" if value is None else str(value)
 
 
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
+def _adapter(annotation: Annotation) -> TypeAdapter[object]:
     from pydantic import ConfigDict, TypeAdapter
 
     return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
@@ -161,8 +171,8 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 
 def leaf_value(
-    known: Mapping[str, Leaf], name: str, parse: Callable[[Leaf], Any], spell: Callable[[str], str] = str
-) -> Any:
+    known: Mapping[str, Leaf], name: str, parse: Callable[[Leaf], V], spell: Callable[[str], str] = str
+) -> V:
     if name not in known:
         hint = nearest(spell(name), map(spell, known))
         raise ValueError(f"there is no such setting{hint}")
@@ -172,7 +182,7 @@ def leaf_value(
     return parse(leaf)
 
 
-def parse_toml(leaf: Leaf, value: Any) -> Any:
+def parse_toml(leaf: Leaf, value: object) -> object:
     """Strict: `"4"` is no number, `true` no 1; but a lone text may stand for a list of one, and "none" for no value."""
     from pydantic import ValidationError
 
@@ -187,7 +197,7 @@ def parse_toml(leaf: Leaf, value: Any) -> Any:
         raise ValueError(_reason(error, annotation)) from None
 
 
-def parse_text(leaf: Leaf, text: str) -> Any:
+def parse_text(leaf: Leaf, text: str) -> object:
     from pydantic import ValidationError
 
     annotation = leaf.annotation
@@ -202,12 +212,12 @@ def parse_text(leaf: Leaf, text: str) -> Any:
         raise ValueError(_reason(error, annotation)) from None
 
 
-def _reason(error: Any, annotation: Any) -> str:
+def _reason(error: ValidationError, annotation: Annotation) -> str:
     messages = dict.fromkeys(problem["msg"] for problem in error.errors())
     return f"{'; '.join(messages)}. Allowed: {describe(annotation)}."
 
 
-def describe(annotation: Any) -> str:
+def describe(annotation: Annotation) -> str:
     """What a setting may be, in words: `one of: any, main`, `number or none`, `list of text`."""
     if hasattr(annotation, "__metadata__"):
         limits = [f"{sign} {value}" for mark in annotation.__metadata__ for sign, value in _limits(mark)]
@@ -224,7 +234,7 @@ def describe(annotation: Any) -> str:
     return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
-def _limits(mark: Any) -> Iterable[tuple[str, Any]]:
+def _limits(mark: object) -> Iterable[tuple[str, float]]:
     """The limits that a mark of `annotated_types` sets: `Interval(ge=0)` gives (">=", 0)."""
     for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"), ("multiple_of", "a multiple of")):
         value = getattr(mark, name, None)
@@ -232,7 +242,7 @@ def _limits(mark: Any) -> Iterable[tuple[str, Any]]:
             yield sign, value
 
 
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
+def _alternatives(annotation: Annotation) -> tuple[Annotation, ...]:
     if hasattr(annotation, "__metadata__"):
         return _alternatives(annotation.__origin__)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -240,15 +250,15 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def _is_none(annotation: Any, value: Any) -> bool:
+def _is_none(annotation: Annotation, value: object) -> bool:
     return isinstance(value, str) and value.lower() == "none" and type(None) in _alternatives(annotation)
 
 
-def _is_tuple(annotation: Any) -> bool:
+def _is_tuple(annotation: Annotation) -> bool:
     return any(typing.get_origin(each) is tuple for each in _alternatives(annotation))
 
 
-def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def flatten(table: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, object]]:
     for key, value in table.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lposekit.errors import UsageError
+from lposekit.json_values import JsonValue
 from lposekit.setting_values import (
     ENVIRONMENT_PREFIX,
     field_default,
@@ -34,7 +35,10 @@ from lposekit.setting_values import (
     variable_of,
 )
 
-S = TypeVar("S")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+S = TypeVar("S", bound="DataclassInstance")
 
 # Read elsewhere, not settings of a command. Names below LPOSEKIT_TEST_ are free for the tests' own use.
 RESERVED_VARIABLES = frozenset({"WEIGHTS", "DEBUG", "PRESET", "FIXTURES", "FAULT"})
@@ -46,14 +50,14 @@ class Layer:
     """Checked values of one source, by dotted name. `origin` is what a user is told, `keys` the source's own names."""
 
     origin: str
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     keys: tuple[str, ...] = ()
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------
 
 
-def table_layer(settings_class: type, table: Mapping[str, Any], origin: str) -> Layer:
+def table_layer(settings_class: type[DataclassInstance], table: Mapping[str, object], origin: str) -> Layer:
     """Checks a TOML table. Raises `UsageError` that lists every wrong key and value at once."""
     known, values, problems = leaves(settings_class), {}, []
     for written, value in flatten(table):
@@ -74,7 +78,10 @@ def _present_name(settings_class: type, name: str) -> str:
 
 
 def environment_layer(
-    settings_class: type, environ: Mapping[str, str], *, elsewhere: Callable[[], Iterable[str]] = tuple
+    settings_class: type[DataclassInstance],
+    environ: Mapping[str, str],
+    *,
+    elsewhere: Callable[[], Iterable[str]] = tuple,
 ) -> Layer:
     """Checks the `LPOSEKIT_*` variables. `elsewhere` gives the settings of other commands: those are passed over."""
     known, values, keys, problems = leaves(settings_class), {}, [], []
@@ -126,15 +133,15 @@ def preset_path(name: str) -> Path:
     raise UsageError(f"preset {name!r} does not exist{hint} There are: {', '.join(presets)}, or a .toml file.")
 
 
-def merge(settings_class: type, layers: Sequence[Layer], *, missing: Any = dataclasses.MISSING) -> Any:
+def merge(settings_class: type[S], layers: Sequence[Layer], *, missing: object = dataclasses.MISSING) -> S:
     """An instance of the class; earlier layers win. A field without a value or default becomes `missing`."""
-    merged: dict[str, Any] = {}
+    merged: dict[str, object] = {}
     for layer in reversed(layers):
         merged |= layer.values
     return _build(settings_class, merged, "", missing)
 
 
-def stored_settings(settings_class: type[S], stored: Mapping[str, Any], origin: str) -> S:
+def stored_settings(settings_class: type[S], stored: Mapping[str, object], origin: str) -> S:
     """The settings that `flatten_settings` gave; those that only the command line may carry are back at their default.
 
     Raises:
@@ -148,10 +155,14 @@ def stored_settings(settings_class: type[S], stored: Mapping[str, Any], origin: 
 
 
 def _build(
-    settings_class: type, values: Mapping[str, Any], prefix: str, missing: Any, defaults: Any = dataclasses.MISSING
-) -> Any:
+    settings_class: type[S],
+    values: Mapping[str, object],
+    prefix: str,
+    missing: object,
+    defaults: object = dataclasses.MISSING,
+) -> S:
     hints = typing.get_type_hints(settings_class, include_extras=True)
-    arguments = {}
+    arguments: dict[str, object] = {}
     for field in dataclasses.fields(settings_class):
         name, annotation, default = prefix + field.name, hints[field.name], field_default(field, defaults)
         if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
@@ -164,19 +175,20 @@ def _build(
 # --- identity --------------------------------------------------------------------------------------------------------
 
 
-def flatten_settings(settings: Any) -> dict[str, Any]:
+def flatten_settings(settings: DataclassInstance | Mapping[str, object]) -> dict[str, JsonValue]:
     """JSON-ready values by dotted name. Takes a settings dataclass, or the nested dict that a card carries."""
-    if isinstance(settings, Mapping):
-        return dict(flatten(settings))
-    return {name: _jsonable(value) for name, value in plain_leaves(settings)}
+    values = flatten(settings) if isinstance(settings, Mapping) else plain_leaves(settings)
+    return {name: _jsonable(value) for name, value in values}
 
 
-def changeable_settings(settings_class: type) -> frozenset[str]:
+def changeable_settings(settings_class: type[DataclassInstance]) -> frozenset[str]:
     """Dotted names of the settings, those of groups included, that may change when a run continues a folder."""
     return frozenset(name for name, leaf in leaves(settings_class).items() if leaf.may_change)
 
 
-def settings_digest(settings: Any, *, excluded: frozenset[str] = frozenset()) -> str:
+def settings_digest(
+    settings: DataclassInstance | Mapping[str, object], *, excluded: frozenset[str] = frozenset()
+) -> str:
     """sha256 (hex) of all settings but the excluded ones: equal digests promise equal bytes.
 
     `excluded` holds dotted names, a group's name stands for all of it. A name that the class does not have raises
@@ -187,7 +199,7 @@ def settings_digest(settings: Any, *, excluded: frozenset[str] = frozenset()) ->
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def _without(settings: Any, excluded: frozenset[str]) -> dict[str, Any]:
+def _without(settings: DataclassInstance | Mapping[str, object], excluded: frozenset[str]) -> dict[str, JsonValue]:
     flat = flatten_settings(settings)
     matched = {name: {name} & excluded | {group for group in excluded if name.startswith(f"{group}.")} for name in flat}
     unknown = excluded.difference(*matched.values())
@@ -196,7 +208,7 @@ def _without(settings: Any, excluded: frozenset[str]) -> dict[str, Any]:
     return {name: value for name, value in flat.items() if not matched[name]}
 
 
-def _jsonable(value: Any) -> Any:
+def _jsonable(value: object) -> JsonValue:
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Path):
@@ -205,4 +217,5 @@ def _jsonable(value: Any) -> Any:
         return [_jsonable(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): _jsonable(item) for key, item in value.items()}
+    assert value is None or isinstance(value, bool | int | float | str), f"a setting of type {type(value).__name__}"
     return value

@@ -6,6 +6,9 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class StageTimes:
@@ -23,6 +26,19 @@ class StageTimes:
             yield
         finally:
             self.add(name, time.perf_counter() - start)
+
+    def each(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        """The items, with the time that it takes to get each of them counted."""
+        iterator = iter(items)
+        while True:
+            start = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.add(name, time.perf_counter() - start)
+            yield item
 
     def add(self, name: str, seconds: float) -> None:
         with self._lock:

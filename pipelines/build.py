@@ -10,15 +10,14 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from lposekit import __version__
 from lposekit.errors import Outcome, UsageError
 from lposekit.interrupts import Interrupts
-from lposekit.recipe import Claim, Plan, Recipe
+from lposekit.recipe import AnyRecipe, Claim, Plan
 from lposekit.setting_values import check_values
 from lposekit.settings import changeable_settings, flatten_settings, settings_digest
-from lposekit.shards.card import claim_folder, update_card
+from lposekit.shards.card import DatasetCard, claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.versions import card_versions, installed_versions
 from pipelines.job.build_report import BuildReport
@@ -31,11 +30,11 @@ from pipelines.job.runner import RunResult
 
 logger = logging.getLogger(__name__)
 
-Execute = Callable[[Recipe[Any], Claim, Iterator[Plan], BuildProgress, Interrupts], RunResult]
+Execute = Callable[[AnyRecipe, Claim, Iterator[Plan], BuildProgress, Interrupts], RunResult]
 """Runs the plans until they are done or the user interrupts; default: `run_on_ray`."""
 
 
-def build(recipe: Recipe[Any], *, dry_run: bool = False, execute: Execute = run_on_ray) -> BuildReport:
+def build(recipe: AnyRecipe, *, dry_run: bool = False, execute: Execute = run_on_ray) -> BuildReport:
     """Build a dataset folder, or continue one.
 
     Args:
@@ -60,7 +59,7 @@ def build(recipe: Recipe[Any], *, dry_run: bool = False, execute: Execute = run_
 
 
 def rebuild(
-    recipe: Recipe[Any], outcomes: frozenset[Outcome], *, dry_run: bool = False, execute: Execute = run_on_ray
+    recipe: AnyRecipe, outcomes: frozenset[Outcome], *, dry_run: bool = False, execute: Execute = run_on_ray
 ) -> BuildReport:
     """Build the rows of a finished folder that ended in certain outcomes again, in place; the others stay as they are.
 
@@ -79,34 +78,34 @@ def rebuild(
         return _run(recipe, layout, run_id, plans, execute)
 
 
-def dataset_card(recipe: Recipe[Any], warnings: list[str]) -> dict[str, Any]:
-    """The card of a folder that a run begins or continues; ``fixed`` must be the same to continue it."""
+def dataset_card(recipe: AnyRecipe, warnings: list[str]) -> DatasetCard:
+    """The card of a folder that a run begins or continues."""
     flat = flatten_settings(recipe.settings)
     changeable = changeable_settings(type(recipe.settings))
-    return {
-        "kind": recipe.kind,
-        "lposekit": __version__,
-        "versions": card_versions(recipe.packages),
-        "settings": flat,
-        "settings_digest": settings_digest(recipe.settings, excluded=changeable),
-        "fixed": {
+    return DatasetCard(
+        kind=recipe.kind,
+        lposekit=__version__,
+        versions=card_versions(recipe.packages),
+        settings=flat,
+        settings_digest=settings_digest(recipe.settings, excluded=changeable),
+        fixed={
             "settings": {name: value for name, value in flat.items() if name not in changeable},
             "versions": installed_versions(recipe.fixed_packages),
             **recipe.fixed_facts(),
         },
-        "warnings": warnings,
+        warnings=warnings,
         **recipe.card_facts(),
-    }
+    )
 
 
-def _layout(recipe: Recipe[Any]) -> DatasetLayout:
+def _layout(recipe: AnyRecipe) -> DatasetLayout:
     check_values(recipe.settings)
     if recipe.settings.output is None or not recipe.settings.input:
         raise UsageError("name the input with --input and the dataset folder with --output")
     return DatasetLayout(recipe.settings.output)
 
 
-def _dry_run(recipe: Recipe[Any], layout: DatasetLayout) -> BuildReport:
+def _dry_run(recipe: AnyRecipe, layout: DatasetLayout) -> BuildReport:
     done = len(layout.committed_shards())
     shards = (
         f"would write shards of {recipe.settings.rows_per_shard} rows to {layout.root} ({done} are committed already)"
@@ -115,7 +114,7 @@ def _dry_run(recipe: Recipe[Any], layout: DatasetLayout) -> BuildReport:
 
 
 def _run(
-    recipe: Recipe[Any],
+    recipe: AnyRecipe,
     layout: DatasetLayout,
     run_id: str,
     plans: Iterator[Plan],
@@ -130,22 +129,22 @@ def _run(
         with interrupts.installed(), progress:
             claim = Claim(layout.root.resolve(), run_id)
             result = execute(recipe, claim, itertools.chain([first], plans), progress, interrupts)
-    totals: dict[str, Any] = update_card(layout)["totals"]
+    totals = update_card(layout)
     return BuildReport(
         layout.root,
-        totals["outcomes"],
-        totals["samples"],
+        totals.outcomes,
+        totals.samples,
         failures=result.failures,
         stopped=result.stopped,
         min_success=recipe.settings.min_success,
         report_path=write_report(layout),
         seconds=time.monotonic() - start,
         new_rows=progress.new_rows,
-        windows=totals.get("windows"),
-        dropped_windows=totals.get("dropped_windows", {}),
+        windows=totals.windows,
+        dropped_windows=totals.dropped_windows or {},
         timings_s=progress.timings_s,
     )
 
 
 def _outcomes(layout: DatasetLayout) -> dict[str, int]:
-    return sum_counts(layout.read_stats(shard)["outcomes"] for shard in layout.committed_shards())
+    return sum_counts(layout.read_stats(shard).outcomes for shard in layout.committed_shards())

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lposekit.errors import Outcome, UsageError
-from lposekit.keypoints import KeepRule
-from lposekit.recipe import Recipe
+from lposekit.json_values import JsonObject
+from lposekit.recipe import AnyRecipe
 from lposekit.settings import stored_settings
-from lposekit.shards.card import read_card
+from lposekit.shards.card import DatasetCard, read_card, stated
+from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import DatasetLayout
 from pipelines.build import Execute, build, rebuild
 from pipelines.image.recipe import ImageRecipe
@@ -78,7 +79,7 @@ def retry(
     dataset: Path,
     only: Collection[str] = (),
     *,
-    limits: Mapping[str, Any] | None = None,
+    limits: Mapping[str, object] | None = None,
     dry_run: bool = False,
     execute: Execute = run_on_ray,
     **changes: Any,
@@ -100,34 +101,36 @@ def retry(
         UsageError: an unknown outcome, or limits where there are no videos.
     """
     outcomes = _outcomes(only)
-    card = read_card(DatasetLayout(dataset))
+    layout = DatasetLayout(dataset)
+    card = read_card(layout)
     changes["output"] = dataset
-    recipe = _video_recipe(card, limits or {}, changes) if card["kind"] == "video" else None
+    settings = stated(card.settings, "settings", layout)
+    recipe = _video_recipe(settings, limits or {}, changes) if card.kind == "video" else None
     if recipe is not None:
         return rebuild(recipe, outcomes, dry_run=dry_run, execute=execute)
     if limits:
         raise UsageError(f"{dataset} holds images: --limits are those of videos.")
-    with _image_recipe(card, changes) as recipe:
+    with _image_recipe(card, settings, changes) as recipe:
         return rebuild(recipe, outcomes, dry_run=dry_run, execute=execute)
 
 
-def _video_recipe(card: Mapping[str, Any], limits: Mapping[str, Any], changes: dict[str, Any]) -> Recipe[Any]:
-    stored = stored_settings(BuildVideoSettings, card["settings"], "dataset card")
+def _video_recipe(settings: JsonObject, limits: Mapping[str, object], changes: dict[str, Any]) -> AnyRecipe:
+    stored = stored_settings(BuildVideoSettings, settings, "dataset card")
     changes.pop("weights_dir", None)  # clips have no models
     return VideoRecipe(replace(stored, limits=replace(stored.limits, **limits), min_success=None, **changes))
 
 
 @contextlib.contextmanager
-def _image_recipe(card: Mapping[str, Any], changes: dict[str, Any]) -> Iterator[Recipe[Any]]:
+def _image_recipe(card: DatasetCard, stored: JsonObject, changes: dict[str, Any]) -> Iterator[AnyRecipe]:
     # A folder that does not name this setting was built before there was one: both of two near-duplicates were kept.
-    stored = {"pose.duplicate_oks": None, **card["settings"]}
+    stored = {"pose.duplicate_oks": None, **stored}
     settings = replace(
         stored_settings(BuildImagesSettings, stored, "dataset card"),
         network_failure_limit=None,
         **changes,
     )
-    rule = KeepRule(**card["keep_rule"])
-    if not card.get("sample"):
+    rule, _ = keep_rule_of(card)
+    if not card.sample:
         yield ImageRecipe(settings, rule=rule)
         return
     from pipelines.quickstart.server import served_list

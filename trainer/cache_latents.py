@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +24,13 @@ import pyarrow as pa
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
+from lposekit.json_values import JsonValue
 from lposekit.report.page import file_size
 from lposekit.setting_values import check_values
-from lposekit.shards.card import claim_folder, update_card
+from lposekit.shards.card import DatasetCard, claim_folder, update_card
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.stats import ShardStats
 from lposekit.shards.writer import ShardWriter, remove_partials
 from trainer.data.batch import vae_input_BF3HW
 from trainer.data.catalog import Dataset, open_dataset_folder
@@ -60,7 +61,7 @@ class CacheReport:
     dry_run: bool = False
     exit_code: int = 0
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, "output": str(self.output)}
 
     def summary_lines(self) -> list[str]:
@@ -131,30 +132,32 @@ def run(settings: CacheLatentsSettings, *, dry_run: bool = False) -> CacheReport
     return CacheReport(layout.root, len(dataset.shards), len(missing), samples, num_bytes, seconds, dry_run)
 
 
-def _name(fixed: dict[str, Any]) -> str:
+def _name(fixed: dict[str, JsonValue]) -> str:
     """Folder of a cache: one for each VAE, size, precision and batch size."""
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _missing_shards(dataset: Dataset, layout: DatasetLayout) -> list[ShardIndex]:
     """Shards without an entry in the cache, or whose entry was made from other bytes."""
-    made_from = {shard: layout.read_stats(shard).get("source_sha256") for shard in layout.committed_shards()}
+    made_from = {shard: layout.read_stats(shard).source_sha256 for shard in layout.committed_shards()}
     return [shard for shard in dataset.shards if made_from.get(int(shard.name)) != shard.tar_sha256]
 
 
 def _prepare(
-    layout: DatasetLayout, fixed: dict[str, Any], vae: AutoencoderKL, settings: CacheLatentsSettings, dataset: Dataset
+    layout: DatasetLayout,
+    fixed: dict[str, JsonValue],
+    vae: AutoencoderKL,
+    settings: CacheLatentsSettings,
+    dataset: Dataset,
 ) -> None:
     side = settings.size // 2 ** (len(vae.config["block_out_channels"]) - 1)
-    card = {
-        "kind": "latents",
+    facts = {
         "of": dataset.kind,
-        "fixed": fixed,
         "shape": [2 * vae.config["latent_channels"], side, side],
         "scaling_factor": vae.config["scaling_factor"],
         "base": settings.base,
     }
-    claim_folder(layout, card)
+    claim_folder(layout, DatasetCard(kind="latents", fixed=fixed, extra=facts))
     remove_partials(layout)
 
 
@@ -175,7 +178,7 @@ def _encode_shard(dataset: Dataset, shard: ShardIndex, layout: DatasetLayout, en
         rest = list(itertools.islice(moments, counts[row] - 1))
         writer.add(key, {MEMBER: _npy(np.stack([first, *rest]))})
     table = pa.table({"key": shard.keys.tolist(), "frames": pa.array(counts, pa.int32())})
-    writer.commit(table, {"count": len(shard), "outcomes": {"kept": len(shard)}, "source_sha256": shard.tar_sha256})
+    writer.commit(table, ShardStats(count=len(shard), outcomes={"kept": len(shard)}, source_sha256=shard.tar_sha256))
     log.info("%s: %d samples encoded", dataset.describe(shard), len(shard))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from lposekit.errors import LposekitError, UsageError
@@ -33,10 +33,11 @@ from trainer.run.checkpoint import (
 )
 from trainer.run.data import RunData, open_data
 from trainer.run.distributed import World, choose_device, open_world
-from trainer.run.folder import fingerprint, own_folder, refuse_other_run, write_run_card, write_settings
+from trainer.run.folder import fingerprint, own_folder, refuse_other_run, write_settings
 from trainer.run.outcome import DryRunReport, TrainReport, describe_run
 from trainer.run.pose_style import drawn_as_learned, refuse_undrawable
 from trainer.run.pose_weights import FoundEncoder, find_pose_encoder, keep_pose_encoder
+from trainer.run.run_card import BaseFacts, RunCard, write_run_card
 from trainer.run.train_module import TrainModule
 from trainer.run.watch import Watch, open_watch
 from trainer.settings import NEEDED_TO_TRAIN, CheckpointSettings, TrainSettings, max_steps
@@ -56,7 +57,7 @@ class Run:
     world: World
     data: RunData
     train_module: TrainModule
-    card: dict
+    card: RunCard
     pose_encoder: FoundEncoder | None
     checkpoint: Path | None
     step: int = 0
@@ -99,7 +100,7 @@ def build_run(settings: TrainSettings, world: World) -> Run:
     checkpoint = world.from_main(choose_checkpoint(settings.resume, output) if world.is_main else None)
     base = load_base(settings.base)
     found = find_pose_encoder(settings, base.unet.config["block_out_channels"], checkpoint)
-    settings = drawn_as_learned(settings, found.run_card if found and settings.stage == 2 else {})
+    settings = drawn_as_learned(settings, found.run_card if found and settings.stage == 2 else None)
     data = open_data(settings, base, world)
     refuse_undrawable(settings, data.datasets)
     card = run_card(settings, base, data, found)
@@ -107,21 +108,21 @@ def build_run(settings: TrainSettings, world: World) -> Run:
     return Run(settings, output, world, data, train_module, card, found, checkpoint)
 
 
-def run_card(settings: TrainSettings, base: Base, data: RunData, found: FoundEncoder | None) -> dict:
+def run_card(settings: TrainSettings, base: Base, data: RunData, found: FoundEncoder | None) -> RunCard:
     """What `run.json` says: enough to sample from the run, and to refuse a checkpoint of something else."""
     unet, switches = fingerprint(base.unet), asdict(model_switches(settings.model))
     weights = {"unet": unet, "vae": fingerprint(base.vae), "pose_encoder": found.digest if found else None}
-    return {
-        "stage": settings.stage,
-        "base": {"name": settings.base, "source": base.source, "unet": unet},
-        "data": [str(dataset.root) for dataset in data.datasets],
-        "switches": switches,
-        "size": settings.image.size,
-        "frames": settings.clip.frames if settings.stage == 2 else 1,
-        "pose_style": settings.pose.style,
-        "pose_line_width": settings.pose.line_width,
-        "fixed": {**data.facts, **weights, "switches": switches},
-    }
+    return RunCard(
+        stage=settings.stage,
+        base=BaseFacts(settings.base, base.source, unet),
+        data=[str(dataset.root) for dataset in data.datasets],
+        switches=switches,
+        size=settings.image.size,
+        frames=settings.clip.frames if settings.stage == 2 else 1,
+        pose_style=settings.pose.style,
+        pose_line_width=settings.pose.line_width,
+        fixed={**data.facts, **weights, "switches": switches},
+    )
 
 
 def resume(run: Run) -> None:
@@ -132,8 +133,9 @@ def resume(run: Run) -> None:
     checkpoint = load_checkpoint(folder)
     if run.settings.stage == 1 and not run.settings.pose_encoder:
         # what stage 1 started from is no longer needed to go on
-        run.card["fixed"]["pose_encoder"] = checkpoint.facts["fixed"].get("pose_encoder")
-    refuse_other_run(checkpoint.facts["fixed"], run.card["fixed"], folder)
+        begun_with = checkpoint.facts["fixed"].get("pose_encoder")
+        run.card = replace(run.card, fixed={**run.card.fixed, "pose_encoder": begun_with})
+    refuse_other_run(checkpoint.facts["fixed"], run.card.fixed, folder)
     run.train_module.restore(checkpoint, f"checkpoint {folder}")
     run.step, run.order = checkpoint.step, OrderState(**checkpoint.facts["order"])
     if run.world.is_main and run.settings.resume != "auto":
@@ -165,7 +167,7 @@ def describe_folder(run: Run) -> None:
     """Write what the run is made from, and the pose encoder that it carries along."""
     write_settings(run.output, run.settings)
     if run.settings.stage == 2:
-        run.card["pose_encoder"] = keep_pose_encoder(run.pose_encoder, run.output)
+        run.card = replace(run.card, pose_encoder=keep_pose_encoder(run.pose_encoder, run.output))
     write_run_card(run.output, run.card)
     # the weights as they were read are of no more use
     run.pose_encoder = None
@@ -211,7 +213,7 @@ def keep(run: Run) -> None:
     """Write a checkpoint of the step, then remove the oldest ones."""
     tensors, facts = run.train_module.state()
     order = {"epoch": run.order.epoch, "consumed": run.order.consumed}
-    facts = {**facts, "order": order, "fixed": run.card["fixed"], "batch_size": run.settings.batch_size}
+    facts = {**facts, "order": order, "fixed": run.card.fixed, "batch_size": run.settings.batch_size}
     save_checkpoint(run.output, Checkpoint(run.step, tensors, facts))
     every = run.settings.checkpoint.keep_every_steps
     prune(run.output, run.settings.checkpoint.keep, lambda step: every is not None and step % every == 0)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from lposekit.commands.flags import load
 from lposekit.commands.output import finish
 from lposekit.commands.registry import COMMANDS
+from pipelines.video.settings import BuildVideoSettings
 
 
 def run(argv: Sequence[str]) -> int:
-    command = COMMANDS["build-video-shards"]
-    loaded = load(command, command.load_settings_class(), argv)
+    loaded = load(COMMANDS["build-video-shards"], BuildVideoSettings, argv)
     from pipelines.recipes import build_videos
 
     report = build_videos(loaded.settings, quickstart=loaded.quickstart, dry_run=loaded.dry_run)

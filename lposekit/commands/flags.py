@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 from lposekit.commands.registry import COMMANDS, TABLES, Command
 from lposekit.errors import UsageError
@@ -16,7 +16,10 @@ from lposekit.settings import Layer, environment_layer, merge, preset_path, read
 
 logger = logging.getLogger(__name__)
 
-S = TypeVar("S")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+S = TypeVar("S", bound="DataclassInstance")
 SETTINGS_FILE = "lposekit.toml"
 QUICKSTART = "quickstart"
 
@@ -97,7 +100,7 @@ class _Sources:
     """What lies below the flags."""
 
     command: Command
-    settings_class: type
+    settings_class: type[DataclassInstance]
     environ: Mapping[str, str]
     folder: Path
 
@@ -171,7 +174,7 @@ def _preset(flags: CommonFlags, sources: _Sources) -> str | None:
     return flags.preset or sources.environ.get("LPOSEKIT_PRESET") or sources.file().get("preset")
 
 
-def _tables(command: Command, settings: Any) -> tuple[str, ...]:
+def _tables(command: Command, settings: object) -> tuple[str, ...]:
     return (command.variant(settings),) if command.variant else ()
 
 
@@ -191,14 +194,14 @@ def _is_quickstart(command: Command, preset: str | None, named: bool) -> bool:
     return not named
 
 
-def _require_folders(command: Command, settings: Any) -> None:
+def _require_folders(command: Command, settings: object) -> None:
     if command.output_field and not getattr(settings, command.output_field):
         raise UsageError(f"{command.name}: no output is named. Give {flag(command.output_field)} DIR.")
     if command.folder_field and not getattr(settings, command.folder_field):
         raise UsageError(f"{command.name}: no folder is named. Give it as `lposekit {command.name} DIR`.")
 
 
-def _quickstart_line(command: Command, settings: Any) -> str:
+def _quickstart_line(command: Command, settings: object) -> str:
     return (
         f"quickstart: no input is named, so {command.name} runs on sample data (preset quickstart) "
         f"and writes to {getattr(settings, command.output_field or '')}"

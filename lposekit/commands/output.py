@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 
 class Report(Protocol):
@@ -14,7 +14,7 @@ class Report(Protocol):
     @property
     def exit_code(self) -> int: ...
 
-    def as_json(self) -> dict[str, Any]: ...
+    def as_json(self) -> Mapping[str, object]: ...
 
     def summary_lines(self) -> list[str]: ...
 
@@ -25,7 +25,7 @@ def finish(report: Report, *, as_json: bool) -> int:
     return report.exit_code
 
 
-def write_result(value: Mapping[str, Any] | Sequence[Any], lines: Sequence[str], *, as_json: bool) -> None:
+def write_result(value: Mapping[str, object] | Sequence[object], lines: Sequence[str], *, as_json: bool) -> None:
     text = json.dumps(value, indent=1, default=str) if as_json else "\n".join(lines)
     if text:
         # Names of files and captions may hold what a C locale cannot write: better escaped than lost.

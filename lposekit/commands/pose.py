@@ -11,11 +11,16 @@ from lposekit.commands.registry import COMMANDS
 
 
 def run(argv: Sequence[str]) -> int:
-    command = COMMANDS["pose"]
-    loaded = load(command, command.load_settings_class(), argv)
-    # what MMDet's code of 2023 is told by torch: nothing that the user of a command could change
-    warnings.filterwarnings("ignore", category=FutureWarning, module="mmdet")
-    warnings.filterwarnings("ignore", message="torch.meshgrid")
+    from pipelines.video.poses.settings import PosesSettings
+
+    loaded = load(COMMANDS["pose"], PosesSettings, argv)
+    quiet_models()
     from pipelines.video.poses.run import estimate_poses
 
     return finish(estimate_poses(loaded.settings, dry_run=loaded.dry_run), as_json=loaded.json)
+
+
+def quiet_models() -> None:
+    """Hide what MMDet's code of 2023 is told by torch: nothing that the user of a command could change."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="mmdet")
+    warnings.filterwarnings("ignore", message="torch.meshgrid")

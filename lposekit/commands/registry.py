@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Command:
     def module(self) -> str:
         return "lposekit.commands." + self.name.replace("-", "_")
 
-    def load_settings_class(self) -> type:
+    def load_settings_class(self) -> type[DataclassInstance]:
         module, _, name = self.settings.partition(":")
         return getattr(importlib.import_module(module), name)
 
@@ -72,6 +75,12 @@ COMMANDS = {
             "pose",
             "find the poses of every frame of a video, and draw them as a skeleton video",
             settings="pipelines.video.poses.settings:PosesSettings",
+            can_dry_run=True,
+        ),
+        Command(
+            "sample",
+            "draw a clip that follows a prompt and a pose, with a trained run",
+            settings="trainer.inference.settings:SampleSettings",
             can_dry_run=True,
         ),
         Command(

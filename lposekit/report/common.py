@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lposekit.errors import OUTCOME_FACTS
+from lposekit.records import Columns
 from lposekit.report.facts import DatasetFacts
 from lposekit.report.page import PUBLIC_NAME, flatten, without_places
+from lposekit.shards.card import DatasetCard
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.layout import DatasetLayout
 
@@ -35,7 +37,7 @@ class OutcomeLine:
     group: str
     text: str
     count: int
-    examples: Sequence[Mapping[str, Any]]
+    examples: Sequence[Columns]
 
 
 def page_path(dataset: PoseDataset, *, public: bool) -> Path:
@@ -51,8 +53,8 @@ def common_values(dataset: PoseDataset, facts: DatasetFacts, *, public: bool) ->
         "public": public,
         "facts": facts,
         "card": card_lines(dataset.card, public=public),
-        "warnings": [shown_text(text, public) for text in dataset.card.get("warnings", [])],
-        "is_sample": bool(dataset.card.get("sample")),
+        "warnings": [shown_text(text, public) for text in dataset.card.warnings or ()],
+        "is_sample": bool(dataset.card.sample),
         "provisional": is_provisional(dataset.card),
         "outcomes": outcome_lines(facts.outcomes, {} if public else facts.examples),
         "groups": GROUPS,
@@ -66,34 +68,28 @@ def shown_text(text: object, public: bool) -> str:
     return without_places(str(text)) if public else str(text)
 
 
-def is_provisional(card: Mapping[str, Any]) -> bool:
+def is_provisional(card: DatasetCard) -> bool:
     """Whether the card says of a model that its threshold was never calibrated."""
-    models = card.get("models", {})
-    entries = models.values() if isinstance(models, Mapping) else models
+    entries = (card.models or {}).values()
     return any(isinstance(entry, Mapping) and bool(entry.get("provisional")) for entry in entries)
 
 
-def card_lines(card: Mapping[str, Any], *, public: bool) -> dict[str, list[tuple[str, str]]]:
+def card_lines(card: DatasetCard, *, public: bool) -> dict[str, list[tuple[str, str]]]:
     """The parts of the dataset card as lines, by heading."""
     headings = {
-        "Keep rule": card.get("keep_rule"),
-        "Models": card.get("models"),
-        "Settings": card.get("settings"),
-        "Licences": card.get("licences"),
-        "Versions": card.get("versions"),
+        "Keep rule": card.keep_rule,
+        "Models": card.models,
+        "Settings": card.settings,
+        "Versions": card.versions,
     }
-    shown: dict[str, list[tuple[str, str]]] = {}
-    for heading, value in headings.items():
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            value = {str(i + 1): entry for i, entry in enumerate(value)}
-        elif value and not isinstance(value, Mapping):
-            value = {"": value}
-        if value:
-            shown[heading] = [(name, shown_text(text, public)) for name, text in flatten(value)]
-    return shown
+    return {
+        heading: [(name, shown_text(text, public)) for name, text in flatten(values)]
+        for heading, values in headings.items()
+        if values
+    }
 
 
-def outcome_lines(outcomes: Counter[str], examples: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[OutcomeLine]:
+def outcome_lines(outcomes: Counter[str], examples: Mapping[str, Sequence[Columns]]) -> list[OutcomeLine]:
     """The outcomes that occurred, by group (see `GROUPS`), the largest first in each."""
     lines = []
     for outcome, known in OUTCOME_FACTS.items():

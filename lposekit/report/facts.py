@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lposekit.errors import Outcome
+from lposekit.records import Columns
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.stats import ShardStats
 from lposekit.stage_times import sum_times
 
 LICENCE_COLUMNS = ("license", "licence")
@@ -52,7 +53,7 @@ class DatasetFacts:
     outcomes: Counter[str] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
     has_licence_column: bool = False
-    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    examples: dict[str, list[Columns]] = field(default_factory=dict)
     timings_s: dict[str, float] = field(default_factory=dict)
     """Seconds by stage, added up over the shards that state them."""
 
@@ -64,23 +65,23 @@ class DatasetFacts:
     def num_kept(self) -> int:
         return self.outcomes[Outcome.KEPT.value]
 
-    def add_shard(self, shard: ShardIndex, stats: dict[str, Any], rows: pa.Table) -> None:
+    def add_shard(self, shard: ShardIndex, stats: ShardStats, rows: pa.Table) -> None:
         """Count one shard: its index, its commit marker, its table."""
         outcomes = Counter(rows["outcome"].to_pylist())
         self.outcomes.update(outcomes)
-        self.num_rows_stated += stats["count"]
+        self.num_rows_stated += stats.count
         self.shards.append(
             ShardFacts(
                 name=shard.name,
-                num_rows=stats["count"],
+                num_rows=stats.count,
                 num_samples=len(shard),
                 num_kept=outcomes[Outcome.KEPT.value],
-                num_bytes=sum(entry["bytes"] for entry in stats.get("files", {}).values()),
-                duration_s=float(stats.get("duration", 0.0)),
+                num_bytes=sum(entry.bytes for entry in stats.files.values()),
+                duration_s=stats.duration or 0.0,
                 outcomes=dict(outcomes),
             )
         )
-        self.timings_s = sum_times([self.timings_s, stats.get("timings_s", {})])
+        self.timings_s = sum_times([self.timings_s, stats.timings_s or {}])
         self._add_licences(rows)
         self._add_examples(rows)
 
@@ -115,7 +116,7 @@ def spread(total: int, wanted: int) -> list[int]:
 
 def spread_rows(
     dataset: PoseDataset, facts: DatasetFacts, outcome: Outcome, wanted: int
-) -> Iterator[tuple[ShardIndex, dict[str, Any]]]:
+) -> Iterator[tuple[ShardIndex, Columns]]:
     """Rows of one outcome, spread evenly over all shards, with the shard that each belongs to."""
     counts = [shard.outcomes.get(outcome.value, 0) for shard in facts.shards]
     layout = DatasetLayout(dataset.root)
@@ -129,5 +130,5 @@ def spread_rows(
             yield from ((shard, row) for row in _take(rows, here))
 
 
-def _take(rows: pa.Table, positions: Sequence[int]) -> list[dict[str, Any]]:
+def _take(rows: pa.Table, positions: Sequence[int]) -> list[Columns]:
     return rows.take(pa.array(positions, pa.int64())).to_pylist()

@@ -27,7 +27,7 @@ def write_report(dataset_dir: Path, *, public: bool = False) -> Path:
         LposekitError: no dataset there, or it is damaged.
     """
     dataset = open_dataset(dataset_dir)
-    kind = dataset.card.get("kind", "image")
+    kind = dataset.card.kind
     if kind not in _WRITERS:
         raise LposekitError(f"{dataset_dir}: no report for a dataset of kind {kind!r}. Upgrade lposekit.")
     return _WRITERS[kind](dataset, public=public)

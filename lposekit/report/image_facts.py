@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lposekit.errors import LposekitError, Outcome
-from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, KeypointFormat
+from lposekit.errors import Outcome
+from lposekit.keypoints import KeepRule, KeypointFormat
 from lposekit.report.facts import DatasetFacts
 from lposekit.report.yields import (
     PersonColumns,
@@ -23,6 +22,7 @@ from lposekit.report.yields import (
     yield_curve,
 )
 from lposekit.shards.dataset import PoseDataset
+from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import DatasetLayout
 
 JUDGED_OUTCOMES = (Outcome.KEPT, Outcome.FEW_KEYPOINTS, Outcome.NO_PERSON)
@@ -53,23 +53,6 @@ class ImageFacts(DatasetFacts):
     @property
     def num_judged(self) -> int:
         return sum(self.outcomes[outcome.value] for outcome in JUDGED_OUTCOMES)
-
-
-def keep_rule_of(card: dict[str, Any]) -> tuple[KeepRule, KeypointFormat]:
-    """The keep rule and the keypoint format that a card names.
-
-    Raises:
-        LposekitError: the card lacks them, or names a format that this version does not know.
-    """
-    try:
-        names = KeepRule.__dataclass_fields__.keys()
-        rule = KeepRule(**{name: value for name, value in card["keep_rule"].items() if name in names})
-        return rule, KEYPOINT_FORMATS[card["keypoint_format"]]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise LposekitError(
-            f"the dataset card has no keep rule and keypoint format that this version reads ({error!r}). "
-            "Run `lposekit verify` on the folder, or upgrade lposekit."
-        ) from error
 
 
 def gather_image_facts(dataset: PoseDataset) -> ImageFacts:

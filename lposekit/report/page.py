@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
@@ -37,7 +36,7 @@ def _templates(folder: Path) -> jinja2.Environment:
     return environment
 
 
-def write_page(path: Path, template: str, *, folder: Path = _FOLDER, **values: Any) -> Path:
+def write_page(path: Path, template: str, *, folder: Path = _FOLDER, **values: object) -> Path:
     """Render the template of that name to ``path``, atomically; returns the path.
 
     Args:
@@ -93,7 +92,7 @@ def web_address(value: object) -> str | None:
     return text if re.match(r"https?://[^\s]", text, re.IGNORECASE) else None
 
 
-def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as lines (``fetch.timeout_s``, ``20.0``), in the order given."""
     lines: list[tuple[str, str]] = []
     for name, item in value.items():
@@ -106,7 +105,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
     return lines
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     if isinstance(value, Mapping):
         return "; ".join(f"{name} {text}" for name, text in flatten(value))
     if isinstance(value, bool):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 
 from lposekit.errors import Outcome
 from lposekit.keypoints import num_detected
+from lposekit.records import Columns
 from lposekit.report.facts import spread_rows
 from lposekit.report.image_facts import ImageFacts
 from lposekit.report.inline_images import Rgb, decode_jpeg, photo_uri, skeleton_uri
@@ -84,7 +84,7 @@ def _thumbnail(layout: DatasetLayout, shard: ShardIndex, key: str) -> Rgb | None
     return decode_jpeg(found[0]) if found else None
 
 
-def _tile(row: Mapping[str, Any], facts: ImageFacts, photo: str | None, side_px: int, *, public: bool) -> Tile:
+def _tile(row: Columns, facts: ImageFacts, photo: str | None, side_px: int, *, public: bool) -> Tile:
     rule, body17 = facts.rule, facts.keypoint_format.body17
     # a row that ended before the pose model need not have a size
     height, width = row["height"] or 1, row["width"] or 1
@@ -108,7 +108,7 @@ def _tile(row: Mapping[str, Any], facts: ImageFacts, photo: str | None, side_px:
     )
 
 
-def _reason(row: Mapping[str, Any]) -> str:
+def _reason(row: Columns) -> str:
     """Why a row was turned down before the pose model saw it, without the outcome's name."""
     return (row["error_message"] or "").partition(": ")[2]
 

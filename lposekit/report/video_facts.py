@@ -65,9 +65,9 @@ def gather_video_facts(dataset: PoseDataset) -> VideoFacts:
     for shard in dataset.shards:
         rows, stats = pq.read_table(layout.parquet(shard.shard)), layout.read_stats(shard.shard)
         facts.add_shard(shard, stats, rows)
-        facts.num_windows += stats.get("windows", 0)
-        facts.num_clips += stats.get("clips", 0)
-        facts.dropped.update(stats.get("dropped", {}))
+        facts.num_windows += stats.windows or 0
+        facts.num_clips += stats.clips or 0
+        facts.dropped.update(stats.dropped or {})
         _add_rows(facts, rows)
     return facts
 

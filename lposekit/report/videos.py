@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
 from lposekit.errors import Outcome
+from lposekit.records import Columns
 from lposekit.report import charts
 from lposekit.report.charts import ChartWithNumbers
 from lposekit.report.clip_strips import can_decode, clip_strips
@@ -72,7 +72,7 @@ def timelines(dataset: PoseDataset, facts: VideoFacts) -> list[Timeline]:
     return lines
 
 
-def _clip_spans(shard: ShardIndex, row: dict[str, Any]) -> list[tuple[float, float]]:
+def _clip_spans(shard: ShardIndex, row: Columns) -> list[tuple[float, float]]:
     """Start and end in seconds of each clip of a video."""
     spans = []
     for key in row["clip_keys"] or []:

@@ -67,7 +67,7 @@ def _numbers(persons: pa.Array, name: str) -> Floats:
 
 
 def _ints(column: pa.ChunkedArray) -> Ints:
-    return pc.fill_null(column, 0).to_numpy().astype(np.int64)  # pyright: ignore[reportAttributeAccessIssue]
+    return pc.fill_null(column, 0).to_numpy().astype(np.int64)
 
 
 def valid_persons(persons: PersonColumns, rule: KeepRule) -> npt.NDArray[np.bool_]:

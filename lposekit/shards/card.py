@@ -3,34 +3,153 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from lposekit.errors import LposekitError, UsageError
+from lposekit.json_values import (
+    COUNT,
+    FLAG,
+    OBJECT,
+    TEXT,
+    JsonFields,
+    JsonObject,
+    JsonValue,
+    known_values,
+    list_of,
+    object_of,
+    read_json_object,
+)
 from lposekit.shards.files import write_json
 from lposekit.shards.layout import SCHEMA_VERSION, DatasetLayout, sum_counts
 
+MAX_BYTES = 2**28
+"""Of a card: it names every shard."""
+T = TypeVar("T")
 
-def read_card(layout: DatasetLayout) -> dict[str, Any]:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetTotals:
+    """The sums of all commit markers. ``windows`` and ``dropped_windows``: of videos only."""
+
+    shards: int
+    rows: int
+    samples: int
+    outcomes: Mapping[str, int]
+    windows: int | None = None
+    dropped_windows: Mapping[str, int] | None = None
+
+    @classmethod
+    def from_json(cls, values: JsonObject) -> DatasetTotals:
+        """Raises ValueError: names the key that is missing or wrong."""
+        fields = JsonFields(values, "totals.")
+        return cls(
+            shards=fields.need("shards", COUNT),
+            rows=fields.need("rows", COUNT),
+            samples=fields.need("samples", COUNT),
+            outcomes=fields.need("outcomes", object_of(COUNT)),
+            windows=fields.take("windows", COUNT),
+            dropped_windows=fields.take("dropped_windows", object_of(COUNT)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetCard:
+    """What ``_dataset/dataset.json`` says. A field that is None is not in the file: not every kind has all of them.
+
+    ``fixed``: the settings, models and versions that decide the bytes. ``shards``: names of the committed ones.
+    """
+
+    schema: int = SCHEMA_VERSION
+    kind: str = "image"
+    fixed: JsonObject | None = None
+    lposekit: str | None = None
+    """Version that began the folder."""
+    versions: Mapping[str, str] | None = None
+    settings: JsonObject | None = None
+    settings_digest: str | None = None
+    warnings: Sequence[str] | None = None
+    sample: bool | None = None
+    """Whether the quickstart made it, from its own input."""
+    keep_rule: JsonObject | None = None
+    """See `lposekit.shards.keep_rule`."""
+    keypoint_format: str | None = None
+    models: JsonObject | None = None
+    totals: DatasetTotals | None = None
+    shards: Sequence[str] | None = None
+    extra: JsonObject = field(default_factory=dict)
+    """What else a kind states, and the keys of newer versions: kept as they are."""
+
+    @classmethod
+    def from_json(cls, values: JsonObject) -> DatasetCard:
+        """Raises ValueError: names the key that is wrong."""
+        fields, empty = JsonFields(values), cls()
+        totals = fields.take("totals", OBJECT)
+        return cls(
+            schema=_or(fields.take("schema", COUNT), empty.schema),
+            kind=_or(fields.take("kind", TEXT), empty.kind),
+            fixed=fields.take("fixed", OBJECT),
+            lposekit=fields.take("lposekit", TEXT),
+            versions=fields.take("versions", object_of(TEXT)),
+            settings=fields.take("settings", OBJECT),
+            settings_digest=fields.take("settings_digest", TEXT),
+            warnings=fields.take("warnings", list_of(TEXT)),
+            sample=fields.take("sample", FLAG),
+            keep_rule=fields.take("keep_rule", OBJECT),
+            keypoint_format=fields.take("keypoint_format", TEXT),
+            models=fields.take("models", OBJECT),
+            totals=None if totals is None else DatasetTotals.from_json(totals),
+            shards=fields.take("shards", list_of(TEXT)),
+            extra=fields.rest,
+        )
+
+    def as_json(self) -> dict[str, JsonValue]:
+        values = known_values(replace(self, totals=None))
+        return values if self.totals is None else {**values, "totals": known_values(self.totals)}
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def read_card(layout: DatasetLayout) -> DatasetCard:
     """The card of a dataset folder.
 
     Raises:
         LposekitError: there is none, it is damaged, or it is of a newer schema.
     """
     try:
-        card = json.loads(layout.card.read_text(encoding="utf-8"))
+        values = read_json_object(layout.card, MAX_BYTES)
     except FileNotFoundError:
         raise LposekitError(f"{layout.root}: no dataset card at {layout.card}. Is this a dataset folder?") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise LposekitError(f"{layout.card}: not readable as JSON ({error}). Restore it from a copy.") from error
-    if card.get("schema", 0) > SCHEMA_VERSION:
+    schema = values.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:  # before its other keys, which may have changed
         raise LposekitError(
-            f"{layout.card}: schema {card['schema']} is newer than this lposekit knows ({SCHEMA_VERSION}). Upgrade it."
+            f"{layout.card}: schema {schema} is newer than this lposekit knows ({SCHEMA_VERSION}). Upgrade it."
         )
-    return card
+    try:
+        return DatasetCard.from_json(values)
+    except ValueError as error:
+        raise LposekitError(f"{layout.card}: {error}. Restore it from a copy.") from error
 
 
-def differing_fields(old: Any, new: Any, prefix: str = "") -> list[str]:
+def write_card(layout: DatasetLayout, card: DatasetCard) -> None:
+    """Replace the card. Raises LposekitError: the disk is full, or the folder cannot be written."""
+    write_json(layout.card, card.as_json())
+
+
+def stated(value: T | None, name: str, layout: DatasetLayout) -> T:
+    """A field of a card without which its reader cannot go on. Raises LposekitError: the card does not state it."""
+    if value is None:
+        raise LposekitError(f"{layout.card}: {name} is missing. Restore it from a copy.")
+    return value
+
+
+def differing_fields(old: object, new: object, prefix: str = "") -> list[str]:
     """Where two nested settings differ, as lines ``name: old -> new``."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = sorted(old.keys() | new.keys())
@@ -38,19 +157,17 @@ def differing_fields(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [] if old == new else [f"{prefix.rstrip('.')}: {old!r} -> {new!r}"]
 
 
-def claim_folder(layout: DatasetLayout, card: dict[str, Any]) -> None:
+def claim_folder(layout: DatasetLayout, card: DatasetCard) -> None:
     """Write the card of a run that starts, or make sure that it continues what the folder holds.
-
-    ``card["fixed"]`` are the settings, models and versions that decide the bytes; they must be those of the folder.
 
     Raises:
         UsageError: the folder belongs to other settings or versions, or holds files of something else.
     """
     if layout.card.exists():
-        old = read_card(layout)
-        _add_versions(old, card)
+        assert card.fixed is not None
         # Through JSON, so that a tuple equals the list that it is stored as.
-        differing = differing_fields(old.get("fixed"), json.loads(json.dumps(card["fixed"])))
+        fixed = json.loads(json.dumps(card.fixed))
+        differing = differing_fields(_with_versions(read_card(layout), fixed), fixed)
         if differing:
             raise UsageError(
                 f"{layout.root} was built with other settings or versions:\n  " + "\n  ".join(differing) + "\n"
@@ -58,23 +175,26 @@ def claim_folder(layout: DatasetLayout, card: dict[str, Any]) -> None:
             )
         return
     _refuse_foreign_files(layout.root)
-    write_json(layout.card, {"schema": SCHEMA_VERSION, **card})
+    write_card(layout, card)
 
 
-def _add_versions(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Versions that a folder of lposekit 0.1 was built with, which it recorded without binding itself to them."""
-    fixed, recorded = old.get("fixed"), old.get("versions", {})
-    if isinstance(fixed, dict) and "versions" not in fixed and "versions" in new["fixed"]:
-        fixed["versions"] = {name: recorded.get(name) for name in new["fixed"]["versions"]}
+def _with_versions(old: DatasetCard, new_fixed: JsonObject) -> JsonObject | None:
+    """What an old card fixes, with the versions that a folder of lposekit 0.1 was built with: it recorded them without
+    binding itself to them."""
+    versions = new_fixed.get("versions")
+    if old.fixed is None or "versions" in old.fixed or not isinstance(versions, Mapping):
+        return old.fixed
+    recorded = old.versions or {}
+    return {**old.fixed, "versions": {name: recorded.get(name) for name in versions}}
 
 
-def bind_models(layout: DatasetLayout, models: dict[str, Any]) -> None:
+def bind_models(layout: DatasetLayout, models: JsonObject) -> None:
     """Write what was loaded into the card; a folder goes on with the very weights that it was begun with.
 
     Raises:
         UsageError: it was begun with others.
     """
-    before = read_card(layout).get("models")
+    before = read_card(layout).models
     if before and before != models and layout.committed_shards():
         names = sorted(name for name in before.keys() | models.keys() if before.get(name) != models.get(name))
         raise UsageError(
@@ -93,19 +213,23 @@ def _refuse_foreign_files(root: Path) -> None:
         )
 
 
-def update_card(layout: DatasetLayout, **fields: Any) -> dict[str, Any]:
-    """Replace fields of the card; the totals are counted afresh from the commit markers. Returns the card."""
+def update_card(layout: DatasetLayout, *, models: JsonObject | None = None) -> DatasetTotals:
+    """Count the totals afresh from the commit markers, and put ``models`` into the card; returns the totals."""
     shards = layout.committed_shards()
     stats = [layout.read_stats(shard) for shard in shards]
-    totals: dict[str, Any] = {
-        "shards": len(shards),
-        "rows": sum(stat["count"] for stat in stats),
-        "samples": sum(stat["num_samples"] for stat in stats),
-        "outcomes": sum_counts(stat["outcomes"] for stat in stats),
-    }
-    if any("windows" in stat for stat in stats):
-        totals["windows"] = sum(stat.get("windows", 0) for stat in stats)
-        totals["dropped_windows"] = sum_counts(stat.get("dropped", {}) for stat in stats)
-    card = {**read_card(layout), **fields, "totals": totals, "shards": [layout.tar(shard).stem for shard in shards]}
-    write_json(layout.card, card)
-    return card
+    totals = DatasetTotals(
+        shards=len(shards),
+        rows=sum(stat.count for stat in stats),
+        samples=sum(stat.num_samples for stat in stats),
+        outcomes=sum_counts(stat.outcomes for stat in stats),
+    )
+    if any(stat.windows is not None for stat in stats):
+        totals = replace(
+            totals,
+            windows=sum(stat.windows or 0 for stat in stats),
+            dropped_windows=sum_counts(stat.dropped or {} for stat in stats),
+        )
+    card = read_card(layout)
+    names = [layout.tar(shard).stem for shard in shards]
+    write_card(layout, replace(card, models=_or(models, card.models), totals=totals, shards=names))
+    return totals

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from lposekit.errors import LposekitError
 from lposekit.records import Person
-from lposekit.shards.card import read_card
+from lposekit.shards.card import DatasetCard, read_card
 from lposekit.shards.index import ShardIndex, read_index
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import person_from_record
@@ -86,7 +86,7 @@ class PoseSample:
 class PoseDataset(Sequence[PoseSample]):
     """The samples of a dataset folder, in key order; reads by offset, keeps no image in memory."""
 
-    def __init__(self, root: Path, card: dict[str, Any], shards: list[ShardIndex]) -> None:
+    def __init__(self, root: Path, card: DatasetCard, shards: list[ShardIndex]) -> None:
         self.root = root
         self.card = card
         self.shards = shards

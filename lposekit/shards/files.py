@@ -8,9 +8,9 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lposekit.errors import LposekitError
+from lposekit.json_values import JsonValue
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -73,7 +73,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise disk_error(error, path, len(data)) from error
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: JsonValue) -> None:
     """Replace ``path`` by ``value`` as JSON, atomically. Raises as `write_bytes`."""
     text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True)
     write_bytes(path, f"{text}\n".encode())

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from lposekit.errors import LposekitError
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.stats import load_stats
 
 Members = dict[str, tuple[int, int]]
 """Member name (``jpg``, ``pose.json``) -> (absolute offset of its data in the tar, size in bytes)."""
@@ -67,7 +68,7 @@ def read_shard_index(layout: DatasetLayout, shard: int) -> ShardIndex:
     """
     tar = layout.tar(shard)
     try:
-        described = layout.read_stats(shard)["files"][layout.relative(tar)]
+        described = load_stats(layout.stats(shard)).files[layout.relative(tar)]
         table = pq.read_table(layout.index(shard)).combine_chunks()
         keys = np.asarray(table["key"].to_pylist(), dtype=np.str_)
         places = _places(table)
@@ -76,7 +77,7 @@ def read_shard_index(layout: DatasetLayout, shard: int) -> ShardIndex:
             f"shard {tar.stem} of {layout.root}: its index or commit marker cannot be read ({error}). "
             f"Run `lposekit verify {layout.root}` to see all damage."
         ) from error
-    return ShardIndex(shard, tar, described["bytes"], described["sha256"], keys, places)
+    return ShardIndex(shard, tar, described.bytes, described.sha256, keys, places)
 
 
 def _places(table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:

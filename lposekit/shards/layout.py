@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lposekit.records import shard_name
+from lposekit.shards.stats import ShardStats, read_stats
 
 META_DIR = "_dataset"
 CARD_NAME = "dataset.json"
@@ -70,8 +69,9 @@ class DatasetLayout:
         found = (_STATS_NAME.match(entry.name) for entry in self.root.iterdir())
         return sorted(int(match.group(1)) for match in found if match)
 
-    def read_stats(self, shard: int) -> dict[str, Any]:
-        return json.loads(self.stats(shard).read_text(encoding="utf-8"))
+    def read_stats(self, shard: int) -> ShardStats:
+        """The commit marker of a shard. Raises LposekitError: it is missing or damaged."""
+        return read_stats(self.stats(shard))
 
 
 def sha256_file(path: Path) -> str:
@@ -80,7 +80,7 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+def sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """Counters added up by name, names sorted."""
     total: dict[str, int] = {}
     for count in counts:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 
 from lposekit.keypoints import KeepRule, KeypointFormat, num_detected
-from lposekit.records import Person
+from lposekit.records import Columns, Person
 
 SCHEMA = 1
 PIXEL_DECIMALS = 2
 SCORE_DECIMALS = 4
+
+
+class PersonRecord(TypedDict):
+    """One person in ``KEY.pose.json``: box as x, y, width, height, in pixels; K times x, y, score; null for NaN."""
+
+    bbox: list[float | None]
+    bbox_score: float | None
+    keypoints: list[float | None]
+    num_detected: int
+    detected_fraction: float
 
 
 def _rounded(value: float, decimals: int) -> float | None:
@@ -24,7 +34,7 @@ def _rounded(value: float, decimals: int) -> float | None:
 
 def person_record(
     person: Person, width: int, height: int, keypoint_score_threshold: float, keypoint_format: KeypointFormat
-) -> dict[str, Any]:
+) -> PersonRecord:
     """One person as stored: box (x, y, w, h), scores, keypoints, and how many of the 17 are detected."""
     left, top, right, bottom = (float(v) for v in person.bbox_xyxy)
     detected = num_detected(person.keypoints_K3, width, height, keypoint_score_threshold, keypoint_format.body17)
@@ -53,7 +63,15 @@ def round_person(person: Person) -> Person:
     )
 
 
-def pose_card(pose_model: str, keypoint_format: str, rule: KeepRule) -> dict[str, Any]:
+class PoseHead(TypedDict):
+    """What every ``KEY.pose.json`` of a dataset says of how its persons were found, in the order of the file."""
+
+    keypoint_format: str
+    pose_model: str
+    keypoint_score_threshold: float
+
+
+def pose_card(pose_model: str, keypoint_format: str, rule: KeepRule) -> PoseHead:
     """What every ``KEY.pose.json`` of a dataset says of how its persons were found."""
     return {
         "keypoint_format": keypoint_format,
@@ -62,7 +80,7 @@ def pose_card(pose_model: str, keypoint_format: str, rule: KeepRule) -> dict[str
     }
 
 
-def pose_json(records: Sequence[dict[str, Any]], width: int, height: int, head: Mapping[str, Any]) -> bytes:
+def pose_json(records: Sequence[PersonRecord], width: int, height: int, head: PoseHead) -> bytes:
     """The bytes of ``KEY.pose.json``; ``head`` is what `pose_card` gives."""
     value = {
         "schema": SCHEMA,
@@ -74,7 +92,7 @@ def pose_json(records: Sequence[dict[str, Any]], width: int, height: int, head: 
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
-def person_from_record(record: Mapping[str, Any]) -> Person:
+def person_from_record(record: Columns) -> Person:
     """A stored person (from ``pose.json`` or the parquet column) as `Person`; null becomes NaN."""
     x, y, w, h = (float(v) for v in record["bbox"])
     values = [math.nan if v is None else float(v) for v in record["keypoints"]]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lposekit.errors import LposekitError, Outcome
-from lposekit.shards.card import read_card
+from lposekit.records import Columns
+from lposekit.shards.card import DatasetCard, read_card
 from lposekit.shards.layout import DatasetLayout, sha256_file, sum_counts
+from lposekit.shards.stats import FileFacts, ShardStats, load_stats
 
 IMAGE_MEMBERS = frozenset({"jpg", "txt", "json", "pose.json"})
 CLIP_MEMBERS = frozenset({"txt", "json"})
@@ -48,7 +49,7 @@ def verify_dataset(dataset_dir: Path) -> list[Finding]:
     seen: dict[str, str] = {}
     for shard in layout.committed_shards():
         findings.extend(_verify_shard(layout, shard, card, seen))
-    listed = set(card.get("shards", []))
+    listed = set(card.shards or ())
     missing = sorted(listed - {layout.tar(shard).stem for shard in layout.committed_shards()})
     findings.extend(Finding(f"{name}_stats.json", "listed in the card, but not there") for name in missing)
     return findings
@@ -69,37 +70,36 @@ def _strange_files(layout: DatasetLayout) -> Iterator[Finding]:
             yield Finding(path.name, "does not belong to the dataset")
 
 
-def _verify_shard(layout: DatasetLayout, shard: int, card: dict[str, Any], seen: dict[str, str]) -> Iterator[Finding]:
+def _verify_shard(layout: DatasetLayout, shard: int, card: DatasetCard, seen: dict[str, str]) -> Iterator[Finding]:
     name = layout.stats(shard).name
     try:
-        stats = layout.read_stats(shard)
-        files = dict(stats["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        stats = load_stats(layout.stats(shard))
+    except (OSError, ValueError) as error:
         yield Finding(name, f"the commit marker cannot be read ({error})")
         return
-    damaged = list(_verify_files(layout, files))
+    damaged = list(_verify_files(layout, stats.files))
     yield from damaged
     for path in (layout.tar(shard), layout.parquet(shard), layout.index(shard)):
-        if layout.relative(path) not in files:
+        if layout.relative(path) not in stats.files:
             damaged.append(Finding(name, f"does not speak of {layout.relative(path)}"))
             yield damaged[-1]
     if not damaged:
         yield from _verify_content(layout, shard, stats, card, seen)
 
 
-def _verify_files(layout: DatasetLayout, files: dict[str, dict[str, Any]]) -> Iterator[Finding]:
+def _verify_files(layout: DatasetLayout, files: Mapping[str, FileFacts]) -> Iterator[Finding]:
     for relative, described in sorted(files.items()):
         path = layout.root / relative
         if not path.is_file():
             yield Finding(relative, "missing")
-        elif path.stat().st_size != described["bytes"]:
-            yield Finding(relative, f"{path.stat().st_size} bytes, its commit says {described['bytes']}")
-        elif sha256_file(path) != described["sha256"]:
+        elif path.stat().st_size != described.bytes:
+            yield Finding(relative, f"{path.stat().st_size} bytes, its commit says {described.bytes}")
+        elif sha256_file(path) != described.sha256:
             yield Finding(relative, "sha256 differs from its commit: bytes were changed")
 
 
 def _verify_content(
-    layout: DatasetLayout, shard: int, stats: dict[str, Any], card: dict[str, Any], seen: dict[str, str]
+    layout: DatasetLayout, shard: int, stats: ShardStats, card: DatasetCard, seen: dict[str, str]
 ) -> Iterator[Finding]:
     """A shard whose bytes are those of its commit: does it also make sense?"""
     tar_name = layout.tar(shard).name
@@ -110,8 +110,8 @@ def _verify_content(
     except (OSError, pa.ArrowException, tarfile.TarError, LposekitError) as error:
         yield Finding(tar_name, str(error))
         return
-    yield from _verify_tar(tar_name, members, index, card)
-    yield from _verify_laws(layout.parquet(shard).name, table, stats, [row["key"] for row in index], card)
+    yield from _verify_tar(tar_name, members, index, card.kind)
+    yield from _verify_laws(layout.parquet(shard).name, table, stats, [row["key"] for row in index], card.kind)
     for key in table["key"].to_pylist():
         if seen.setdefault(key, tar_name) != tar_name:
             yield Finding(tar_name, f"key {key} also occurs in {seen[key]}")
@@ -131,7 +131,7 @@ def _tar_members(path: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def _verify_tar(
-    tar_name: str, members: list[tuple[str, int, int]], index: list[dict[str, Any]], card: dict[str, Any]
+    tar_name: str, members: list[tuple[str, int, int]], index: Sequence[Columns], kind: str
 ) -> Iterator[Finding]:
     """Members: whitelisted, adjacent, complete, and where the index says."""
     indexed = [(f"{row['key']}.{m['name']}", m["offset"], m["size"]) for row in index for m in row["members"]]
@@ -142,7 +142,7 @@ def _verify_tar(
         yield Finding(tar_name, "keys are repeated, not adjacent or out of order")
     for row in index:
         names = {member["name"] for member in row["members"]}
-        if len(names) != len(row["members"]) or not _complete(names, card.get("kind", "image")):
+        if len(names) != len(row["members"]) or not _complete(names, kind):
             yield Finding(tar_name, f"sample {row['key']} has the members {sorted(names)}")
 
 
@@ -155,18 +155,18 @@ def _complete(names: set[str], kind: str) -> bool:
 
 
 def _verify_laws(
-    parquet_name: str, table: pa.Table, stats: dict[str, Any], sample_keys: list[str], card: dict[str, Any]
+    parquet_name: str, table: pa.Table, stats: ShardStats, sample_keys: list[str], kind: str
 ) -> Iterator[Finding]:
     """Rows in = sum of outcomes; the kept rows are the samples; of videos, the clips and windows too."""
     outcomes = Counter(table["outcome"].to_pylist())
     unknown = sorted(str(value) for value in outcomes if value not in set(Outcome))
     if unknown:
         yield Finding(parquet_name, f"unknown outcomes {unknown}")
-    if dict(outcomes) != {k: v for k, v in stats.get("outcomes", {}).items() if v} or len(table) != stats["count"]:
-        yield Finding(parquet_name, f"{len(table)} rows {dict(outcomes)}, its commit says {stats.get('outcomes')}")
-    if stats["num_samples"] != len(sample_keys):
-        yield Finding(parquet_name, f"{len(sample_keys)} samples, its commit says {stats['num_samples']}")
-    if card.get("kind", "image") == "image":
+    if dict(outcomes) != {k: v for k, v in stats.outcomes.items() if v} or len(table) != stats.count:
+        yield Finding(parquet_name, f"{len(table)} rows {dict(outcomes)}, its commit says {dict(stats.outcomes)}")
+    if stats.num_samples != len(sample_keys):
+        yield Finding(parquet_name, f"{len(sample_keys)} samples, its commit says {stats.num_samples}")
+    if kind == "image":
         stored = set(sample_keys)
         lost = [k for k, o in zip(table["key"].to_pylist(), table["outcome"].to_pylist(), strict=True) if o == "kept"]
         if not set(lost) <= stored:
@@ -177,9 +177,7 @@ def _verify_laws(
         yield from _verify_clips(parquet_name, table, stats, sample_keys)
 
 
-def _verify_clips(
-    parquet_name: str, table: pa.Table, stats: dict[str, Any], sample_keys: list[str]
-) -> Iterator[Finding]:
+def _verify_clips(parquet_name: str, table: pa.Table, stats: ShardStats, sample_keys: list[str]) -> Iterator[Finding]:
     """The clips that the rows name are the samples; windows = clips + dropped in every row; the rows add up."""
     missing = [name for name in CLIP_COLUMNS if name not in table.column_names]
     if missing:
@@ -191,7 +189,7 @@ def _verify_clips(
         yield Finding(parquet_name, f"clips without a row: {sorted(set(sample_keys) - set(named))[:3]}")
     if set(named) - set(sample_keys):
         yield Finding(parquet_name, f"rows name clips that are not there: {sorted(set(named) - set(sample_keys))[:3]}")
-    accounts: list[dict[str, Any]] = []
+    accounts: list[_ClipAccount] = []
     for row in rows:
         try:
             accounts.append(_clip_account(row))
@@ -199,16 +197,23 @@ def _verify_clips(
             yield Finding(parquet_name, f"row {row['key']}: {error}")
             return
     total = {
-        "windows": sum(account["windows"] for account in accounts),
-        "clips": sum(account["clips"] for account in accounts),
-        "dropped": sum_counts(account["dropped"] for account in accounts),
+        "windows": sum(account.windows for account in accounts),
+        "clips": sum(account.clips for account in accounts),
+        "dropped": sum_counts(account.dropped for account in accounts),
     }
-    stated = {name: stats.get(name) for name in total}
+    stated = {"windows": stats.windows, "clips": stats.clips, "dropped": stats.dropped}
     if total != stated:
         yield Finding(parquet_name, f"the rows add up to {total}, its commit says {stated}")
 
 
-def _clip_account(row: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _ClipAccount:
+    windows: int
+    clips: int
+    dropped: dict[str, int]
+
+
+def _clip_account(row: Columns) -> _ClipAccount:
     """Windows, clips and drops of one row.
 
     Raises:
@@ -224,4 +229,4 @@ def _clip_account(row: dict[str, Any]) -> dict[str, Any]:
         raise LposekitError(f"{windows} windows, {clips} clips + {sum(dropped.values())} dropped")
     if (row["outcome"] == Outcome.KEPT) != (clips > 0):
         raise LposekitError(f"its outcome is {row['outcome']}, with {clips} clips")
-    return {"windows": windows, "clips": clips, "dropped": dropped}
+    return _ClipAccount(windows, clips, dropped)

@@ -10,9 +10,9 @@ import contextlib
 import os
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 from lposekit.errors import LposekitError
 from lposekit.faults import fault_point
 from lposekit.records import shard_name
-from lposekit.shards.files import disk_error, sync_file, sync_folder, write_json
+from lposekit.shards.files import disk_error, sync_file, sync_folder
 from lposekit.shards.layout import DatasetLayout, sha256_file
+from lposekit.shards.stats import FileFacts, ShardStats, write_stats
+from lposekit.stage_times import StageTimes
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -50,9 +52,9 @@ class ShardWriter:
     run_id: str
     num_samples: int = 0
     _last_key: str = ""
-    _tar: Any = None
-    _stream: Any = None
-    _thumbnails: list[dict[str, Any]] = field(default_factory=list)
+    _tar: Any = None  # webdataset's, which is imported late
+    _stream: BinaryIO | None = None
+    _thumbnails: list[dict[str, str | bytes]] = field(default_factory=list)
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
         """Append one sample; keys must rise.
@@ -73,15 +75,21 @@ class ShardWriter:
         """Keep a small image of a rejected row for the report."""
         self._thumbnails.append({"key": key, "outcome": outcome, "jpeg": jpeg})
 
-    def commit(self, table: pa.Table, stats: dict[str, Any]) -> dict[str, Any]:
-        """Make the shard visible. ``stats`` gains ``files`` and ``num_samples``; returns it.
+    def commit(self, table: pa.Table, stats: ShardStats, times: StageTimes | None = None) -> ShardStats:
+        """Make the shard visible. Returns ``stats`` with ``files`` and ``num_samples``, as they are in the marker.
+
+        Args:
+            times: of the shard's stages; ``commit``, up to the renaming, is added, and all go into the marker.
 
         Raises:
             LposekitError: the disk is full; nothing became visible.
         """
         try:
-            partials = self._write_partials(table)
-            stats = {**stats, "num_samples": self.num_samples, "files": self._describe(partials)}
+            with (times or StageTimes()).stage("commit"):
+                partials = self._write_partials(table)
+                stats = replace(stats, num_samples=self.num_samples, files=self._describe(partials))
+            if times is not None:
+                stats = replace(stats, timings_s=times.as_dict())
             publish(self.layout, self.shard, partials, stats, self.run_id)
         except OSError as error:
             self.discard()
@@ -119,6 +127,7 @@ class ShardWriter:
     def _write_partials(self, table: pa.Table) -> dict[Path, Path]:
         """All files of the shard under partial names, synced. Returns final name -> partial name."""
         self._open().close()
+        assert self._stream is not None
         self._stream.close()
         partials = {path: self._partial(path) for path in self._final_paths()}
         tar, parquet, index, thumbnails = self._final_paths()
@@ -134,28 +143,28 @@ class ShardWriter:
             sync_file(partial)
         return partials
 
-    def _describe(self, partials: Mapping[Path, Path]) -> dict[str, dict[str, Any]]:
+    def _describe(self, partials: Mapping[Path, Path]) -> dict[str, FileFacts]:
         return {
-            self.layout.relative(final): {"bytes": partial.stat().st_size, "sha256": sha256_file(partial)}
+            self.layout.relative(final): FileFacts(partial.stat().st_size, sha256_file(partial))
             for final, partial in partials.items()
         }
 
 
 def scan_members(tar_path: Path) -> pa.Table:
     """The index of a tar: one row per sample in tar order, members with absolute offset and size of their data."""
-    rows: list[dict[str, Any]] = []
+    keys: list[str] = []
+    members: list[list[dict[str, str | int]]] = []
     with tarfile.open(tar_path, "r:") as tar:
         for info in tar:
             key, _, name = info.name.partition(".")
-            if not rows or rows[-1]["key"] != key:
-                rows.append({"key": key, "members": []})
-            rows[-1]["members"].append({"name": name, "offset": info.offset_data, "size": info.size})
-    return pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
+            if not keys or keys[-1] != key:
+                keys.append(key)
+                members.append([])
+            members[-1].append({"name": name, "offset": info.offset_data, "size": info.size})
+    return pa.Table.from_pydict({"key": keys, "members": members}, schema=INDEX_SCHEMA)
 
 
-def publish(
-    layout: DatasetLayout, shard: int, partials: Mapping[Path, Path], stats: dict[str, Any], run_id: str
-) -> None:
+def publish(layout: DatasetLayout, shard: int, partials: Mapping[Path, Path], stats: ShardStats, run_id: str) -> None:
     """Rename a shard's synced partial files into place, the commit marker last.
 
     A shard that is already committed is replaced: its marker is set aside first, beside the new one, so that a reader
@@ -163,7 +172,7 @@ def publish(
     """
     marker = layout.stats(shard)
     new_marker = marker.with_name(f"{marker.name}.{run_id}.new")
-    write_json(new_marker, stats)
+    write_stats(new_marker, stats)
     if marker.exists():
         marker.rename(marker.with_name(f"{marker.name}.{run_id}.replaced"))
         sync_folder(layout.root)

@@ -99,7 +99,7 @@ class GuardedConnection(http.client.HTTPConnection):
     ) -> http.client.HTTPResponse:
         """What http.client calls to read an answer: its own class, over a reader that minds the deadline."""
         response = http.client.HTTPResponse(sock, *args, **kwargs)  # pyright: ignore[reportArgumentType]
-        raw = response.fp.detach()  # pyright: ignore[reportAttributeAccessIssue]
+        raw = response.fp.detach()
         timed = _TimedReader(raw, sock, self.deadline)
         response.fp = io.BufferedReader(timed, READ_BYTES)  # pyright: ignore[reportArgumentType]
         return response
@@ -118,7 +118,7 @@ class _TimedReader(io.RawIOBase):
 
     def readinto(self, buffer: bytearray) -> int | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self._sock.settimeout(self._deadline.next_wait_s())
-        return self._raw.readinto(buffer)  # pyright: ignore[reportAttributeAccessIssue]
+        return self._raw.readinto(buffer)
 
     def close(self) -> None:
         self._raw.close()

@@ -169,7 +169,7 @@ def _image_sandbox(settings: ImageSettings) -> Sandbox:
     )
 
 
-def decode_payload(payload: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def decode_payload(payload: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, object]:
     """What runs in the child: `decode_image` with plain values on both sides."""
     try:
         image, too_small = decode_image(payload["data"], ImageSettings(**settings)), None

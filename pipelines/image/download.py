@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from lposekit.errors import Interrupted, LposekitError, Outcome, Rejected
 from lposekit.records import ImageRow
@@ -116,7 +116,7 @@ class _Shard:
         self._decoders = decoders
         self._times = times
         self._bodies = _ByteBudget(_MAX_WAITING_BYTES)
-        self._facts: dict[int, dict[str, Any]] = {}  # sha256, num_bytes, http_status of a row
+        self._facts: dict[int, tuple[str, int, int]] = {}  # sha256, num_bytes, http_status of a row
         self._rejections: dict[int, Rejected] = {}
         self._missing = set(range(len(rows)))
 
@@ -137,11 +137,7 @@ class _Shard:
             raise Rejected(Outcome.BAD_URL, "the row has no URL")
         with self._times.stage("fetch"):
             fetched = self._opener.fetch(row.url)
-        self._facts[index] = {
-            "sha256": hashlib.sha256(fetched.body).hexdigest(),
-            "num_bytes": len(fetched.body),
-            "http_status": fetched.http_status,
-        }
+        self._facts[index] = hashlib.sha256(fetched.body).hexdigest(), len(fetched.body), fetched.http_status
         expected = listed_hash(row.extra) if self._verify_hash else None
         if expected is not None:
             expected.check(fetched.body)
@@ -193,7 +189,8 @@ class _Shard:
         self, index: int, outcome: Outcome | None = None, detail: str = "", image: DecodedImage | None = None
     ) -> FetchedRow:
         self._missing.discard(index)
-        return FetchedRow(self._rows[index], outcome, detail, image, **self._facts.pop(index, {}))
+        sha256, num_bytes, http_status = self._facts.pop(index, (None, None, None))
+        return FetchedRow(self._rows[index], outcome, detail, image, sha256, num_bytes, http_status)
 
     def next_row(self, cancel: threading.Event | None) -> FetchedRow:
         """The next row that has ended, in the caller's thread."""

@@ -103,6 +103,7 @@ def _units(
     sources: Sequence[Source], unit_rows: int, max_rows: int | None, wanted: Callable[[int], bool]
 ) -> Iterator[tuple[int, pa.Table]]:
     parts: list[pa.Table] = []
+    end = 0
     for begin, end, table in _runs(sources, unit_rows, wanted):
         end = end if max_rows is None else min(end, max_rows)
         for unit in range(begin // unit_rows, -(-end // unit_rows)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lposekit.errors import Outcome, UsageError
 from lposekit.records import ImageRow
@@ -61,7 +60,7 @@ def bind_limits(limits: Sequence[MetadataLimit], columns: Collection[str]) -> li
     return [(limit, column) for limit, column in bound if column is not None]
 
 
-def metadata_verdict(extra: Mapping[str, Any], limits: Sequence[BoundLimit]) -> str | None:
+def metadata_verdict(extra: Mapping[str, object], limits: Sequence[BoundLimit]) -> str | None:
     """Why the row is turned down, with the column and its value; None if it passes. A missing value passes."""
     for limit, column in limits:
         value = number_or_none(extra[column])
@@ -78,7 +77,7 @@ def compile_pattern(pattern: str | None) -> re.Pattern[str] | None:
         raise UsageError(f"--filter.caption-pattern {pattern!r} is not a regular expression: {error}.") from error
 
 
-def clean_caption(value: Any, max_chars: int) -> tuple[str, bool]:
+def clean_caption(value: object, max_chars: int) -> tuple[str, bool]:
     """A caption that UTF-8 can hold, and whether it was cut to `max_chars` characters.
 
     NUL (which ends a text in many a reader) and lone surrogates become U+FFFD; line breaks, right-to-left marks and all
@@ -103,7 +102,7 @@ def row_rules(settings: FilterSettings) -> RowRules:
 
 
 def plan_row(
-    key: str, url: Any, caption: Any, extra: Mapping[str, Any], rules: RowRules, limits: Sequence[BoundLimit]
+    key: str, url: object, caption: object, extra: Mapping[str, object], rules: RowRules, limits: Sequence[BoundLimit]
 ) -> PlannedRow:
     """The row with its caption cleaned, and turned down where a filter says so. Its URL is judged by the fetch."""
     text, trimmed = clean_caption(caption, rules.max_caption_chars)

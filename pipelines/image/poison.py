@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lposekit.pose.protocol import Estimator
 from pipelines.image.pose_actor import PoseSpec, load_estimator
 from pipelines.image.settings import PoseSettings
 from pipelines.sandbox.sandbox import Sandbox, SandboxError
 
 CALL_TIMEOUT_S = 180.0
 MEMORY_LIMIT_BYTES = 8 * 2**30
-_loaded: list[Any] = []
+_loaded: list[Estimator] = []
 
 
 def estimate_here(payload: Mapping[str, Any], spec: Mapping[str, Any]) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lposekit.errors import LposekitError
+from lposekit.json_values import JsonObject
 from lposekit.pose.protocol import Estimator
 from lposekit.records import Person, PoseFailure
 from lposekit.stage_times import StageTimes
@@ -90,7 +90,7 @@ class PoseActor:
             # An actor that fails while it starts reaches the driver as a dead one, its message lost in a traceback.
             self._failure = error
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> JsonObject:
         """What was loaded. Raises SetupFailed: it could not be."""
         if self._failure is not None:
             raise SetupFailed(self._failure)

@@ -11,12 +11,16 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lposekit.pose.protocol import Estimator
+from lposekit.recipe import ActorHandle
 from lposekit.records import PoseFailure
 from pipelines.image.poison import find_killers
 from pipelines.image.pose_actor import Image, PoseAnswer, Poses, PoseSpec, answer
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +55,14 @@ class LocalPoses:
 @dataclass(slots=True)
 class _Ticket:
     images: list[Image]
-    reference: Any
+    reference: ObjectRef
     attempts: int = 1
 
 
 class RayPoses:
     """A pool of `PoseActor`s; batches go round, and a batch whose actor died is tried again and then isolated."""
 
-    def __init__(self, actors: Sequence[Any], spec: PoseSpec, first: int = 0) -> None:
+    def __init__(self, actors: Sequence[ActorHandle], spec: PoseSpec, first: int = 0) -> None:
         self._actors = actors
         self._spec = spec
         self._turn = itertools.count(first)
@@ -66,7 +70,7 @@ class RayPoses:
     def submit(self, images: list[Image]) -> _Ticket:
         return _Ticket(images, self._send(images))
 
-    def _send(self, images: list[Image]) -> Any:
+    def _send(self, images: list[Image]) -> ObjectRef:
         return self._actors[next(self._turn) % len(self._actors)].estimate.remote(images)
 
     def result(self, ticket: _Ticket) -> PoseAnswer:

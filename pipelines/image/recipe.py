@@ -7,14 +7,14 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from lposekit.errors import Outcome, UsageError
+from lposekit.json_values import JsonValue
 from lposekit.keypoints import KeepRule
 from lposekit.pose import stub
 from lposekit.pose.weights import require_weights
 from lposekit.pose.zoo import detector_entry, pose_entry
-from lposekit.recipe import Claim, Machine, Pool
+from lposekit.recipe import ActorHandle, CardFacts, Claim, Machine, Pool
 from lposekit.settings import flatten_settings
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import pose_card
@@ -57,13 +57,13 @@ class ImageRecipe:
         self._require_weights(may_download=not dry_run)  # last: it may take minutes
         return warnings
 
-    def fixed_facts(self) -> dict[str, Any]:
+    def fixed_facts(self) -> dict[str, JsonValue]:
         # The sample's list names the port of its server, which another run may not get.
         files = (source.opened.file for source in self._sources)
         fingerprint = "sample" if self.sample_server else lists_fingerprint(files)
         return {"input": fingerprint, "keep_rule": flatten_settings(self._rules().keep)}
 
-    def card_facts(self) -> dict[str, Any]:
+    def card_facts(self) -> CardFacts:
         rules = self._rules()
         return {
             "sample": self.sample_server is not None,
@@ -104,7 +104,7 @@ class ImageRecipe:
         size = pose.actors or max(1, machine.cpus // pose.threads)
         return Pool(PoseActor, (spec,), size, min(float(pose.threads), machine.cpus / size), 0.0)
 
-    def worker(self, claim: Claim, pool: Sequence[Any] | None = None, number: int = 0) -> ImageWorker:
+    def worker(self, claim: Claim, pool: Sequence[ActorHandle] | None = None, number: int = 0) -> ImageWorker:
         spec = self._pose_spec("cpu" if self.settings.pose.device == "auto" else self.settings.pose.device)
         poses = LocalPoses(load_estimator(spec)) if pool is None else RayPoses(pool, spec, first=number)
         local = frozenset({self.sample_server}) if self.sample_server else frozenset[str]()
@@ -115,7 +115,7 @@ class ImageRecipe:
         """The lists, opened once for all that is asked of them."""
         return open_sources(self.settings)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Without the opened lists: workers do not read them."""
         return {name: value for name, value in vars(self).items() if name != "_sources"}
 

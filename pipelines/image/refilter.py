@@ -17,10 +17,12 @@ import pyarrow.parquet as pq
 from lposekit.errors import Outcome, UsageError
 from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, keep_verdict
 from lposekit.recipe import Claim
+from lposekit.records import Columns
 from lposekit.settings import flatten_settings
-from lposekit.shards.card import claim_folder, read_card, update_card
-from lposekit.shards.layout import DatasetLayout
-from lposekit.shards.pose_json import person_record, pose_card, pose_json
+from lposekit.shards.card import DatasetCard, claim_folder, read_card, stated, update_card
+from lposekit.shards.keep_rule import keep_rule_of
+from lposekit.shards.layout import SCHEMA_VERSION, DatasetLayout
+from lposekit.shards.pose_json import PoseHead, person_record, pose_card, pose_json
 from lposekit.stage_times import StageTimes
 from pipelines.image.stored import NEEDS_PIXELS, stored_persons
 from pipelines.image.worker import IMAGE_SHARDS
@@ -41,11 +43,11 @@ class _Refilter:
     source: DatasetLayout
     target: DatasetLayout
     rule: KeepRule
-    head: dict[str, Any]
+    head: PoseHead
     dedup: bool
     run_id: str = ""
     seen_sha256: set[str] = field(default_factory=set)
-    needs_pixels: list[dict[str, Any]] = field(default_factory=list)
+    needs_pixels: list[dict[str, object]] = field(default_factory=list)
 
 
 def run(
@@ -72,29 +74,41 @@ def run(
     """
     source = DatasetLayout(dataset)
     card = read_card(source)
-    if card["kind"] != "image":
+    if card.kind != "image":
         raise UsageError(f"{dataset} holds video clips: refilter judges poses, which clips do not have.")
     named = {name: value for name, value in changes.items() if value is not None}
-    rule = replace(KeepRule(**card["keep_rule"]), **named)
+    rule = replace(keep_rule_of(card)[0], **named)
     if output is None and not dry_run:
         raise UsageError("name the new dataset folder with --output; a dataset is never changed in place by refilter.")
     target = DatasetLayout(output or dataset)
-    head = pose_card(card["settings"]["pose_model"], card["keypoint_format"], rule)
+    head = pose_card(_pose_model(source, card), stated(card.keypoint_format, "keypoint_format", source), rule)
     work = _Refilter(source, target, rule, head, dedup)
     if dry_run:
         return _count_only(work)
     if target.root.resolve() == source.root.resolve():
         raise UsageError("--output must be another folder: a dataset is never changed in place by refilter.")
     with owned_folder(target) as work.run_id:
-        claim_folder(target, _new_card(card, rule, dedup))
+        claim_folder(target, _new_card(source, card, rule, dedup))
         return _write_all(work)
 
 
-def _new_card(card: dict[str, Any], rule: KeepRule, dedup: bool) -> dict[str, Any]:
+def _pose_model(source: DatasetLayout, card: DatasetCard) -> str:
+    name = stated(card.settings, "settings", source).get("pose_model")
+    return stated(name if isinstance(name, str) else None, "settings.pose_model", source)
+
+
+def _new_card(source: DatasetLayout, card: DatasetCard, rule: KeepRule, dedup: bool) -> DatasetCard:
+    fixed, totals = stated(card.fixed, "fixed", source), stated(card.totals, "totals", source)
     keep_rule = flatten_settings(rule)
-    fixed = {**card["fixed"], "refilter": {"keep_rule": keep_rule, "dedup": dedup, "rows": card["totals"]["rows"]}}
-    passed_on = {k: v for k, v in card.items() if k not in ("totals", "shards", "schema", "fixed", "keep_rule")}
-    return {**passed_on, "fixed": fixed, "keep_rule": keep_rule}
+    changed = {"keep_rule": keep_rule, "dedup": dedup, "rows": totals.rows}
+    return replace(
+        card,
+        schema=SCHEMA_VERSION,
+        fixed={**fixed, "refilter": changed},
+        keep_rule=keep_rule,
+        totals=None,
+        shards=None,
+    )
 
 
 def _count_only(work: _Refilter) -> BuildReport:
@@ -114,14 +128,14 @@ def _write_all(work: _Refilter) -> BuildReport:
         _rewrite_shard(work, shard, write=shard not in done)
     if work.needs_pixels:
         pq.write_table(pa.Table.from_pylist(work.needs_pixels), work.target.meta / NEEDS_PIXELS)
-    card = update_card(work.target)
+    totals = update_card(work.target)
     return BuildReport(
         work.target.root,
-        card["totals"]["outcomes"],
-        card["totals"]["samples"],
+        totals.outcomes,
+        totals.samples,
         report_path=write_report(work.target),
         seconds=time.monotonic() - start,
-        new_rows=card["totals"]["rows"],
+        new_rows=totals.rows,
         notes=_needs_pixels_note(work),
     )
 
@@ -170,7 +184,8 @@ def _refiltered(work: _Refilter, stored: StoredShard, position: int) -> RowResul
     if not taken:
         if outcome is result.outcome and not result.samples:
             return result
-        columns = result.columns | {
+        columns = {
+            **result.columns,
             "outcome": outcome.value,
             "status": img2dataset_status(outcome, False),
             "error_message": f"{outcome.value}: turned down by refilter",
@@ -183,7 +198,7 @@ def _kept(work: _Refilter, stored: StoredShard, position: int, result: RowResult
     """A sample taken over: image and caption as they are, the account and the detected counts anew."""
     persons = stored_persons(stored, position)
     assert persons is not None
-    columns = result.columns | {"outcome": Outcome.KEPT.value, "status": "success", "error_message": None}
+    columns = {**result.columns, "outcome": Outcome.KEPT.value, "status": "success", "error_message": None}
     width, height = columns["width"], columns["height"]
     layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
     records = [person_record(p, width, height, work.rule.keypoint_score_threshold, layout) for p in persons]
@@ -198,7 +213,7 @@ def _kept(work: _Refilter, stored: StoredShard, position: int, result: RowResult
     )
 
 
-def _updated_json(old: bytes, columns: Mapping[str, Any]) -> bytes:
+def _updated_json(old: bytes, columns: Columns) -> bytes:
     changed = ("outcome", "status", "error_message", "max_detected")
     value = json.loads(old) | {name: columns[name] for name in changed}
     return json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from lposekit.errors import Outcome
-from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, is_valid_person, keep_verdict
-from lposekit.records import ImageRow, Person, PoseFailure
-from lposekit.shards.pose_json import person_record, pose_json, round_person
+from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, KeypointFormat, is_valid_person, keep_verdict
+from lposekit.records import Columns, ImageRow, Person, PoseFailure
+from lposekit.shards.pose_json import PersonRecord, PoseHead, person_record, pose_json, round_person
 from pipelines.image.decode import DecodedImage, encode_jpeg, thumbnail
 from pipelines.job.rows import RowResult, row_columns
 
@@ -44,11 +43,11 @@ class ImageRules:
     keep: KeepRule
     store: KeepRule
     """What goes into the tars: `keep` with ``store_min_detected``."""
-    pose_card: Mapping[str, Any]
+    pose_card: PoseHead
     jpeg_quality: int
 
     @property
-    def keypoint_format(self) -> Any:
+    def keypoint_format(self) -> KeypointFormat:
         return KEYPOINT_FORMATS[self.pose_card["keypoint_format"]]
 
 
@@ -94,7 +93,7 @@ def posed_row(
 def _why(
     outcome: Outcome,
     persons: Sequence[Person],
-    records: Sequence[dict[str, Any]],
+    records: Sequence[PersonRecord],
     width: int,
     height: int,
     rule: KeepRule,
@@ -109,7 +108,7 @@ def _why(
     return f"{max(counts)} of 17 keypoints detected on the best of {len(counts)} persons ({rule.person_rule})"
 
 
-def _columns(row: ImageRow, outcome: Outcome, detail: str, stored: bool) -> dict[str, Any]:
+def _columns(row: ImageRow, outcome: Outcome, detail: str, stored: bool) -> dict[str, object]:
     return row_columns(
         OWN_COLUMNS,
         key=row.key,
@@ -122,7 +121,7 @@ def _columns(row: ImageRow, outcome: Outcome, detail: str, stored: bool) -> dict
     )
 
 
-def _size_columns(image: DecodedImage, sha256: str | None) -> dict[str, Any]:
+def _size_columns(image: DecodedImage, sha256: str | None) -> dict[str, object]:
     return {
         "width": image.width,
         "height": image.height,
@@ -132,16 +131,19 @@ def _size_columns(image: DecodedImage, sha256: str | None) -> dict[str, Any]:
     }
 
 
-def _pose_columns(persons: Sequence[Person], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _pose_columns(persons: Sequence[Person], records: Sequence[PersonRecord]) -> dict[str, object]:
     counts = [record["num_detected"] for record in records]
-    areas = [record["bbox"][2] * record["bbox"][3] for record in records]
+    areas = [(width or 0.0) * (height or 0.0) for _, _, width, height in (record["bbox"] for record in records)]
     return {
         "num_persons": len(persons),
         "max_detected": max(counts, default=None),
         "main_detected": counts[areas.index(max(areas))] if areas else None,
-        "persons": [{name: record[name] for name in ("bbox", "bbox_score", "keypoints")} for record in records],
+        "persons": [
+            {"bbox": record["bbox"], "bbox_score": record["bbox_score"], "keypoints": record["keypoints"]}
+            for record in records
+        ],
     }
 
 
-def _json_bytes(value: dict[str, Any]) -> bytes:
+def _json_bytes(value: Columns) -> bytes:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str).encode("utf-8", "replace")

@@ -152,7 +152,8 @@ def _without_duplicates(rows: Iterable[RowResult]) -> Iterator[RowResult]:
 
 def _as_duplicate(row: RowResult) -> RowResult:
     message = f"{Outcome.DUPLICATE.value}: the same bytes came earlier in this shard"
-    columns = row.columns | {
+    columns = {
+        **row.columns,
         "outcome": Outcome.DUPLICATE.value,
         "status": "failed_to_download",
         "error_message": message,

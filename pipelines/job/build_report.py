@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lposekit.errors import Interrupted, LimitsError, Outcome
 from lposekit.stage_times import describe_times
@@ -55,7 +54,7 @@ class BuildReport:
         too_few = self.min_success is not None and not self.dry_run and self.success < self.min_success
         return LimitsError.exit_code if too_few else 0
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "output": str(self.root),
             "rows": self.num_rows,

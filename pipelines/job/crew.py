@@ -8,7 +8,8 @@ from typing import Any
 
 from lposekit.errors import LposekitError
 from lposekit.interrupts import Interrupts
-from lposekit.recipe import Claim, Plan, Pool, Recipe, ShardReport, Worker
+from lposekit.json_values import JsonObject
+from lposekit.recipe import ActorHandle, AnyRecipe, Claim, Plan, Pool, ShardReport, Worker
 from lposekit.shards.card import bind_models
 from lposekit.shards.layout import DatasetLayout
 from pipelines.job.cluster import connected, machine
@@ -19,7 +20,7 @@ from pipelines.job.runner import RunResult, SetupFailed, ShardRunner, raise_setu
 class ShardWorker:
     """The Ray actor around a recipe's worker."""
 
-    def __init__(self, recipe: Recipe[Any], claim: Claim, pool: Sequence[Any] | None, number: int) -> None:
+    def __init__(self, recipe: AnyRecipe, claim: Claim, pool: Sequence[ActorHandle] | None, number: int) -> None:
         self._failure: LposekitError | None = None
         self._worker: Worker[Any] | None = None
         try:
@@ -28,7 +29,7 @@ class ShardWorker:
             # An actor that fails while it starts reaches the driver as a dead one, its message lost in a traceback.
             self._failure = error
 
-    def build(self, plan: Any) -> ShardReport:
+    def build(self, plan: Plan) -> ShardReport:
         """Build one shard. Raises SetupFailed: no worker can be made, here or anywhere."""
         if self._worker is None:
             assert self._failure is not None
@@ -37,7 +38,7 @@ class ShardWorker:
 
 
 def run_on_ray(
-    recipe: Recipe[Any], claim: Claim, plans: Iterator[Plan], progress: BuildProgress, interrupts: Interrupts
+    recipe: AnyRecipe, claim: Claim, plans: Iterator[Plan], progress: BuildProgress, interrupts: Interrupts
 ) -> RunResult:
     """Build shards on the Ray that the settings name, or on a local one."""
     settings = recipe.settings
@@ -51,13 +52,13 @@ def run_on_ray(
         worker_class = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy="SPREAD")(ShardWorker)
         numbers = itertools.count()
 
-        def spawn() -> Any:
+        def spawn() -> ActorHandle:
             return worker_class.remote(recipe, claim, actors, next(numbers))
 
         workers = [spawn() for _ in range(num_workers)]  # they start while the models load
         if actors is not None:
             with raise_setup_error():
-                models: dict[str, Any] = ray.get([actor.card.remote() for actor in actors])[0]
+                models: JsonObject = ray.get([actor.card.remote() for actor in actors])[0]
             bind_models(DatasetLayout(claim.root), models)
         progress.ready()
         runner = ShardRunner(
@@ -76,7 +77,7 @@ def run_on_ray(
                 ray.kill(actor)
 
 
-def _start(pool: Pool) -> list[Any]:
+def _start(pool: Pool) -> list[ActorHandle]:
     import ray
 
     remote = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, max_restarts=-1, max_task_retries=0)

@@ -10,10 +10,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lposekit.recipe import ShardReport
 from lposekit.stage_times import StageTimes
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +38,7 @@ class BuildProgress:
         self._start = time.monotonic()
         self.startup_s = 0.0
         self._times = StageTimes()
-        self._bar: Any = None
-        self._task: Any = None
+        self._bar: Progress | None = None
 
     def __enter__(self) -> BuildProgress:
         if sys.stderr.isatty():
@@ -45,7 +47,7 @@ class BuildProgress:
 
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TextColumn("{task.description}"))
             self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-            self._task = self._bar.add_task("", total=self._total_rows, completed=self._earlier_rows)
+            self._bar.add_task("", total=self._total_rows, completed=self._earlier_rows)
             self._bar.start()
         return self
 
@@ -81,11 +83,11 @@ class BuildProgress:
         self._times.add_all({name: value for name, value in report.timings_s.items() if name != "total"})
         if self._bar is not None:
             rows = sum(self._outcomes.values())
-            self._bar.update(self._task, completed=rows, description=self._line())
+            self._bar.update(self._bar.task_ids[0], completed=rows, description=self._line())
         else:
             logger.info("shard %05d: %s", report.shard, self._line())
 
-    def _write(self, event: Mapping[str, Any]) -> None:
+    def _write(self, event: Mapping[str, object]) -> None:
         with self._log_path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"time": time.time(), **event}, sort_keys=True) + "\n")
 

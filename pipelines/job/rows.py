@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from lposekit.errors import Outcome
+from lposekit.records import Columns
 
 MAX_ERROR_CHARS = 500
 LIST_COLUMNS = ("url", "caption")
@@ -22,7 +22,7 @@ class RowResult:
 
     key: str
     outcome: Outcome
-    columns: dict[str, Any]
+    columns: Columns
     samples: Iterable[Sample] = ()
     thumbnail: bytes | None = None
 
@@ -40,11 +40,11 @@ def row_columns(
     key: str,
     url: str | None,
     caption: str,
-    extra: Mapping[str, Any],
+    extra: Mapping[str, object],
     outcome: Outcome,
     detail: str,
     stored: bool,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The list's columns as they came, then ours (``own``): empty, but for key, status, outcome and message."""
     own = tuple(own)
     message = None if outcome is Outcome.KEPT else f"{outcome.value}: {detail}"[:MAX_ERROR_CHARS]
@@ -60,7 +60,7 @@ def row_columns(
     }
 
 
-def rows_table(rows: Sequence[Mapping[str, Any]], own: Mapping[str, pa.DataType]) -> pa.Table:
+def rows_table(rows: Sequence[Columns], own: Mapping[str, pa.DataType]) -> pa.Table:
     """The parquet table of a shard, one row per input row; ``own``: our columns and their types."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     types = {**dict.fromkeys(LIST_COLUMNS, pa.string()), **own}
@@ -71,7 +71,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]], own: Mapping[str, pa.DataType]
     return pa.Table.from_arrays(arrays, names=names)
 
 
-def free_column(values: list[Any]) -> pa.Array:
+def free_column(values: Sequence[object]) -> pa.Array:
     """A pass-through column; one whose values have several types becomes text."""
     try:
         return pa.array(values)

@@ -12,11 +12,14 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lposekit.errors import LposekitError
-from lposekit.recipe import Plan, ShardReport
+from lposekit.recipe import ActorHandle, Plan, ShardReport
 from lposekit.records import shard_name
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +61,8 @@ class RunResult:
 
 @dataclass(slots=True)
 class _Work:
-    plan: Any
-    worker: Any
+    plan: Plan
+    worker: ActorHandle
     attempt: int
 
 
@@ -78,9 +81,9 @@ class ShardRunner:
 
     def __init__(
         self,
-        spawn: Callable[[], Any],
+        spawn: Callable[[], ActorHandle],
         *,
-        workers: Sequence[Any] = (),
+        workers: Sequence[ActorHandle] = (),
         num_workers: int,
         attempts: int,
         on_report: Callable[[ShardReport], None],
@@ -94,7 +97,7 @@ class ShardRunner:
         self._stop = stop
         self._drop = drop
         self._idle = list(workers)
-        self._work: dict[Any, _Work] = {}
+        self._work: dict[ObjectRef, _Work] = {}
         self._result = RunResult()
 
     def run(self, plans: Iterator[Plan]) -> RunResult:
@@ -124,11 +127,11 @@ class ShardRunner:
     def _halted(self) -> bool:
         return self._stop.is_set() or self._result.stopped is not None
 
-    def _hand_out(self, plan: Any, attempt: int) -> None:
+    def _hand_out(self, plan: Plan, attempt: int) -> None:
         worker = self._idle.pop() if self._idle else self._spawn()
         self._work[worker.build.remote(plan)] = _Work(plan, worker, attempt)
 
-    def _collect(self, reference: Any, work: _Work) -> None:
+    def _collect(self, reference: ObjectRef, work: _Work) -> None:
         import ray
         from ray.exceptions import RayActorError, RayTaskError
 

@@ -7,19 +7,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from lposekit.faults import fault_point
+from lposekit.json_values import JsonObject
 from lposekit.recipe import Claim, ShardReport
+from lposekit.records import Columns
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.stats import ShardStats
 from lposekit.shards.writer import ShardWriter
 from lposekit.stage_times import StageTimes
 from pipelines.job.lock import writer_lock
 from pipelines.job.rows import RowResult, rows_table
-
-Columns = Mapping[str, Any]
 
 
 class NetworkDown(Exception):
@@ -31,7 +31,7 @@ class ShardKind:
     """What shards of one kind have of their own: their parquet columns, and what they count beside rows."""
 
     columns: Mapping[str, pa.DataType]
-    account: Callable[[Sequence[Columns]], dict[str, Any]] = lambda rows: {}
+    account: Callable[[Sequence[Columns]], JsonObject] = lambda rows: {}
 
 
 def write_shard(
@@ -41,7 +41,7 @@ def write_shard(
     kind: ShardKind,
     times: StageTimes,
     *,
-    stats: Mapping[str, Any] | None = None,
+    stats: JsonObject | None = None,
 ) -> ShardReport:
     """Take the rows in order, write their samples as they come, and commit the shard.
 
@@ -66,9 +66,8 @@ def write_shard(
                 written.append(row.columns)
             fault_point("shard:before_commit")
             account = kind.account(written)
-            marker = commit_marker(written, start, time.time()) | account | dict(stats or {})
-            with times.stage("commit"):
-                writer.commit(rows_table(written, kind.columns), marker | {"timings_s": times.as_dict()})
+            marker = commit_marker(written, start, time.time()).with_facts({**account, **(stats or {})})
+            writer.commit(rows_table(written, kind.columns), marker, times)
         except NetworkDown as down:
             writer.discard()
             return ShardReport(
@@ -92,7 +91,7 @@ def _outcomes(rows: Sequence[Columns]) -> dict[str, int]:
     return dict(sorted(Counter(row["outcome"] for row in rows).items()))
 
 
-def commit_marker(rows: Sequence[Columns], start: float, end: float) -> dict[str, Any]:
+def commit_marker(rows: Sequence[Columns], start: float, end: float) -> ShardStats:
     """The account of a shard's parquet rows: the fields of img2dataset's stats, and the outcomes.
 
     Args:
@@ -100,14 +99,14 @@ def commit_marker(rows: Sequence[Columns], start: float, end: float) -> dict[str
         start, end: Unix times.
     """
     statuses, outcomes = Counter(row["status"] for row in rows), _outcomes(rows)
-    return {
-        "count": len(rows),
-        "successes": statuses["success"],
-        "failed_to_download": statuses["failed_to_download"],
-        "failed_to_resize": statuses["failed_to_resize"],
-        "duration": end - start,
-        "start_time": start,
-        "end_time": end,
-        "status_dict": {"success" if name == "kept" else name: number for name, number in outcomes.items()},
-        "outcomes": outcomes,
-    }
+    return ShardStats(
+        count=len(rows),
+        successes=statuses["success"],
+        failed_to_download=statuses["failed_to_download"],
+        failed_to_resize=statuses["failed_to_resize"],
+        duration=end - start,
+        start_time=start,
+        end_time=end,
+        status_dict={"success" if name == "kept" else name: number for name, number in outcomes.items()},
+        outcomes=outcomes,
+    )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow.parquet as pq
 
 from lposekit.errors import Outcome
+from lposekit.records import Columns
 from lposekit.shards.dataset import read_members
 from lposekit.shards.index import ShardIndex, read_shard_index
 from lposekit.shards.layout import DatasetLayout
@@ -19,7 +19,7 @@ from pipelines.job.rows import RowResult, Sample
 class StoredShard:
     """The rows of one committed shard, in row order."""
 
-    columns: list[dict[str, Any]]
+    columns: list[Columns]
     thumbnails: dict[str, bytes]
     index: ShardIndex
     places: dict[str, int]
@@ -72,5 +72,5 @@ def shards_with(layout: DatasetLayout, outcomes: frozenset[Outcome]) -> list[int
     return [
         shard
         for shard in layout.committed_shards()
-        if any(outcome.value in layout.read_stats(shard)["outcomes"] for outcome in outcomes)
+        if any(outcome.value in layout.read_stats(shard).outcomes for outcome in outcomes)
     ]

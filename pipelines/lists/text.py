@@ -41,7 +41,7 @@ def text_columns(path: str, kind: str) -> list[str]:
         return list(dict.fromkeys(_csv_reader(kind, stream).fieldnames or []))
 
 
-def text_rows(path: str, kind: str) -> Iterator[dict[str, Any]]:
+def text_rows(path: str, kind: str) -> Iterator[Mapping[str, object]]:
     """The rows in order, one at a time. Blank lines are no rows."""
     with _open_text(path, kind) as stream:
         if kind == "txt":
@@ -52,7 +52,7 @@ def text_rows(path: str, kind: str) -> Iterator[dict[str, Any]]:
             yield from _csv_reader(kind, stream)
 
 
-def text_batch(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pa.RecordBatch:
+def text_batch(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> pa.RecordBatch:
     """Rows as a batch of exactly these columns."""
     arrays = []
     for name in columns:
@@ -74,7 +74,7 @@ def number_or_none(value: Any) -> float | None:
         return None
 
 
-def text_or_none(value: Any) -> str | None:
+def text_or_none(value: object) -> str | None:
     """The value as text that UTF-8 can hold: a lone surrogate, which JSON can smuggle in, becomes U+FFFD."""
     if value is None:
         return None
@@ -97,7 +97,7 @@ def _csv_reader(kind: str, stream: Iterable[str]) -> csv.DictReader[str]:
     return csv.DictReader(stream, delimiter="\t" if kind == "tsv" else ",")
 
 
-def _json_rows(stream: IO[str]) -> Iterator[dict[str, Any]]:
+def _json_rows(stream: IO[str]) -> Iterator[dict[str, object]]:
     """Rows of JSON lines, or of one array of objects. A line that is no object becomes a row without a URL: it is
     counted as `bad_url`, like any other row that names no image."""
     head = stream.read(_CHUNK_CHARS)
@@ -109,7 +109,7 @@ def _json_rows(stream: IO[str]) -> Iterator[dict[str, Any]]:
             yield _object(line)
 
 
-def _object(line: str) -> dict[str, Any]:
+def _object(line: str) -> dict[str, object]:
     try:
         value = json.loads(line)
     except ValueError:
@@ -117,7 +117,7 @@ def _object(line: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _json_array(chunks: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _json_array(chunks: Iterable[str]) -> Iterator[dict[str, object]]:
     """Objects of a JSON array, one at a time, so that a large file is never held whole."""
     decoder, between = json.JSONDecoder(), re.compile(r"[\s,]*")
     buffer, opened = "", False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 import pyarrow.types as pt
 
@@ -13,13 +11,13 @@ def is_text(kind: pa.DataType) -> bool:
     return pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)
 
 
-def column_values(column: pa.ChunkedArray) -> list[Any]:
+def column_values(column: pa.ChunkedArray) -> list[object]:
     """The values as Python objects. Parquet does not promise that its texts are UTF-8: what is not becomes U+FFFD."""
     if is_text(column.type):
         return [decoded(value) for value in column.cast(pa.binary()).to_pylist()]
     return column.to_pylist()
 
 
-def decoded(value: Any) -> Any:
+def decoded(value: object) -> object:
     """Bytes as text, what is not UTF-8 as U+FFFD; anything else as it is."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -79,16 +79,20 @@ def _listen() -> _Server:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+
+    @property
+    def _sample_server(self) -> _Server:
+        assert isinstance(self.server, _Server)
+        return self.server
 
     def do_GET(self) -> None:
-        photo = self.server.photos.get(self.path)
+        photo = self._sample_server.photos.get(self.path)
         if photo is not None:
             self._send(photo_bytes(photo), _TYPES[photo.format])
         else:
             _ANSWERS.get(self.path, _Handler._missing)(self)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base's name)
         """Says nothing: the run's own account tells how each row ended."""
 
     def _send(self, body: bytes, kind: str = "image/jpeg", status: int = 200, **headers: str) -> None:
@@ -119,7 +123,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"\xff\xd8")
         self.wfile.flush()
-        self.server.stopping.wait(SILENCE_S)
+        self._sample_server.stopping.wait(SILENCE_S)
         self.close_connection = True
 
     def _truncated(self) -> None:

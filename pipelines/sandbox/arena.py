@@ -29,7 +29,7 @@ class Arena:
     fd: int
     limit_bytes: int = 2**31
 
-    def write(self, payload: Any) -> tuple[int, int]:
+    def write(self, payload: object) -> tuple[int, int]:
         """Put `payload` into the file; returns place and length of its JSON."""
         buffers: list[memoryview] = []
         text = json.dumps(_packed(payload, buffers)).encode()
@@ -71,7 +71,7 @@ class _Buffers:
         return place
 
 
-def _packed(value: Any, buffers: list[memoryview]) -> Any:
+def _packed(value: object, buffers: list[memoryview]) -> object:
     """`value` as JSON types: each container and buffer becomes a one-item dict that names its kind."""
     if value is None or isinstance(value, bool | int | float | str):
         return value

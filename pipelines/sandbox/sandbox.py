@@ -76,7 +76,7 @@ class Sandbox:
         target: str,
         *,
         memory_limit_bytes: int,
-        init_args: Mapping[str, Any] | None = None,
+        init_args: Mapping[str, object] | None = None,
         start_timeout_s: float = 120.0,
     ) -> None:
         self._introduction = {
@@ -88,7 +88,7 @@ class Sandbox:
         self._child: _Child | None = None
         self._lock = threading.Lock()
 
-    def call(self, payload: Any, *, timeout_s: float | None, heartbeat_timeout_s: float | None = None) -> Any:
+    def call(self, payload: object, *, timeout_s: float | None, heartbeat_timeout_s: float | None = None) -> Any:
         """The target's answer to `payload`. Without `timeout_s` it may take as long as it gives signs of life.
 
         Raises `SandboxTimeout`, `SandboxMemory` or `SandboxCrashed`, or the target's own `Rejected`.
@@ -128,7 +128,7 @@ class Sandbox:
         self._exchange(self._introduction, self._start_timeout_s, None)
         self._child.arena = replace(self._child.arena, limit_bytes=self._introduction["memory_limit_bytes"])
 
-    def _exchange(self, payload: Any, timeout_s: float | None, heartbeat_timeout_s: float | None) -> Any:
+    def _exchange(self, payload: object, timeout_s: float | None, heartbeat_timeout_s: float | None) -> Any:
         assert self._child is not None
         healthy = False
         try:
@@ -190,7 +190,7 @@ class _Child:
         self._output_fd = output_fd
         self.kill = weakref.finalize(self, _end, process, control, (arena.fd, output_fd))
 
-    def exchange(self, payload: Any, timeout_s: float | None, heartbeat_timeout_s: float | None) -> Any:
+    def exchange(self, payload: object, timeout_s: float | None, heartbeat_timeout_s: float | None) -> Any:
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         os.ftruncate(self._output_fd, 0)
         try:
@@ -302,7 +302,7 @@ def serve(control_fd: int, arena_fd: int, parent_pid: int) -> None:
         _control.send(_served(arena, message, target, introduction["init_args"]))
 
 
-def _served(arena: Arena, message: bytes, target: Callable[..., Any], init_args: dict[str, Any]) -> bytes:
+def _served(arena: Arena, message: bytes, target: Callable[..., object], init_args: dict[str, object]) -> bytes:
     """Do one call; returns the message that answers it."""
     try:
         return _MESSAGE.pack(_ANSWER, *arena.write(target(_called_payload(arena, message), **init_args)))
@@ -318,7 +318,7 @@ def _called_payload(arena: Arena, message: bytes) -> Any:
     return arena.read(place, length)
 
 
-def _imported(target: str) -> Callable[..., Any]:
+def _imported(target: str) -> Callable[..., object]:
     module, _, function = target.partition(":")
     return getattr(importlib.import_module(module), function)
 

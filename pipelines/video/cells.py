@@ -16,11 +16,11 @@ from typing import Any
 from pipelines.lists.columns import find_column
 from pipelines.lists.text import text_or_none
 
-Record = Mapping[str, Any]
+Record = Mapping[str, object]
 OWN_NAMES = ("url", "caption")
 
 
-def cell(record: Record, aliases: tuple[str, ...]) -> Any:
+def cell(record: Record, aliases: tuple[str, ...]) -> object:
     """The cell of the column that one of the aliases names."""
     column = find_column(record, aliases)
     return None if column is None else record[column]
@@ -31,7 +31,7 @@ def text_cell(record: Record, aliases: tuple[str, ...]) -> str:
     return text_of(cell(record, aliases)) or ""
 
 
-def text_of(value: Any) -> str | None:
+def text_of(value: object) -> str | None:
     """The value as text, lists and objects as JSON; None for no value, which pandas writes as NaN."""
     if isinstance(value, float) and math.isnan(value):
         return None
@@ -45,14 +45,14 @@ def text_of(value: Any) -> str | None:
         return None
 
 
-def caption_of(value: Any) -> str:
+def caption_of(value: object) -> str:
     """A caption without NUL, which ends a text in many a reader. Of a list of captions the first counts."""
     if isinstance(value, list | tuple):
         value = next((item for item in value if isinstance(item, str)), None)
     return "" if isinstance(value, Mapping) else (text_of(value) or "").replace("\0", "\ufffd")
 
 
-def seconds(value: Any) -> float | None:
+def seconds(value: object) -> float | None:
     """12.5, "12.5", "00:00:12.500" or "0:12" in seconds; None where it is no time."""
     try:
         parts = [float(part) for part in str(value).strip().split(":")]
@@ -63,7 +63,7 @@ def seconds(value: Any) -> float | None:
     return sum(part * 60**place for place, part in enumerate(reversed(parts)))
 
 
-def seconds_of(values: Any) -> tuple[float, ...]:
+def seconds_of(values: object) -> tuple[float, ...]:
     """The times in a list; none where it is no list."""
     found = map(seconds, values) if isinstance(values, list | tuple) else ()
     return tuple(time_s for time_s in found if time_s is not None)
@@ -77,7 +77,7 @@ def whole_number(value: Any) -> int | None:
         return None
 
 
-def literal(value: Any) -> Any:
+def literal(value: object) -> object:
     """A list in a csv cell is JSON or, in Panda-70M, a Python literal."""
     if not isinstance(value, str):
         return value

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.types as pt
@@ -125,7 +124,7 @@ def list_records(opened: OpenedList) -> Iterator[Record]:
         yield from (dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True))
 
 
-def _values(column: pa.Array) -> list[Any]:
+def _values(column: pa.Array) -> list[object]:
     if pt.is_dictionary(column.type):
         column = column.dictionary_decode()
     try:
@@ -134,7 +133,7 @@ def _values(column: pa.Array) -> list[Any]:
         return [_value(scalar) for scalar in column]
 
 
-def _value(scalar: pa.Scalar) -> Any:
+def _value(scalar: pa.Scalar) -> object:
     try:
         return scalar.as_py()
     except (ValueError, OverflowError):
@@ -275,13 +274,13 @@ def panda70m_row(record: Record, place: ListPlace) -> VideoRow:
     )
 
 
-def timed_captions(value: Any) -> tuple[TimedCaption, ...]:
+def timed_captions(value: object) -> tuple[TimedCaption, ...]:
     """A list of [time, text] pairs or of objects with text and time, start and end (their middle), or frame."""
     found = map(_timed_caption, value if isinstance(value, list) else [])
     return tuple(caption for caption in found if caption is not None)
 
 
-def _timed_caption(item: Any) -> TimedCaption | None:
+def _timed_caption(item: object) -> TimedCaption | None:
     if isinstance(item, list | tuple) and len(item) == 2:
         time_s = seconds(item[0])
         return None if time_s is None else TimedCaption(caption_of(item[1]), time_s=time_s)

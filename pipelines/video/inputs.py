@@ -7,12 +7,12 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from lposekit.errors import UsageError
 from lposekit.shards.layout import META_DIR
 from pipelines.lists.files import ListFile, OpenedList, find_lists, open_list
-from pipelines.video.cells import caption_of, cell, seconds, seconds_of, text_of
+from pipelines.video.cells import Record, caption_of, cell, seconds, seconds_of, text_of
 from pipelines.video.clips.records import Span, VideoRow
 from pipelines.video.formats import (
     ListPlace,
@@ -147,7 +147,7 @@ def folder_row(place: ListPlace, video: Path) -> VideoRow:
     )
 
 
-def _annotation(video: Path) -> Mapping[str, Any]:
+def _annotation(video: Path) -> Record:
     """The object in the json beside a video; a text or a list in it is its caption or its timed captions."""
     path = video.with_suffix(".json")
     if not path.is_file():

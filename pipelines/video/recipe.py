@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lposekit.errors import Outcome, UsageError
-from lposekit.recipe import Claim, Machine
-from lposekit.shards.card import differing_fields, read_card
+from lposekit.json_values import JsonValue
+from lposekit.recipe import ActorHandle, CardFacts, Claim, Machine
+from lposekit.shards.card import differing_fields, read_card, stated
 from lposekit.shards.layout import DatasetLayout
 from lposekit.versions import installed_versions
 from pipelines.fetch.policy import Blocklist
@@ -39,10 +39,10 @@ class VideoRecipe:
         require_encoder(self.settings.encode)
         return []
 
-    def fixed_facts(self) -> dict[str, Any]:
+    def fixed_facts(self) -> dict[str, JsonValue]:
         return {"input": input_fingerprint(self.settings)}
 
-    def card_facts(self) -> dict[str, Any]:
+    def card_facts(self) -> CardFacts:
         return {"sample": self.sample}
 
     def dry_run_notes(self) -> Sequence[str]:
@@ -58,12 +58,12 @@ class VideoRecipe:
 
     def retry_plans(self, layout: DatasetLayout, outcomes: frozenset[Outcome]) -> Iterator[VideoPlan]:
         """The manifests are read again, so they and the encoders must be those of the folder."""
-        fixed = read_card(layout)["fixed"]
-        if input_fingerprint(self.settings) != fixed["input"]:
+        fixed = stated(read_card(layout).fixed, "fixed", layout)
+        if input_fingerprint(self.settings) != fixed.get("input"):
             raise UsageError(
                 f"the input of {layout.root} ({', '.join(self.settings.input)}) changed since the folder was built."
             )
-        other = differing_fields(fixed["versions"], installed_versions(self.fixed_packages))
+        other = differing_fields(fixed.get("versions"), installed_versions(self.fixed_packages))
         if other:
             raise UsageError(
                 f"{layout.root} was built with other versions: {', '.join(other)}. Install those to retry."
@@ -74,5 +74,5 @@ class VideoRecipe:
     def pool(self, machine: Machine) -> None:
         return None
 
-    def worker(self, claim: Claim, pool: Sequence[Any] | None = None, number: int = 0) -> VideoWorker:
+    def worker(self, claim: Claim, pool: Sequence[ActorHandle] | None = None, number: int = 0) -> VideoWorker:
         return VideoWorker(claim, self.settings)

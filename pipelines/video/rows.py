@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
+from lposekit.json_values import JsonValue
+from lposekit.records import Columns
 from lposekit.shards.layout import sum_counts
 from pipelines.job.rows import RowResult, Sample, row_columns
 from pipelines.job.shard import ShardKind
@@ -85,7 +86,7 @@ def video_row(
     return RowResult(key, result.outcome, columns, samples)
 
 
-def window_account(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def window_account(rows: Sequence[Columns]) -> dict[str, JsonValue]:
     """The account of a shard's clip windows, from its parquet rows: every window is a clip or dropped for a reason."""
     windows, clips = sum(row["num_windows"] for row in rows), sum(row["num_clips"] for row in rows)
     dropped = sum_counts(json.loads(row["dropped"]) for row in rows)

@@ -36,9 +36,10 @@ import torch
 
 from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.records import Person, sample_key
-from lposekit.shards.card import claim_folder, update_card
+from lposekit.shards.card import DatasetCard, claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import person_record, pose_json
+from lposekit.shards.stats import ShardStats
 from lposekit.shards.writer import ShardWriter
 from tests.benchmarks.peers import add_peers
 from tests.benchmarks.rounds import Spread, Timing, alternate, ratio, table, timed, versions
@@ -310,7 +311,7 @@ def write_shards(root: Path, kind: str, per_shard: int) -> str:
     """A dataset folder of synthetic samples; returns a description."""
     root.mkdir()
     layout = DatasetLayout(root)
-    claim_folder(layout, {"kind": kind, "fixed": {}, **POSE_CARD})
+    claim_folder(layout, DatasetCard.from_json({"kind": kind, "fixed": {}, **POSE_CARD}))
     make, sources = (image_members, photos()) if kind == "image" else (pan_members, photos()[:12])
     made = [make(photo_HWC, number) for number, photo_HWC in enumerate(sources)]
     for shard in range(SHARDS):
@@ -318,7 +319,7 @@ def write_shards(root: Path, kind: str, per_shard: int) -> str:
         keys = [sample_key(shard, row) for row in range(per_shard)]
         for row, key in enumerate(keys):
             writer.add(key, made[(shard * per_shard + row) % len(made)])
-        writer.commit(pa.table({"key": keys}), {"count": len(keys), "outcomes": {}})
+        writer.commit(pa.table({"key": keys}), ShardStats(count=len(keys), outcomes={}))
     update_card(layout)
     member = "jpg" if kind == "image" else "mp4"
     size_kb = statistics.mean(len(members[member]) for members in made) / 1000

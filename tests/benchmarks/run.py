@@ -36,6 +36,7 @@ BENCHMARKS = {
     "loader": "Training loader",
     "train_step": "Training step",
     "official_step": "Training step against the official Follow-Your-Pose code",
+    "sample_speed": "Sampling against the same arithmetic under diffusers' DDIM loop; long clips",
     "linear_layers": "Linear layers on a CPU: MKL and oneDNN",
     "growth": "Growth: time and memory over the number of shards",
     "four_commands": "The four commands in a row, and what the quickstart learns",
@@ -73,15 +74,14 @@ def section(name: str, output: str, other_load: float) -> str:
 
 
 def write_section(name: str, output: str, other_load: float, *, replace: bool = True) -> None:
-    """Put a benchmark's output into the page, in place of its older one."""
+    """Put a benchmark's output into the page, in place of its older one; sections go in the order of `BENCHMARKS`."""
     page = PAGE.read_text(encoding="utf-8") if PAGE.exists() else HEAD
-    new = section(name, output, other_load)
-    old = re.compile(rf"^## {re.escape(BENCHMARKS[name])}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
-    if not old.search(page):
-        page = f"{page.rstrip()}\n\n{new}"
-    elif replace:
-        page = old.sub(lambda _: new + "\n", page)
-    PAGE.write_text(page.rstrip() + "\n", encoding="utf-8")
+    head, *sections = re.split(r"^(?=## )", page, flags=re.MULTILINE)
+    by_title = {text[3:].partition("\n")[0]: text for text in sections}
+    if replace or BENCHMARKS[name] not in by_title:
+        by_title[BENCHMARKS[name]] = section(name, output, other_load)
+    known = [by_title[title] for title in BENCHMARKS.values() if title in by_title]
+    PAGE.write_text("\n\n".join(text.rstrip() for text in (head, *known)) + "\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -129,7 +129,7 @@ def make_template(scratch: Path, rows: int) -> Template:
         write_shard(Claim(root, run_id), MARK, made, IMAGE_SHARDS, times)
     finals = [layout.tar(MARK), layout.parquet(MARK), layout.index(MARK), layout.thumbnails(MARK)]
     files = {layout.relative(path): _pattern(path) for path in finals}
-    return Template(rows, files, _marker(layout.read_stats(MARK), files))
+    return Template(rows, files, _marker(layout.read_stats(MARK).as_json(), files))
 
 
 def make_folder(root: Path, template: Template, num_shards: int) -> None:

@@ -55,8 +55,9 @@ def list_path(server: BadServer, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def undisturbed(list_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """sha256 of every file of an undisturbed run, which was made without Ray."""
     build = Build(list_path, tmp_path_factory.mktemp("undisturbed") / "d")
-    assert build.finish() == 0, build.log_path.read_text()
+    assert build.finish_here().exit_code == 0
     assert verify_dataset(build.output) == []
     return content_digest(build.layout)
 
@@ -66,6 +67,7 @@ def _image_and_pose_are_there(sample: PoseSample) -> None:
     assert sample.persons
 
 
+@pytest.mark.more  # `test_video_killed.py` kills a worker, `lposekit/shards/test_writer.py` a writer at each point
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("point", POINTS)
 def test_a_worker_killed_at_a_named_point_leaves_no_visible_shard_and_the_run_ends_as_if_nothing_had_been(
@@ -83,7 +85,7 @@ def test_a_worker_killed_at_a_named_point_leaves_no_visible_shard_and_the_run_en
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("victim", ["driver", "pose actor"])
+@pytest.mark.parametrize("victim", ["driver", pytest.param("pose actor", marks=pytest.mark.more)])
 def test_a_kill_in_the_middle_is_resumed_to_the_same_bytes_and_nothing_committed_is_fetched_again(
     victim: str, server: BadServer, list_path: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
@@ -114,6 +116,7 @@ def _kill_after_commits(build: Build, victim: str, commits: int) -> None:
         assert process.wait(150) == 0, build.log_path.read_text()
 
 
+@pytest.mark.more  # `test_video_killed.py` has the same of a video build
 @pytest.mark.timeout(200)
 def test_a_second_driver_on_the_same_folder_is_refused(list_path: Path, tmp_path: Path) -> None:
     # Mutation tried: driver_lock with LOCK_SH -> both run.
@@ -127,6 +130,7 @@ def test_a_second_driver_on_the_same_folder_is_refused(list_path: Path, tmp_path
     assert verify_dataset(build.output) == []
 
 
+@pytest.mark.more  # `test_video_killed.py` has one Ctrl-C on a video build
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize(
     "signals", [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGTERM] * 2], ids=["int", "int-int", "term-term"]
@@ -143,7 +147,7 @@ def test_ctrl_c_and_sigterm_end_with_130_and_a_folder_that_resumes(
             time.sleep(0.3)
         code = process.wait(60)
     assert code == 130 or (code == 0 and len(build.layout.committed_shards()) == 4), build.log_path.read_text()
-    assert build.finish() == 0
+    assert build.finish_here().exit_code == 0
     assert content_digest(build.layout) == undisturbed
 
 

@@ -18,6 +18,7 @@ from tests.support.execute_here import execute_here
 from tests.support.stub_build import served, stub_pages, stub_settings, write_rows
 
 
+@pytest.mark.more
 @pytest.mark.timeout(200)
 def test_locale_umask_and_odd_paths_change_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "a b'c\"d \u00e4"

@@ -13,11 +13,14 @@ import pytest
 import lposekit
 from lposekit.keypoints import KeepRule
 from lposekit.shards.verify import verify_dataset
+from pipelines.build import Execute
 from pipelines.fetch.settings import FetchSettings
 from pipelines.image.settings import BuildImagesSettings, PoseSettings
 from pipelines.job.build_report import BuildReport
+from pipelines.job.crew import run_on_ray
 from pipelines.recipes import build_images as run
 from tests.support.bad_server import BadServer
+from tests.support.execute_here import execute_here
 from tests.support.pages import Page
 from tests.support.stub_images import stub_image
 
@@ -25,7 +28,9 @@ pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(240)]
 ROWS = 12
 
 
-def _build(tmp_path: Path, behaviours: dict[int, str], rows_per_shard: int = 6) -> BuildReport:
+def _build(
+    tmp_path: Path, behaviours: dict[int, str], rows_per_shard: int = 6, execute: Execute = run_on_ray
+) -> BuildReport:
     pages = {f"/{row}.jpg": Page(stub_image(row, behaviour=behaviours.get(row, "well"))) for row in range(ROWS)}
     with BadServer(pages=pages) as server:
         path = tmp_path / "list.jsonl"
@@ -45,7 +50,7 @@ def _build(tmp_path: Path, behaviours: dict[int, str], rows_per_shard: int = 6) 
             fetch=FetchSettings(robots=False, threads=4),
             pose=PoseSettings(actors=1, batch_size=6),
         )
-        return run(settings)
+        return run(settings, execute=execute)
 
 
 def _outcomes(tmp_path: Path) -> list[str]:
@@ -62,6 +67,7 @@ def test_an_image_that_kills_the_model_is_named_and_every_other_is_kept(tmp_path
     assert verify_dataset(tmp_path / "d") == []
 
 
+@pytest.mark.more
 def test_images_and_text_and_pose_belong_together_after_a_fault(tmp_path: Path) -> None:
     _build(tmp_path, {0: "exit", 7: "raise"})
     samples = list(lposekit.open_dataset(tmp_path / "d"))
@@ -73,7 +79,9 @@ def test_images_and_text_and_pose_belong_together_after_a_fault(tmp_path: Path) 
         assert np.abs(sample.rgb_HWC[100, 200].astype(int) - expected).max() <= 4
 
 
-@pytest.mark.parametrize(("behaviour", "outcome"), [("raise", "pose_failed"), ("memory", "pose_failed")])
+@pytest.mark.parametrize(
+    ("behaviour", "outcome"), [("raise", "pose_failed"), pytest.param("memory", "pose_failed", marks=pytest.mark.more)]
+)
 def test_an_image_on_which_the_model_fails_costs_that_row_alone(tmp_path: Path, behaviour: str, outcome: str) -> None:
     report = _build(tmp_path, {5: behaviour})
     assert report.exit_code == 0
@@ -90,6 +98,6 @@ def test_a_wrong_shape_is_a_bug_that_stops_its_shard_and_says_so(tmp_path: Path)
 
 
 def test_the_rule_is_the_cards(tmp_path: Path) -> None:
-    _build(tmp_path, {})
+    _build(tmp_path, {}, execute=execute_here)
     card = lposekit.open_dataset(tmp_path / "d").card
-    assert KeepRule(**card["keep_rule"]) == KeepRule(keypoint_score_threshold=0.5)
+    assert KeepRule(**card.keep_rule) == KeepRule(keypoint_score_threshold=0.5)

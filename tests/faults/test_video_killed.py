@@ -98,7 +98,8 @@ def _wait_for_the_long_video(build: VideoBuild, process: subprocess.Popen[str]) 
 
 
 @pytest.mark.parametrize(
-    "point", [pytest.param(point, marks=[pytest.mark.slow] if point != POINTS[1] else []) for point in POINTS]
+    "point",
+    [pytest.param(point, marks=[pytest.mark.slow if point != POINTS[1] else pytest.mark.more]) for point in POINTS],
 )
 def test_a_driver_killed_with_its_workers_in_a_commit_is_resumed_to_the_same_bytes(
     videos: Path, undisturbed: dict[str, str], tmp_path: Path, point: str
@@ -115,6 +116,7 @@ def test_a_driver_killed_with_its_workers_in_a_commit_is_resumed_to_the_same_byt
     _assert_whole(build, undisturbed)
 
 
+@pytest.mark.more  # `test_build_killed.py` kills the driver of an image build
 def test_a_driver_killed_alone_after_a_shard_is_resumed_at_once_and_no_committed_shard_is_built_again(
     videos: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
@@ -182,7 +184,7 @@ def _retry(layout: DatasetLayout) -> None:
     retry(layout.root, ["corrupt"], execute=execute_here)
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.more)])
 def test_ctrl_c_finishes_the_shard_in_work_and_a_second_one_drops_it(
     videos: Path, undisturbed: dict[str, str], tmp_path: Path, times: int
 ) -> None:

@@ -222,8 +222,8 @@ def evaluate_ddim(fixtures: FixtureSet, case: Case, weights: Weights) -> Tensors
     steps = list(ddim_steps(unet, ddim, x["latents"], x["prompt_embeddings"], x["negative_embeddings"], pose, guidance))
     out = {f"expected.latents_after_step.{i}": step.latents_BCFHW for i, step in enumerate(steps)}
     out["expected.final_latents"] = steps[-1].latents_BCFHW.clone()
-    out["expected.unet_out_step0"] = steps[0].unet_out
-    out["expected.timesteps"] = torch.tensor([step.timestep for step in steps])
+    out["expected.unet_out_step0"] = steps[0].prediction
+    out["expected.timesteps"] = torch.tensor([int(step.timestep) for step in steps])
     return out
 
 

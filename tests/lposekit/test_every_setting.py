@@ -18,6 +18,7 @@ ANY_NUMBER = {
     # a raw score, which can be negative
     "pose.keypoint_score_threshold",
     "pose.score_threshold",
+    "skeleton.score_threshold",
     "keypoint_score_threshold",
     # what the columns of a list may hold is the list's business
     "filter.max_punsafe",

@@ -73,6 +73,11 @@ def test_a_box_that_is_unsure_or_small_does_not_count(unsure: Person) -> None:
     assert verdict(unsure, person(17)) is Outcome.KEPT
 
 
+def test_a_box_of_exactly_the_least_score_and_side_counts() -> None:
+    # Mutations tried: `>` in place of `>=` for the score, for the side -> red.
+    assert verdict(person(17, box=(10, 10, 58, 210), score=0.5)) is Outcome.KEPT
+
+
 def test_a_box_below_one_hundredth_of_the_image_does_not_count() -> None:
     small = person(17, box=(0, 0, 60, 60))
     assert is_valid_person(small, 600, 600, RULE)
@@ -88,7 +93,8 @@ def test_scores_and_places_that_are_not_finite_or_outside_never_count() -> None:
     keypoints_K3[3, 0] = WIDTH
     keypoints_K3[4, 1] = HEIGHT
     keypoints_K3[5, 1] = np.inf
-    keypoints_K3[6, :2] = WIDTH - 0.5, 0
+    keypoints_K3[6, :2] = WIDTH - 0.5, 0  # inside, and so is the next one: the upper and the left edge count
+    keypoints_K3[7, :2] = 0, HEIGHT - 0.5
     assert num_detected(keypoints_K3, WIDTH, HEIGHT, 0.4, COCO17.body17) == 11
 
 
@@ -142,6 +148,7 @@ def test_openpose_has_a_neck_only_between_two_sure_shoulders() -> None:
     keypoints_K3 = np.zeros((17, 3), np.float32)
     keypoints_K3[5], keypoints_K3[6] = (10, 20, 0.9), (30, 40, 0.5)
     assert openpose18_from_coco17(keypoints_K3, 0.4)[1].tolist() == pytest.approx([20, 30, 0.5])
+    assert openpose18_from_coco17(keypoints_K3, 0.5)[1, 2] == 0.5, "a shoulder that just reaches the threshold is sure"
     assert openpose18_from_coco17(keypoints_K3, 0.6)[1].tolist() == [0, 0, 0]
     assert openpose18_from_coco17(keypoints_K3, 0.4)[OPENPOSE18_NAMES.index("left_shoulder")].tolist() == pytest.approx(
         [10, 20, 0.9]

@@ -9,7 +9,7 @@ import numpy as np
 from lposekit.errors import Outcome
 from lposekit.keypoints import KeepRule
 from lposekit.records import ImageRow, Person, PoseFailure, sample_key
-from lposekit.shards.card import claim_folder, update_card
+from lposekit.shards.card import DatasetCard, claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.writer import ShardWriter
 from pipelines.image.decode import DecodedImage
@@ -65,7 +65,7 @@ def write_shard(
         if result.thumbnail:
             writer.add_thumbnail(result.key, result.outcome.value, result.thumbnail)
     columns = [result.columns for result in results]
-    writer.commit(rows_table(columns, kind.columns), commit_marker(columns, 0.0, 1.0) | kind.account(columns))
+    writer.commit(rows_table(columns, kind.columns), commit_marker(columns, 0.0, 1.0).with_facts(kind.account(columns)))
 
 
 def make_dataset(root: Path, num_shards: int = 2, rows_per_shard: int = 8) -> DatasetLayout:
@@ -82,7 +82,7 @@ def make_dataset(root: Path, num_shards: int = 2, rows_per_shard: int = 8) -> Da
         "warnings": [],
         "models": {},
     }
-    claim_folder(layout, card)
+    claim_folder(layout, DatasetCard.from_json(card))
     for shard in range(num_shards):
         write_shard(layout, shard, make_results(shard, rows_per_shard))
     update_card(layout)

@@ -12,7 +12,7 @@ import numpy as np
 
 from lposekit.errors import Outcome
 from lposekit.records import ImageRow, Person, sample_key
-from lposekit.shards.card import claim_folder, update_card
+from lposekit.shards.card import DatasetCard, claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
 from pipelines.image.decode import DecodedImage
 from pipelines.image.rows import RowResult, posed_row, unposed_row
@@ -60,7 +60,7 @@ def make_dataset_of(root: Path, shards: Sequence[Sequence[RowResult]], **card_fi
     """A finished dataset folder with these rows."""
     root.mkdir(parents=True)
     layout = DatasetLayout(root)
-    claim_folder(layout, make_card(**card_fields))
+    claim_folder(layout, DatasetCard.from_json(make_card(**card_fields)))
     for shard, results in enumerate(shards):
         write_shard(layout, shard, list(results))
     update_card(layout)
@@ -147,7 +147,7 @@ def make_video_dataset(
     root.mkdir(parents=True)
     layout = DatasetLayout(root)
     card = {"kind": "video", "sample": False, "settings": {}, "fixed": {}, "warnings": [], **card_fields}
-    claim_folder(layout, card)
+    claim_folder(layout, DatasetCard.from_json(card))
     results = []
     for position, row in enumerate(videos):
         key, out_dir = sample_key(0, position), root.parent / f"clips-{position}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.fetch.settings import FetchSettings
-from pipelines.image.settings import BuildImagesSettings, PoseSettings
+from pipelines.image.settings import BuildImagesSettings, ImageSettings, PoseSettings
 from tests.support.bad_server import BadServer
 from tests.support.pages import Page
 from tests.support.stub_images import stub_image
@@ -46,7 +46,8 @@ def served(pages: dict[str, Page], folder: Path, **columns: Sequence[Any]) -> It
 
 
 def stub_settings(list_path: Path, output: Path, **changes: Any) -> BuildImagesSettings:
-    """Settings of a build with the stub model, which may fetch from this machine."""
+    """Settings of a build with the stub model, which may fetch from this machine and decodes in its own process: a
+    killable decoder takes a second to start, and gives the same pixels and reasons."""
     settings = BuildImagesSettings(
         input=(str(list_path),),
         output=output,
@@ -56,6 +57,7 @@ def stub_settings(list_path: Path, output: Path, **changes: Any) -> BuildImagesS
         pose_model="stub",
         allow_private_addresses=True,
         fetch=FetchSettings(robots=False, threads=4, retries=0),
+        image=ImageSettings(decode_processes=0),
         pose=PoseSettings(actors=1, batch_size=4),
     )
     return replace(settings, **changes)

@@ -19,9 +19,10 @@ import pyarrow as pa
 
 from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.records import Person, sample_key
-from lposekit.shards.card import claim_folder, update_card
+from lposekit.shards.card import DatasetCard, claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import person_record, pose_json
+from lposekit.shards.stats import ShardStats
 from lposekit.shards.writer import ShardWriter
 
 POSE_CARD = {"keypoint_format": "coco17", "pose_model": "drawn", "keypoint_score_threshold": 0.5}
@@ -82,7 +83,7 @@ def write_dataset(root: Path, shard_sizes: list[int], kind: str = "image", **siz
     """A dataset folder with that many samples in each shard; sample numbers count through all of them."""
     root.mkdir(parents=True, exist_ok=True)
     layout = DatasetLayout(root)
-    claim_folder(layout, {"kind": kind, "fixed": {"made_by": "tests"}, **POSE_CARD})
+    claim_folder(layout, DatasetCard.from_json({"kind": kind, "fixed": {"made_by": "tests"}, **POSE_CARD}))
     number = 0
     for shard, size in enumerate(shard_sizes):
         writer = ShardWriter(layout, shard, "test")
@@ -93,6 +94,6 @@ def write_dataset(root: Path, shard_sizes: list[int], kind: str = "image", **siz
             writer.add(key, make(number, **sizes))
             rows.append({"key": key, "number": number, "outcome": "kept"})
             number += 1
-        writer.commit(pa.Table.from_pylist(rows), {"count": size, "outcomes": {"kept": size}})
+        writer.commit(pa.Table.from_pylist(rows), ShardStats(count=size, outcomes={"kept": size}))
     update_card(layout)
     return root

@@ -1,7 +1,6 @@
 """Training runs of seconds for the trainer's tests: a base far smaller than `tiny`, and runs in processes of their own.
 
-Children come from a fork server that has the trainer imported already, so each starts at once and shares no thread, no
-random state and no open file with the tests.
+Children come from `tests.support.children`, so each starts at once.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import functools
-import multiprocessing
 import os
 import shutil
 import socket
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lposekit.errors import LposekitError
+from tests.support.children import children
 from tests.support.train_data import write_dataset
 from trainer.run.metrics import read_metrics
 from trainer.settings import (
@@ -148,10 +147,8 @@ class Child:
 
 def start(settings: TrainSettings, environment: Mapping[str, str] | None = None) -> Child:
     """Train in a process of its own, the first of a process group, under these environment variables."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainer.train", "tests.support.train_runs"])
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_train, args=(settings, dict(environment or {}), sender))
+    receiver, sender = children().Pipe(duplex=False)
+    process = children().Process(target=_train, args=(settings, dict(environment or {}), sender))
     process.start()
     sender.close()
     return Child(process, receiver)

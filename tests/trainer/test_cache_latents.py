@@ -128,6 +128,21 @@ def test_a_cut_cache_shard_is_refused_by_its_size(tmp_path: Path):
         use(data, tmp_path / "run")
 
 
+def test_a_frame_behind_the_last_cached_one_is_refused(tmp_path: Path):
+    # mutation tried: `>` in place of `>=`: what lies behind the sample in the tar would be trained on
+    from trainer.data.catalog import open_catalog
+    from trainer.data.latent_cache import cache_identity, open_cache
+    from trainer.model.base import load_base, weights_digest
+
+    data = write_dataset(tmp_path / "data", [2], "video", num_frames=4)
+    cache(data)
+    identity = cache_identity(weights_digest(load_base(str(small_base())).vae), 64)
+    opened = open_cache(open_catalog([data], "video")[0], identity)
+    assert opened.read(0, 0, np.array([0, 3])).shape == (2, 8, 8, 8)
+    with pytest.raises(LposekitError, match="has 4 cached frames, frame 4 is wanted"):
+        opened.read(0, 0, np.array([0, 4]))
+
+
 def test_moments_are_those_of_the_vae(tmp_path: Path):
     import torch
 

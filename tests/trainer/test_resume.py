@@ -160,15 +160,17 @@ def test_a_style_that_cannot_draw_the_keypoints_is_a_wrong_use(stage: int, words
         ({"pose": SkeletonSettings(line_width=3)}, "pose.line_width: None -> 3"),
         ({"image": FramingSettings(size=128)}, "size: 64 -> 128"),
         ({"loader": LoaderSettings(workers=0, block_samples=4, latents=True)}, r"latents: \[\] -> \['"),
+        ({"loader": LoaderSettings(workers=0, block_samples=2)}, "block_samples: 4 -> 2"),
+        ({"loader": LoaderSettings(workers=0, block_samples=4, weights=(2.0,))}, r"weights: \[1.0\] -> \[2.0\]"),
         ({"base": "other"}, "vae: '"),
     ],
-    ids=["switch", "style", "line-width", "size", "latents", "vae"],
+    ids=["switch", "style", "line-width", "size", "latents", "block", "weights", "vae"],
 )
 def test_a_run_is_not_resumed_with_another_model_image_or_vae(changes: dict, words: str, tmp_path: Path):
     # mutation tried: each of these left out of `fixed` lets its case pass in silence
     data = write_dataset(tmp_path / "data", [3, 2])
     run(settings_for(1, tmp_path / "run", data=(data,), image=PLAIN, max_steps=1))
-    if "loader" in changes:
+    if "loader" in changes and changes["loader"].latents:
         cache(data)
     if "base" in changes:
         changes = {"base": str(base_with_other_vae(tmp_path / "base"))}

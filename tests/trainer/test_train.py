@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from lposekit.errors import LposekitError, UsageError
@@ -150,6 +151,42 @@ def test_loss_options_reach_the_loss(tmp_path: Path):
     for name, loss in (("snr", LossSettings(min_snr_gamma=1e-3)), ("offset", LossSettings(offset_noise=0.1))):
         run(settings_for(1, tmp_path / name, max_steps=1, loss=loss))
         assert losses(tmp_path / name) != losses(tmp_path / "plain")
+
+
+def saved(run_dir: Path, step: int, name: str = "trainable") -> dict[str, torch.Tensor]:
+    """Tensors of a checkpoint by name."""
+    return load_file(run_dir / f"checkpoints/step-{step:06d}/{name}.safetensors")
+
+
+def test_every_option_of_the_optimiser_reaches_it(tmp_path: Path):
+    # mutations tried: each of them left at torch's own default, or (the norm) not clipped -> red each
+    plain = OptimSettings(lr=1e-3)
+    run(settings_for(1, tmp_path / "plain", max_steps=2, optim=plain))
+    changes = {"lr": 2e-3, "weight_decay": 0.5, "betas": (0.5, 0.9), "eps": 0.1, "clip_norm": 1e-6}
+    for name, value in changes.items():
+        optim = dataclasses.replace(plain, **{name: value})
+        run(settings_for(1, tmp_path / name, max_steps=2, optim=optim))
+        before, after = saved(tmp_path / "plain", 2), saved(tmp_path / name, 2)
+        assert any(not torch.equal(before[key], after[key]) for key in before), name
+
+
+def test_the_average_waits_for_its_start_and_then_follows_its_decay(tmp_path: Path):
+    # mutations tried: another decay; no start step; restoring the weights in place of the average, or no count of its
+    # steps, when the run is resumed -> red each
+    changes = {
+        "ema": EmaSettings(decay=0.28, start_step=2),
+        "optim": OptimSettings(lr=1e-2),
+        "checkpoint": CheckpointSettings(every_steps=1, keep=9),
+    }
+    for steps in (5, 7):  # stopped and resumed
+        run(settings_for(1, tmp_path / "run", max_steps=steps, **changes))
+    average = saved(tmp_path / "run", 3, "ema")
+    for step, decay in ((1, 0.0), (2, 0.0), (3, 0.0), (4, 2 / 11), (5, 3 / 12), (6, 0.28), (7, 0.28)):
+        weights, found = saved(tmp_path / "run", step), saved(tmp_path / "run", step, "ema")
+        before = average if step > 3 else weights
+        average = {name: decay * before[name] + (1 - decay) * value for name, value in weights.items()}
+        for name, value in found.items():
+            torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-7)
 
 
 def test_two_datasets_are_visited_by_their_weights(tmp_path: Path):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +54,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def packed(self) -> dict[str, Any]:
+    def packed(self) -> dict[str, object]:
         """For the way from a worker: small arrays go through its pipe, only large ones through shared memory.
 
         A tensor in shared memory costs a handshake between the processes, whatever its size.
@@ -65,7 +64,7 @@ class Batch:
         return {**values, **small}
 
     @staticmethod
-    def unpacked(values: Mapping[str, Any]) -> Batch:
+    def unpacked(values: Mapping[str, object]) -> Batch:
         """What `packed` packed."""
         opened = {n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in values.items()}
         return Batch(**opened)  # pyright: ignore

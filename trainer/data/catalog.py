@@ -6,12 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lposekit.errors import LposekitError, UsageError
-from lposekit.shards.card import read_card
+from lposekit.shards.card import DatasetCard, read_card
 from lposekit.shards.index import ShardIndex, read_shard_index, shards_to_read
 from lposekit.shards.layout import DatasetLayout
 from trainer.data.source import ByteSource, LocalFiles
@@ -27,7 +26,7 @@ class Dataset:
 
     root: Path
     kind: str
-    card: dict[str, Any]
+    card: DatasetCard
     shards: tuple[ShardIndex, ...]
     source: ByteSource
 
@@ -115,7 +114,9 @@ def open_dataset_folder(root: Path) -> Dataset:
     layout = DatasetLayout(root)
     numbers = shards_to_read(layout)
     card = read_card(layout)
-    kind = str(card.get("kind", "image"))
+    kind = card.kind
+    if kind not in REQUIRED_MEMBERS:
+        raise UsageError(f"{root} is a dataset of kind {kind!r}, which the trainer cannot read: name another --data")
     shards = tuple(read_shard_index(layout, number) for number in numbers)
     for shard in shards:
         _refuse_missing_members(root, shard, REQUIRED_MEMBERS[kind])

@@ -9,16 +9,15 @@ never mixed with uncached samples.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lposekit.errors import LposekitError, UsageError
-from lposekit.shards.card import differing_fields, read_card
+from lposekit.json_values import COUNT, JsonFields, JsonObject, JsonValue, list_of
+from lposekit.shards.card import differing_fields, read_card, stated
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
 from trainer.data.catalog import Dataset, open_dataset_folder
@@ -65,12 +64,12 @@ class LatentCache:
         return moments_FCHW
 
 
-def cache_identity(vae_sha256: str, size: int) -> dict[str, Any]:
+def cache_identity(vae_sha256: str, size: int) -> dict[str, JsonValue]:
     """What has to agree between a cache and a run."""
     return {"vae_sha256": vae_sha256, "size": size, "crop": "center"}
 
 
-def open_cache(dataset: Dataset, identity: Mapping[str, Any]) -> LatentCache:
+def open_cache(dataset: Dataset, identity: JsonObject) -> LatentCache:
     """The cache of a dataset for this VAE and size: of several, the first by name that is whole.
 
     Raises:
@@ -85,7 +84,7 @@ def open_cache(dataset: Dataset, identity: Mapping[str, Any]) -> LatentCache:
             # another precision or batch size of the same VAE may be whole
             problems.append(problem)
             continue
-        log.info("latents of %s from %s (%s)", dataset.root, root, cache.folder.card["fixed"].get("precision"))
+        log.info("latents of %s from %s (%s)", dataset.root, root, (cache.folder.card.fixed or {}).get("precision"))
         return cache
     raise problems[0]
 
@@ -106,17 +105,30 @@ def _open_whole(dataset: Dataset, root: Path) -> LatentCache:
     for shard, cached in zip(dataset.shards, ordered, strict=True):
         _check_origin(DatasetLayout(root), dataset, shard, cached)
     folder = Dataset(folder.root, folder.kind, folder.card, ordered, folder.source)
-    return LatentCache(folder, tuple(folder.card["shape"]))
+    return LatentCache(folder, _shape(folder))
 
 
-def _matching_caches(dataset: Dataset, identity: Mapping[str, Any]) -> list[Path]:
+def _shape(folder: Dataset) -> tuple[int, int, int]:
+    """(2C, H, W) of one frame, as the card of a cache states it."""
+    layout = DatasetLayout(folder.root)
+    try:
+        shape = JsonFields(folder.card.extra).take("shape", list_of(COUNT))
+        channels, height, width = stated(shape, "shape", layout)
+    except ValueError as error:
+        raise LposekitError(
+            f"{layout.card}: {error}. Delete the cache and run `lposekit cache-latents` again."
+        ) from error
+    return channels, height, width
+
+
+def _matching_caches(dataset: Dataset, identity: JsonObject) -> list[Path]:
     """At least one, whole or not."""
     matching, described = [], []
     folders = caches_folder(dataset.root)
     for root in sorted(folders.iterdir()) if folders.is_dir() else []:
         if not DatasetLayout(root).card.exists():
             continue
-        found = read_card(DatasetLayout(root))["fixed"]
+        found = read_card(DatasetLayout(root)).fixed or {}
         differing = differing_fields({name: found.get(name) for name in identity}, dict(identity))
         if differing:
             described.append(f"{root.name} ({'; '.join(differing)})")
@@ -132,7 +144,7 @@ def _matching_caches(dataset: Dataset, identity: Mapping[str, Any]) -> list[Path
 
 
 def _check_origin(layout: DatasetLayout, dataset: Dataset, shard: ShardIndex, cached: ShardIndex) -> None:
-    origin = layout.read_stats(int(shard.name)).get("source_sha256")
+    origin = layout.read_stats(int(shard.name)).source_sha256
     if origin != shard.tar_sha256 or not np.array_equal(shard.keys, cached.keys):
         raise LposekitError(
             f"the latent cache {layout.root} was made from another {dataset.describe(shard)}: that shard was "

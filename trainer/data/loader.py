@@ -10,7 +10,6 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import cv2
 import torch
@@ -69,7 +68,7 @@ class _Failure:
 class _Parcel:
     """A batch on its way from a worker."""
 
-    values: dict[str, Any]
+    values: dict[str, object]
 
     def pin_memory(self) -> Batch:
         """Called by torch's loader if it pins."""

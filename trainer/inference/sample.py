@@ -1,33 +1,20 @@
-"""The DDIM loop: from noise to latents, with guidance and pose.
+"""The released sampler's DDIM, all frames as one clip: for validation images and comparisons.
 
-Tensors in, tensors out; prompts, skeleton videos and images are the caller's. Shape letters: B clips, C latent
-channels, F frames, H and W of the latents, L text tokens, D text width.
+Shape letters: B clips, C latent channels, F frames, H and W of the latents, L text tokens, D text width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
+from trainer.inference.denoise import GUIDANCE, DenoisingStep, denoise
+from trainer.inference.windows import WindowPlan
 from trainer.model.unet import VideoUNet
-
-GUIDANCE = 12.5
-"""The guidance scale of the released sampler."""
-
-
-@dataclass(frozen=True, slots=True)
-class DdimStep:
-    """One step: its timestep, the UNet's raw output (2B)CFHW (negative half first; BCFHW without guidance), and the
-    latents BCFHW after it."""
-
-    timestep: int
-    unet_out: Tensor
-    latents_BCFHW: Tensor
 
 
 def ddim_scheduler(scheduler: SchedulerMixin, steps: int) -> DDIMScheduler:
@@ -45,7 +32,6 @@ def ddim_scheduler(scheduler: SchedulerMixin, steps: int) -> DDIMScheduler:
     return ddim
 
 
-@torch.no_grad()
 def ddim_steps(
     unet: VideoUNet,
     ddim: DDIMScheduler,
@@ -54,24 +40,15 @@ def ddim_steps(
     negative_BLD: Tensor,
     pose_features: Sequence[Tensor] | None = None,
     guidance: float = GUIDANCE,
-) -> Iterator[DdimStep]:
-    """Denoises standard normal latents, one step at a time, all frames as one clip.
+) -> Iterator[DenoisingStep]:
+    """Denoises standard normal latents, one step at a time (see `denoise`).
 
     pose_features: the pose encoder's maps of the B clips, computed once; both halves of the guidance batch get them.
-    guidance: prediction = negative + guidance * (prompt - negative); 1 or less runs the prompt alone.
     """
-    guided = guidance > 1
-    text = torch.cat([negative_BLD, prompt_BLD]) if guided else prompt_BLD
-    pose = None if pose_features is None else [torch.cat([x, x]) if guided else x for x in pose_features]
-    for timestep in ddim.timesteps.tolist():
-        batch = torch.cat([latents_BCFHW, latents_BCFHW]) if guided else latents_BCFHW
-        out = unet(batch, torch.full((len(batch),), timestep, device=batch.device), text, pose)
-        prediction = out.to(latents_BCFHW.dtype)
-        if guided:
-            negative, prompt = prediction.chunk(2)
-            prediction = negative + guidance * (prompt - negative)
-        latents_BCFHW = ddim.step(prediction, timestep, latents_BCFHW, eta=0.0, return_dict=False)[0]  # pyright: ignore
-        yield DdimStep(timestep, out, latents_BCFHW)
+    text = torch.cat([negative_BLD, prompt_BLD]) if guidance > 1 else prompt_BLD
+    frames = latents_BCFHW.shape[2]
+    plan = WindowPlan(frames, frames)
+    return denoise(unet, ddim, latents_BCFHW, text, lambda *_: pose_features, plan, guidance=guidance)
 
 
 def ddim_sample(

@@ -34,29 +34,36 @@ def output_projection(attn: Attention, x: Tensor) -> Tensor:
     return project(attn.to_out[0], x)
 
 
-def sparse_causal_attention(attn: Attention, tokens: Tensor, frames: int) -> Tensor:
+def sparse_causal_attention(attn: Attention, tokens: Tensor, frames: int, first_BNC: Tensor | None = None) -> Tensor:
     """Frame i looks at frames 0 and i-1 (not at itself): (BF)NC -> (BF)NC, without norm and residual.
 
     The released code gives frames 0 and 1 the tokens of frame 0 twice. A softmax over keys that all occur twice is the
     softmax over one copy, so these two frames run here with half the keys, exactly. The last frame is nobody's key,
     so it is never projected to keys and values. With one frame this is ordinary self-attention.
+
+    first_BNC: tokens of a frame 0 that is not among these frames, for a window of a longer clip. The window's first
+    frame then looks at it alone, each later one at it and at the frame before.
     """
     query = rearrange(project(attn.to_q, tokens), "(b f) n c -> b f n c", f=frames)
-    sources = rearrange(tokens, "(b f) n c -> b f n c", f=frames)[:, : max(frames - 1, 1)]
+    clip = rearrange(tokens, "(b f) n c -> b f n c", f=frames)
+    if first_BNC is None:
+        # frames 0 and 1 have no other frame to look at than 0
+        sources, alone = clip[:, : max(frames - 1, 1)], 2
+    else:
+        sources, alone = torch.cat([first_BNC[:, None], clip[:, :-1]], dim=1), 1
     key, value = project(attn.to_k, sources), project(attn.to_v, sources)
     n = tokens.shape[1]
-    first_two = rearrange(query[:, :2], "b f n c -> b (f n) c")
-    seen = rearrange(attend(first_two, key[:, 0], value[:, 0], attn.heads), "b (f n) c -> b f n c", n=n)
-    if frames > 2:
-        later = rearrange(query[:, 2:], "b f n c -> (b f) n c")
+    at_first = rearrange(query[:, :alone], "b f n c -> b (f n) c")
+    seen = rearrange(attend(at_first, key[:, 0], value[:, 0], attn.heads), "b (f n) c -> b f n c", n=n)
+    if frames > alone:
+        later = rearrange(query[:, alone:], "b f n c -> (b f) n c")
         out = attend(later, first_and_previous(key), first_and_previous(value), attn.heads)
-        seen = torch.cat([seen, rearrange(out, "(b f) n c -> b f n c", f=frames - 2)], dim=1)
+        seen = torch.cat([seen, rearrange(out, "(b f) n c -> b f n c", f=frames - alone)], dim=1)
     return output_projection(attn, rearrange(seen, "b f n c -> (b f) n c"))
 
 
 def first_and_previous(x_BFNC: Tensor) -> Tensor:
-    """For each frame from 2 on, the tokens of frame 0 and of the frame before it, one after the other: (B F-2) (2N)
-    C."""
+    """Of these frames, the tokens of the first with those of each later one behind them: (B F-1) (2N) C."""
     previous = x_BFNC[:, 1:]
     both = torch.cat([x_BFNC[:, :1].expand_as(previous), previous], dim=2)
     return rearrange(both, "b f n c -> (b f) n c")

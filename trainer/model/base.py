@@ -74,15 +74,16 @@ def load_base(name: str) -> Base:
     return Base(
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
-        vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),  # pyright: ignore
-        unet=UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),  # pyright: ignore
+        vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+        unet=UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
         scheduler=read_scheduler(folder / "scheduler"),
         source=str(folder),
     )
 
 
-def base_folder(name: str) -> Path:
-    """The local folder of a base, fetched or built if need be; raises UsageError if there is none."""
+def base_folder(name: str, files: Sequence[str] = HUB_FILES) -> Path:
+    """The local folder of a base, fetched (these ``files`` of it) or built if need be; raises UsageError if there is
+    none."""
     if name == TINY:
         return tiny_folder()
     if Path(name).is_dir():
@@ -90,7 +91,7 @@ def base_folder(name: str) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise UsageError(f"the base {name} is not found: there is no such folder. {WAYS_ON}")
     try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(files)))
     except (OSError, HFValidationError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UsageError(
@@ -134,7 +135,7 @@ def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
     """Token ids of captions, padded and cut to the model's length: (B, L) int64."""
     length = tokenizer.model_max_length
     tokens = tokenizer(list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    return tokens["input_ids"]  # pyright: ignore
+    return tokens["input_ids"]
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.model.attention import sparse_causal_attention, temporal_attention, text_attention
+from trainer.model.first_frame import FirstFrame
 from trainer.model.linear import ProjectedLinear, project
 from trainer.model.switches import ModelSwitches
 
@@ -64,7 +65,7 @@ class VideoResnetBlock(ResnetBlock2D):
 
     joint_group_norm: bool
 
-    def forward(self, x: Tensor, time_embedding_BT: Tensor, frames: int = 1) -> Tensor:  # pyright: ignore
+    def forward(self, x: Tensor, time_embedding_BT: Tensor, frames: int = 1) -> Tensor:
         """(BF)CHW and one time embedding a clip -> (BF)CHW."""
         assert self.time_emb_proj is not None
         hidden = self.nonlinearity(joint_group_norm(self.norm1, x, frames, self.joint_group_norm))
@@ -84,11 +85,15 @@ class VideoTransformerBlock(BasicTransformerBlock):
     attn_temp: Attention | None
     norm_temp: nn.LayerNorm | None
     conv_temporal: ConvTemporal | None
+    first_frame: FirstFrame | None = None
+    """Set while a long clip is sampled in windows that all look at the clip's first frame."""
 
     def forward(self, tokens: Tensor, text: Tensor, frames: int = 1) -> Tensor:  # pyright: ignore
         """(BF)NC with text BLD (or (BF)LD) -> (BF)NC."""
         assert self.attn2 is not None
-        tokens = tokens + sparse_causal_attention(self.attn1, layer_norm(self.norm1, tokens), frames)
+        normed = layer_norm(self.norm1, tokens)
+        first = None if self.first_frame is None else self.first_frame.meet(normed, frames)
+        tokens = tokens + sparse_causal_attention(self.attn1, normed, frames, first)
         tokens = tokens + text_attention(self.attn2, layer_norm(self.norm2, tokens), text, frames)
         tokens = tokens + self.ff(layer_norm(self.norm3, tokens))
         if self.attn_temp is None:

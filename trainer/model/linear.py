@@ -30,7 +30,7 @@ def project(layer: nn.Module | None, x: Tensor) -> Tensor:
     weight = layer.weight.to(x.dtype).flatten(1)
     bias = None if layer.bias is None else layer.bias.to(x.dtype)
     if _gains(x, weight):
-        return _OneDnnLinear.apply(x, weight, bias)  # pyright: ignore
+        return _OneDnnLinear.apply(x, weight, bias)
     return functional.linear(x, weight, bias)
 
 
@@ -51,7 +51,7 @@ class _OneDnnLinear(torch.autograd.Function):
     """x [..., K], weight [N, K], bias [N] or None -> [..., N], float32 on a CPU."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # pyright: ignore
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return _product(x, weight, bias)
 

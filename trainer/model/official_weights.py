@@ -12,7 +12,7 @@ import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from lposekit.errors import UsageError
 from trainer.model.pose_encoder import BLOCKS_PER_LEVEL, POSE_PREFIX, PoseEncoder, build_pose_encoder
 from trainer.model.switches import OFFICIAL
-from trainer.model.unet import VideoUNet
+
+if TYPE_CHECKING:
+    from trainer.model.unet import VideoUNet
 
 logger = logging.getLogger(__name__)
 

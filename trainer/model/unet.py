@@ -9,10 +9,13 @@ Shape letters: B clips, C channels, F frames, H and W of the latents, L text tok
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401 (pipelines look it up here to load a VideoUNet)
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -28,6 +31,7 @@ from trainer.model.blocks import (
     inflate_transformer,
     joint_group_norm,
 )
+from trainer.model.official_weights import load_strictly, read_safetensors
 from trainer.model.switches import ModelSwitches
 
 NOT_SUPPORTED = {
@@ -60,6 +64,27 @@ class VideoUNet(UNet2DConditionModel):
 
     switches: ModelSwitches
     checkpointed: bool
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore
+        cls, pretrained_model_name_or_path: str | Path, torch_dtype: torch.dtype | None = None, **_: Any
+    ) -> VideoUNet:
+        """The UNet that `save_pretrained` wrote to a folder; options of diffusers' own method are passed over.
+
+        Raises UsageError if the weights are not exactly those of the configuration, where diffusers would drop the
+        temporal layers and go on.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        config: dict[str, Any] = dict(cls.load_config(folder))  # pyright: ignore
+        if "switches" not in config:
+            raise UsageError(f"{folder} holds no video UNet: its config.json has no `switches`. Name a saved pipeline.")
+        switches = ModelSwitches(**config.pop("switches"))
+        del config["_class_name"]
+        unet = inflate(UNet2DConditionModel.from_config(config), switches)  # pyright: ignore
+        load_strictly(unet, read_safetensors(folder / "diffusion_pytorch_model.safetensors"), f"UNet of {folder}")
+        if torch_dtype:
+            nn.Module.to(unet, torch_dtype)  # torch's own: that of diffusers warns about every cast
+        return unet.eval()
 
     def forward(  # pyright: ignore
         self,
@@ -171,6 +196,8 @@ def inflate(unet2d: UNet2DConditionModel, switches: ModelSwitches, seed: int = 0
     unet2d.__class__ = VideoUNet
     assert isinstance(unet2d, VideoUNet)
     unet2d.switches, unet2d.checkpointed = switches, False
+    # so that `save_pretrained` writes them and `from_pretrained` finds them
+    unet2d.register_to_config(switches=dataclasses.asdict(switches))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in list(unet2d.modules()):

@@ -144,7 +144,7 @@ class _Allocations(TorchDispatchMode):
         self._note(out, outside=False)
         return out
 
-    def _note(self, tree: Any, *, outside: bool) -> None:
+    def _note(self, tree: object, *, outside: bool) -> None:
         for tensor in tree_leaves(tree):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from lposekit.errors import LposekitError
+from lposekit.json_values import JsonValue
 from trainer.data.catalog import Dataset, open_catalog
 from trainer.data.decode import ClipPlan, Framing, Skeleton
 from trainer.data.latent_cache import cache_identity, open_cache
@@ -24,7 +24,7 @@ class RunData:
 
     datasets: tuple[Dataset, ...]
     loader: SampleLoader
-    facts: dict[str, Any]
+    facts: dict[str, JsonValue]
 
 
 def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lposekit.errors import LposekitError, UsageError
 
 LAST_COLLECTIVE_S = 0.2
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +53,15 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """The values of all processes, by rank. Small ones: they travel as bytes."""
         if self.size == 1:
             return [value]
-        values: list[Any] = [None] * self.size
+        values = [value] * self.size
         dist.all_gather_object(values, value)
         return values
 
-    def from_main(self, value: Any) -> Any:
+    def from_main(self, value: T) -> T:
         """The main process's value, in all of them."""
         if self.size == 1:
             return value

@@ -9,20 +9,18 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from lposekit.errors import LposekitError, UsageError
+from lposekit.errors import UsageError
+from lposekit.json_values import JsonObject
 from lposekit.setting_values import plain_leaves
 from lposekit.shards.card import differing_fields
-from lposekit.shards.files import disk_error, write_bytes, write_json
+from lposekit.shards.files import disk_error, write_bytes
 from trainer.settings import TrainSettings
 
-RUN_NAME = "run.json"
 SETTINGS_NAME = "settings.toml"
 SETTINGS_TABLE = "train"
-SCHEMA = 1
 
 
 @contextlib.contextmanager
@@ -60,23 +58,7 @@ def write_settings(run_dir: Path, settings: TrainSettings) -> None:
     write_bytes(run_dir / SETTINGS_NAME, text.encode(errors="replace"))
 
 
-def write_run_card(run_dir: Path, card: dict[str, Any]) -> None:
-    """`run.json`: what the weights of this run need around them."""
-    write_json(run_dir / RUN_NAME, {"schema": SCHEMA, **card})
-
-
-def read_run_card(run_dir: Path) -> dict[str, Any]:
-    """`run.json` of a run folder. Raises LposekitError if it is not one."""
-    path = run_dir / RUN_NAME
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LposekitError(f"{run_dir} is no run folder: it has no {RUN_NAME}") from None
-    except ValueError as error:
-        raise LposekitError(f"{path}: not readable as JSON ({error})") from error
-
-
-def refuse_other_run(found: dict[str, Any], wanted: dict[str, Any], where: Path) -> None:
+def refuse_other_run(found: object, wanted: JsonObject, where: Path) -> None:
     """Raises UsageError if a checkpoint was made with other data or settings that decide the order of samples."""
     differing = differing_fields(found, json.loads(json.dumps(wanted)))
     if differing:

@@ -13,13 +13,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
+import numpy.typing as npt
 import psutil
 import torch
 
 from lposekit.shards.files import disk_error, write_bytes
 from trainer.model.linear import project
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +72,7 @@ class JsonLines:
         self.path = path
         self._stream: TextIO | None = None
 
-    def write(self, values: Mapping[str, Any]) -> None:
+    def write(self, values: Mapping[str, object]) -> None:
         """One line. Numbers that JSON has not (the infinite gradient of a step that fp16 skips) are left out."""
         finite = {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
         with _named_disk_error(self.path):
@@ -90,15 +95,15 @@ class ScalarBoard:
         self.folder = folder
         self.enabled = enabled
         self.purge_step = purge_step
-        self._writer: Any = None
+        self._writer: SummaryWriter | None = None
 
-    def write(self, values: Mapping[str, Any], step: int) -> None:
+    def write(self, values: Mapping[str, object], step: int) -> None:
         for name, value in values.items():
             if self.enabled and isinstance(value, int | float) and name != "step":
                 with _named_disk_error(self.folder):
                     self._open().add_scalar(name, value, step)
 
-    def image(self, name: str, rgb_HWC: Any, step: int) -> None:
+    def image(self, name: str, rgb_HWC: npt.NDArray[np.uint8], step: int) -> None:
         if self.enabled:
             with _named_disk_error(self.folder):
                 self._open().add_image(name, rgb_HWC, step, dataformats="HWC")
@@ -108,7 +113,7 @@ class ScalarBoard:
             with _named_disk_error(self.folder):
                 self._writer.close()
 
-    def _open(self) -> Any:
+    def _open(self) -> SummaryWriter:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter  # one second, and only the main process writes
 

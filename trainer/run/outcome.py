@@ -35,7 +35,7 @@ class TrainReport:
     def exit_code(self) -> int:
         return Interrupted.exit_code if self.interrupted else 0
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "stage": self.stage,
             "output": str(self.output),
@@ -92,7 +92,7 @@ class DryRunReport:
     def memory_gib(self) -> float:
         return self.weight_gib + self.optimizer_gib + self.activation_gib
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in (*self.__dataclass_fields__, "memory_gib")}
 
     def summary_lines(self) -> list[str]:

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
-from lposekit.errors import UsageError
+from lposekit.errors import LposekitError, UsageError
 from lposekit.keypoints import COCO17_NAMES, KEYPOINT_FORMATS
 from lposekit.skeleton_styles import STYLES
 from trainer.data.catalog import Dataset
+from trainer.run.run_card import RunCard
 from trainer.settings import SkeletonSettings, TrainSettings
 
 
-def drawn_as_learned(settings: TrainSettings, run_card: Mapping[str, Any]) -> TrainSettings:
+def drawn_as_learned(settings: TrainSettings, run_card: RunCard | None) -> TrainSettings:
     """The settings with the style and line width that the pose encoder's run was trained with; the width in proportion
-    to the size of the images. ``run_card``: `run.json` of that run, {} where it is not known.
+    to the size of the images. ``run_card``: of that run, None where it is not known.
 
     Raises:
         UsageError: the settings name another style or line width.
+        LposekitError: the run's style is none that this version knows.
     """
-    if "pose_style" not in run_card:
+    if run_card is None or run_card.pose_style is None:
         return settings
-    width = run_card.get("pose_line_width")
+    if run_card.pose_style not in STYLES:
+        raise LposekitError(
+            f"the pose encoder was trained with the style {run_card.pose_style!r}, which this lposekit cannot draw. "
+            "Upgrade it, or name another --pose-encoder."
+        )
+    width = run_card.pose_line_width
     learned = replace(
         settings.pose,
-        style=run_card["pose_style"],
-        line_width=None if width is None else width * settings.image.size / run_card["size"],
+        style=run_card.pose_style,
+        line_width=width * settings.image.size / run_card.size if width and run_card.size else None,
     )
     unset = SkeletonSettings()
     for name in ("style", "line_width"):
@@ -44,7 +50,7 @@ def refuse_undrawable(settings: TrainSettings, datasets: Iterable[Dataset]) -> N
     style = settings.pose.style
     if settings.stage == 1:
         for dataset in datasets:
-            known = KEYPOINT_FORMATS.get(dataset.card.get("keypoint_format", ""))
+            known = KEYPOINT_FORMATS.get(dataset.card.keypoint_format or "")
             if known and known.num_keypoints not in STYLES[style].num_keypoints:
                 raise UsageError(
                     f"--pose.style {style}: it cannot draw the {known.num_keypoints} keypoints of {dataset.root}. "

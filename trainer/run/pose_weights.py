@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -19,7 +18,7 @@ from trainer.model.official_weights import load_pose_encoder, load_strictly, pos
 from trainer.model.pose_encoder import POSE_PREFIX, PoseEncoder, build_pose_encoder
 from trainer.model.switches import OFFICIAL
 from trainer.run.checkpoint import EMA, WEIGHTS, checkpoints_folder, load_checkpoint, newest_whole, write_error
-from trainer.run.folder import RUN_NAME, read_run_card
+from trainer.run.run_card import RUN_NAME, PoseEncoderFacts, RunCard, read_run_card
 from trainer.settings import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -33,14 +32,14 @@ class FoundEncoder:
     """A trained pose encoder, as it was read.
 
     source: the name that the user gave for it. origin: the file or run folder that it was read from. run_card:
-    `run.json` of the run that it belongs to, {} for a file. weights: stay float32, whatever the encoder is cast to.
+    of the run that it belongs to, None for a file. weights: stay float32, whatever the encoder is cast to.
     digest: SHA-256 over them.
     """
 
     encoder: PoseEncoder
     source: str | None
     origin: Path
-    run_card: Mapping[str, Any]
+    run_card: RunCard | None
     weights: Mapping[str, Tensor]
     digest: str
 
@@ -84,7 +83,7 @@ def _named(source: str, widths: Sequence[int]) -> FoundEncoder:
         encoder = _from_run(path, widths)
     else:
         encoder = load_pose_encoder(path, widths)
-    return _found(encoder, source, path, read_run_card(path) if is_run else {})
+    return _found(encoder, source, path, read_run_card(path) if is_run else None)
 
 
 def _own_copy(run_dir: Path, widths: Sequence[int]) -> FoundEncoder | None:
@@ -93,10 +92,11 @@ def _own_copy(run_dir: Path, widths: Sequence[int]) -> FoundEncoder | None:
     if not path.exists():
         return None
     card = read_run_card(run_dir)
-    return _found(load_pose_encoder(path, widths), card.get("pose_encoder", {}).get("source"), path, card)
+    source = card.pose_encoder.source if card.pose_encoder else None
+    return _found(load_pose_encoder(path, widths), source, path, card)
 
 
-def _found(encoder: PoseEncoder, source: str | None, origin: Path, run_card: Mapping[str, Any]) -> FoundEncoder:
+def _found(encoder: PoseEncoder, source: str | None, origin: Path, run_card: RunCard | None) -> FoundEncoder:
     # these tensors keep what was read: a cast gives the module others
     weights = encoder.state_dict()
     return FoundEncoder(encoder, source, origin, run_card, weights, weights_digest(encoder))
@@ -119,7 +119,7 @@ def _from_run(run_dir: Path, widths: Sequence[int]) -> PoseEncoder:
     return encoder
 
 
-def keep_pose_encoder(found: FoundEncoder | None, run_dir: Path) -> dict[str, str | None] | None:
+def keep_pose_encoder(found: FoundEncoder | None, run_dir: Path) -> PoseEncoderFacts | None:
     """Make the run folder's copy that of the run. Returns what `run.json` says of it."""
     path = run_dir / COPY_NAME
     try:
@@ -133,4 +133,4 @@ def keep_pose_encoder(found: FoundEncoder | None, run_dir: Path) -> dict[str, st
                 write_weights(found.weights, partial)
     except (OSError, SafetensorError) as error:
         raise write_error(error, path) from error
-    return {"file": COPY_NAME, "source": found.source, "sha256": sha256_file(path)}
+    return PoseEncoderFacts(COPY_NAME, found.source, sha256_file(path))

@@ -7,7 +7,6 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers.optimization import get_scheduler
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from lposekit.errors import LposekitError
 from lposekit.faults import fault_point
+from lposekit.json_values import JsonValue
 from trainer.data.batch import Batch
 from trainer.run.checkpoint import (
     EMA,
@@ -157,7 +157,7 @@ class TrainModule:
             "lower --optim.lr, or take --compute.precision fp32; resume from the last checkpoint by the same command."
         )
 
-    def state(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
+    def state(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, JsonValue]]:
         """What a checkpoint holds of this: tensors by file, and JSON values."""
         random = {"cpu": torch.get_rng_state()}
         if self.world.device.type == "cuda":
@@ -167,7 +167,7 @@ class TrainModule:
             OPTIMIZER: optimizer_tensors(self.optimizer, self.trained),
             RANDOM: random,
         }
-        facts: dict[str, Any] = {"loss_scale": self.scaler.state_dict()}
+        facts: dict[str, JsonValue] = {"loss_scale": self.scaler.state_dict()}
         if self.ema is not None:
             tensors[EMA] = dict(zip(self.trained, self.ema.shadow_params, strict=True))
             facts["ema_step"] = self.ema.optimization_step

@@ -16,8 +16,9 @@ from lposekit.errors import LposekitError
 from lposekit.report.curves import Curve, chart, smooth
 from lposekit.report.page import PUBLIC_NAME, flatten, write_page
 from trainer.run.checkpoint import list_steps
-from trainer.run.folder import SETTINGS_NAME, SETTINGS_TABLE, read_run_card
+from trainer.run.folder import SETTINGS_NAME, SETTINGS_TABLE
 from trainer.run.metrics import METRICS_NAME, read_metrics
+from trainer.run.run_card import read_run_card
 
 REPORT_NAME = "report.html"
 MAX_IMAGES = 24

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lposekit.errors import Outcome
+from lposekit.stage_times import StageTimes
 from pipelines.video.clips.probe import VideoInfo, clip_size
 from pipelines.video.clips.records import ClipRecord, Span, TimedCaption, VideoResult, VideoRow, WindowRecord
 from pipelines.video.clips.settings import BuildClipsSettings
@@ -21,12 +22,15 @@ MAX_CLIPS_OF_VIDEO = 10**4
 class VideoAccount:
     """What belongs to the whole video: the measured file, the clips, and every candidate window."""
 
-    def __init__(self, info: VideoInfo, row: VideoRow, settings: BuildClipsSettings, out_dir: Path) -> None:
+    def __init__(
+        self, info: VideoInfo, row: VideoRow, settings: BuildClipsSettings, out_dir: Path, times: StageTimes
+    ) -> None:
         self.info = info
         self.size = clip_size(info, settings.encode.size)
         self.row = row
         self.settings = settings
         self.out_dir = out_dir
+        self.times = times
         self.clips: list[ClipRecord] = []
         self.windows: list[WindowRecord] = []
         self.cuts_s: list[float] = []

@@ -9,7 +9,9 @@ the video's length.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import cv2
 
 from lposekit.errors import Outcome, Rejected
 from lposekit.shards.files import DISK_FULL
+from lposekit.stage_times import StageTimes
 from pipelines.sandbox.sandbox import beat as sandbox_beat
 from pipelines.video.clips.account import VideoAccount
 from pipelines.video.clips.answer import packed
@@ -30,7 +33,7 @@ from pipelines.video.clips.span import SpanClips
 log = logging.getLogger(__name__)
 
 
-def build_clips_payload(payload: Mapping[str, Any]) -> dict[str, Any]:
+def build_clips_payload(payload: Mapping[str, Any]) -> Mapping[str, object]:
     """`build_clips` as the sandbox's target: {"path", "row", "settings", "out_dir"} as trees; answers as `packed`."""
     cv2.setNumThreads(1)
     out_dir = Path(payload["out_dir"])
@@ -62,18 +65,28 @@ def build_clips(
 
     Raises OSError if the clips cannot be written.
     """
+    times = StageTimes()
+    start = time.perf_counter()
     try:
-        return _build(path, row, settings, out_dir, beat)
+        result = _build(path, row, settings, out_dir, beat, times)
     except Rejected as rejected:
         _empty(out_dir)
-        return VideoResult(rejected.outcome, rejected.detail)
+        result = VideoResult(rejected.outcome, rejected.detail)
+    times.add("shots", time.perf_counter() - start - sum(times.as_dict().values()))
+    return replace(result, timings_s=times.as_dict())
 
 
 def _build(
-    path: Path, row: VideoRow, settings: BuildClipsSettings, out_dir: Path, beat: Callable[[], None]
+    path: Path,
+    row: VideoRow,
+    settings: BuildClipsSettings,
+    out_dir: Path,
+    beat: Callable[[], None],
+    times: StageTimes,
 ) -> VideoResult:
-    info = probe(path, settings.video.max_frame_pixels, beat)
-    account = VideoAccount(info, row, settings, out_dir)
+    with times.stage("decode"):
+        info = probe(path, settings.video.max_frame_pixels, beat)
+    account = VideoAccount(info, row, settings, out_dir, times)
     size = clip_size(info, settings.encode.size)
     if settings.video.decoder == "decord":
         try:
@@ -81,7 +94,7 @@ def _build(
         except DamageSuspectedError as suspected:
             log.info("%s: read again with PyAV: %s", row.name, suspected)
             _empty(out_dir)
-            account = VideoAccount(info, row, settings, out_dir)
+            account = VideoAccount(info, row, settings, out_dir, times)
     return _built(PyavReader(path, info, size, beat), "pyav", account, beat)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import av
 import cv2
@@ -23,6 +23,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from lposekit.errors import Outcome, Rejected
+from lposekit.json_values import JsonValue
 from pipelines.video.clips.motion import THUMB_WIDTH
 from pipelines.video.clips.timeline import measured_rate
 
@@ -73,7 +74,7 @@ class VideoInfo:
         """From the start of the first frame to the end of the last one."""
         return float(int(self.pts[-1] - self.pts[0]) * self.time_base + 1 / self.fps)
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, JsonValue]:
         """As plain values, for the sample's json and the report."""
         return {
             "codec": self.codec,

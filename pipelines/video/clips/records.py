@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lposekit.errors import Outcome
+from lposekit.json_values import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class VideoRow:
         gives the same bytes."""
         return self.url or self.listed_path or self.name or None
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """What the builder needs of the row, as plain values."""
         return {
             "name": self.name,
@@ -123,8 +124,10 @@ class VideoResult:
     cuts_s: tuple[float, ...] = ()
     captions: tuple[TimedCaption, ...] = ()
     """All timed captions with their time in seconds, sorted."""
-    info: Mapping[str, Any] = field(default_factory=dict)
+    info: JsonObject = field(default_factory=dict)
     decoder: str = ""
+    timings_s: Mapping[str, float] = field(default_factory=dict, compare=False)
+    """Seconds of `decode`, `encode` and `shots` (cuts, motion and the rest). Not stored with the row."""
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -135,7 +138,7 @@ class VideoResult:
                 counts[window.reason] = counts.get(window.reason, 0) + 1
         return counts
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """As plain values."""
         return {**asdict(self), "outcome": self.outcome.value}
 
@@ -155,4 +158,5 @@ class VideoResult:
             captions=tuple(TimedCaption(**caption) for caption in plain["captions"]),
             info=plain["info"],
             decoder=plain["decoder"],
+            timings_s={str(stage): float(seconds) for stage, seconds in plain["timings_s"].items()},
         )

@@ -115,7 +115,7 @@ class BuildClipsSettings:
     filters: ClipFilterSettings = field(default_factory=ClipFilterSettings)
     encode: EncodeSettings = field(default_factory=EncodeSettings)
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """As plain values, for the way into the sandbox and into the dataset card."""
         return asdict(self)
 

@@ -88,7 +88,8 @@ class SpanClips:
         self._origin_pts = int(info.pts[min(start, len(info.pts) - 1)])
         shot: int | None = None
         with closing(reader.frames(start, max(start, stop))) as frames:
-            for tick in resampled(self._in_shots(frames), account.fps, info.time_base, info.interval):
+            decoded = account.times.each("decode", frames)
+            for tick in resampled(self._in_shots(decoded), account.fps, info.time_base, info.interval):
                 self._alive(tick)
                 starts_shot = shot is not None and tick.frame.shot != shot
                 shot = tick.frame.shot
@@ -143,13 +144,15 @@ class SpanClips:
         if self._account.full or not self._drafts:
             return
         rgb_HWC = frame.source.rgb_HWC
-        image = None if rgb_HWC is None else prepared(rgb_HWC, self._account.settings.encode)
+        with self._account.times.stage("encode"):
+            image = None if rgb_HWC is None else prepared(rgb_HWC, self._account.settings.encode)
         for draft in self._drafts.values():
             draft.add(frame, image)
         # drafts that overlap share their images: the fullest one holds nearly all that there are
         fullest = max(self._drafts.values(), key=lambda draft: len(draft.buffer))
         if image is not None and len(fullest.buffer) * image.nbytes > _BUFFER_BYTES:
-            self._write(fullest)
+            with self._account.times.stage("encode"):
+                self._write(fullest)
 
     def _write(self, draft: _Draft) -> ClipWriter:
         account = self._account
@@ -187,7 +190,8 @@ class SpanClips:
         assert draft.last is not None
         assert measured is not None
         account = self._account
-        files = [_numbered(path, len(account.clips)) for path in self._write(draft).finish()]
+        with account.times.stage("encode"):
+            files = [_numbered(path, len(account.clips)) for path in self._write(draft).finish()]
         start_s, end_s = self._times(window)
         return ClipRecord(
             files=tuple(path.name for path in files),

@@ -107,7 +107,9 @@ def peer_answers(estimator: PoseEstimator) -> list[tuple[np.ndarray, np.ndarray,
 
 
 # Mutations: INTER_AREA in letterbox; bgr=False; padding 1.2; UDP's warp matrix; no quarter-pixel step.
-@pytest.mark.parametrize("batch", [1, 7, 32])
+@pytest.mark.parametrize(
+    "batch", [pytest.param(1, marks=pytest.mark.more), 7, pytest.param(32, marks=pytest.mark.more)]
+)
 def test_boxes_and_keypoints_are_those_of_mmdet_and_mmpose(
     estimator: PoseEstimator, peer_answers: list[tuple[np.ndarray, np.ndarray, np.ndarray]], batch: int
 ) -> None:

@@ -117,6 +117,7 @@ def run_python(code: str) -> str:
 
 
 # Mutation: put an empty module named torchvision into sys.modules in ensure_openmmlab (diffusers' import fails then).
+@pytest.mark.more
 def test_diffusers_and_clip_work_after_mmpose_was_imported() -> None:
     out = run_python("""
         import sys, importlib.util

@@ -103,7 +103,7 @@ def measure(chromium: str, page: Path, folder: Path, width: int) -> dict[str, fl
     return json.loads(unescape(found.group(1)))
 
 
-@pytest.mark.parametrize("width", [PHONE_WIDTH, 1280])
+@pytest.mark.parametrize("width", [PHONE_WIDTH, pytest.param(1280, marks=pytest.mark.more)])
 def test_all_images_load_and_nothing_overflows(chromium: str, report: Path, tmp_path: Path, width: int) -> None:
     # Mutation: `.sheet { columns: 340px }` -> `width: 900px` overflows; a broken data URI is not loaded.
     facts = measure(chromium, report, tmp_path, width)
@@ -117,12 +117,12 @@ def test_all_images_load_and_nothing_overflows(chromium: str, report: Path, tmp_
 
 def test_the_video_page_loads_and_fits_a_phone(chromium: str, videos: DatasetLayout, tmp_path: Path) -> None:
     facts = measure(chromium, write_report(videos.root), tmp_path, PHONE_WIDTH)
-    assert facts["loaded"] == facts["visible"] == facts["images"] == 3 * videos.read_stats(0)["clips"]
+    assert facts["loaded"] == facts["visible"] == facts["images"] == 3 * (videos.read_stats(0).clips or 0)
     assert facts["scroll_width"] <= PHONE_WIDTH
     assert facts["overflowing"] == 0
 
 
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("dark", [pytest.param(False, marks=pytest.mark.more), True])
 def test_the_page_follows_light_and_dark(chromium: str, report: Path, tmp_path: Path, dark: bool) -> None:
     shot = tmp_path / "shot.png"
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"

@@ -247,7 +247,7 @@ def test_licences_of_kept_rows_are_counted(tmp_path: Path) -> None:
 def test_a_broken_account_is_said(tmp_path: Path) -> None:
     # Mutation: the count of the stats taken from the parquet.
     layout = make_dataset_of(tmp_path / "d", [make_results(0, 8)])
-    stats = layout.read_stats(0)
+    stats = layout.read_stats(0).as_json()
     layout.stats(0).write_text(json.dumps({**stats, "count": 9}))
     assert "The totals do not add up: 9 rows in, 8 rows with an outcome." in Page(write_report(layout.root)).words()
 

@@ -39,11 +39,13 @@ def page(videos: DatasetLayout) -> Page:
 
 def test_both_laws_are_stated_with_their_numbers(videos: DatasetLayout, page: Page) -> None:
     words, stats = page.words(), videos.read_stats(0)
+    assert stats.dropped is not None
+    assert stats.clips is not None
     assert "3 rows in = 3 rows with exactly one outcome." in words
-    dropped = sum(stats["dropped"].values())
-    assert stats["clips"] >= 2
-    assert f"{stats['windows']} clip windows = {stats['clips']} clips + {dropped} dropped" in words
-    for reason, count in stats["dropped"].items():
+    dropped = sum(stats.dropped.values())
+    assert stats.clips >= 2
+    assert f"{stats.windows} clip windows = {stats.clips} clips + {dropped} dropped" in words
+    for reason, count in stats.dropped.items():
         assert re.search(rf"{reason} {count} \d+\.?\d*% {re.escape(WINDOW_WORDS[reason])}", words)
 
 
@@ -88,7 +90,7 @@ def test_without_pyav_the_page_says_what_is_missing(videos: DatasetLayout, monke
 
 
 def test_an_account_that_does_not_close_is_said(videos: DatasetLayout) -> None:
-    stats = videos.read_stats(0)
+    stats = json.loads(videos.stats(0).read_text())
     try:
         videos.stats(0).write_text(json.dumps({**stats, "windows": stats["windows"] + 1}))
         assert "The totals do not add up: " in Page(write_report(videos.root)).words()

@@ -11,6 +11,7 @@ import pytest
 from lposekit.errors import LposekitError
 from lposekit.shards.index import ShardIndex, read_shard_index
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.stats import ShardStats
 from lposekit.shards.writer import ShardWriter
 
 SAMPLES = {
@@ -25,7 +26,7 @@ def written(root: Path, samples: dict[str, dict[str, bytes]]) -> ShardIndex:
     writer = ShardWriter(layout, 0, "test")
     for key, members in samples.items():
         writer.add(key, members)
-    writer.commit(pa.table({"key": list(samples)}), {"count": len(samples)})
+    writer.commit(pa.table({"key": list(samples)}), ShardStats(count=len(samples), outcomes={}))
     return read_shard_index(layout, 0)
 
 

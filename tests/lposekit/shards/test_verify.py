@@ -124,7 +124,7 @@ def test_hostile_members_are_found_though_the_marker_vouches_for_them(tmp_path: 
 
 def _vouch(layout: DatasetLayout, shard: int) -> None:
     """Write the marker anew for the files as they are."""
-    stats = layout.read_stats(shard)
+    stats = json.loads(layout.stats(shard).read_text())
     for name in stats["files"]:
         path = layout.root / name
         stats["files"][name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
@@ -153,7 +153,7 @@ def test_the_same_keys_in_two_shards_are_found(tmp_path: Path) -> None:
 
 def test_rows_that_do_not_add_up_are_found(tmp_path: Path) -> None:
     layout = make_dataset(tmp_path / "d")
-    stats = layout.read_stats(0)
+    stats = json.loads(layout.stats(0).read_text())
     stats["outcomes"]["kept"] += 1
     layout.stats(0).write_text(json.dumps(stats))
     assert "its commit says" in _found(layout)

@@ -6,19 +6,17 @@ from __future__ import annotations
 
 import os
 import resource
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
 import lposekit
 from lposekit.errors import LposekitError, UsageError
-from lposekit.shards.card import claim_folder
+from lposekit.shards.card import DatasetCard, claim_folder
 from lposekit.shards.layout import DatasetLayout, sha256_file
 from lposekit.shards.verify import verify_dataset
 from lposekit.shards.writer import finish_replacements, remove_partials
+from tests.support.children import children
 from tests.support.dataset_folder import make_dataset, make_results, write_shard
 
 FILES = ("00000.tar", "00000.parquet", "_dataset/index/00000.parquet", "_dataset/thumbnails/00000.parquet")
@@ -46,29 +44,24 @@ def test_samples_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert len(dataset.thumbnails()) == 4
 
 
-_KILLED = """
-import sys
-from pathlib import Path
-from lposekit.shards.layout import DatasetLayout
-from tests.support.dataset_folder import make_results, write_shard
-results = make_results(0, 8)
-if sys.argv[2] == "replace":
-    results = results[:-1]
-write_shard(DatasetLayout(Path(sys.argv[1])), 0, results, run_id="second")
-"""
+def _write(root: Path, fault: str, rows: int) -> None:
+    os.environ["LPOSEKIT_FAULT"] = fault
+    write_shard(DatasetLayout(root), 0, make_results(0, 8)[:rows], run_id="second")
 
 
-def _killed_write(root: Path, point: str, mode: str) -> int:
-    env = {**os.environ, "LPOSEKIT_FAULT": f"{point}@{root.parent / 'marker'}"}
-    command = [sys.executable, "-c", textwrap.dedent(_KILLED), str(root), mode]
-    return subprocess.run(command, env=env, timeout=60, check=False).returncode
+def _killed_write(root: Path, point: str, rows: int = 8) -> int | None:
+    """Write shard 0 in a process of its own, which is killed at the point; how it ended."""
+    process = children().Process(target=_write, args=(root, f"{point}@{root.parent / 'marker'}", rows))
+    process.start()
+    process.join(60)
+    return process.exitcode
 
 
 @pytest.mark.parametrize("point", ["shard:before_fsync", "shard:between_tar_and_parquet", "shard:before_stats"])
 def test_a_write_killed_anywhere_leaves_no_visible_shard(tmp_path: Path, point: str) -> None:
     # Mutation tried: renaming the marker first in _rename_all -> the shard is visible after the kill.
     layout = make_dataset(tmp_path / "d", 0)
-    assert _killed_write(layout.root, point, "new") == -9
+    assert _killed_write(layout.root, point) == -9
     assert layout.committed_shards() == []
     with pytest.raises(LposekitError, match="no committed shard"):
         lposekit.open_dataset(layout.root)
@@ -84,12 +77,12 @@ def test_a_write_killed_anywhere_leaves_no_visible_shard(tmp_path: Path, point: 
 def test_a_replacement_killed_anywhere_ends_as_the_old_or_the_new_shard(tmp_path: Path, point: str) -> None:
     # Mutation tried: finish_replacements that only restores the old marker -> verify finds other bytes.
     layout = make_dataset(tmp_path / "d", 1)
-    assert _killed_write(layout.root, point, "replace") == -9
+    assert _killed_write(layout.root, point, rows=7) == -9
     finish_replacements(layout)
     remove_partials(layout)
     assert verify_dataset(layout.root) == []
     expected = 8 if point == "shard:before_fsync" else 7
-    assert layout.read_stats(0)["count"] == expected
+    assert layout.read_stats(0).count == expected
 
 
 def test_full_disk_is_a_clear_error_and_leaves_no_final_name(tmp_path: Path) -> None:
@@ -112,13 +105,13 @@ def test_a_folder_of_other_settings_is_refused_with_the_differing_fields(tmp_pat
     # Mutation tried: claim_folder that returns at once when there is a card -> no error.
     root = tmp_path / "d"
     root.mkdir()
-    claim_folder(DatasetLayout(root), {"fixed": {"settings": {"image.size": 512, "sizes": (1, 2)}}})
-    claim_folder(DatasetLayout(root), {"fixed": {"settings": {"image.size": 512, "sizes": (1, 2)}}})
+    claim_folder(DatasetLayout(root), DatasetCard(fixed={"settings": {"image.size": 512, "sizes": (1, 2)}}))
+    claim_folder(DatasetLayout(root), DatasetCard(fixed={"settings": {"image.size": 512, "sizes": (1, 2)}}))
     with pytest.raises(UsageError, match=r"settings\.image\.size: 512 -> 256"):
-        claim_folder(DatasetLayout(root), {"fixed": {"settings": {"image.size": 256, "sizes": (1, 2)}}})
+        claim_folder(DatasetLayout(root), DatasetCard(fixed={"settings": {"image.size": 256, "sizes": (1, 2)}}))
 
 
 def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.docx").write_bytes(b"precious")
     with pytest.raises(UsageError, match=r"thesis\.docx"):
-        claim_folder(DatasetLayout(tmp_path), {"fixed": {}})
+        claim_folder(DatasetLayout(tmp_path), DatasetCard(fixed={}))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import io
+import random
 import tracemalloc
 
 import pytest
 
-from lposekit.errors import Outcome
+from lposekit.errors import Outcome, Rejected
+from pipelines.fetch.body import read_body
 from tests.pipelines.fetch.conftest import MIB, opener_for, outcome, rejection
 from tests.support.bad_server import BadServer
 from tests.support.misbehaviours import encoded_body
@@ -54,3 +57,45 @@ def test_a_gzip_bomb_stops_at_the_cap(server: BadServer) -> None:
 def test_an_empty_body_is_empty_whatever_its_encoding() -> None:
     with BadServer({"/empty": Page(b"", headers=(("Content-Encoding", "gzip"),))}) as server:
         assert opener_for(server).fetch(f"{server.url}/empty").body == b""
+
+
+def raw_response(body: bytes, *headers: str) -> http.client.HTTPResponse:
+    """An answer without a Content-Length, which ends with its connection."""
+    head = "\r\n".join(["HTTP/1.1 200 OK", "Connection: close", *headers, "", ""]).encode()
+
+    class Connection:
+        def makefile(self, *_: object) -> io.BytesIO:
+            return io.BytesIO(head + body)
+
+    response = http.client.HTTPResponse(Connection())  # type: ignore[arg-type]
+    response.begin()
+    return response
+
+
+def read(body: bytes, cap_bytes: int, *headers: str) -> bytes:
+    sink = io.BytesIO()
+    read_body(raw_response(body, *headers), sink, cap_bytes)
+    return sink.getvalue()
+
+
+# Mutations: `>=` in place of `>`, as sent and as decoded; `decompress(chunk, room)`, one byte too few to notice.
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_a_body_of_exactly_the_cap_is_taken_and_one_byte_more_is_not(size: int) -> None:
+    body = bytes(size)
+    assert read(body, size) == body
+    assert read(gzip.compress(body), size, "Content-Encoding: gzip") == body
+    for sent, headers in ((body, ()), (gzip.compress(body), ("Content-Encoding: gzip",))):
+        with pytest.raises(Rejected) as refused:
+            read(sent, size - 1, *headers)
+        assert refused.value.outcome is Outcome.TOO_BIG
+
+
+# Mutation: only the decoded bytes are counted.
+def test_the_cap_holds_for_the_bytes_as_sent_too() -> None:
+    noise = random.Random(0).randbytes(1000)
+    sent = gzip.compress(noise)
+    assert len(sent) > 1000
+    assert read(sent, len(sent), "Content-Encoding: gzip") == noise
+    with pytest.raises(Rejected) as refused:
+        read(sent, len(sent) - 1, "Content-Encoding: gzip")
+    assert refused.value.outcome is Outcome.TOO_BIG

@@ -45,6 +45,7 @@ def test_the_columns_of_lists_are_understood(column: str, algorithm: str) -> Non
         {"md5": None},
         {"md5": ""},
         {"md5": "0" * 40},
+        {"sha256": "0" * 32},
         {"sha256": "not hexadecimal" * 5},
     ],
 )

@@ -55,7 +55,7 @@ def test_an_owner_who_opts_out_is_obeyed(server: BadServer, headers: list[tuple[
     assert polite(server, opt_out_headers=False).fetch(url).body == tiny_jpeg()
 
 
-# Mutation: ignore whom a directive addresses.
+# Mutations: ignore whom a directive addresses; every reservation but 0 counts.
 @pytest.mark.parametrize(
     "headers",
     [
@@ -65,6 +65,7 @@ def test_an_owner_who_opts_out_is_obeyed(server: BadServer, headers: list[tuple[
         [("X-Robots-Tag", "max-image-preview: large")],
         [("X-Robots-Tag", "noaim")],
         [("TDM-Reservation", "0")],
+        [("TDM-Reservation", "2")],
     ],
 )
 def test_headers_that_mean_others_or_other_things_do_not_count(

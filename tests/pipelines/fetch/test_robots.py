@@ -7,9 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lposekit.errors import Outcome, Rejected
+from pipelines.fetch.deadline import Deadline
 from pipelines.fetch.opener import GuardedOpener
 from pipelines.fetch.polite import polite_opener
-from tests.pipelines.fetch.conftest import names, outcome, quick_settings
+from pipelines.fetch.robots import RobotsRules
+from pipelines.fetch.urls import parse_web_url
+from tests.pipelines.fetch.conftest import names, opener_for, outcome, quick_settings
 from tests.support.bad_server import BadServer
 from tests.support.pages import Page, tiny_jpeg
 
@@ -129,6 +132,44 @@ def test_a_robots_file_made_to_hurt_is_not_evaluated(server: BadServer) -> None:
     agents = "".join(f"User-agent: a{number}\n" for number in range(10_000))
     rules = "".join(f"Disallow: /{number}\n" for number in range(10_000))
     assert outcome(polite(with_robots(server, agents + rules)), f"{server.url}/ok") is Outcome.ROBOTS
+
+
+# Mutation: `>=` in place of `>` for the limit.
+@pytest.mark.parametrize(("limit", "is_allowed"), [(6, True), (5, False)])
+def test_as_many_agents_and_rules_as_the_limit_are_evaluated(
+    server: BadServer, monkeypatch: pytest.MonkeyPatch, limit: int, is_allowed: bool
+) -> None:
+    monkeypatch.setattr("pipelines.fetch.robots.MAX_AGENTS_TIMES_RULES", limit)
+    rules = RobotsRules(opener_for(with_robots(server, "Agent: a\nAgent: b\n" + "Allow: /\n" * 3)), "lposekit")
+    assert is_asked(rules, server) == is_allowed
+
+
+def is_asked(rules: RobotsRules, server: BadServer) -> bool:
+    """Whether the rules let a page of the server be fetched."""
+    try:
+        rules.check(parse_web_url(f"{server.url}/ok"), Deadline.start(3, 1))
+    except Rejected:
+        return False
+    return True
+
+
+# Mutations: the two times exchanged; what is known asked again each time.
+def test_an_answer_is_kept_long_and_a_failure_shortly(server: BadServer) -> None:
+    opener = opener_for(with_robots(server, "", status=503), retries=0)
+    rules = RobotsRules(opener, "lposekit", keep_s=1000, keep_failure_s=0)
+    assert not is_asked(rules, server)
+    with_robots(server, "User-agent: *\nDisallow: /private")
+    assert [is_asked(rules, server) for _ in range(3)] == [True] * 3
+    assert len(server.hits_of("/robots.txt")) == 2
+
+
+# Mutation: `>=` in place of `>` for the number of origins.
+def test_as_many_origins_as_asked_for_are_remembered(server: BadServer, other_server: BadServer) -> None:
+    rules = RobotsRules(opener_for(server, other_server), "lposekit", max_origins=2)
+    for each in (server, other_server) * 3:
+        with_robots(each, "")
+        assert is_asked(rules, each)
+    assert [len(each.hits_of("/robots.txt")) for each in (server, other_server)] == [1, 1]
 
 
 def test_robots_txt_shares_the_time_of_its_row(server: BadServer) -> None:

@@ -52,3 +52,33 @@ def test_three_dead_links_are_no_outage() -> None:
     breaker = CircuitBreaker(max_share=0.9)
     breaker.add([Outcome.DNS] * 3)
     assert not breaker.is_open
+
+
+# Mutation: `>=` in place of `>` in `is_open`.
+@pytest.mark.parametrize(("failed", "is_open"), [(9, False), (10, True)])
+def test_exactly_the_share_that_is_allowed_does_not_open_it(failed: int, is_open: bool) -> None:
+    breaker = CircuitBreaker(max_share=0.45, window_rows=20, min_rows=20)
+    breaker.add([Outcome.DNS] * failed + [Outcome.KEPT] * (20 - failed))
+    assert breaker.is_open == is_open
+
+
+def test_a_share_of_one_never_opens_it() -> None:
+    breaker = CircuitBreaker(max_share=1.0, window_rows=20, min_rows=20)
+    breaker.add([Outcome.TIMEOUT] * 50)
+    assert not breaker.is_open
+
+
+# Mutation: `>=` in place of `>` where old rows are let go.
+def test_the_window_has_as_many_rows_as_it_is_asked_for() -> None:
+    breaker = CircuitBreaker(max_share=0.5, window_rows=10)
+    breaker.add([Outcome.KEPT] * 3 + [Outcome.DNS] * 9)
+    assert breaker.describe() == "9 of the last 10 rows failed by the network (dns 9)"
+
+
+# Mutation: `min_rows` alone, whatever the window.
+def test_a_window_smaller_than_the_least_number_of_rows_opens_when_it_is_full() -> None:
+    breaker = CircuitBreaker(max_share=0.5, window_rows=10, min_rows=50)
+    breaker.add([Outcome.DNS] * 9)
+    assert not breaker.is_open
+    breaker.add([Outcome.DNS])
+    assert breaker.is_open

@@ -19,7 +19,7 @@ from PIL import Image
 
 import lposekit
 from lposekit.errors import UsageError
-from lposekit.shards.card import read_card
+from lposekit.shards.card import DatasetTotals, read_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
 from pipelines.fetch.settings import FetchSettings
@@ -54,7 +54,8 @@ def test_every_row_ends_in_the_outcome_that_it_deserves(tmp_path: Path) -> None:
     unsafe = [0.9 if row == 15 else 0.1 for row in range(16)]
     pages["/15.jpg"] = Page(stub_image(15))
     with served(pages, tmp_path, punsafe=unsafe) as (_, path):
-        settings = stub_settings(path, tmp_path / "d", filter=FilterSettings(max_punsafe=0.5))
+        killable = ImageSettings(decode_processes=1)
+        settings = stub_settings(path, tmp_path / "d", filter=FilterSettings(max_punsafe=0.5), image=killable)
         report = run(settings, execute=execute_here)
     assert report.exit_code == 0
     dataset = lposekit.open_dataset(tmp_path / "d")
@@ -96,7 +97,9 @@ def test_stored_images_are_upright_without_metadata_and_of_the_size_asked_for(tm
     Image.fromarray(marked).save(stream, "JPEG", exif=exif, quality=95)
     pages = {"/0.jpg": Page(stream.getvalue()), "/1.jpg": Page(stub_image(1))}
     with served(pages, tmp_path) as (_, path):
-        settings = stub_settings(path, tmp_path / "d", store_min_detected=0.0, image=ImageSettings(size=100))
+        settings = stub_settings(
+            path, tmp_path / "d", store_min_detected=0.0, image=ImageSettings(size=100, decode_processes=0)
+        )
         run(settings, execute=execute_here)
     rows = lposekit.open_dataset(tmp_path / "d").rows().to_pylist()
     assert (rows[0]["width"], rows[0]["height"]) == (100, 200)
@@ -163,6 +166,8 @@ def test_a_low_success_rate_ends_with_exit_code_3_only_where_it_was_asked_for(tm
         settings = stub_settings(path, tmp_path / "d")
         assert run(settings, execute=execute_here).exit_code == 0
         assert run(replace(settings, min_success=0.5), execute=execute_here).exit_code == 3
+        # Mutation tried: `<=` in place of `<` in `BuildReport.exit_code` -> exactly what was asked for is too little.
+        assert run(replace(settings, min_success=0.25), execute=execute_here).exit_code == 0
         assert run(replace(settings, min_success=0.2), execute=execute_here).exit_code == 0
 
 
@@ -178,8 +183,8 @@ def test_the_cards_totals_are_those_of_the_shards(tmp_path: Path) -> None:
     with served(stub_pages(6, num_persons={0: 0}), tmp_path) as (_, path):
         run(stub_settings(path, tmp_path / "d"), execute=execute_here)
     card = read_card(DatasetLayout(tmp_path / "d"))
-    assert card["totals"] == {"shards": 2, "rows": 6, "samples": 5, "outcomes": {"kept": 5, "no_person": 1}}
-    assert card["shards"] == ["00000", "00001"]
+    assert card.totals == DatasetTotals(shards=2, rows=6, samples=5, outcomes={"kept": 5, "no_person": 1})
+    assert card.shards == ["00000", "00001"]
 
 
 def test_duplicates_within_a_shard_are_turned_down_when_asked(tmp_path: Path) -> None:
@@ -189,6 +194,17 @@ def test_duplicates_within_a_shard_are_turned_down_when_asked(tmp_path: Path) ->
         settings = stub_settings(path, tmp_path / "d")
         run(replace(settings, fetch=replace(settings.fetch, dedup=True)), execute=execute_here)
     assert lposekit.open_dataset(tmp_path / "d").rows()["outcome"].to_pylist() == ["kept", "kept", "duplicate", "kept"]
+
+
+# mutation tried: `times` not handed to `pose_windows`: red
+def test_the_marker_of_a_shard_says_where_its_time_went(tmp_path: Path) -> None:
+    with served(stub_pages(4), tmp_path) as (_, path):
+        report = run(stub_settings(path, tmp_path / "d"), execute=execute_here)
+    timings_s = DatasetLayout(tmp_path / "d").read_stats(0).timings_s
+    assert timings_s is not None
+    assert timings_s.keys() == {"fetch", "decode", "pose", "encode", "commit"}  # the stub has no detector
+    assert all(seconds > 0 for stage, seconds in timings_s.items() if stage != "pose")
+    assert report.timings_s == timings_s
 
 
 def _never(*_: Any) -> RunResult:

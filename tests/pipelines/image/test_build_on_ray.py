@@ -12,6 +12,7 @@ from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
 from pipelines.recipes import build_images as run
 from tests.support.bad_server import closed_port
+from tests.support.execute_here import execute_here
 from tests.support.stub_build import served, stub_pages, stub_settings, write_rows
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(240)]
@@ -26,7 +27,7 @@ def test_a_network_that_is_down_commits_nothing_and_the_next_run_goes_on(tmp_pat
     assert report.stopped is not None
     assert "24 of the last 24 rows failed by the network (connect 24)" in report.stopped
     assert DatasetLayout(output).committed_shards() == []
-    again = run(stub_settings(path, output, rows_per_shard=24, network_failure_limit=None))
+    again = run(stub_settings(path, output, rows_per_shard=24, network_failure_limit=None), execute=execute_here)
     assert (again.exit_code, again.outcomes) == (0, {"connect": 24})
 
 
@@ -36,5 +37,5 @@ def test_rows_keep_their_order_over_many_workers(tmp_path: Path) -> None:
     assert report.exit_code == 0
     assert [sample.caption for sample in lposekit.open_dataset(tmp_path / "d")] == [f"row {row}" for row in range(24)]
     card = read_card(DatasetLayout(tmp_path / "d"))
-    assert card["models"]["pose_model"]["name"] == "stub"
+    assert card.models["pose_model"]["name"] == "stub"
     assert verify_dataset(tmp_path / "d") == []

@@ -193,6 +193,12 @@ def test_the_limits_themselves_are_allowed(width: int, height: int) -> None:
     assert outcome_of(encoded(photo_rgb(width, height), "PNG")) is None
 
 
+@pytest.mark.parametrize(("limit", "outcome"), [(64 * 80, None), (64 * 80 - 1, Outcome.TOO_MANY_PIXELS)])
+def test_as_many_pixels_as_the_limit_are_allowed(limit: int, outcome: Outcome | None) -> None:
+    # mutation: `>` to `>=` in decode_image
+    assert outcome_of(encoded(photo_rgb(64, 80), "PNG"), ImageSettings(max_pixels=limit)) is outcome
+
+
 def test_30000_x_1_is_too_small_not_an_error() -> None:
     assert outcome_of(encoded(np.zeros((1, 30000, 3), np.uint8), "PNG")) is Outcome.TOO_SMALL
 

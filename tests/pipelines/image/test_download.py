@@ -299,6 +299,7 @@ except Interrupted:
 """
 
 
+@pytest.mark.more
 def test_a_process_that_cancelled_a_download_can_end(server: BadServer, tmp_path: Path) -> None:
     # mutation: no atexit.register -> the process hangs for ever in multiprocessing's exit handler
     command = [sys.executable, "-c", CANCEL_SCRIPT, f"{server.url}/silent", str(tmp_path)]

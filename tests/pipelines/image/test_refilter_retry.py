@@ -41,7 +41,7 @@ def test_a_tighter_rule_drops_samples_and_keeps_the_others_as_they_are(tmp_path:
     old, new = _bytes(tmp_path / "d"), _bytes(tmp_path / "tight")
     assert len(new) == 5
     assert all(new[key]["jpg"] == old[key]["jpg"] and new[key]["txt"] == old[key]["txt"] for key in new)
-    assert lposekit.open_dataset(tmp_path / "tight").card["keep_rule"]["min_detected"] == 0.6
+    assert lposekit.open_dataset(tmp_path / "tight").card.keep_rule["min_detected"] == 0.6
 
 
 def test_a_looser_rule_lists_the_rows_whose_pixels_are_missing_and_retry_fetches_them_without_a_model(

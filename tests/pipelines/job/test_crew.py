@@ -15,7 +15,7 @@ import pytest
 from lposekit.errors import LposekitError, UsageError
 from lposekit.interrupts import Interrupts
 from lposekit.recipe import Claim, Machine, Pool, ShardReport
-from lposekit.shards.card import claim_folder
+from lposekit.shards.card import DatasetCard, claim_folder
 from lposekit.shards.layout import DatasetLayout
 from pipelines.job.crew import run_on_ray
 from pipelines.job.progress import BuildProgress
@@ -74,7 +74,7 @@ class Recipe:
 def _run(recipe: Any, folder: Path, plans: Iterator[OneShard]) -> Any:
     layout = DatasetLayout(folder)
     layout.meta.mkdir(parents=True)
-    claim_folder(layout, {"kind": "image", "fixed": {}})
+    claim_folder(layout, DatasetCard(fixed={}))
     progress = BuildProgress(layout.log, None, {})
     return run_on_ray(recipe, Claim(folder, "run"), plans, progress, Interrupts()), progress
 

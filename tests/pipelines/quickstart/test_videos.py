@@ -36,7 +36,7 @@ def test_without_an_argument_the_sample_is_built_and_ends_as_listed(
     assert cli.main(["build-video-shards", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     dataset = lposekit.open_dataset(fresh / OUTPUT)
-    assert dataset.card["sample"] is True
+    assert dataset.card.sample is True
     rows = {Path(row["url"]).stem: row for row in dataset.rows().to_pylist()}
     assert {name: row["outcome"] for name, row in rows.items()} == {v.name: v.expected for v in SAMPLE_VIDEOS}
     assert {name: row["caption"] for name, row in rows.items()} == {v.name: v.caption for v in SAMPLE_VIDEOS}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,20 +55,27 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def built(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BuildReport]:
+    """The folder of these videos and its report, to be read or copied."""
+    folder = tmp_path_factory.mktemp("built") / "d"
+    return folder, run(_settings(videos, folder), execute=execute_here)
+
+
 def _settings(videos: Path, output: Path, **changes: object) -> BuildVideoSettings:
     return BuildVideoSettings(input=(str(videos),), output=output, rows_per_shard=2, workers=1, **changes)  # type: ignore[arg-type]
 
 
-def test_every_video_and_every_window_is_accounted_for_and_captions_arrive(videos: Path, tmp_path: Path) -> None:
-    report = run(_settings(videos, tmp_path / "d"), execute=execute_here)
+def test_every_video_and_every_window_is_accounted_for_and_captions_arrive(built: tuple[Path, BuildReport]) -> None:
+    folder, report = built
     assert report.exit_code == 0
-    dataset = lposekit.open_dataset(tmp_path / "d")
+    dataset = lposekit.open_dataset(folder)
     rows = dataset.rows().to_pylist()
     assert [row["outcome"] for row in rows] == ["kept", "kept", "kept", "no_clip", "corrupt"]
     assert report.windows == report.num_samples + sum(report.dropped_windows.values())
     assert report.dropped_windows["black"] >= 1
     assert report.success == 0.8  # a video without a clip was decoded all the same
-    assert verify_dataset(tmp_path / "d") == []
+    assert verify_dataset(folder) == []
     captions = {sample.metadata["video_key"]: sample.caption for sample in dataset}
     assert captions["000000000"] == "somebody walks"
     assert captions["000010000"] == "somebody dances"
@@ -80,21 +88,37 @@ def test_every_video_and_every_window_is_accounted_for_and_captions_arrive(video
     assert all(clip["end_s"] <= 2.0 or clip["start_s"] >= 2.0 for clip in cut), "a clip spans the cut at 2 s"
 
 
-def test_plain_webdataset_reads_the_clips(videos: Path, tmp_path: Path) -> None:
+# mutations tried: no `add_all` of the child's times, no stage "commit" in the writer: red
+def test_the_marker_the_report_and_the_last_line_say_where_the_time_went(built: tuple[Path, BuildReport]) -> None:
+    layout, report = DatasetLayout(built[0]), built[1]
+    stages = {"fetch", "hash", "decode", "shots", "encode", "commit"}
+    by_shard = [layout.read_stats(shard).timings_s or {} for shard in layout.committed_shards()]
+    assert by_shard[0].keys() == stages
+    assert all(by_shard[0][stage] > 0 for stage in ("decode", "encode", "commit"))
+    assert by_shard[-1].keys() <= stages  # of a file that is no video
+    decode_s = sum(times["decode"] for times in by_shard)
+    assert report.timings_s["decode"] == pytest.approx(decode_s, abs=0.01)
+    assert re.match(r"time by stage: \w+ \d+ %, ", report.summary_lines()[-1])
+    page = (layout.root / "_dataset/report/index.html").read_text()
+    assert "Time by stage" in page
+    assert "<dt>shots</dt>" in page
+
+
+def test_plain_webdataset_reads_the_clips(built: tuple[Path, BuildReport]) -> None:
     import webdataset
 
-    run(_settings(videos, tmp_path / "d"), execute=execute_here)
-    layout = DatasetLayout(tmp_path / "d")
+    layout = DatasetLayout(built[0])
     tars = [str(layout.tar(shard)) for shard in layout.committed_shards()]
     samples = list(webdataset.WebDataset(tars, shardshuffle=False, empty_check=False))
     assert len(samples) == len(lposekit.open_dataset(layout.root))
     assert all({"mp4", "txt", "json"} <= sample.keys() for sample in samples)
 
 
-def test_the_same_input_gives_the_same_bytes_and_a_missing_shard_is_built_again(videos: Path, tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        run(_settings(videos, tmp_path / name), execute=execute_here)
-    first, second = DatasetLayout(tmp_path / "first"), DatasetLayout(tmp_path / "second")
+def test_the_same_input_gives_the_same_bytes_and_a_missing_shard_is_built_again(
+    videos: Path, built: tuple[Path, BuildReport], tmp_path: Path
+) -> None:
+    run(_settings(videos, tmp_path / "second"), execute=execute_here)
+    first, second = DatasetLayout(built[0]), DatasetLayout(tmp_path / "second")
     assert content_digest(first) == content_digest(second)
     second.stats(1).unlink()
     run(_settings(videos, second.root), execute=execute_here)
@@ -149,11 +173,11 @@ def test_retry_takes_other_limits_than_the_build_had(videos: Path, tmp_path: Pat
 
 # mutations tried: versions not in `fixed`, not compared in `retry_plans`: red each
 def test_other_versions_of_the_encoders_do_not_continue_a_folder(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    videos: Path, built: tuple[Path, BuildReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = _settings(videos, tmp_path / "d")
-    run(settings, execute=execute_here)
-    versions = read_card(DatasetLayout(tmp_path / "d"))["versions"]
+    shutil.copytree(built[0], tmp_path / "d")
+    versions = read_card(DatasetLayout(tmp_path / "d")).versions
     assert {"av", "decord2", "scenedetect-headless", "python", "lposekit"} <= versions.keys()
     for module in (build, video_recipe):
         monkeypatch.setattr(module, "installed_versions", lambda packages: dict.fromkeys(packages, "0.1"))
@@ -184,9 +208,11 @@ def test_samples_are_not_mixed_with_videos_of_somebody_else(tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "sample-videos").iterdir()] == ["mine.mp4"]
 
 
+@pytest.mark.more  # `faults/test_video_killed.py` kills a worker in the middle of a video
 @pytest.mark.parametrize("point", ["shard:before_fsync", "shard:between_tar_and_parquet", "shard:before_stats"])
-def test_a_worker_killed_at_a_named_point_changes_nothing(videos: Path, tmp_path: Path, point: str) -> None:
-    run(_settings(videos, tmp_path / "whole"), execute=execute_here)
+def test_a_worker_killed_at_a_named_point_changes_nothing(
+    videos: Path, built: tuple[Path, BuildReport], tmp_path: Path, point: str
+) -> None:
     marker = tmp_path / "killed"
     command = [sys.executable, "-m", "lposekit.cli", "build-video-shards", "--input", str(videos)]
     command += ["--output", str(tmp_path / "d"), "--rows-per-shard", "2", "--workers", "1"]
@@ -195,7 +221,7 @@ def test_a_worker_killed_at_a_named_point_changes_nothing(videos: Path, tmp_path
     wait_until(lambda: marker.exists() or process.poll() is not None, "the fault point")
     assert process.wait(150) == 0
     assert marker.exists()
-    assert content_digest(DatasetLayout(tmp_path / "d")) == content_digest(DatasetLayout(tmp_path / "whole"))
+    assert content_digest(DatasetLayout(tmp_path / "d")) == content_digest(DatasetLayout(built[0]))
 
 
 def test_retry_builds_the_failed_videos_again_and_leaves_the_others_as_they_were(videos: Path, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def _folder_of_some(folder: Path) -> Path:
     return some
 
 
+@pytest.mark.more  # `clips/test_fixtures.py` judges each of them, and the next test a folder of some
 def test_a_list_of_the_fixtures_ends_as_the_table_says(tmp_path: Path) -> None:
     report = _build(_list_without(SLOW, tmp_path), tmp_path / "d")
     _assert_as_deserved(report, [name for name in TABLE if name != SLOW], _captions())

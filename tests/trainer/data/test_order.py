@@ -41,6 +41,42 @@ def test_seed_and_epoch_change_the_order_and_nothing_else_does():
     assert [r[:3] for r in epoch_of(order(), 1)] != [r[:3] for r in epoch_of(order(), 0)]
 
 
+def shards_in_order(stream: SampleOrder, epoch: int) -> list[int]:
+    return [ref.shard for ref in epoch_of(stream, epoch)]
+
+
+def test_shards_are_shuffled_by_seed_and_epoch():
+    # mutations tried: shard order drawn without the epoch; without the seed. Blocks of one sample shuffle nothing
+    # themselves, so what differs is the order of the shards
+    def stream(seed: int) -> SampleOrder:
+        return SampleOrder([[1] * 30], (1,), seed, block_samples=1)
+
+    orders = [shards_in_order(stream(seed), epoch) for seed in (0, 1) for epoch in (0, 1, 2)]
+    assert len({tuple(order) for order in orders}) == 6
+    assert all(sorted(order) == list(range(30)) for order in orders)
+
+
+def test_each_block_is_shuffled_by_seed_epoch_and_its_number():
+    # mutations tried: the permutation of a block drawn without the seed, the epoch, the number of the block; one shard,
+    # so only the blocks differ
+    blocks = []
+    for seed in (0, 1):
+        stream = SampleOrder([[60]], (1,), seed, block_samples=20)
+        for epoch in (0, 1):
+            rows = [ref.row for ref in epoch_of(stream, epoch)]
+            blocks += [tuple(row - start for row in rows[start : start + 20]) for start in (0, 20, 40)]
+    assert len(set(blocks)) == 12
+    assert all(sorted(block) == list(range(20)) for block in blocks)
+
+
+def test_a_look_at_another_epoch_does_not_change_this_one():
+    # mutation tried: the last block remembered by its number alone, whatever the epoch
+    stream = order()
+    first = epoch_of(stream, 0)
+    assert [ref[:3] for ref in epoch_of(stream, 1)] != [ref[:3] for ref in first]
+    assert epoch_of(stream, 0) == first
+
+
 def test_the_order_of_today_is_the_order_of_tomorrow():
     # a changed order would silently void every checkpoint: these values may never change
     refs = SampleOrder([[3, 2], [2]], (1, 1), 7, 4).samples(0, 0, 7)

@@ -14,8 +14,9 @@ import pytest
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.keypoints import KEYPOINT_FORMATS
-from lposekit.shards.card import claim_folder, update_card
+from lposekit.shards.card import DatasetCard, claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.stats import ShardStats
 from lposekit.shards.writer import ShardWriter
 from tests.support.train_data import clip_members, color_of, image_members, keypoints_of, write_dataset
 from trainer.data.catalog import open_catalog, open_dataset_folder
@@ -111,6 +112,43 @@ def test_noise_is_standard_normal_and_timesteps_are_uniform(tmp_path: Path):
     assert max(sample.timestep for sample in samples) <= 999
 
 
+def test_every_timestep_is_drawn_the_last_one_too(tmp_path: Path):
+    # mutation tried: one timestep fewer
+    reader = reader_of(write_dataset(tmp_path / "data", [1]), noise=NoiseRecipe(num_timesteps=3))
+    assert {reader.read(SampleRef(0, 0, 0, visit)).timestep for visit in range(40)} == {0, 1, 2}
+
+
+def test_the_noise_to_predict_is_not_the_one_that_draws_the_latent(tmp_path: Path):
+    # mutation tried: both from one stream
+    sample = reader_of(write_dataset(tmp_path / "data", [1])).read(SampleRef(0, 0, 0, 0))
+    assert abs(np.corrcoef(sample.noise_CFHW.ravel(), sample.latent_noise_FCHW.ravel())[0, 1]) < 0.3
+
+
+def test_captions_are_dropped_as_often_as_asked_for_and_by_numbers_of_their_own(tmp_path: Path):
+    # mutations tried: `>` in place of `<`; the numbers that decide about the flip
+    reader = reader_of(write_dataset(tmp_path / "data", [1]), caption_dropout=0.2, framing=Framing(64, flip=0.2))
+    draws = [SampleRef(0, 0, 0, visit) for visit in range(400)]
+    dropped = {draw for draw in draws if not reader.read(draw).caption}
+    assert 50 < len(dropped) < 110
+    assert dropped == {draw for draw in draws if SampleRandom(0, draw).stream("caption").random() < 0.2}
+    assert dropped != {draw for draw in draws if SampleRandom(0, draw).stream("flip").random() < 0.2}
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.2, 1.0])
+def test_images_are_flipped_as_often_as_asked_for(flip: float):
+    # mutation tried: a share of 1 - flip
+    flipped = [choose_geometry(80, 64, 64, "center", flip, random(visit)).flipped for visit in range(400)]
+    assert abs(np.mean(flipped) - flip) < 0.06 * (0 < flip < 1) + 1e-9
+
+
+def test_a_random_crop_reaches_both_ends_and_a_centred_one_is_in_the_middle():
+    # mutations tried: the last place never drawn; a crop that is centred in one direction only
+    geometries = [choose_geometry(67, 64, 64, "random", 0.0, random(visit)) for visit in range(60)]
+    assert {geometry.top for geometry in geometries} == {0, 1, 2, 3}
+    wide, high = (choose_geometry(*size, 64, "center", 0.0, random()) for size in ((64, 84), (84, 64)))
+    assert [(each.top, each.left) for each in (wide, high)] == [(0, 10), (10, 0)]
+
+
 def test_offset_noise_shifts_whole_channels(tmp_path: Path):
     root = write_dataset(tmp_path / "data", [2])
     plain = reader_of(root).read(SampleRef(0, 0, 0, 0)).noise_CFHW
@@ -185,11 +223,11 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path):
 def test_clips_stored_as_images_are_refused_with_the_way_to_store_them(tmp_path: Path):
     # mutation tried: without the check, "has no member 'mp4' ... Build the shard again"
     layout = DatasetLayout(tmp_path)
-    claim_folder(layout, {"kind": "video", "fixed": {}})
+    claim_folder(layout, DatasetCard(kind="video", fixed={}))
     writer = ShardWriter(layout, 0, "test")
     frames = {f"{frame:06d}.jpg": image_members(frame)["jpg"] for frame in range(2)}
     writer.add("000000000000", {**frames, "json": b"{}", "txt": b"a clip"})
-    writer.commit(pa.table({"key": ["000000000000"]}), {"count": 1, "outcomes": {"kept": 1}})
+    writer.commit(pa.table({"key": ["000000000000"]}), ShardStats(count=1, outcomes={"kept": 1}))
     update_card(layout)
     with pytest.raises(UsageError, match=r"was built with --encode.format frames.*Build it with --encode.format mp4"):
         open_catalog([tmp_path], "video")

@@ -21,6 +21,7 @@ import trainer.cache_latents
 import trainer.inference.sample
 import trainer.model.official_weights
 import trainer.run.view
+import trainer.sample
 import trainer.train
 from pathlib import Path
 from tests.support.train_runs import settings_for

@@ -124,20 +124,21 @@ def shows_its_frames(clip: ClipRecord, shown: Sequence[int]) -> bool:
 
 # mutation tried: PyavReader's `_missing` yielding nothing and `covers` False keeps clips with concealed frames: red
 # mutation tried: `_Draft.add` that counts no repeated frame makes both files without an index red
+@pytest.mark.parametrize("places", [8, pytest.param(50, marks=pytest.mark.more)])
 @pytest.mark.parametrize("index", ["index_last", "index_first", "no_index.mkv", "no_index.ts"])
-def test_truncated_at_fifty_places(
-    sandbox: Sandbox, tmp_path: Path, good: dict[str, bytes], sound: dict[float, str], index: str
+def test_truncated_anywhere(
+    sandbox: Sandbox, tmp_path: Path, good: dict[str, bytes], sound: dict[float, str], index: str, places: int
 ) -> None:
     data = good[index]
     pid = sandbox.pid
     kept = 0
-    for cut in np.linspace(0, len(data) - 1, 50).astype(int):
+    for cut in np.linspace(0, len(data) - 1, places).astype(int):
         result = build(sandbox, tmp_path, data[:cut])
         assert result.outcome in {Outcome.KEPT, Outcome.CORRUPT, Outcome.TOO_SHORT}, (cut, result.detail)
         assert not altered_clips(result, sound, tmp_path), cut
         kept += len(result.clips)
     assert sandbox.pid == pid  # the child lived through all of them
-    assert kept <= 5 if index == "index_last" else kept > 50
+    assert kept <= 5 if index == "index_last" else kept > places
 
 
 def flipped(data: bytes, seed: int, count: int) -> bytearray:
@@ -151,19 +152,27 @@ def flipped(data: bytes, seed: int, count: int) -> bytearray:
 
 # a flip that yields another valid image is invisible to any decoder; the seeds in which that happens are counted
 # mutation tried: no damage check in DecordReader (complaint ignored, fault_tol=-1) makes this test red
-@pytest.mark.parametrize(("count", "invisible"), [(1, 2), (200, 0)])
-def test_flipped_bits_with_twenty_seeds(
-    sandbox: Sandbox, tmp_path: Path, good: dict[str, bytes], sound: dict[float, str], count: int, invisible: int
+@pytest.mark.parametrize(
+    ("count", "seeds", "invisible"), [(1, 5, 0), pytest.param(1, 20, 2, marks=pytest.mark.more), (200, 20, 0)]
+)
+def test_flipped_bits(
+    sandbox: Sandbox,
+    tmp_path: Path,
+    good: dict[str, bytes],
+    sound: dict[float, str],
+    count: int,
+    seeds: int,
+    invisible: int,
 ) -> None:
     altered, damaged = 0, 0
-    for seed in range(20):
+    for seed in range(seeds):
         result = build(sandbox, tmp_path, flipped(good["index_last"], seed, count))
         assert result.outcome in {Outcome.KEPT, Outcome.CORRUPT}
         assert all(clip.repeated_frames == 0 for clip in result.clips)
         altered += bool(altered_clips(result, sound, tmp_path))
         damaged += "damaged" in result.dropped
     assert altered <= invisible
-    assert damaged >= 20 - invisible
+    assert damaged >= seeds - invisible
 
 
 def without_moov(data: bytes) -> bytes:

@@ -1,0 +1,55 @@
+"""`lposekit sample`: draw a clip (or images) that follows a prompt and a pose."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lposekit.commands.flags import load
+from lposekit.commands.output import finish
+from lposekit.commands.registry import COMMANDS
+from lposekit.errors import LposekitError, UsageError
+from trainer.inference.settings import SampleSettings
+
+if TYPE_CHECKING:
+    from lposekit.pose.tracks import PoseTracks
+
+
+def run(argv: Sequence[str]) -> int:
+    loaded = load(COMMANDS["sample"], SampleSettings, argv)
+    from trainer import sample
+
+    estimate = refuse_estimate if loaded.dry_run else estimate_poses
+    report = sample.run(loaded.settings, estimate=estimate, dry_run=loaded.dry_run)
+    return finish(report, as_json=loaded.json)
+
+
+def estimate_poses(video: Path) -> PoseTracks:
+    """The poses of a video of persons, as `lposekit pose` estimates them: with the settings of that command, from the
+    environment and the table [pose] of the settings file.
+
+    Raises LposekitError if the video cannot be read.
+    """
+    from lposekit.commands.pose import quiet_models
+    from lposekit.pose.tracks import read_tracks
+    from pipelines.video.poses.run import estimate_poses as estimate
+    from pipelines.video.poses.settings import PosesSettings
+
+    quiet_models()
+    with tempfile.TemporaryDirectory(prefix="lposekit-sample-") as folder:
+        argv = ["--input", str(video), "--output", folder]
+        settings = load(COMMANDS["pose"], PosesSettings, argv).settings
+        [outcome] = estimate(settings).videos
+        if outcome.poses is None:
+            raise LposekitError(f"--pose {outcome.line()}. Take another video.")
+        return read_tracks(outcome.poses)
+
+
+def refuse_estimate(video: Path) -> PoseTracks:
+    """A dry run estimates nothing."""
+    raise UsageError(
+        f"--pose {video}: a video of persons, and a dry run estimates no poses. Estimate them first (`lposekit pose "
+        f"--input {video} --output DIR`) and name the *.poses.json file that it writes."
+    )

@@ -1,0 +1,111 @@
+"""What is to be drawn: prompts, where their results go, the skeletons, the windows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lposekit.errors import UsageError
+from trainer.inference.output import format_of
+from trainer.inference.pose_input import Estimate, PoseRequest, load_pose
+from trainer.inference.settings import DEFAULT_FRAMES, SampleSettings
+from trainer.inference.windows import WindowPlan
+from trainer.run.sampler import WeightsFacts
+
+Frames = npt.NDArray[np.uint8]
+IMAGE_ENDING = ".png"
+MAX_PROMPTS_BYTES = 16 * 2**20
+
+
+def read_prompts(settings: SampleSettings) -> list[str]:
+    """The prompt, or one for each line of the file that is not blank."""
+    if settings.prompts is None:
+        assert settings.prompt is not None
+        return [settings.prompt]
+    try:
+        if settings.prompts.stat().st_size > MAX_PROMPTS_BYTES:
+            raise UsageError(f"--prompts {settings.prompts}: larger than {MAX_PROMPTS_BYTES} bytes. Split it.")
+        lines = settings.prompts.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"--prompts {settings.prompts}: cannot be read ({error}). Name a text file in UTF-8."
+        ) from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise UsageError(f"--prompts {settings.prompts}: there is no prompt in it. Write one per line.")
+    return prompts
+
+
+def output_paths(settings: SampleSettings, stage: int, num_prompts: int) -> list[Path]:
+    """Where each prompt's result goes: `--output` itself, or for a file of prompts `0000.mp4` and so on in it.
+
+    Raises UsageError for a name that does not fit what is drawn.
+    """
+    assert settings.output is not None
+    output, written_as = settings.output, settings.result.format
+    ending = output.suffix.lower()
+    many = settings.prompts is not None
+    if many and ending in (".mp4", ".gif", IMAGE_ENDING):
+        raise UsageError(f"--output {output}: several prompts need a folder. Leave the ending out.")
+    if stage == 1 and (ending in (".mp4", ".gif") or written_as in ("mp4", "gif")):
+        raise UsageError(f"--output {output}: weights of stage 1 draw images. Name a .png file, or a folder.")
+    if stage == 1 and ending == IMAGE_ENDING and (settings.frames or 1) > 1:
+        raise UsageError(f"--output {output}: {settings.frames} images need a folder. Leave the ending out.")
+    if stage == 2 and ending == IMAGE_ENDING:
+        raise UsageError(f"--output {output}: weights of stage 2 draw clips. Name a .mp4 or .gif file, or a folder.")
+    if written_as is not None and not many and format_of(output) != written_as:
+        raise UsageError(
+            f"--output {output}: does not end as --result.format {written_as} does. Leave one of them out."
+        )
+    if output.is_dir() and ending in (".mp4", ".gif", IMAGE_ENDING):
+        raise UsageError(f"--output {output}: a folder is there. Name a file.")
+    if not many:
+        return [output]
+    if stage == 1:
+        endings = IMAGE_ENDING if (settings.frames or 1) == 1 else ""
+    else:
+        endings = "" if written_as == "frames" else f".{written_as or 'mp4'}"
+    return [output / f"{number:04d}{endings}" for number in range(num_prompts)]
+
+
+def read_skeletons(
+    settings: SampleSettings, facts: WeightsFacts, height: int, width: int, estimate: Estimate
+) -> Frames | None:
+    """The skeleton images, drawn as the weights have learned to read them; None without a pose."""
+    if settings.pose is None:
+        return None
+    line_width = settings.skeleton.line_width
+    if line_width is None and facts.pose_line_width is not None:
+        line_width = facts.pose_line_width * min(height, width) / facts.size
+    request = PoseRequest(
+        source=settings.pose,
+        count=settings.frames or (1 if facts.stage == 1 else None),
+        most=DEFAULT_FRAMES,
+        stride=settings.stride,
+        height=height,
+        width=width,
+        style=settings.skeleton.style or facts.pose_style,
+        line_width=line_width,
+        how=settings.skeleton,
+    )
+    skeletons = load_pose(request, estimate)
+    if len(skeletons) == 1 and facts.stage == 2 and settings.frames is None:
+        # a still pose: held for a clip of the length that was trained
+        skeletons = np.repeat(skeletons, facts.frames, axis=0)
+    return skeletons
+
+
+def count_frames(settings: SampleSettings, facts: WeightsFacts, skeletons: Frames | None) -> int:
+    """Frames to draw."""
+    if skeletons is not None:
+        return len(skeletons)
+    return settings.frames or (facts.frames if facts.stage == 2 else 1)
+
+
+def window_plan(settings: SampleSettings, facts: WeightsFacts, frames: int) -> WindowPlan:
+    """The plan that the pipeline will follow."""
+    if facts.stage == 1:
+        return WindowPlan(frames, 1)
+    return WindowPlan(frames, settings.long.window, settings.long.overlap, settings.long.method)
