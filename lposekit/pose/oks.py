@@ -55,14 +55,14 @@ def box_area(person: Person) -> float:
     return max(0.0, right - left) * max(0.0, bottom - top)
 
 
-def sureness(person: Person, score_threshold: float, keypoint_format: KeypointFormat) -> float:
-    """How sure the models are of a person: the box's score times the sum of the scores of its detected body joints.
+def sureness(person: Person, score_threshold: float, keypoint_format: KeypointFormat) -> tuple[int, float]:
+    """How sure the models are of a person, to be compared: the number of detected body joints, then the box's score.
 
-    MMPose takes their mean. The sum prefers, of one person seen twice, the pose with more joints, so that no image
-    falls below the keep rule because of the choice.
+    MMPose multiplies the box's score by the mean of the joints' scores, and so may prefer the pose with fewer joints.
+    With the most joints staying, no image falls below the keep rule because of the choice.
     """
     scores_J = person.keypoints_K3[list(keypoint_format.body17), 2]
-    return person.bbox_score * float(scores_J[scores_J >= score_threshold].sum())
+    return int((scores_J >= score_threshold).sum()), person.bbox_score
 
 
 def one_skeleton_each(
@@ -72,6 +72,7 @@ def one_skeleton_each(
     if len(persons) < 2:
         return list(persons)
     sure_P = [sureness(person, score_threshold, keypoint_format) for person in persons]
+    surest_first = sorted(range(len(persons)), key=lambda i: sure_P[i], reverse=True)
     keypoints_PK3 = np.stack([person.keypoints_K3 for person in persons])
     areas_P = np.array([box_area(person) for person in persons])
     with np.errstate(invalid="ignore"):
@@ -79,7 +80,7 @@ def one_skeleton_each(
             oks_matrix(keypoints_PK3, keypoints_PK3, areas_P, areas_P, score_threshold, keypoint_format) > oks_threshold
         )
     kept: list[int] = []
-    for i in sorted(range(len(persons)), key=lambda i: -sure_P[i]):
+    for i in surest_first:
         if not same_PP[i, kept].any():
             kept.append(i)
     return [persons[i] for i in sorted(kept)]

@@ -26,7 +26,7 @@ class RefineSettings:
     person: str = "all"
     smooth: Smoothing = "savgol"
     max_gap_s: float = 0.5
-    window_s: float = 0.3
+    window_s: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,7 @@ def refine(
     chosen = select_persons(found, settings.person)
     gap_frames = round(settings.max_gap_s * chosen.fps)
     filled = fill_gaps(chosen, gap_frames, score_threshold)
-    window_frames = 2 * round((settings.window_s * chosen.fps - 1) / 2) + 1
-    window_frames = max(window_frames, 0) if settings.smooth == "savgol" else 0
+    window_frames = smoothing_window(settings.window_s, float(chosen.fps)) if settings.smooth == "savgol" else 0
     smoothed = smooth(filled, window_frames, score_threshold)
     figures = PoseFigures(
         len(chosen.persons),
@@ -76,10 +75,20 @@ def refine(
         "person": settings.person,
         "max_gap_frames": gap_frames,
         "smooth": settings.smooth,
-        "smooth_window_frames": window_frames if window_frames >= 5 else 0,
+        "smooth_window_frames": window_frames,
         "retargeted": reference_K3 is not None,
     }
     return replace(used, info={**found.info, **done}), figures
+
+
+def smoothing_window(window_s: float, fps: float) -> int:
+    """Frames of the smoothing window, an odd number; 0 where a window of that length has too few to smooth anything.
+
+    A parabola through 5 frames hardly smooths: at low rates the window is up to 1.4 times as long, to have 7.
+    """
+    frames = max(window_s * fps, min(7.0, 1.4 * window_s * fps))
+    odd = 2 * round((frames - 1) / 2) + 1
+    return odd if odd >= 5 else 0
 
 
 def coverage(tracks: PoseTracks) -> float:

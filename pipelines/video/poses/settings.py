@@ -48,7 +48,7 @@ class TrackingSettings:
     """How long a person who is lost is looked for, in seconds; who appears later is another one."""
     min_length_s: Annotated[float, Ge(0)] = 0.2
     """Persons who are seen for a shorter time are dropped; of a very short video, those in less than half of it."""
-    continue_score: Fraction = 0.6
+    continue_score: Fraction = 0.8
     """Boxes with this fraction of `pose.box_score_threshold` still continue a track, but begin none."""
     min_likeness: Fraction = 0.15
     """Minimum mean of the overlap of the boxes and the likeness of the poses (OKS) for the same person."""
@@ -98,8 +98,9 @@ class PosesSettings:
     """Pose model: hrnet-w48, hrnet-w32, rtmpose-t, rtmpose-s, rtmpose-m, rtmpose-m-wholebody, tinypose."""
     weights_dir: Annotated[Path | None, MAY_CHANGE] = None
     """First folder to search for weights; then LPOSEKIT_WEIGHTS, the user's cache, and the publisher."""
-    smooth_window_s: Annotated[float, Interval(ge=0, le=10)] = 0.3
-    """Width of the smoothing window in seconds; below 5 frames, nothing is smoothed."""
+    smooth_window_s: Annotated[float, Interval(ge=0, le=10)] = 0.25
+    """Width of the smoothing window in seconds; up to 1.4 times as wide if that is what 7 frames take. With fewer than
+    5 frames, nothing is smoothed."""
     max_gap_s: Annotated[float, Interval(ge=0, le=60)] = 0.5
     """Longest gap that is filled, in seconds: of a person, and of a joint that is not detected."""
     crf: Annotated[float, Interval(ge=0, le=51), MAY_CHANGE] = 12.0
