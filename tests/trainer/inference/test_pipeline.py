@@ -221,7 +221,7 @@ IMAGES_OF_240_FRAMES = 2 * 240 * 128 * 128 * 3
 """Bytes of the skeletons that came in and of the images that came out."""
 
 
-@pytest.mark.parametrize("method", ["average", "reuse"])
+@pytest.mark.parametrize("method", ["average", pytest.param("reuse", marks=pytest.mark.more)])
 def test_memory_is_bounded_by_the_window(base: Base, tmp_path: Path, method: str) -> None:
     # The peak of the process, and how far sampling raises it above that of one frame, less the images themselves.
     # Mutation tried: one window of 240 frames.
