@@ -162,7 +162,12 @@ def _parse(command: Command, default: S, argv: Sequence[str]) -> tuple[S, Common
 def _spell_none(settings_class: type[DataclassInstance], argv: Sequence[str]) -> list[str]:
     """The words of the command line with `none` as tyro wants it, `None`, where it stands for no value, as in files."""
     optional = {flag(name) for name, leaf in leaves(settings_class).items() if is_none(leaf.annotation, "none")}
-    return ["None" if before in optional and word.lower() == "none" else word for before, word in pairwise(["", *argv])]
+    words = []
+    for before, word in pairwise(["", *argv]):
+        name, equals, value = word.rpartition("=")
+        stands_for_none = value.lower() == "none" and (name if equals else before) in optional
+        words.append(f"{name}{equals}None" if stands_for_none else word)
+    return words
 
 
 def _help_text(command: Command) -> str:

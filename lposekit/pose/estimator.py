@@ -24,11 +24,11 @@ import torch
 from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, is_valid_person
 from lposekit.pose.detector import Boxes, PersonDetector
 from lposekit.pose.isolate import run_isolated
-from lposekit.pose.models import Precision, load_detector, load_pose_model
+from lposekit.pose.models import load_detector, load_pose_model
 from lposekit.pose.oks import one_skeleton_each
 from lposekit.pose.protocol import Estimator, check_images
 from lposekit.pose.topdown import CutRequest, TopDownPose
-from lposekit.pose.zoo import DetectorEntry, PoseEntry, detector_entry, pose_entry
+from lposekit.pose.zoo import DetectorEntry, PoseEntry, Precision, detector_entry, pose_entry
 from lposekit.records import Person, PoseFailure
 from lposekit.stage_times import StageTimes
 from lposekit.versions import installed_versions

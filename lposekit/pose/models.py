@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,8 @@ from lposekit.pose.fuse import fuse_conv_norm, keep_channels_last
 from lposekit.pose.openmmlab import ensure_openmmlab
 from lposekit.pose.preprocess import Normalizer
 from lposekit.pose.topdown import TopDownPose
-from lposekit.pose.zoo import DetectorEntry, PoseEntry
+from lposekit.pose.zoo import DetectorEntry, PoseEntry, Precision
 
-Precision = Literal["float32", "half", "bfloat16"]
 _DTYPES = {"float32": torch.float32, "half": torch.float16, "bfloat16": torch.bfloat16}
 Model = TypeVar("Model", PersonDetector, TopDownPose)
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from lposekit.errors import UsageError
 
+Precision = Literal["float32", "half", "bfloat16"]
 _OPENMMLAB = "https://download.openmmlab.com/mmpose/v1"
 _APACHE = "Apache-2.0 (OpenMMLab)"
 _REBUILT_FROM = "rebuilt from a public export into unchanged OpenMMLab modules; no publisher serves this file"
@@ -223,3 +224,10 @@ def pose_entry(name: str) -> PoseEntry:
     if name not in POSE_MODELS:
         raise UsageError(f"no pose model is called {name!r}: choose one of {', '.join(POSE_MODELS)}")
     return POSE_MODELS[name]
+
+
+def precision_on(device: str, asked: Precision | Literal["auto"]) -> Precision:
+    """What a precision of `auto` means on a device: half on a GPU, float32 elsewhere."""
+    if asked == "auto":
+        return "half" if device.startswith("cuda") else "float32"
+    return asked

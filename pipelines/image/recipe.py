@@ -13,7 +13,7 @@ from lposekit.json_values import JsonValue
 from lposekit.keypoints import KeepRule
 from lposekit.pose import stub
 from lposekit.pose.weights import require_weights
-from lposekit.pose.zoo import detector_entry, pose_entry
+from lposekit.pose.zoo import detector_entry, pose_entry, precision_on
 from lposekit.recipe import ActorHandle, CardFacts, Claim, Machine, Pool
 from lposekit.settings import flatten_settings
 from lposekit.shards.layout import DatasetLayout
@@ -134,9 +134,6 @@ class ImageRecipe:
     def _pose_spec(self, device: str) -> PoseSpec:
         """The pose model of a run, on a device."""
         settings = self.settings
-        precision = settings.pose.precision
-        if precision == "auto":
-            precision = "half" if device.startswith("cuda") else "float32"
         # Named here, not left to the environment: the actors may run on other machines and in bare children.
         named = settings.weights_dir or os.environ.get("LPOSEKIT_WEIGHTS")
         weights_dir = Path(named).resolve() if named else None
@@ -145,7 +142,7 @@ class ImageRecipe:
             settings.pose_model,
             weights_dir,
             device,
-            precision,
+            precision_on(device, settings.pose.precision),
             box_score_threshold(settings, known_model(settings)),
             settings.pose,
         )

@@ -85,5 +85,5 @@ def _build_video(key: str, row: VideoRow, work_dir: Path, stages: Stages, times:
     )
     times.add_all(result.timings_s)
     # the child's start, and what a child that died had done
-    times.add("decode", time.perf_counter() - start - sum(result.timings_s.values()))
+    times.add("decode", max(0.0, time.perf_counter() - start - sum(result.timings_s.values())))
     return video_row(key, row, result, sha256, clip_members(key, row, result, out_dir))

@@ -19,7 +19,8 @@ import numpy as np
 
 from lposekit.pose.checkpoint import load_weights
 from lposekit.pose.estimator import PoseEstimator, pose_precision
-from lposekit.pose.models import BuiltModel, Precision, load_config, load_pose_model
+from lposekit.pose.models import BuiltModel, load_config, load_pose_model
+from lposekit.pose.zoo import Precision
 from lposekit.records import PoseFailure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))

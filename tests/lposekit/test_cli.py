@@ -201,8 +201,9 @@ def test_flags_win_over_environment_over_file_over_preset(tmp_path: Path) -> Non
 # mutation tried: argv handed to tyro as it is: exit 2
 @pytest.mark.parametrize("word", ["none", "None"])
 def test_none_means_no_value_in_a_flag_as_in_a_file(word: str, tmp_path: Path) -> None:
-    call = ("--input", "x.csv", "--output", "d", "--pose.duplicate-oks", word)
-    assert loaded("build-laion-pose", *call, folder=tmp_path).settings.pose.duplicate_oks is None
+    for words in (("--pose.duplicate-oks", word), (f"--pose.duplicate-oks={word}",)):
+        call = ("--input", "x.csv", "--output", "d", *words)
+        assert loaded("build-laion-pose", *call, folder=tmp_path).settings.pose.duplicate_oks is None
     # where it is a value of its own, it stays one
     call = ("--stage", "2", "--data", "d", "--output", "r", "--base", "tiny", "--pose-encoder", word)
     assert loaded("train", *call, folder=tmp_path).settings.pose_encoder == word

@@ -13,6 +13,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from trainer.inference.denoise import GUIDANCE, DenoisingStep, denoise
+from trainer.inference.schedulers import make_scheduler
 from trainer.inference.windows import WindowPlan
 from trainer.model.unet import VideoUNet
 
@@ -20,14 +21,7 @@ from trainer.model.unet import VideoUNet
 def ddim_scheduler(scheduler: SchedulerMixin, steps: int) -> DDIMScheduler:
     """DDIM as the released sampler sets it (eta 0, offset 1, final alpha that of step 0, no clipping) over the betas
     of `scheduler`, set to `steps` steps."""
-    betas = {key: scheduler.config[key] for key in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")}  # pyright: ignore
-    ddim = DDIMScheduler(
-        **betas,
-        prediction_type=scheduler.config.get("prediction_type", "epsilon"),  # pyright: ignore
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+    ddim = make_scheduler("ddim", scheduler.config)  # pyright: ignore
     ddim.set_timesteps(steps)
     return ddim
 

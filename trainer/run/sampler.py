@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,6 +13,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPImageProcessor
 
 from lposekit.errors import LposekitError, UsageError
+from lposekit.json_values import read_json_object
 from lposekit.skeleton_styles import STYLES
 from trainer.inference.pipeline import FollowYourPosePipeline
 from trainer.inference.schedulers import make_scheduler
@@ -40,6 +40,7 @@ from trainer.stages import build_stage
 log = logging.getLogger(__name__)
 
 MODEL_INDEX = "model_index.json"
+MAX_INDEX_BYTES = 2**20
 SAFETY_FILES = (
     "model_index.json",
     "safety_checker/config.json",
@@ -267,9 +268,6 @@ def first_line(error: BaseException) -> str:
 def _index(folder: Path) -> dict[str, Any]:
     path = folder / MODEL_INDEX
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        return read_json_object(path, MAX_INDEX_BYTES)
     except (OSError, ValueError) as error:
         raise LposekitError(f"{path}: cannot be read ({error}). Save the pipeline again.") from error
-    if not isinstance(index, dict):
-        raise LposekitError(f"{path}: not a pipeline's index. Save the pipeline again.")
-    return index

@@ -72,7 +72,8 @@ def build_clips(
     except Rejected as rejected:
         _empty(out_dir)
         result = VideoResult(rejected.outcome, rejected.detail)
-    times.add("shots", time.perf_counter() - start - sum(times.as_dict().values()))
+    # the sum is of rounded times
+    times.add("shots", max(0.0, time.perf_counter() - start - sum(times.as_dict().values())))
     return replace(result, timings_s=times.as_dict())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -110,6 +111,10 @@ class WindowRecord:
     motion: float | None = None
 
 
+STAGES = ("decode", "encode", "shots")
+"""What a video's time is spent on in the child that builds its clips."""
+
+
 @dataclass(frozen=True, slots=True)
 class VideoResult:
     """How one video ended. `windows` holds every candidate; clips written + dropped by reason = windows.
@@ -127,7 +132,7 @@ class VideoResult:
     info: JsonObject = field(default_factory=dict)
     decoder: str = ""
     timings_s: Mapping[str, float] = field(default_factory=dict, compare=False)
-    """Seconds of `decode`, `encode` and `shots` (cuts, motion and the rest). Not stored with the row."""
+    """Seconds by stage (`STAGES`; `shots`: cuts, motion and the rest). Not stored with the row."""
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -158,5 +163,12 @@ class VideoResult:
             captions=tuple(TimedCaption(**caption) for caption in plain["captions"]),
             info=plain["info"],
             decoder=plain["decoder"],
-            timings_s={str(stage): float(seconds) for stage, seconds in plain["timings_s"].items()},
+            timings_s={stage: _seconds(plain["timings_s"][stage]) for stage in STAGES if stage in plain["timings_s"]},
         )
+
+
+def _seconds(value: object) -> float:
+    """A time that the child states: it ends up in the commit marker, which holds finite numbers only."""
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"{value!r} seconds")
+    return value

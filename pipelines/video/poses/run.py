@@ -5,7 +5,6 @@ Read `estimate_poses` first. A video that fails ends with an outcome, and the ne
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -25,10 +24,10 @@ from lposekit.pose.refine import RefineSettings, refine
 from lposekit.pose.tracker import Tracker
 from lposekit.pose.tracks import SUFFIX, PoseTracks, TooManyPosesError, read_tracks, write_tracks
 from lposekit.pose.weights import require_weights
-from lposekit.pose.zoo import DetectorEntry, PoseEntry, detector_entry, pose_entry
+from lposekit.pose.zoo import DetectorEntry, PoseEntry, detector_entry, pose_entry, precision_on
 from lposekit.setting_values import check_values
 from lposekit.settings import changeable_settings, settings_digest
-from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.layout import DatasetLayout, sha256_file
 from lposekit.skeleton_styles import STYLES
 from lposekit.stage_times import StageTimes
 from pipelines.video.clips.settings import EncodeSettings
@@ -331,15 +330,12 @@ class _Run:
 
         pose = self.settings.pose
         device = ("cuda" if torch.cuda.is_available() else "cpu") if pose.device == "auto" else pose.device
-        precision = pose.precision
-        if precision == "auto":
-            precision = "half" if device.startswith("cuda") else "float32"
         return PoseEstimator.load(
             self.detector.name,
             self.pose_model.name,
             weights_dir=self.settings.weights_dir,
             device=device,
-            precision=precision,
+            precision=precision_on(device, pose.precision),
             threads=pose.threads,
             box_score_threshold=self.start_score * self.settings.tracking.continue_score,
             min_box_area_fraction=pose.min_box_area_fraction,
@@ -353,5 +349,4 @@ class _Run:
 def _sha256(path: Path) -> str:
     if not path.is_file():  # a pipe would wait for ever
         raise Rejected(Outcome.CORRUPT, "no regular file")
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256_file(path)

@@ -242,6 +242,15 @@ def test_eight_k_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
     assert result.outcome is Outcome.TOO_MANY_PIXELS
 
 
+# mutation tried: `float(seconds)` of whatever the child says: a commit marker that its own reader refuses
+def test_a_child_that_states_an_impossible_time_costs_its_video(tmp_path: Path, good: dict[str, bytes]) -> None:
+    target = "tests.pipelines.video.clips.video_targets:build_or_misbehave"
+    with Sandbox(target, memory_limit_bytes=MEMORY_BYTES) as one:
+        result = build(one, tmp_path, good["index_last"], "timeless.mp4")
+    assert (result.outcome, result.clips) == (Outcome.CORRUPT, ())
+    assert "nan seconds" in result.detail
+
+
 # mutation tried: no loop over leftovers in build_in_child makes this test red
 @pytest.mark.parametrize(
     ("name", "outcome"),
