@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lposekit.errors import Outcome
+from lposekit.stage_times import StageTimes
 from pipelines.video.clips.account import VideoAccount
 from pipelines.video.clips.probe import VideoInfo, probe
 from pipelines.video.clips.records import VideoRow, WindowRecord
@@ -36,6 +37,6 @@ def info(tmp_path_factory: pytest.TempPathFactory) -> VideoInfo:
 def test_a_video_without_a_clip_ends_by_what_its_windows_have_in_common(
     info: VideoInfo, tmp_path: Path, reasons: list[str], outcome: Outcome
 ) -> None:
-    account = VideoAccount(info, VideoRow("a"), BuildClipsSettings(), tmp_path)
+    account = VideoAccount(info, VideoRow("a"), BuildClipsSettings(), tmp_path, StageTimes())
     account.windows += [WindowRecord(0.0, 0.1, 2, reason) for reason in reasons]
     assert account.result("pyav").outcome is outcome

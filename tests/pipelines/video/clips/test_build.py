@@ -380,12 +380,12 @@ def test_settings_survive_the_way_through_the_sandbox() -> None:
 
 # mutation tried: a repetition counted where the window does not show the image before it
 def test_an_image_is_repeated_only_where_its_window_shows_it_twice(tmp_path: Path) -> None:
-    # frame 3 stays for three intervals: ticks 0 1, 2 3, 3 3, 4 5
-    stamps = [0, 40, 80, 120, 240, 280]
+    # frame 3 stays for five intervals: the clock's ticks show 0 1, 2 3, 3 3, 4 4, 4 5
+    stamps = [0, 40, 80, 120, 320, 360]
     path = write_video(tmp_path / "a.mkv", (moving(number) for number in range(6)), pts=stamps, b_frames=0)
     result, shown = build(tmp_path, path, settings(detector="none", length_frames=2, min_length_frames=2))
-    assert [tuple(numbers) for numbers in shown] == [(0, 1), (2, 3), (3, 3), (4, 5)]
-    assert [clip.repeated_frames for clip in result.clips] == [0, 0, 1, 0]
+    assert [tuple(numbers) for numbers in shown] == [(0, 1), (2, 3), (3, 3), (4, 4), (4, 5)]
+    assert [clip.repeated_frames for clip in result.clips] == [0, 0, 1, 1, 0]
 
 
 # mutation tried: no slack for rounded times
