@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +119,21 @@ def test_a_gradient_that_no_loss_scale_mends_ends_the_run(tmp_path: Path, monkey
     settings = in_precision("fp16", settings_for(1, tmp_path / "run", max_steps=OVERFLOWS_ALLOWED + 5))
     with pytest.raises(LposekitError, match=rf"step {OVERFLOWS_ALLOWED}: the gradient, .* is not finite .*samples 0"):
         run(settings)
+
+
+def test_overflows_now_and_then_do_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # mutation tried: overflows counted over the whole run and not in a row
+    original = build.build_stage
+
+    def unsteady(*args: Any, **kwargs: Any) -> StageModel:
+        stage, factors = original(*args, **kwargs), itertools.cycle((math.inf, 1.0, 1.0))
+        next(iter(stage.trainable().values())).register_hook(lambda gradient: gradient * next(factors))
+        return stage
+
+    monkeypatch.setattr(build, "build_stage", unsteady)
+    steps = 3 * OVERFLOWS_ALLOWED + 1
+    run(in_precision("fp16", settings_for(1, tmp_path / "run", max_steps=steps)))
+    assert len(losses(tmp_path / "run")) == steps
 
 
 def test_a_run_in_full_precision_goes_on_in_half(tmp_path: Path):

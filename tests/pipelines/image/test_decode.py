@@ -199,6 +199,11 @@ def test_as_many_pixels_as_the_limit_are_allowed(limit: int, outcome: Outcome | 
     assert outcome_of(encoded(photo_rgb(64, 80), "PNG"), ImageSettings(max_pixels=limit)) is outcome
 
 
+def test_the_image_as_it_came_is_measured_and_not_the_stored_one() -> None:
+    # mutation: the stored size in _why_too_small
+    assert outcome_of(encoded(photo_rgb(120, 100), "PNG"), ImageSettings(size=50, min_size=64)) is None
+
+
 def test_30000_x_1_is_too_small_not_an_error() -> None:
     assert outcome_of(encoded(np.zeros((1, 30000, 3), np.uint8), "PNG")) is Outcome.TOO_SMALL
 
@@ -232,6 +237,8 @@ PIXELS = {
     "grey alpha": (encoded(Image.fromarray(flat(0, 0, 0, 102)).convert("LA"), "PNG"), (153, 153, 153)),
     "alpha webp": (encoded(flat(0, 0, 200, 51), "WEBP", lossless=True), (204, 204, 244)),
     "16 bit grey": (png_16_bit(40 * 257 + 200, 1), (41, 41, 41)),
+    "16 bit grey, rounded down": (png_16_bit(40 * 257 + 128, 1), (40, 40, 40)),
+    "16 bit grey, rounded up": (png_16_bit(40 * 257 + 129, 1), (41, 41, 41)),
     "16 bit rgb": (png_16_bit(10 * 257 - 100, 3), (10, 10, 10)),
     "16 bit alpha": (png_16_bit(0xFFFF, 4), (255, 255, 255)),
 }

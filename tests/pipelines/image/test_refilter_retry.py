@@ -10,10 +10,12 @@ import pytest
 
 import lposekit
 from lposekit.errors import UsageError
+from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
 from pipelines.image import refilter
 from pipelines.recipes import build_images as run
 from pipelines.recipes import retry
+from tests.support.build_process import content_digest
 from tests.support.execute_here import execute_here
 from tests.support.pages import Page
 from tests.support.stub_build import served, stub_pages, stub_settings
@@ -76,6 +78,22 @@ def test_refilter_drops_duplicates_over_the_whole_dataset(tmp_path: Path) -> Non
         run(stub_settings(path, tmp_path / "d"), execute=execute_here)
     refilter.run(tmp_path / "d", tmp_path / "unique", {}, dedup=True)
     assert [row for row, outcome in enumerate(_outcomes(tmp_path / "unique")) if outcome == "duplicate"] == [6]
+    # Mutation tried: duplicates dropped whether asked for or not -> red.
+    refilter.run(tmp_path / "d", tmp_path / "all", {})
+    assert _outcomes(tmp_path / "all") == ["kept"] * 8
+
+
+def test_refilter_goes_on_where_it_was_stopped_and_leaves_what_is_committed(tmp_path: Path) -> None:
+    # Mutation tried: committed shards written again -> the first tar is another file.
+    with served(stub_pages(8), tmp_path) as (_, path):
+        run(stub_settings(path, tmp_path / "d"), execute=execute_here)
+    layout = DatasetLayout(tmp_path / "new")
+    refilter.run(tmp_path / "d", layout.root, {})
+    before, files = content_digest(layout), [layout.tar(shard).stat().st_ino for shard in (0, 1)]
+    layout.stats(1).unlink()
+    refilter.run(tmp_path / "d", layout.root, {})
+    assert content_digest(layout) == before
+    assert layout.tar(0).stat().st_ino == files[0]
 
 
 def test_retry_fetches_only_the_outcomes_named_and_leaves_the_other_samples_as_they_were(tmp_path: Path) -> None:

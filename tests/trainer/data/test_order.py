@@ -71,10 +71,22 @@ def test_each_block_is_shuffled_by_seed_epoch_and_its_number():
 
 def test_a_look_at_another_epoch_does_not_change_this_one():
     # mutation tried: the last block remembered by its number alone, whatever the epoch
-    stream = order()
-    first = epoch_of(stream, 0)
-    assert [ref[:3] for ref in epoch_of(stream, 1)] != [ref[:3] for ref in first]
-    assert epoch_of(stream, 0) == first
+    stream = order(block=1000)
+    for epoch in (0, 1, 0):
+        assert epoch_of(stream, epoch) == epoch_of(order(block=1000), epoch)
+
+
+def test_a_weight_counts_to_the_thousandth():
+    # mutation tried: weights rounded to tenths
+    stream = SampleOrder([[10], [7]], (0.123, 1), 0)
+    assert sum(stream.epoch_size(epoch) for epoch in range(1000)) == 1230 + 7000
+
+
+def test_the_smallest_weight_waits_for_a_thousand_epochs():
+    # mutation tried: three empty epochs in a row taken for no sample at all
+    refs, state = SampleOrder([[1]], (0.001,), 0).draw(OrderState(), 2)
+    assert [ref.visit for ref in refs] == [0, 1]
+    assert state.epoch == 1999
 
 
 def test_the_order_of_today_is_the_order_of_tomorrow():

@@ -376,3 +376,23 @@ def test_wrong_settings_are_named(part: BuildClipsSettings, problem: str) -> Non
 def test_settings_survive_the_way_through_the_sandbox() -> None:
     part = settings("pyav", length_frames=7, fps=12.5, clip_format="frames")
     assert BuildClipsSettings.from_plain(part.to_plain()) == part
+
+
+# mutation tried: a repetition counted where the window does not show the image before it
+def test_an_image_is_repeated_only_where_its_window_shows_it_twice(tmp_path: Path) -> None:
+    # frame 3 stays for five intervals: the clock's ticks show 0 1, 2 3, 3 3, 4 4, 4 5
+    stamps = [0, 40, 80, 120, 320, 360]
+    path = write_video(tmp_path / "a.mkv", (moving(number) for number in range(6)), pts=stamps, b_frames=0)
+    result, shown = build(tmp_path, path, settings(detector="none", length_frames=2, min_length_frames=2))
+    assert [tuple(numbers) for numbers in shown] == [(0, 1), (2, 3), (3, 3), (4, 4), (4, 5)]
+    assert [clip.repeated_frames for clip in result.clips] == [0, 0, 1, 1, 0]
+
+
+# mutation tried: no slack for rounded times
+@pytest.mark.parametrize("rounded_by_s", [-0.008, 0.0, 0.008])
+def test_a_span_begins_and_ends_at_the_frames_that_its_rounded_times_mean(tmp_path: Path, rounded_by_s: float) -> None:
+    path = write_video(tmp_path / "a.mp4", (moving(number) for number in range(30)))
+    spans = (Span(0.4 + rounded_by_s, 0.8 + rounded_by_s),)
+    how = settings(detector="none", length_frames=20, min_length_frames=2)
+    _, shown = build(tmp_path, path, how, VideoRow("a", spans=spans))
+    assert shown == [list(range(10, 20))]

@@ -100,3 +100,15 @@ def test_given_cuts_are_taken_at_the_first_frame_that_follows() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5])
 def test_very_short_videos_have_no_cuts(count: int) -> None:
     assert found(AdaptiveCuts(3.0), shots_of(count)) == []
+
+
+# mutation tried: 5 in place of 15 for the least difference
+@pytest.mark.parametrize(("last", "cuts"), [(139, []), (169, [4])])
+def test_a_small_change_at_the_end_is_no_cut_though_it_stands_out(last: int, cuts: list[int]) -> None:
+    assert found(AdaptiveCuts(3.0), [plain(level) for level in (100, 103, 106, 109, last)]) == cuts
+
+
+# mutation tried: a difference of a third of a level counts as a change
+def test_images_shown_three_times_are_no_cuts_though_they_are_coded_anew() -> None:
+    levels = [level + coded for level in (60, 120) * 4 for coded in (0, 1, 0)]
+    assert found(AdaptiveCuts(3.0), [plain(level) for level in levels]) == []

@@ -95,3 +95,10 @@ def test_rate_is_that_of_an_interval_which_occurs() -> None:
     measured = measured_rate(np.array([0, 33, 100, 133, 200]), Fraction(1, 1000), None)
     assert measured is not None
     assert (measured.fps, measured.variable) == (30, True)
+
+
+# mutations tried: `<` at half of the way, `<=` at the end
+def test_half_way_between_two_frames_the_earlier_one_is_shown_and_the_end_is_no_tick() -> None:
+    # 25 frames a second at 50 ticks: every second tick lies half-way, and the last one at the very end
+    shown = ticks([0, 40, 80], Fraction(50), Fraction(1, 1000))
+    assert shown == [(0, False), (0, True), (1, False), (1, True), (2, False)]
