@@ -187,7 +187,7 @@ def parse_toml(leaf: Leaf, value: object) -> object:
     from pydantic import ValidationError
 
     annotation = leaf.annotation
-    if _is_none(annotation, value):
+    if is_none(annotation, value):
         return None
     if _is_tuple(annotation) and not isinstance(value, list):
         value = [value]
@@ -201,7 +201,7 @@ def parse_text(leaf: Leaf, text: str) -> object:
     from pydantic import ValidationError
 
     annotation = leaf.annotation
-    if _is_none(annotation, text):
+    if is_none(annotation, text):
         return None
     try:
         if _is_tuple(annotation):
@@ -250,7 +250,8 @@ def _alternatives(annotation: Annotation) -> tuple[Annotation, ...]:
     return (annotation,)
 
 
-def _is_none(annotation: Annotation, value: object) -> bool:
+def is_none(annotation: Annotation, value: object) -> bool:
+    """Whether a text stands for no value: `none`, where the annotation allows that."""
     return isinstance(value, str) and value.lower() == "none" and type(None) in _alternatives(annotation)
 
 

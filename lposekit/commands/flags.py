@@ -6,12 +6,13 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 from lposekit.commands.registry import COMMANDS, TABLES, Command
 from lposekit.errors import UsageError
-from lposekit.setting_values import check_values, flag, leaves
+from lposekit.setting_values import check_values, flag, is_none, leaves
 from lposekit.settings import Layer, environment_layer, merge, preset_path, read_toml, table_layer
 
 logger = logging.getLogger(__name__)
@@ -150,12 +151,18 @@ def _parse(command: Command, default: S, argv: Sequence[str]) -> tuple[S, Common
         arguments,
         prog=f"lposekit {command.name}",
         description=_help_text(command),
-        args=list(argv),
+        args=_spell_none(type(default), argv),
         default=arguments(default),
     )
     if command.folder_field and parsed.folder is not None:
         parsed.settings = replace(parsed.settings, **{command.folder_field: parsed.folder})
     return parsed.settings, parsed.flags
+
+
+def _spell_none(settings_class: type[DataclassInstance], argv: Sequence[str]) -> list[str]:
+    """The words of the command line with `none` as tyro wants it, `None`, where it stands for no value, as in files."""
+    optional = {flag(name) for name, leaf in leaves(settings_class).items() if is_none(leaf.annotation, "none")}
+    return ["None" if before in optional and word.lower() == "none" else word for before, word in pairwise(["", *argv])]
 
 
 def _help_text(command: Command) -> str:

@@ -198,6 +198,16 @@ def test_flags_win_over_environment_over_file_over_preset(tmp_path: Path) -> Non
         assert source in result.sources
 
 
+# mutation tried: argv handed to tyro as it is: exit 2
+@pytest.mark.parametrize("word", ["none", "None"])
+def test_none_means_no_value_in_a_flag_as_in_a_file(word: str, tmp_path: Path) -> None:
+    call = ("--input", "x.csv", "--output", "d", "--pose.duplicate-oks", word)
+    assert loaded("build-laion-pose", *call, folder=tmp_path).settings.pose.duplicate_oks is None
+    # where it is a value of its own, it stays one
+    call = ("--stage", "2", "--data", "d", "--output", "r", "--base", "tiny", "--pose-encoder", word)
+    assert loaded("train", *call, folder=tmp_path).settings.pose_encoder == word
+
+
 def test_stage_has_a_table_of_its_own_over_the_common_one(tmp_path: Path) -> None:
     (tmp_path / "lposekit.toml").write_text(
         '[train]\nbase = "b"\nmax_steps = 5\n[train-stage-1]\ndata = ["one"]\noutput = "o1"\n'

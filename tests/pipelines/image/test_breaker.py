@@ -32,6 +32,13 @@ def test_it_stays_closed_on_a_rotten_list() -> None:
     assert not breaker.is_open
 
 
+# Mutation: every outcome of the group `network` counts as a failure of the network.
+def test_files_that_are_gone_are_no_outage() -> None:
+    breaker = CircuitBreaker(max_share=0.5)
+    breaker.add([Outcome.HTTP_4XX] * 60 + [Outcome.REDIRECT] * 40)
+    assert not breaker.is_open
+
+
 # Mutation: count all of the past, not the window.
 def test_only_the_last_rows_count() -> None:
     breaker = CircuitBreaker(max_share=0.9, window_rows=100)

@@ -314,7 +314,7 @@ def test_help_shows_the_flags_that_matter_first(capsys: pytest.CaptureFixture[st
     # Mutation tried: `reference` moved to the end of PosesSettings.
     with pytest.raises(SystemExit):
         main(["pose", "--help"])
-    flags = re.findall(r"^\W*(--[a-z][\w.-]*)", capsys.readouterr().out, re.MULTILINE)
+    flags = re.findall(r"^\W*?(--[a-z][\w.-]*)", capsys.readouterr().out, re.MULTILINE)
     assert flags[:8] == [
         "--input",
         "--output",
