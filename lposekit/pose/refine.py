@@ -84,9 +84,9 @@ def refine(
 def smoothing_window(window_s: float, fps: float) -> int:
     """Frames of the smoothing window, an odd number; 0 where a window of that length has too few to smooth anything.
 
-    A parabola through 5 frames hardly smooths: at low rates the window is up to 1.4 times as long, to have 7.
+    A parabola through 5 or 7 frames hardly smooths: at low rates the window is up to 1.8 times as long, to have 9.
     """
-    frames = max(window_s * fps, min(7.0, 1.4 * window_s * fps))
+    frames = max(window_s * fps, min(9.0, 1.8 * window_s * fps))
     odd = 2 * round((frames - 1) / 2) + 1
     return odd if odd >= 5 else 0
 

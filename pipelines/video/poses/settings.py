@@ -99,7 +99,7 @@ class PosesSettings:
     weights_dir: Annotated[Path | None, MAY_CHANGE] = None
     """First folder to search for weights; then LPOSEKIT_WEIGHTS, the user's cache, and the publisher."""
     smooth_window_s: Annotated[float, Interval(ge=0, le=10)] = 0.25
-    """Width of the smoothing window in seconds; up to 1.4 times as wide if that is what 7 frames take. With fewer than
+    """Width of the smoothing window in seconds; up to 1.8 times as wide if that is what 9 frames take. With fewer than
     5 frames, nothing is smoothed."""
     max_gap_s: Annotated[float, Interval(ge=0, le=60)] = 0.5
     """Longest gap that is filled, in seconds: of a person, and of a joint that is not detected."""
