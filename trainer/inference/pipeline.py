@@ -21,7 +21,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from diffusers.utils.outputs import BaseOutput
 from einops import rearrange
 from torch import Tensor, nn
-from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
+from transformers import BaseImageProcessor, CLIPTextModel, CLIPTokenizer
 
 from trainer.inference.denoise import GUIDANCE, DenoisingStep, FirstFrameChoice, PoseMaps, denoise
 from trainer.inference.windows import Method, WindowPlan
@@ -68,7 +68,7 @@ class FollowYourPosePipeline(DiffusionPipeline):
     scheduler: Any
     pose_encoder: T2IAdapter | None
     safety_checker: StableDiffusionSafetyChecker | None
-    feature_extractor: CLIPImageProcessor | None
+    feature_extractor: BaseImageProcessor | None
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class FollowYourPosePipeline(DiffusionPipeline):
         scheduler: Any,
         pose_encoder: T2IAdapter | None = None,
         safety_checker: StableDiffusionSafetyChecker | None = None,
-        feature_extractor: CLIPImageProcessor | None = None,
+        feature_extractor: BaseImageProcessor | None = None,
         stage: int = 2,
         size: int = 512,
         frames: int = 8,

@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from transformers import CLIPImageProcessor
+from transformers import BaseImageProcessor
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.json_values import read_json_object
@@ -238,7 +238,7 @@ def where_base_is(facts: WeightsFacts) -> str:
     return base.name
 
 
-def safety_modules(base_name: str) -> dict[str, ModelMixin | CLIPImageProcessor | None]:
+def safety_modules(base_name: str) -> dict[str, ModelMixin | BaseImageProcessor | None]:
     """The base's safety checker and its feature extractor; none if the base has none.
 
     Raises UsageError if it has one that cannot be read.
@@ -249,6 +249,9 @@ def safety_modules(base_name: str) -> dict[str, ModelMixin | CLIPImageProcessor 
     if not there and not (listed and listed[0]):
         log.info("the base %s has no safety checker", base_name)
         return {"safety_checker": None, "feature_extractor": None}
+    # without torchvision its import warns, also those who have no checker
+    from transformers import CLIPImageProcessor
+
     try:
         return {
             "safety_checker": StableDiffusionSafetyChecker.from_pretrained(folder / "safety_checker"),  # pyright: ignore
