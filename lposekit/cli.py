@@ -18,6 +18,7 @@ from typing import TextIO
 import lposekit
 from lposekit.commands.registry import COMMANDS
 from lposekit.errors import Interrupted, LposekitError, UsageError
+from lposekit.interrupts import ignore_stop_signals, raise_on_sigterm
 from lposekit.setting_values import nearest
 
 logger = logging.getLogger("lposekit")
@@ -38,8 +39,21 @@ class _StderrHandler(logging.StreamHandler):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; never raises, `SystemExit` of the flag parser aside."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Runs one command and returns its exit code; never raises, `SystemExit` of the flag parser aside.
+
+    Without `argv` it takes the process's own arguments, and its SIGTERM: a scheduler's signal ends any command as
+    Ctrl-C does, also one that listens to none of them.
+    """
+    if argv is not None:
+        return _run(list(argv))
+    raise_on_sigterm()
+    exit_code = _run(sys.argv[1:])
+    if exit_code == Interrupted.exit_code:
+        ignore_stop_signals()
+    return exit_code
+
+
+def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments or os.environ.get("LPOSEKIT_DEBUG", "") not in ("", "0")
     _set_up_logging(debug)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ class Interrupts:
     """What was asked for so far. ``stop``: begin nothing more; ``drop``: leave what is in work as well.
 
     first_message: logged at the first signal, to say what happens now. second_raises: a second Ctrl-C raises
-    KeyboardInterrupt too, for work that does not look at ``drop``.
+    KeyboardInterrupt too, for work that does not look at ``drop``; may change inside.
     """
 
     first_message: str = "interrupted: finishing the shards in work; press Ctrl-C again to drop them"
@@ -70,6 +71,28 @@ def handlers_restored() -> Iterator[None]:
         for number, handler in before.items():
             if handler is not None:  # None: not installed from Python, so Python cannot put it back
                 signal.signal(number, handler)
+
+
+def raise_on_sigterm() -> None:
+    """Let SIGTERM raise KeyboardInterrupt as Ctrl-C does, for a process that is wholly ours.
+
+    A child that was forked with this handler ends by SIGTERM as if it had none.
+    """
+    owner = os.getpid()
+
+    def on_sigterm(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def ignore_stop_signals() -> None:
+    """Once the exit code of an interrupted process stands, one more signal must not change it."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _in_main_thread() -> bool:

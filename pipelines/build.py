@@ -125,11 +125,14 @@ def _run(
     """Run the plans, then complete card and report. Nothing is started where nothing is left to do."""
     start, done, first = time.monotonic(), _outcomes(layout), next(plans, None)
     result, progress, interrupts = RunResult(), BuildProgress(layout.log, num_rows, done), Interrupts()
-    if first is not None:
-        with interrupts.installed(), progress:
-            claim = Claim(layout.root.resolve(), run_id)
-            result = execute(recipe, claim, itertools.chain([first], plans), progress, interrupts)
-    totals = update_card(layout)
+    with interrupts.installed():  # to the end: a scheduler's second SIGTERM does not keep the report from being written
+        if first is not None:
+            with progress:
+                claim = Claim(layout.root.resolve(), run_id)
+                result = execute(recipe, claim, itertools.chain([first], plans), progress, interrupts)
+        interrupts.second_raises = True
+        totals = update_card(layout)
+        report_path = write_report(layout)
     return BuildReport(
         layout.root,
         totals.outcomes,
@@ -137,7 +140,7 @@ def _run(
         failures=result.failures,
         stopped=result.stopped,
         min_success=recipe.settings.min_success,
-        report_path=write_report(layout),
+        report_path=report_path,
         seconds=time.monotonic() - start,
         new_rows=progress.new_rows,
         windows=totals.windows,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -368,3 +369,55 @@ def test_help_explains_every_flag(name: str, capsys: pytest.CaptureFixture[str])
     meaning = {block.split()[0].rstrip(","): re.split(r" {2,}|\n", block, maxsplit=1)[1] for block in blocks}
     assert len(meaning) >= 3
     assert [flag for flag, text in meaning.items() if text.strip().startswith(("(default", "(required"))] == []
+
+
+_INTERRUPTED = """
+import signal, sys
+from lposekit import cli
+
+sys.modules["lposekit.commands.doctor"] = sys.modules["__main__"]
+
+def run(argv):
+    print("ready", flush=True)
+    signal.pause()
+
+sys.argv[1:] = ["doctor"]
+code = cli.main()
+print("leaving", flush=True)
+sys.stdin.read()  # as slow as an exit that closes libraries
+sys.exit(code)
+"""
+
+
+# mutations tried: `raise_on_sigterm` left out: -15 at the first signal; `ignore_stop_signals` left out: at the second
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_any_command_with_130_and_a_second_one_on_the_way_out_changes_nothing(number: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _INTERRUPTED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.stdout.readline() == "leaving\n"
+        process.send_signal(number)
+        process.stdin.close()
+        assert process.wait(30) == 130
+        assert "everything committed so far is valid" in process.stderr.read()
+
+
+def test_a_forked_child_ends_by_sigterm_as_without_the_handler() -> None:
+    # mutation tried: no look at the process's number: the child lives on to raise KeyboardInterrupt
+    script = (
+        "import os, signal\nfrom lposekit.interrupts import raise_on_sigterm\nraise_on_sigterm()\n"
+        "child = os.fork()\nif child == 0:\n    signal.raise_signal(signal.SIGTERM)\n    os._exit(1)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert done.stdout == f"{-signal.SIGTERM}\n"
