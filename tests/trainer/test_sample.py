@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import trainer.sample
 from lposekit.cli import main
+from lposekit.errors import UsageError
 from lposekit.shards.dataset import open_dataset
 from tests.support.fixtures import REPOSITORY, fixture_path
 from tests.support.sample_runs import SIDE, read_video, skeleton_video, trained, walking, write_video
@@ -94,9 +96,70 @@ def test_several_prompts_do_not_depend_on_one_another(stage: int, said: Any) -> 
     assert sample("--prompts", "prompts.txt", *pose, "--output", "all", run=trained(stage), prompt=None) == 0, said()
     ending = ".png" if stage == 1 else ".mp4"
     assert sample(*pose, "--output", f"one{ending}", run=trained(stage)) == 0
-    assert sorted(path.name for path in Path("all").iterdir()) == [f"0000{ending}", f"0001{ending}"]
+    assert sorted(path.name for path in Path("all").iterdir()) == [f"0000{ending}", f"0001{ending}", "prompts.jsonl"]
     assert Path("all", f"0001{ending}").read_bytes() == Path(f"one{ending}").read_bytes()
     assert Path("all", f"0000{ending}").read_bytes() != Path(f"one{ending}").read_bytes()
+
+
+def test_a_folder_of_prompts_goes_on_where_it_was_stopped(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutations tried: `finished.add` left out; the skeletons, or the settings, left out of the digest.
+    walking(Path("walk.poses.json"))
+    Path("prompts.txt").write_text("a cat\na dog\na man\n")
+    pose = ["--pose", "walk.poses.json", "--frames", "2", "--prompts", "prompts.txt", "--output", "all"]
+    drawn: list[str] = []
+    write = trainer.sample.write_result
+
+    def stopped_at_the_third(output: Path, *rest: Any) -> None:
+        drawn.append(output.name)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        write(output, *rest)
+
+    monkeypatch.setattr(trainer.sample, "write_result", stopped_at_the_third)
+    assert sample(*pose, prompt=None) == 130
+    with Path("all/prompts.jsonl").open("a") as stream:
+        stream.write('{"file": "0002.mp4", "pro')
+    assert sample(*pose, prompt=None) == 0
+    assert drawn == ["0000.mp4", "0001.mp4", "0002.mp4", "0002.mp4"]
+    assert "was there already, a dog" in said()
+    Path("prompts.txt").write_text("a cat\na bird\na man\n")
+    assert sample(*pose, prompt=None) == 0
+    assert drawn[4:] == ["0001.mp4"]
+    for changed in (["--stride", "1"], ["--stride", "1", "--guidance", "3"]):
+        del drawn[:4]
+        assert sample(*pose, *changed, prompt=None) == 0
+        assert drawn[-3:] == ["0000.mp4", "0001.mp4", "0002.mp4"]
+
+
+def test_more_steps_than_the_scheduler_has_are_refused_before_the_weights_are_read() -> None:
+    # Mutation tried: without `set_timesteps` there.
+    trainer.sample.try_scheduler(SampleSettings(steps=1000))
+    with pytest.raises(UsageError, match="--steps 1001: not with --scheduler ddim"):
+        trainer.sample.try_scheduler(SampleSettings(steps=1001))
+
+
+def test_eta_without_effect_is_refused() -> None:
+    # Mutation tried: without the check of `step`'s parameters.
+    trainer.sample.try_scheduler(SampleSettings(eta=0.5))
+    with pytest.raises(UsageError, match="no effect with --scheduler euler"):
+        trainer.sample.try_scheduler(SampleSettings(eta=0.5, scheduler="euler"))
+
+
+def test_numbers_that_overflow_give_no_black_clip(said: Any) -> None:
+    # Mutation tried: without `refuse_overflow`, the exit code is 0.
+    walking(Path("walk.poses.json"))
+    pose = ["--pose", "walk.poses.json", "--frames", "1", "--output", "out.mp4"]
+    assert sample(*pose, "--guidance", "1e38") == 1
+    assert "not finite" in said()
+    assert not Path("out.mp4").exists()
+
+
+def test_a_prompt_longer_than_the_encoder_reads_is_said(said: Any) -> None:
+    # Mutation tried: without `warn_long`.
+    walking(Path("walk.poses.json"))
+    pose = ["--pose", "walk.poses.json", "--frames", "1", "--output", "out.mp4"]
+    assert sample(*pose, prompt="cat " * 200) == 0
+    assert "of which the text encoder reads" in said()
 
 
 def test_gif_frames_and_side_by_side_and_a_mark(said: Any) -> None:
