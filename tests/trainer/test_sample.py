@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -434,6 +435,35 @@ def test_a_pose_without_a_pose_encoder_is_refused_and_no_pose_is_fine(said: Any)
     assert "no pose encoder" in said()
     assert sample("--output", "out.mp4", run=run) == 0
     assert len(read_video(Path("out.mp4"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("size", 10**9),
+        ("size", 100),
+        ("frames", 10**9),
+        ("stage", 3),
+        ("pose_line_width", -1),
+        ("pose_line_width", 1e9),
+    ],
+)
+def test_numbers_of_a_run_that_cannot_be_are_damage(key: str, value: float, said: Any) -> None:
+    # Mutation tried: without `ALLOWED`, memory ends, or the first step fails.
+    Path("run").mkdir()
+    card = {**json.loads((trained(2) / "run.json").read_text()), key: value}
+    Path("run/run.json").write_text(json.dumps(card))
+    assert sample("--output", "out.mp4", "--frames", "1", run=Path("run")) == 1
+    assert f"its {key} ({value}) cannot be used" in said()
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x")])
+def test_a_pose_encoder_that_is_not_the_runs_is_damage(change: Any, said: Any) -> None:
+    # Mutation tried: without the check, the message says that the run was trained without one.
+    shutil.copytree(trained(2), "run")
+    change(Path("run/pose_encoder.safetensors"))
+    assert sample("--output", "out.mp4", run=Path("run")) == 1
+    assert "pose_encoder.safetensors: missing, or not as the run wrote it" in said()
 
 
 def test_another_base_is_refused(said: Any) -> None:

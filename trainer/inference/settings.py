@@ -147,6 +147,8 @@ class SampleSettings:
             yield "base", "name the base of the published weights: a folder or hub id of Stable Diffusion 1.4."
         if (self.prompt is None) == (self.prompts is None):
             yield "prompt", "give --prompt TEXT, or --prompts FILE (one of them)."
+        if self.result.side_by_side and self.pose is None:
+            yield "result.side_by_side", "shows the skeleton, so it needs --pose."
 
 
 NEEDED_TO_SAMPLE = {"output": "name the file or folder to write."}
