@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lposekit.pose.protocol import Estimator
 from lposekit.recipe import ActorHandle
 from lposekit.records import PoseFailure
-from pipelines.image.poison import find_killers
-from pipelines.image.pose_actor import Image, PoseAnswer, Poses, PoseSpec, answer
+from pipelines.pose.actor import Image, PoseAnswer, Poses, PoseSpec, answer
+from pipelines.pose.poison import find_killers
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -78,7 +78,7 @@ class RayPoses:
             answered = self._try(ticket)
             if answered is not None:
                 return answered
-            if ticket.attempts >= self._spec.settings.attempts:
+            if ticket.attempts >= self._spec.attempts:
                 return self._isolate(ticket.images)
             ticket.attempts += 1
             time.sleep(POOL_RESTART_WAIT_S)
