@@ -71,7 +71,7 @@ class ImageRecipe:
         num_rows = self.num_rows()
         rows = "all rows" if num_rows is None else f"{num_rows} rows"
         return [
-            f"would read {rows} from {', '.join(self.settings.input)}",
+            f"would read {rows} from {', '.join(self.settings.input)}, {self.settings.rows_per_shard} a shard",
             f"would use {self.settings.detector} and {self.settings.pose_model}",
         ]
 
