@@ -13,8 +13,8 @@ from typing import Any
 
 from lposekit.stage_times import StageTimes
 from pipelines.image.download import FetchedRow
-from pipelines.image.pose_actor import Image, Poses
-from pipelines.image.pose_pool import PoseClient
+from pipelines.pose.actor import Image, Poses
+from pipelines.pose.pool import PoseClient
 
 MAX_BATCHES_IN_FLIGHT = 4
 
