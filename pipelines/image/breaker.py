@@ -14,26 +14,26 @@ from lposekit.errors import Outcome
 
 @dataclass(slots=True)
 class CircuitBreaker:
-    """Counts the outcomes of the last ``window_rows`` rows that were tried. The caller decides what an open one means.
+    """Counts the outcomes of the last ``last_rows`` rows that were tried. The caller decides what an open one means.
 
     Open when more than ``max_share`` (0..1) of them failed by the network. Below ``min_rows`` it says nothing: three
     dead links are no outage.
     """
 
     max_share: float
-    window_rows: int = 500
+    last_rows: int = 500
     min_rows: int = 50
     _recent: deque[Outcome] = field(default_factory=deque, repr=False)
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
         """Note rows as they end. Rows that a rule kept from being fetched do not count."""
         self._recent.extend(outcome for outcome in outcomes if outcome.facts.stage != "plan")
-        while len(self._recent) > self.window_rows:
+        while len(self._recent) > self.last_rows:
             self._recent.popleft()
 
     @property
     def is_open(self) -> bool:
-        if len(self._recent) < min(self.min_rows, self.window_rows):
+        if len(self._recent) < min(self.min_rows, self.last_rows):
             return False
         return self._num_failed() > self.max_share * len(self._recent)
 

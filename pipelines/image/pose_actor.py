@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lposekit.errors import LposekitError
 from lposekit.json_values import JsonObject
+from lposekit.pose import stub
 from lposekit.pose.protocol import Estimator
 from lposekit.records import Person, PoseFailure
 from lposekit.stage_times import StageTimes
@@ -56,10 +57,8 @@ class PoseSpec:
 def load_estimator(spec: PoseSpec) -> Estimator:
     """The estimator of a spec; imports torch and OpenMMLab, or the stub."""
     settings = spec.settings
-    if spec.pose_model == "stub":
-        from lposekit.pose.stub import StubEstimator
-
-        return StubEstimator()
+    if spec.pose_model == stub.NAME:
+        return stub.StubEstimator()
     from lposekit.pose.estimator import PoseEstimator
 
     return PoseEstimator.load(

@@ -1,4 +1,4 @@
-"""Run plans, one shard each, on Ray actors: bounded window, bounded tries, clean stop.
+"""Run plans, one shard each, on Ray actors: as many at a time as there are workers, bounded tries, clean stop.
 
 The contract: a plan whose worker dies is tried again on a fresh worker, up to ``attempts`` times; a plan that raises is
 reported as failed at once (the same input raises again); the others go on. A worker that cannot be made ends the run,
