@@ -31,8 +31,8 @@ from trainer.model.blocks import (
     inflate_transformer,
     joint_group_norm,
 )
-from trainer.model.official_weights import load_strictly, read_safetensors
 from trainer.model.switches import ModelSwitches
+from trainer.model.tensor_files import load_strictly, read_safetensors
 
 NOT_SUPPORTED = {
     "addition_embed_type": None,

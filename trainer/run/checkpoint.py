@@ -27,7 +27,7 @@ from lposekit.errors import LposekitError, UsageError
 from lposekit.faults import fault_point
 from lposekit.shards.files import disk_error, sync_file, sync_folder
 from lposekit.shards.layout import sha256_file
-from trainer.model.official_weights import LISTED_DIFFERENCES, differences
+from trainer.model.tensor_files import LISTED_DIFFERENCES, differences
 
 log = logging.getLogger(__name__)
 
