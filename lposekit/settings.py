@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lposekit.errors import UsageError
 from lposekit.json_values import JsonValue
@@ -101,7 +101,7 @@ def environment_layer(
     return Layer("environment", values, tuple(keys))
 
 
-def read_toml(path: Path, commands: Sequence[str]) -> dict[str, Any]:
+def read_toml(path: Path, commands: Sequence[str]) -> dict[str, object]:
     """A settings file as a dict: tables named after commands, and `preset`. Raises `UsageError`."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))

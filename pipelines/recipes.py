@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 from lposekit.errors import Outcome, UsageError
 from lposekit.json_values import JsonObject
@@ -23,6 +23,15 @@ from pipelines.job.build_report import BuildReport
 from pipelines.job.crew import run_on_ray
 from pipelines.video.recipe import VideoRecipe
 from pipelines.video.settings import BuildVideoSettings
+
+
+class MachineSettings(TypedDict, total=False):
+    """Settings that say on which machine a folder is continued, not what becomes of its rows."""
+
+    workers: int | None
+    ray_address: str | None
+    weights_dir: Path | None
+    allow_private_addresses: bool
 
 
 def build_images(
@@ -82,7 +91,7 @@ def retry(
     limits: Mapping[str, object] | None = None,
     dry_run: bool = False,
     execute: Execute = run_on_ray,
-    **changes: Any,
+    **changes: Unpack[MachineSettings],
 ) -> BuildReport:
     """Fetch the rows with certain outcomes again, in place; every other row of their shards stays as it is.
 
@@ -94,8 +103,7 @@ def retry(
     Args:
         only: outcomes to retry; default: those that another try may change.
         limits: of a video dataset, fields of `DecodeLimits` in place of those that it was built with.
-        changes: settings of the machine at hand: ``workers``, ``ray_address``, ``allow_private_addresses``, and of
-            images ``weights_dir``.
+        changes: settings of the machine at hand; ``weights_dir`` is of images only.
 
     Raises:
         UsageError: an unknown outcome, or limits where there are no videos.
@@ -103,25 +111,25 @@ def retry(
     outcomes = _outcomes(only)
     layout = DatasetLayout(dataset)
     card = read_card(layout)
-    changes["output"] = dataset
+    replaced = {**changes, "output": dataset}
     settings = stated(card.settings, "settings", layout)
-    recipe = _video_recipe(settings, limits or {}, changes) if card.kind == "video" else None
+    recipe = _video_recipe(settings, limits or {}, replaced) if card.kind == "video" else None
     if recipe is not None:
         return rebuild(recipe, outcomes, dry_run=dry_run, execute=execute)
     if limits:
         raise UsageError(f"{dataset} holds images: --limits are those of videos.")
-    with _image_recipe(card, settings, changes) as recipe:
+    with _image_recipe(card, settings, replaced) as recipe:
         return rebuild(recipe, outcomes, dry_run=dry_run, execute=execute)
 
 
-def _video_recipe(settings: JsonObject, limits: Mapping[str, object], changes: dict[str, Any]) -> AnyRecipe:
+def _video_recipe(settings: JsonObject, limits: Mapping[str, object], changes: Mapping[str, object]) -> AnyRecipe:
     stored = stored_settings(BuildVideoSettings, settings, "dataset card")
-    changes.pop("weights_dir", None)  # clips have no models
+    changes = {name: value for name, value in changes.items() if name != "weights_dir"}  # clips have no models
     return VideoRecipe(replace(stored, limits=replace(stored.limits, **limits), min_success=None, **changes))
 
 
 @contextlib.contextmanager
-def _image_recipe(card: DatasetCard, stored: JsonObject, changes: dict[str, Any]) -> Iterator[AnyRecipe]:
+def _image_recipe(card: DatasetCard, stored: JsonObject, changes: Mapping[str, object]) -> Iterator[AnyRecipe]:
     # A folder that does not name this setting was built before there was one: both of two near-duplicates were kept.
     stored = {"pose.duplicate_oks": None, **stored}
     settings = replace(

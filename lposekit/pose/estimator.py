@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lposekit.json_values import JsonValue
 from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, is_valid_person
 from lposekit.pose.detector import Boxes, PersonDetector
 from lposekit.pose.isolate import run_isolated
@@ -215,7 +216,7 @@ class PoseEstimator:
                 results += run_isolated(lambda part: run(future.result() if part is batch else prepare(part)), batch)  # noqa: B023
         return results
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, JsonValue]:
         """What the dataset card says about the models and how they were run."""
         detector, pose, chosen = self.detector_entry, self.pose_entry, self.settings
         return {
@@ -253,7 +254,7 @@ def pose_precision(entry: PoseEntry, asked: Precision) -> Precision:
     return asked if entry.half_precision else "float32"
 
 
-def _weights_card(entry: DetectorEntry | PoseEntry, sha256: dict[str, str]) -> dict[str, Any]:
+def _weights_card(entry: DetectorEntry | PoseEntry, sha256: dict[str, str]) -> dict[str, JsonValue]:
     weights = entry.weights
     return {
         "name": entry.name,

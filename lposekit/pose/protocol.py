@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from lposekit.json_values import JsonValue
 from lposekit.records import Person, PoseFailure
 from lposekit.stage_times import StageTimes
 
@@ -37,7 +38,7 @@ class Estimator(Protocol):
         """
         ...
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, JsonValue]:
         """What the dataset card says about the models: names, hashes, licences, thresholds, versions."""
         ...
 

@@ -4,11 +4,12 @@ changed; and the figures that say what it did."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from lposekit.json_values import JsonValue
 from lposekit.pose.choose import select_persons
 from lposekit.pose.fill import fill_gaps
 from lposekit.pose.retarget import retarget
@@ -71,7 +72,7 @@ def refine(
         median_shift(chosen, smoothed, score_threshold),
     )
     used = smoothed if reference_K3 is None else retarget(smoothed, reference_K3, score_threshold)
-    done: dict[str, Any] = {
+    done: dict[str, JsonValue] = {
         "person": settings.person,
         "max_gap_frames": gap_frames,
         "smooth": settings.smooth,

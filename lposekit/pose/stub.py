@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lposekit.json_values import JsonValue
 from lposekit.pose.protocol import check_images
 from lposekit.records import Person, PoseFailure
 from lposekit.stage_times import StageTimes
@@ -79,7 +79,7 @@ class StubEstimator:
             time.sleep(0.5)
         return [_person(i, encoded["num_detected"], encoded["number"]) for i in range(encoded["num_persons"])]
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, JsonValue]:
         """What the dataset card says of it."""
         threshold = {"keypoint_score_threshold": KEYPOINT_SCORE_THRESHOLD, "provisional": False}
         return {"detector": {"name": NAME}, "pose_model": {"name": NAME, **threshold}}

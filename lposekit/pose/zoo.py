@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from lposekit.errors import UsageError
 
@@ -87,7 +87,7 @@ class PoseEntry:
     provisional: bool
     half_precision: bool = True
     flip_test: bool = False
-    config_overrides: Mapping[str, Any] = field(default_factory=dict)
+    config_overrides: Mapping[str, object] = field(default_factory=dict)
 
 
 def _openmmlab(folder: str, file: str, sha256: tuple[str, ...] = ()) -> WeightsFile:

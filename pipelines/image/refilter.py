@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -53,7 +52,7 @@ class _Refilter:
 def run(
     dataset: Path,
     output: Path | None,
-    changes: Mapping[str, Any],
+    changes: Mapping[str, object],
     *,
     dedup: bool = False,
     dry_run: bool = False,
