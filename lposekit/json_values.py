@@ -69,7 +69,11 @@ class JsonFields:
         self._where = where
 
     def take(self, name: str, kind: Kind[T]) -> T | None:
-        """The value of a key; None if it is missing or null. Raises ValueError: it is something else."""
+        """The value of a key; None if it is missing or null.
+
+        Raises:
+            ValueError: it is something else.
+        """
         value = self.rest.pop(name, None)
         if value is None:
             return None
@@ -79,7 +83,11 @@ class JsonFields:
             raise ValueError(f"{self._where}{name} is {_shown(value)}, not {kind.words}") from None
 
     def need(self, name: str, kind: Kind[T]) -> T:
-        """The value of a key. Raises ValueError: it is missing, null or something else."""
+        """The value of a key.
+
+        Raises:
+            ValueError: it is missing, null or something else.
+        """
         value = self.take(name, kind)
         if value is None:
             raise ValueError(f"{self._where}{name} is missing")

@@ -64,7 +64,11 @@ class Worker(Protocol[P_contra]):
     """Builds shards, one after the other; holds what is loaded once and used for many."""
 
     def build(self, plan: P_contra) -> ShardReport:
-        """Build and commit one shard. Raises LposekitError: the disk is full, or the folder belongs to a newer run."""
+        """Build and commit one shard.
+
+        Raises:
+            LposekitError: the disk is full, or the folder belongs to a newer run.
+        """
         ...
 
 
@@ -181,7 +185,11 @@ class Recipe(Protocol[P]):
         ...
 
     def pool(self, machine: Machine) -> Pool | None:
-        """The actors that its workers share, if any. Raises UsageError: the machine lacks what the settings ask for."""
+        """The actors that its workers share, if any.
+
+        Raises:
+            UsageError: the machine lacks what the settings ask for.
+        """
         ...
 
     def worker(self, claim: Claim, pool: Sequence[ActorHandle] | None = None, number: int = 0) -> Worker[P]:

@@ -58,7 +58,11 @@ class Layer:
 
 
 def table_layer(settings_class: type[DataclassInstance], table: Mapping[str, object], origin: str) -> Layer:
-    """Checks a TOML table. Raises `UsageError` that lists every wrong key and value at once."""
+    """Checks a TOML table.
+
+    Raises:
+        UsageError: lists every wrong key and value at once.
+    """
     known, values, problems = leaves(settings_class), {}, []
     for written, value in flatten(table):
         name = _present_name(settings_class, written)
@@ -102,7 +106,11 @@ def environment_layer(
 
 
 def read_toml(path: Path, commands: Sequence[str]) -> dict[str, object]:
-    """A settings file as a dict: tables named after commands, and `preset`. Raises `UsageError`."""
+    """A settings file as a dict: tables named after commands, and `preset`.
+
+    Raises:
+        UsageError: it cannot be read, is no TOML, or has a key that is neither.
+    """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -122,7 +130,11 @@ def read_toml(path: Path, commands: Sequence[str]) -> dict[str, object]:
 
 
 def preset_path(name: str) -> Path:
-    """The file of a preset: a name from `lposekit/presets`, or any path that ends in `.toml`. Raises `UsageError`."""
+    """The file of a preset: a name from `lposekit/presets`, or any path that ends in `.toml`.
+
+    Raises:
+        UsageError: there is no such preset.
+    """
     folder = Path(str(resources.files("lposekit"))) / "presets"
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     # `_project.toml` is what `lposekit init` writes, no preset.

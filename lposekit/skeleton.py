@@ -57,7 +57,9 @@ def draw_skeleton(
     its border, so apply `drop_outside` before a crop to leave out keypoints outside of the photo itself.
     ``line_width``: width of a limb in pixels; default: the style's (6 for ``followyourpose``) at a shorter side of 512,
     in proportion elsewhere. Joints grow with it. ``style``: a name in `lposekit.skeleton_styles.STYLES`.
-    Raises ValueError for an unknown style, or a K that it cannot draw.
+
+    Raises:
+        ValueError: an unknown style, or a K that it cannot draw.
     """
     chosen = _style(style)
     points_PK3 = np.asarray(keypoints_PK3, np.float32)

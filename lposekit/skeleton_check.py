@@ -123,7 +123,8 @@ def _flat_share(pixels_N3: npt.NDArray[np.uint8], color: npt.NDArray[np.float64]
 def _levels(frames_FHWC: Frames, fixes: list[str]) -> Callable[[Frames], Frames]:
     """The change of brightness that makes the background black and the lines bright; adds to ``fixes`` what it is.
 
-    Raises UsageError for a background that is not black, and for values of another range.
+    Raises:
+        UsageError: a background that is not black, or values of another range.
     """
     pixels_N3 = frames_FHWC.reshape(-1, 3)
     background, peak = _background(pixels_N3), int(pixels_N3.max())

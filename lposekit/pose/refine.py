@@ -56,7 +56,9 @@ def refine(
     """The poses to use, and the figures; ``info`` of the poses names what was done.
 
     ``reference_K3``: a pose whose proportions everybody gets, after everything else; the figures do not count it.
-    Raises UsageError for persons that are not there.
+
+    Raises:
+        UsageError: persons that are not there.
     """
     chosen = select_persons(found, settings.person)
     gap_frames = round(settings.max_gap_s * chosen.fps)

@@ -43,7 +43,11 @@ class DatasetTotals:
 
     @classmethod
     def from_json(cls, values: JsonObject) -> DatasetTotals:
-        """Raises ValueError: names the key that is missing or wrong."""
+        """From what the file holds.
+
+        Raises:
+            ValueError: names the key that is missing or wrong.
+        """
         fields = JsonFields(values, "totals.")
         return cls(
             shards=fields.need("shards", COUNT),
@@ -84,7 +88,11 @@ class DatasetCard:
 
     @classmethod
     def from_json(cls, values: JsonObject) -> DatasetCard:
-        """Raises ValueError: names the key that is wrong."""
+        """From what the file holds.
+
+        Raises:
+            ValueError: names the key that is wrong.
+        """
         fields, empty = JsonFields(values), cls()
         totals = fields.take("totals", OBJECT)
         return cls(
@@ -138,12 +146,20 @@ def read_card(layout: DatasetLayout) -> DatasetCard:
 
 
 def write_card(layout: DatasetLayout, card: DatasetCard) -> None:
-    """Replace the card. Raises LposekitError: the disk is full, or the folder cannot be written."""
+    """Replace the card.
+
+    Raises:
+        LposekitError: the disk is full, or the folder cannot be written.
+    """
     write_json(layout.card, card.as_json())
 
 
 def stated(value: T | None, name: str, layout: DatasetLayout) -> T:
-    """A field of a card without which its reader cannot go on. Raises LposekitError: the card does not state it."""
+    """A field of a card without which its reader cannot go on.
+
+    Raises:
+        LposekitError: the card does not state it.
+    """
     if value is None:
         raise LposekitError(f"{layout.card}: {name} is missing. Restore it from a copy.")
     return value

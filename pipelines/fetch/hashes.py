@@ -27,7 +27,11 @@ class ContentHash:
         self._compare(hashlib.new(self.algorithm, body, usedforsecurity=False).hexdigest())
 
     def check_file(self, path: Path) -> None:
-        """The same for a file that is too large for memory. Raises OSError where it cannot be read."""
+        """The same for a file that is too large for memory.
+
+        Raises:
+            OSError: it cannot be read.
+        """
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, lambda: hashlib.new(self.algorithm, usedforsecurity=False))
         self._compare(digest.hexdigest())

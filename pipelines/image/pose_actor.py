@@ -90,7 +90,11 @@ class PoseActor:
             self._failure = error
 
     def card(self) -> JsonObject:
-        """What was loaded. Raises SetupFailed: it could not be."""
+        """What was loaded.
+
+        Raises:
+            SetupFailed: it could not be.
+        """
         if self._failure is not None:
             raise SetupFailed(self._failure)
         assert self._estimator is not None

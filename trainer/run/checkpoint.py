@@ -115,7 +115,11 @@ def _digest(facts: Mapping[str, Any]) -> str:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """`checkpoint.json`, checked against its own digest. Raises ValueError or OSError."""
+    """`checkpoint.json`, checked against its own digest.
+
+    Raises:
+        ValueError, OSError: it is damaged, of another schema, or cannot be read.
+    """
     facts = json.loads((folder / FACTS_NAME).read_text(encoding="utf-8"))
     if not isinstance(facts, dict) or facts.pop("digest", None) != _digest(facts):
         raise ValueError("its digest does not match")

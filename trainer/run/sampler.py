@@ -66,7 +66,11 @@ class WeightsFacts:
 
 
 def read_facts(settings: SampleSettings) -> WeightsFacts:
-    """The facts of the weights that the settings name. Raises UsageError or LposekitError if they lead nowhere."""
+    """The facts of the weights that the settings name.
+
+    Raises:
+        UsageError, LposekitError: they lead nowhere.
+    """
     if settings.official_weights is not None:
         official_files(settings.official_weights)
         return WeightsFacts(f"published weights {settings.official_weights}")
@@ -213,7 +217,11 @@ def assemble(base: Base, unet: VideoUNet, encoder: PoseEncoder | None, facts: We
 
 
 def read_switches(card: RunCard, run_dir: Path) -> ModelSwitches:
-    """The switches that a run was trained with. Raises LposekitError if this version does not know one."""
+    """The switches that a run was trained with.
+
+    Raises:
+        LposekitError: this version does not know one.
+    """
     try:
         return ModelSwitches(**card.switches)  # pyright: ignore
     except TypeError as error:
@@ -221,7 +229,11 @@ def read_switches(card: RunCard, run_dir: Path) -> ModelSwitches:
 
 
 def base_facts(facts: WeightsFacts) -> BaseFacts:
-    """What a run says of its base. Raises LposekitError if it says nothing."""
+    """What a run says of its base.
+
+    Raises:
+        LposekitError: it says nothing.
+    """
     if facts.card is None or facts.card.base is None:
         raise LposekitError(f"{facts.name}: its run.json says nothing of the base. Restore it from a copy.")
     return facts.card.base
@@ -241,7 +253,8 @@ def where_base_is(facts: WeightsFacts) -> str:
 def safety_modules(base_name: str) -> dict[str, ModelMixin | BaseImageProcessor | None]:
     """The base's safety checker and its feature extractor; none if the base has none.
 
-    Raises UsageError if it has one that cannot be read.
+    Raises:
+        UsageError: it has one that cannot be read.
     """
     folder = base_folder(base_name, SAFETY_FILES)
     listed = _index(folder).get("safety_checker") if (folder / MODEL_INDEX).is_file() else None
