@@ -13,7 +13,9 @@ import lposekit.pose  # noqa: F401 - before torch: lets the threads that OpenMP 
 
 # isort: split
 import argparse
+import contextlib
 import json
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -71,7 +73,8 @@ class Inferencer:
         ensure_openmmlab()
         from mmpose.apis import MMPoseInferencer
 
-        self._inferencer = MMPoseInferencer(**model_files(weights), det_cat_ids=[0], device="cpu")
+        with contextlib.redirect_stdout(sys.stderr):  # mmengine's remarks
+            self._inferencer = MMPoseInferencer(**model_files(weights), det_cat_ids=[0], device="cpu")
         self._box_score = detector_entry(DETECTOR).box_score_threshold
 
     def __call__(self, video: Path) -> dict[str, Any]:
