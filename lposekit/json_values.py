@@ -28,7 +28,7 @@ def read_json_object(path: Path, max_bytes: int) -> dict[str, JsonValue]:
 
     Raises:
         OSError: there is no such file, or it cannot be read.
-        ValueError: it is no regular file, longer than ``max_bytes``, or holds something else.
+        ValueError: it is no regular file, longer than `max_bytes`, or holds something else.
     """
     # not blocking: a pipe of this name would let the reader wait for ever
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -57,11 +57,11 @@ class Kind(Generic[T]):
 
 
 class JsonFields:
-    """The keys of a JSON object, taken out one by one; what is not taken is left in ``rest``.
+    """The keys of a JSON object, taken out one by one; what is not taken is left in `rest`.
 
     Args:
         values: the object.
-        where: what to put before the names of keys in messages: ``totals.``.
+        where: what to put before the names of keys in messages: `totals.`.
     """
 
     def __init__(self, values: JsonObject, where: str = "") -> None:

@@ -75,7 +75,7 @@ def table_layer(settings_class: type[DataclassInstance], table: Mapping[str, obj
 
 
 def _present_name(settings_class: type, name: str) -> str:
-    """The dotted name of today. A class whose groups were renamed says so in ``FORMER_GROUPS``, so that files of older
+    """The dotted name of today. A class whose groups were renamed says so in `FORMER_GROUPS`, so that files of older
     runs are still understood."""
     group, dot, rest = name.partition(".")
     return f"{getattr(settings_class, 'FORMER_GROUPS', {}).get(group, group)}{dot}{rest}"

@@ -44,7 +44,7 @@ def build_images(
     """Build, or continue, a LAION-Pose dataset folder; see `pipelines.build.build`.
 
     Args:
-        settings: where ``input`` and ``output`` are named, except for the quickstart's input.
+        settings: where `input` and `output` are named, except for the quickstart's input.
         quickstart: build the sample from photos that ship in a package, served by a server that this call starts.
     """
     if not quickstart:
@@ -66,7 +66,7 @@ def build_videos(
     """Build, or continue, a dataset folder of clips; see `pipelines.build.build`.
 
     Args:
-        settings: where ``input`` and ``output`` are named, except for the quickstart's input.
+        settings: where `input` and `output` are named, except for the quickstart's input.
         quickstart: build the sample from videos that this call makes.
     """
     if not quickstart:
@@ -97,13 +97,13 @@ def retry(
 
     Of a video dataset the videos with these outcomes are built again; its manifests must still be where they were.
 
-    Rows that the pose model saw before (``few_keypoints``, ``no_person``) are fetched by URL and sha256 and judged on
+    Rows that the pose model saw before (`few_keypoints`, `no_person`) are fetched by URL and sha256 and judged on
     their stored poses by the folder's keep rule, without running a model.
 
     Args:
         only: outcomes to retry; default: those that another try may change.
         limits: of a video dataset, fields of `DecodeLimits` in place of those that it was built with.
-        changes: settings of the machine at hand; ``weights_dir`` is of images only.
+        changes: settings of the machine at hand; `weights_dir` is of images only.
 
     Raises:
         UsageError: an unknown outcome, or limits where there are no videos.

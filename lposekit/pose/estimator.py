@@ -56,10 +56,10 @@ _PACKAGES = (
 class EstimatorSettings:
     """How a `PoseEstimator` runs. Thresholds and sizes are in pixels of the images it is given.
 
-    ``threads``: of torch and OpenCV in this process, and of preparation ahead of a GPU; None leaves them alone.
-    Other batch sizes and thread counts give other last digits. ``box_score_threshold``: None takes the detector's own.
-    ``batch_size``: images of one forward pass of the detector. ``crop_batch_size``: persons of one of the pose model.
-    ``duplicate_oks``: of two persons whose poses are more alike than this (OKS), the surer one stays; None: both do.
+    `threads`: of torch and OpenCV in this process, and of preparation ahead of a GPU; None leaves them alone.
+    Other batch sizes and thread counts give other last digits. `box_score_threshold`: None takes the detector's own.
+    `batch_size`: images of one forward pass of the detector. `crop_batch_size`: persons of one of the pose model.
+    `duplicate_oks`: of two persons whose poses are more alike than this (OKS), the surer one stays; None: both do.
     """
 
     device: str = "cpu"
@@ -94,7 +94,7 @@ class PoseEstimator:
         settings: EstimatorSettings | None = None,
         **changes: Any,
     ) -> PoseEstimator:
-        """Load two models of the zoo, by name; ``changes`` are fields of `EstimatorSettings`.
+        """Load two models of the zoo, by name; `changes` are fields of `EstimatorSettings`.
 
         Raises:
             UsageError: no model has that name.
@@ -128,7 +128,7 @@ class PoseEstimator:
     def estimate(
         self, images_rgb: Sequence[npt.NDArray[np.uint8]], times: StageTimes | None = None
     ) -> list[list[Person] | PoseFailure]:
-        """The persons of each image (uint8 [H, W, 3], RGB), best box first. ``times`` gets ``detect`` and ``pose``.
+        """The persons of each image (uint8 [H, W, 3], RGB), best box first. `times` gets `detect` and `pose`.
 
         Of near-duplicates, the surer one is given (see `EstimatorSettings.duplicate_oks`).
 
@@ -194,7 +194,7 @@ class PoseEstimator:
         prepare: Callable[[Sequence[Item]], Prepared],
         run: Callable[[Prepared], list[Result]],
     ) -> list[Result | PoseFailure]:
-        """``run(prepare(batch))`` over batches, failing items alone.
+        """`run(prepare(batch))` over batches, failing items alone.
 
         With a GPU, threads prepare the next batches while one runs. On a CPU the models keep all threads busy, and
         preparing ahead would only take turns with them.

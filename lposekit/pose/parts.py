@@ -21,7 +21,7 @@ _PARTS_17: dict[Part, tuple[slice, ...]] = {"body": (slice(5, 17),), "hands": ()
 def only_parts(keypoints_PK3: npt.NDArray[np.float32], parts: Collection[Part]) -> npt.NDArray[np.float32]:
     """Poses [..., K, 3] where the score of joints of other parts is -inf: never drawn.
 
-    ``body`` reaches from the shoulders to the feet; ``face`` is nose, eyes, ears, and the 68 points of a whole-body
+    `body` reaches from the shoulders to the feet; `face` is nose, eyes, ears, and the 68 points of a whole-body
     format.
 
     Raises:

@@ -31,7 +31,7 @@ class Estimator(Protocol):
     ) -> list[list[Person] | PoseFailure]:
         """The persons of each image (uint8 [H, W, 3], RGB), best box first; a `PoseFailure` for one that failed.
 
-        ``times`` gets the seconds of ``detect`` and ``pose``.
+        `times` gets the seconds of `detect` and `pose`.
 
         Raises:
             ValueError: something that is no such image was passed: a bug of the caller, which stops the job.

@@ -21,7 +21,7 @@ Smoothing = Literal["savgol", "none"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefineSettings:
-    """``person``: see `select_persons`. ``max_gap_s``, ``window_s``: in seconds, so that they mean the same at every
+    """`person`: see `select_persons`. `max_gap_s`, `window_s`: in seconds, so that they mean the same at every
     frame rate."""
 
     person: str = "all"
@@ -34,8 +34,8 @@ class RefineSettings:
 class PoseFigures:
     """What was found and what was changed. None where nothing was there to measure.
 
-    ``persons``: chosen ones. ``coverage``: share of the frames with the largest person, as found; ``coverage_filled``:
-    with gaps filled. ``jitter``, ``jitter_smoothed``: see `lposekit.pose.smooth.jitter`. ``shift``: median distance of
+    `persons`: chosen ones. `coverage`: share of the frames with the largest person, as found; `coverage_filled`:
+    with gaps filled. `jitter`, `jitter_smoothed`: see `lposekit.pose.smooth.jitter`. `shift`: median distance of
     the joints from where the model saw them, as a share of the box's height.
     """
 
@@ -53,9 +53,9 @@ def refine(
     score_threshold: float,
     reference_K3: npt.NDArray[np.floating] | None = None,
 ) -> tuple[PoseTracks, PoseFigures]:
-    """The poses to use, and the figures; ``info`` of the poses names what was done.
+    """The poses to use, and the figures; `info` of the poses names what was done.
 
-    ``reference_K3``: a pose whose proportions everybody gets, after everything else; the figures do not count it.
+    `reference_K3`: a pose whose proportions everybody gets, after everything else; the figures do not count it.
 
     Raises:
         UsageError: persons that are not there.

@@ -94,7 +94,7 @@ def _out_of_memory() -> PoseFailure:
 
 
 def _person(i: int, num_detected: int, number: int) -> Person:
-    """Person ``i`` of an image of at least 256 x 128 pixels; ``number`` is the place of the nose."""
+    """Person `i` of an image of at least 256 x 128 pixels; `number` is the place of the nose."""
     left = 10.0 + 60 * i
     keypoints_K3 = np.zeros((17, 3), np.float32)
     keypoints_K3[:, 0] = left + np.arange(17) * 3

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetTotals:
-    """The sums of all commit markers. ``windows`` and ``dropped_windows``: of videos only."""
+    """The sums of all commit markers. `windows` and `dropped_windows`: of videos only."""
 
     shards: int
     rows: int
@@ -61,9 +61,9 @@ class DatasetTotals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetCard:
-    """What ``_dataset/dataset.json`` says. A field that is None is not in the file: not every kind has all of them.
+    """What `_dataset/dataset.json` says. A field that is None is not in the file: not every kind has all of them.
 
-    ``fixed``: the settings, models and versions that decide the bytes. ``shards``: names of the committed ones.
+    `fixed`: the settings, models and versions that decide the bytes. `shards`: names of the committed ones.
     """
 
     schema: int = SCHEMA_VERSION
@@ -166,7 +166,7 @@ def stated(value: T | None, name: str, layout: DatasetLayout) -> T:
 
 
 def differing_fields(old: object, new: object, prefix: str = "") -> list[str]:
-    """Where two nested settings differ, as lines ``name: old -> new``."""
+    """Where two nested settings differ, as lines `name: old -> new`."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = sorted(old.keys() | new.keys())
         return [line for name in names for line in differing_fields(old.get(name), new.get(name), f"{prefix}{name}.")]
@@ -230,7 +230,7 @@ def _refuse_foreign_files(root: Path) -> None:
 
 
 def update_card(layout: DatasetLayout, *, models: JsonObject | None = None) -> DatasetTotals:
-    """Count the totals afresh from the commit markers, and put ``models`` into the card; returns the totals."""
+    """Count the totals afresh from the commit markers, and put `models` into the card; returns the totals."""
     shards = layout.committed_shards()
     stats = [layout.read_stats(shard) for shard in shards]
     totals = DatasetTotals(

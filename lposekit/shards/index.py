@@ -19,7 +19,7 @@ from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import load_stats
 
 Members = dict[str, tuple[int, int]]
-"""Member name (``jpg``, ``pose.json``) -> (absolute offset of its data in the tar, size in bytes)."""
+"""Member name (`jpg`, `pose.json`) -> (absolute offset of its data in the tar, size in bytes)."""
 
 
 @dataclass(frozen=True, slots=True)

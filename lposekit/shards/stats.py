@@ -1,4 +1,4 @@
-"""``NNNNN_stats.json``: the commit marker of a shard, with the account of its rows and the hashes of its files."""
+"""`NNNNN_stats.json`: the commit marker of a shard, with the account of its rows and the hashes of its files."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class FileFacts:
 class ShardStats:
     """What the commit marker of one shard says. A field that is None is not in the file.
 
-    ``count``: rows. ``outcomes``: how they ended. ``num_samples`` and ``files`` (by path below the dataset folder) are
-    filled in by the writer. Then img2dataset's own fields: times are Unix times, ``duration`` is in seconds.
+    `count`: rows. `outcomes`: how they ended. `num_samples` and `files` (by path below the dataset folder) are
+    filled in by the writer. Then img2dataset's own fields: times are Unix times, `duration` is in seconds.
     """
 
     count: int

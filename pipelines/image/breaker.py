@@ -14,9 +14,9 @@ from lposekit.errors import Outcome
 
 @dataclass(slots=True)
 class CircuitBreaker:
-    """Counts the outcomes of the last ``last_rows`` rows that were tried. The caller decides what an open one means.
+    """Counts the outcomes of the last `last_rows` rows that were tried. The caller decides what an open one means.
 
-    Open when more than ``max_share`` (0..1) of them failed by the network. Below ``min_rows`` it says nothing: three
+    Open when more than `max_share` (0..1) of them failed by the network. Below `min_rows` it says nothing: three
     dead links are no outage.
     """
 
@@ -38,7 +38,7 @@ class CircuitBreaker:
         return self._num_failed() > self.max_share * len(self._recent)
 
     def describe(self) -> str:
-        """One line for the user: ``490 of the last 500 rows failed by the network (dns 485, timeout 5)``."""
+        """One line for the user: `490 of the last 500 rows failed by the network (dns 485, timeout 5)`."""
         counts = Counter(outcome for outcome in self._recent if outcome.facts.network)
         reasons = ", ".join(f"{outcome.value} {count}" for outcome, count in counts.most_common())
         return f"{self._num_failed()} of the last {len(self._recent)} rows failed by the network ({reasons or 'none'})"

@@ -72,7 +72,7 @@ def download_rows(
     """Fetch and decode all rows; yields each exactly once, in the order in which they end.
 
     While the caller works on a row, at most `max_waiting` rows wait for it, decoded or not, and the downloads pause.
-    `decode` is called from `decode_threads` threads. `times` gets ``fetch`` and ``decode``, added up over threads.
+    `decode` is called from `decode_threads` threads. `times` gets `fetch` and `decode`, added up over threads.
     img2dataset's own files (input, statistics) live and die in `work_dir`.
 
     Raises what `decode` raises (but `Rejected`), and `Interrupted` within a second after `cancel` is set. When the

@@ -42,7 +42,7 @@ class ShardPlan:
 def iter_shards(
     settings: BuildImagesSettings, skip: Container[int] = (), sources: Sequence[Source] | None = None
 ) -> Iterator[ShardPlan]:
-    """The shards of the input in order, without those in `skip`; ``sources``: its lists, if they are open already.
+    """The shards of the input in order, without those in `skip`; `sources`: its lists, if they are open already.
 
     What can be wrong with the input is looked for in this call, before the first shard is asked for.
 

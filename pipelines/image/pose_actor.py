@@ -25,7 +25,7 @@ Poses = list[Person] | PoseFailure
 
 @dataclass(frozen=True, slots=True)
 class PoseAnswer:
-    """What the model says to a batch: an entry an image, and the seconds it took by stage, ``detect`` and ``pose``."""
+    """What the model says to a batch: an entry an image, and the seconds it took by stage, `detect` and `pose`."""
 
     poses: list[Poses]
     seconds: dict[str, float]
@@ -42,7 +42,7 @@ def answer(estimator: Estimator, images: Sequence[Image]) -> PoseAnswer:
 class PoseSpec:
     """Which pose model to load, as plain values that travel to any process.
 
-    ``box_score_threshold``: the one that is used, where the setting of that name may be None.
+    `box_score_threshold`: the one that is used, where the setting of that name may be None.
     """
 
     detector: str

@@ -53,7 +53,7 @@ def with_poses(
     """The rows with what the model finds on their images, run by run; a few batches are on their way at a time.
 
     Args:
-        times: gets the model's own stages, ``detect`` and ``pose``.
+        times: gets the model's own stages, `detect` and `pose`.
         known: keys of rows whose poses are known, so that the model is not asked.
     """
     in_flight: deque[tuple[Sequence[FetchedRow], PendingPoses | None]] = deque()

@@ -57,16 +57,16 @@ def run(
     dedup: bool = False,
     dry_run: bool = False,
 ) -> BuildReport:
-    """Write a new dataset folder with the samples of ``dataset`` that another keep rule keeps.
+    """Write a new dataset folder with the samples of `dataset` that another keep rule keeps.
 
     Nothing is fetched and no model runs. Rows that the new rule would keep, but whose pixels were never stored, keep
-    their outcome and are listed in ``_dataset/needs_pixels.parquet``; ``lposekit retry --only
-    few_keypoints,no_person`` on the new folder fetches them by URL and sha256.
+    their outcome and are listed in `_dataset/needs_pixels.parquet`; `lposekit retry --only
+    few_keypoints,no_person` on the new folder fetches them by URL and sha256.
 
     Args:
         changes: fields of `KeepRule` to change.
         dedup: turn down images whose bytes came in an earlier row, over the whole dataset.
-        dry_run: count, write nothing; ``output`` may be None then.
+        dry_run: count, write nothing; `output` may be None then.
 
     Raises:
         UsageError: the folder is no image dataset, or the rule is unknown.

@@ -56,7 +56,7 @@ class Geometry:
 def choose_geometry(
     source_height: int, source_width: int, size: int, crop: Crop, flip: float, random: SampleRandom
 ) -> Geometry:
-    """The shorter side becomes ``size``; the crop is centred or drawn, the flip is drawn."""
+    """The shorter side becomes `size`; the crop is centred or drawn, the flip is drawn."""
     scale = size / min(source_height, source_width)
     height, width = max(size, round(source_height * scale)), max(size, round(source_width * scale))
     if crop == "center":

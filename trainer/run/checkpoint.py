@@ -39,7 +39,7 @@ _NAME = re.compile(r"^step-(\d{6,})$")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The contents of a checkpoint. ``tensors``: file name without ending -> tensors by name. ``facts``: JSON
+    """The contents of a checkpoint. `tensors`: file name without ending -> tensors by name. `facts`: JSON
     values."""
 
     step: int
@@ -195,7 +195,7 @@ def remove_leftovers(run_dir: Path) -> None:
 
 
 def set_aside_newer(run_dir: Path, step: int) -> None:
-    """Rename checkpoints behind ``step``, which the user named to go on from: they end another history.
+    """Rename checkpoints behind `step`, which the user named to go on from: they end another history.
 
     Left where they are, the next resume would take the newest of them.
     """
@@ -210,7 +210,7 @@ def set_aside_newer(run_dir: Path, step: int) -> None:
 
 
 def prune(run_dir: Path, keep: int, keeps: Callable[[int], bool]) -> list[int]:
-    """Remove checkpoints older than the ``keep`` newest whole ones, but those of steps that ``keeps`` names.
+    """Remove checkpoints older than the `keep` newest whole ones, but those of steps that `keeps` names.
 
     Damaged ones do not count, so they never push out good ones; older than the kept, they go as well. Returns the steps
     removed.

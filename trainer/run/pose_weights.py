@@ -47,7 +47,7 @@ class FoundEncoder:
 
 def find_pose_encoder(settings: TrainSettings, widths: Sequence[int], checkpoint: Path | None) -> FoundEncoder | None:
     """The pose encoder that `--pose-encoder` names, for a UNet of these widths; None for `none`, and in stage 1 for no
-    name at all (it starts a new one). A stage-2 run that goes on from ``checkpoint`` has a copy of its own, which
+    name at all (it starts a new one). A stage-2 run that goes on from `checkpoint` has a copy of its own, which
     stands in for no name, and for its own name if nothing is there any more.
 
     Raises:

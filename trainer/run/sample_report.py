@@ -26,7 +26,7 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class SampleReport:
-    """The end of a run, or with ``dry_run`` what it would do. passes: UNet passes for one prompt."""
+    """The end of a run, or with `dry_run` what it would do. passes: UNet passes for one prompt."""
 
     weights: WeightsFacts
     frames: int
