@@ -45,7 +45,7 @@ MAX_POSE_BYTES = 16 * 2**20
 class PoseRequest:
     """What to read, and how the skeletons must look.
 
-    count: frames to make; None: all, at most ``most``. line_width: in pixels of the output; None: the style's.
+    count: frames to make; None: all, at most `most`. line_width: in pixels of the output; None: the style's.
     """
 
     source: str
@@ -196,7 +196,7 @@ def draw_frame(tracks: PoseTracks, frame: int, request: PoseRequest) -> npt.NDAr
 
 
 def load_video(path: Path, request: PoseRequest, estimate: Estimate) -> Frames:
-    """Frames of a skeleton video; a video of persons goes to ``estimate`` first."""
+    """Frames of a skeleton video; a video of persons goes to `estimate` first."""
     fit = request.fit
     video = read_pose_video(path, request.count or request.most, request.stride, fit.image, EXAMINED_FRAMES)
     kind = request.how.kind

@@ -22,8 +22,8 @@ MAX_PIXELS = 8192 * 8192
 
 @dataclass(frozen=True, slots=True)
 class PoseVideo:
-    """Chosen frames of a video. ``frames``: what was made of each. ``looked_FHWC``: some of them at the video's own
-    size. ``num_frames``: of the video; None if its end was not reached. ``damage``: why no more could be decoded."""
+    """Chosen frames of a video. `frames`: what was made of each. `looked_FHWC`: some of them at the video's own
+    size. `num_frames`: of the video; None if its end was not reached. `damage`: why no more could be decoded."""
 
     frames: list[Image]
     looked_FHWC: Image
@@ -32,8 +32,8 @@ class PoseVideo:
 
 
 def read_pose_video(path: Path, most: int, stride: int, fitted: Callable[[Image], Image], examined: int) -> PoseVideo:
-    """Frames 0, stride, 2 stride, ... of a video, at most ``most`` of them, each through ``fitted``; up to
-    ``examined`` of them are also kept as they are.
+    """Frames 0, stride, 2 stride, ... of a video, at most `most` of them, each through `fitted`; up to
+    `examined` of them are also kept as they are.
 
     Raises:
         UsageError: there is no such file, or no video in it.
