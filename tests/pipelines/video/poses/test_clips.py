@@ -263,6 +263,7 @@ def test_models_are_told_to_report_boxes_that_continue_a_track_and_take_one_thre
     assert spec.threads == 1
 
 
+@pytest.mark.more  # the tests above build in this process
 def test_the_command_finds_the_same_poses_with_its_pool_of_models_on_ray(
     clips: Path, poses: Path, tmp_path: Path
 ) -> None:
