@@ -127,9 +127,9 @@ def test_a_folder_of_prompts_goes_on_where_it_was_stopped(said: Any, monkeypatch
     assert sample(*pose, prompt=None) == 0
     assert drawn[4:] == ["0001.mp4"]
     for changed in (["--stride", "1"], ["--stride", "1", "--guidance", "3"]):
-        del drawn[:4]
+        before = len(drawn)
         assert sample(*pose, *changed, prompt=None) == 0
-        assert drawn[-3:] == ["0000.mp4", "0001.mp4", "0002.mp4"]
+        assert drawn[before:] == ["0000.mp4", "0001.mp4", "0002.mp4"]
 
 
 def test_more_steps_than_the_scheduler_has_are_refused_before_the_weights_are_read() -> None:
