@@ -102,8 +102,6 @@ class JobSettings(Protocol):
     @property
     def input(self) -> tuple[str, ...]: ...
     @property
-    def rows_per_shard(self) -> int: ...
-    @property
     def output(self) -> Path | None: ...
     @property
     def workers(self) -> int | None: ...
@@ -129,7 +127,7 @@ class Recipe(Protocol[P]):
 
     @property
     def kind(self) -> str:
-        """What the card calls it: `image`, `video`."""
+        """What the card calls it: `image`, `video`, `poses`."""
         ...
 
     @property

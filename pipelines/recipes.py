@@ -21,6 +21,8 @@ from pipelines.image.recipe import ImageRecipe
 from pipelines.image.settings import BuildImagesSettings
 from pipelines.job.build_report import BuildReport
 from pipelines.job.crew import run_on_ray
+from pipelines.video.poses.recipe import PosesRecipe
+from pipelines.video.poses.settings import PosesSettings
 from pipelines.video.recipe import VideoRecipe
 from pipelines.video.settings import BuildVideoSettings
 
@@ -84,6 +86,15 @@ def build_videos(
         return build(recipe, dry_run=dry_run, execute=execute)
 
 
+def build_poses(settings: PosesSettings, *, dry_run: bool = False, execute: Execute = run_on_ray) -> BuildReport:
+    """Find, or go on finding, the poses of a dataset of clips; see `pipelines.build.build`.
+
+    Args:
+        settings: where ``input`` names the dataset folder of the clips, and ``output`` that of the poses.
+    """
+    return build(PosesRecipe(settings), dry_run=dry_run, execute=execute)
+
+
 def retry(
     dataset: Path,
     only: Collection[str] = (),
@@ -95,15 +106,17 @@ def retry(
 ) -> BuildReport:
     """Fetch the rows with certain outcomes again, in place; every other row of their shards stays as it is.
 
-    Of a video dataset the videos with these outcomes are built again; its manifests must still be where they were.
+    Of a video dataset the videos with these outcomes are built again; its manifests must still be where they were. Of a
+    dataset of poses, the poses of the clips with these outcomes are found again.
 
     Rows that the pose model saw before (`few_keypoints`, `no_person`) are fetched by URL and sha256 and judged on
     their stored poses by the folder's keep rule, without running a model.
 
     Args:
         only: outcomes to retry; default: those that another try may change.
-        limits: of a video dataset, fields of `DecodeLimits` in place of those that it was built with.
-        changes: settings of the machine at hand; `weights_dir` is of images only.
+        limits: of a video dataset, fields of `DecodeLimits` in place of those that it was built with; of a dataset of
+            poses, fields of `FrameLimits`.
+        changes: settings of the machine at hand; `weights_dir` is of images and poses only.
 
     Raises:
         UsageError: an unknown outcome, or limits where there are no videos.
@@ -113,8 +126,9 @@ def retry(
     card = read_card(layout)
     replaced = {**changes, "output": dataset}
     settings = stated(card.settings, "settings", layout)
-    recipe = _video_recipe(settings, limits or {}, replaced) if card.kind == "video" else None
-    if recipe is not None:
+    of_videos = {"video": _video_recipe, "poses": _poses_recipe}
+    if card.kind in of_videos:
+        recipe = of_videos[card.kind](settings, limits or {}, replaced)
         return rebuild(recipe, outcomes, dry_run=dry_run, execute=execute)
     if limits:
         raise UsageError(f"{dataset} holds images: --limits are those of videos.")
@@ -126,6 +140,15 @@ def _video_recipe(settings: JsonObject, limits: Mapping[str, object], changes: M
     stored = stored_settings(BuildVideoSettings, settings, "dataset card")
     changes = {name: value for name, value in changes.items() if name != "weights_dir"}  # clips have no models
     return VideoRecipe(replace(stored, limits=replace(stored.limits, **limits), min_success=None, **changes))
+
+
+def _poses_recipe(settings: JsonObject, limits: Mapping[str, object], changes: Mapping[str, object]) -> AnyRecipe:
+    stored = stored_settings(PosesSettings, settings, "dataset card")
+    if "timeout_s" in limits:
+        raise UsageError("--limits.timeout-s: poses have no such limit. Set --limits.heartbeat-timeout-s.")
+    # nothing is fetched
+    changes = {name: value for name, value in changes.items() if name != "allow_private_addresses"}
+    return PosesRecipe(replace(stored, limits=replace(stored.limits, **limits), min_success=None, **changes))
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from lposekit.stage_times import StageTimes
 from pipelines.image.download import FetchedRow
-from pipelines.image.pose_actor import Image, Poses
-from pipelines.image.pose_pool import PendingPoses, PoseClient
+from pipelines.pose.actor import Image, Poses
+from pipelines.pose.pool import PendingPoses, PoseClient
 
 MAX_BATCHES_IN_FLIGHT = 4
 

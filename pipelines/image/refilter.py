@@ -74,7 +74,7 @@ def run(
     source = DatasetLayout(dataset)
     card = read_card(source)
     if card.kind != "image":
-        raise UsageError(f"{dataset} holds video clips: refilter judges poses, which clips do not have.")
+        raise UsageError(f"{dataset} is a dataset of kind {card.kind!r}: refilter judges the poses of images.")
     named = {name: value for name, value in changes.items() if value is not None}
     rule = replace(keep_rule_of(card)[0], **named)
     if output is None and not dry_run:

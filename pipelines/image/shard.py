@@ -21,10 +21,10 @@ from pipelines.image.breaker import CircuitBreaker
 from pipelines.image.download import FetchedRow
 from pipelines.image.plan import ShardPlan
 from pipelines.image.pose_batches import PosedRow, in_runs, with_poses
-from pipelines.image.pose_pool import PoseClient
 from pipelines.image.rows import ImageRules, posed_row, unposed_row
 from pipelines.job.rows import RowResult
 from pipelines.job.shard import NetworkDown
+from pipelines.pose.pool import PoseClient
 
 MIN_ROWS_FOR_BREAKER = 20
 

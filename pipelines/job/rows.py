@@ -62,7 +62,7 @@ def row_columns(
 
 def rows_table(rows: Sequence[Columns], own: Mapping[str, pa.DataType]) -> pa.Table:
     """The parquet table of a shard, one row per input row; `own`: our columns and their types."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = list(dict.fromkeys(name for row in rows for name in row)) or [*LIST_COLUMNS, *own]
     types = {**dict.fromkeys(LIST_COLUMNS, pa.string()), **own}
     arrays = []
     for name in names:

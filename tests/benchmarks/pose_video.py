@@ -57,7 +57,7 @@ class Ours:
 
     def __call__(self, video: Path, folder: Path) -> dict[str, Any]:
         settings = PosesSettings(
-            input=video, output=folder, detector=DETECTOR, pose_model=POSE_MODEL, weights_dir=self._weights
+            input=(str(video),), output=folder, detector=DETECTOR, pose_model=POSE_MODEL, weights_dir=self._weights
         )
         for old in folder.iterdir():
             old.unlink()  # or an earlier round's file would be found unchanged

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from lposekit.errors import LposekitError, UsageError
 from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.pose.choose import select_persons
-from lposekit.pose.tracks import PersonTrack, PoseTracks, persons_at, read_tracks
+from lposekit.pose.tracks import PersonTrack, PoseTracks, decode_tracks, persons_at, read_tracks
 from lposekit.shards.dataset import PoseDataset, open_dataset, read_members
 from lposekit.shards.pose_json import person_from_record
 from lposekit.skeleton import draw_skeleton
@@ -37,6 +37,7 @@ Estimate = Callable[[Path], PoseTracks]
 
 DEFAULT_SCORE_THRESHOLD = 0.3
 TRACKS_SUFFIX, STILL_SUFFIX = ".poses.json", ".pose.json"
+TRACKS_MEMBER = TRACKS_SUFFIX[1:]
 MAX_POSE_BYTES = 16 * 2**20
 
 
@@ -107,8 +108,11 @@ def sample_tracks(folder: Path, key: str) -> PoseTracks:
         members = read_members(shard, row)
         if "pose.json" in members:
             return still_tracks(members["pose.json"], f"{folder}:{key}")
+        if TRACKS_MEMBER in members:
+            return decode_tracks(members[TRACKS_MEMBER], f"--pose {folder}:{key}")
         raise UsageError(
-            f"--pose {folder}:{key}: the sample holds no pose. Estimate it: lposekit pose --input {folder} --output DIR"
+            f"--pose {folder}:{key}: the sample holds no pose. Estimate it with `lposekit pose --input {folder} "
+            f"--output DIR`, and name DIR:{key}."
         )
     raise UsageError(
         f"--pose {folder}:{key}: there is no sample {key}; {len(dataset)} samples, such as {_some(dataset)}"

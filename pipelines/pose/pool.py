@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 from lposekit.pose.protocol import Estimator
 from lposekit.recipe import ActorHandle
 from lposekit.records import PoseFailure
-from pipelines.image.poison import find_killers
-from pipelines.image.pose_actor import Image, PoseAnswer, Poses, PoseSpec, answer
+from lposekit.stage_times import StageTimes
+from pipelines.pose.actor import Image, PoseAnswer, Poses, PoseSpec, answer
+from pipelines.pose.poison import find_killers
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -41,6 +42,13 @@ class PoseClient(Protocol):
     def submit(self, images: list[Image]) -> PendingPoses:
         """Start on a batch of images."""
         ...
+
+
+def estimated(client: PoseClient, images: list[Image], times: StageTimes) -> list[Poses]:
+    """Hand in a batch and wait for its poses; ``times`` gets the model's own stages, ``detect`` and ``pose``."""
+    answered = client.submit(images).result()
+    times.add_all(answered.seconds)
+    return answered.poses
 
 
 class LocalPoses:
@@ -93,7 +101,7 @@ class RayPoses:
             answered = self._try(batch)
             if answered is not None:
                 return answered
-            if batch.attempts >= self._spec.settings.attempts:
+            if batch.attempts >= self._spec.attempts:
                 return self._isolate(batch.images)
             batch.attempts += 1
             time.sleep(POOL_RESTART_WAIT_S)
