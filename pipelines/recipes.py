@@ -90,7 +90,7 @@ def build_poses(settings: PosesSettings, *, dry_run: bool = False, execute: Exec
     """Find, or go on finding, the poses of a dataset of clips; see `pipelines.build.build`.
 
     Args:
-        settings: where ``input`` names the dataset folder of the clips, and ``output`` that of the poses.
+        settings: where `input` names the dataset folder of the clips, and `output` that of the poses.
     """
     return build(PosesRecipe(settings), dry_run=dry_run, execute=execute)
 

@@ -16,7 +16,7 @@ from pipelines.pose.actor import PoseActor, PoseSpec
 
 
 class DetectionSettings(Protocol):
-    """The settings below ``pose`` that every build with pose models has."""
+    """The settings below `pose` that every build with pose models has."""
 
     @property
     def box_score_threshold(self) -> float | None: ...
@@ -137,7 +137,7 @@ def device_of(pose: DetectionSettings, *, has_gpu: bool) -> str:
 
 
 def pose_pool(pose: DetectionSettings, spec: PoseSpec, machine: Machine) -> Pool:
-    """Actors for the models of ``spec``. Workers of a build claim no CPU: they must not starve these.
+    """Actors for the models of `spec`. Workers of a build claim no CPU: they must not starve these.
 
     Raises:
         UsageError: the settings ask for a GPU, and there is none.

@@ -45,7 +45,7 @@ class PoseClient(Protocol):
 
 
 def estimated(client: PoseClient, images: list[Image], times: StageTimes) -> list[Poses]:
-    """Hand in a batch and wait for its poses; ``times`` gets the model's own stages, ``detect`` and ``pose``."""
+    """Hand in a batch and wait for its poses; `times` gets the model's own stages, `detect` and `pose`."""
     answered = client.submit(images).result()
     times.add_all(answered.seconds)
     return answered.poses
