@@ -105,11 +105,17 @@ def check_skeletons(frames_FHWC: Frames, style: str) -> SkeletonCheck:
 # --- background and range --------------------------------------------------------------------------------------------
 
 
+def examined_pixels(rgb_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """What `check_skeletons` looks at in a frame: every n-th pixel; again of the result, all of them."""
+    step = max(1, min(rgb_HWC.shape[:2]) // EXAMINED_SIDE_PX)
+    # a copy, so that nobody who keeps it keeps the whole frame
+    return np.ascontiguousarray(rgb_HWC[::step, ::step])
+
+
 def _examined(frames_FHWC: Frames) -> Frames:
     """A few frames, every n-th pixel of them."""
     picked = np.unique(np.linspace(0, len(frames_FHWC) - 1, EXAMINED_FRAMES).round().astype(int))
-    step = max(1, min(frames_FHWC.shape[1:3]) // EXAMINED_SIDE_PX)
-    return frames_FHWC[picked, ::step, ::step]
+    return np.stack([examined_pixels(rgb_HWC) for rgb_HWC in frames_FHWC[picked]])
 
 
 def _background(pixels_N3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:

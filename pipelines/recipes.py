@@ -116,7 +116,8 @@ def retry(
         only: outcomes to retry; default: those that another try may change.
         limits: of a video dataset, fields of `DecodeLimits` in place of those that it was built with; of a dataset of
             poses, fields of `FrameLimits`.
-        changes: settings of the machine at hand; `weights_dir` is of images and poses only.
+        changes: settings of the machine at hand: `workers`, `ray_address`, `allow_private_addresses`, and of
+            images and poses `weights_dir`.
 
     Raises:
         UsageError: an unknown outcome, or limits where there are no videos.

@@ -40,7 +40,8 @@ def estimate_poses(video: Path) -> PoseTracks:
 
     quiet_models()
     with tempfile.TemporaryDirectory(prefix="lposekit-sample-") as folder:
-        argv = ["--input", str(video), "--output", folder]
+        # with an equals sign: the name of a video may begin with a dash
+        argv = [f"--input={video}", f"--output={folder}"]
         settings = load(COMMANDS["pose"], PosesSettings, argv).settings
         [outcome] = estimate(settings).videos
         if outcome.poses is None:

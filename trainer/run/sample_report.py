@@ -11,13 +11,15 @@ from trainer.run.sampler import WeightsFacts
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What became of one prompt. flagged: frames that the safety checker turned black."""
+    """What became of one prompt. flagged: frames that the safety checker turned black. unchanged: it was there
+    already, made just so."""
 
     prompt: str
     output: Path
     flagged: list[int]
     seams: Seams | None
     seconds: float
+    unchanged: bool = False
 
     def as_json(self) -> dict[str, object]:
         seams = None if self.seams is None else {**asdict(self.seams), "ratio": self.seams.ratio}
@@ -67,7 +69,8 @@ class SampleReport:
             ]
         lines = [f"drew {what}"]
         for sampled in self.sampled:
-            lines.append(f"{sampled.output}: {sampled.seconds:.1f} s, {sampled.prompt}")
+            how = "was there already" if sampled.unchanged else f"{sampled.seconds:.1f} s"
+            lines.append(f"{sampled.output}: {how}, {sampled.prompt}")
             if sampled.seams is not None:
                 lines.append(sampled.seams.line())
             if sampled.flagged:

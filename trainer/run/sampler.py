@@ -13,6 +13,7 @@ from transformers import BaseImageProcessor
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.json_values import JsonObject, JsonValue, read_json_object
+from lposekit.shards.layout import sha256_file
 from lposekit.skeleton_styles import STYLES
 from trainer.inference.pipeline import FollowYourPosePipeline
 from trainer.inference.schedulers import make_scheduler
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 
 MODEL_INDEX = "model_index.json"
 MAX_INDEX_BYTES = 2**20
+MAX_SIZE = 8192
+ALLOWED = {"stage": range(1, 3), "size": range(8, MAX_SIZE + 1, 8), "frames": range(1, 2**16)}
+"""Other numbers in a run's or a pipeline's own files are damage: they would take all memory."""
 SAFETY_FILES = (
     "model_index.json",
     "safety_checker/config.json",
@@ -93,10 +97,12 @@ def _facts(name: str, card: RunCard | None, found: JsonObject) -> WeightsFacts:
     facts = WeightsFacts(name, card, **stated)
     kinds = {"stage": int, "size": int, "frames": int, "pose_style": str}
     wrong = [key for key, kind in kinds.items() if not isinstance(getattr(facts, key), kind)]
-    if wrong or facts.stage not in (1, 2) or facts.size < 8 or facts.frames < 1:
-        raise LposekitError(
-            f"{name}: its {wrong[0] if wrong else 'stage, size or frames'} cannot be used. Save it again."
-        )
+    wrong = wrong or [key for key, allowed in ALLOWED.items() if getattr(facts, key) not in allowed]
+    width = facts.pose_line_width
+    if width is not None and not (isinstance(width, int | float) and 0 < width <= MAX_SIZE):
+        wrong.append("pose_line_width")
+    if wrong:
+        raise LposekitError(f"{name}: its {wrong[0]} ({getattr(facts, wrong[0])}) cannot be used. Save it again.")
     if facts.pose_style not in STYLES:
         raise UsageError(f"{name}: it draws skeletons in the style {facts.pose_style!r}, which is not known here.")
     return facts
@@ -142,7 +148,7 @@ def from_run(run_dir: Path, base: Base, facts: WeightsFacts, step: int | None) -
         raise LposekitError(f"{run_dir}: it has no whole checkpoint. Train it further, or name another run.")
     checkpoint = load_checkpoint(folder)
     switches = read_switches(card, run_dir)
-    encoder = kept_encoder(run_dir, base) if facts.stage == 2 else None
+    encoder = kept_encoder(run_dir, base, card) if facts.stage == 2 else None
     number = 1 if facts.stage == 1 else 2
     stage = build_stage(number, base.unet, base.scheduler, switches, encoder)
     copy_weights(stage.trainable(), checkpoint.tensors.get(EMA) or checkpoint.tensors[WEIGHTS], f"checkpoint {folder}")
@@ -150,9 +156,14 @@ def from_run(run_dir: Path, base: Base, facts: WeightsFacts, step: int | None) -
     return assemble(base, stage.unet, stage.pose_encoder, facts)
 
 
-def kept_encoder(run_dir: Path, base: Base) -> PoseEncoder | None:
-    """The pose encoder that a stage-2 run has copied into its folder, if it has one."""
+def kept_encoder(run_dir: Path, base: Base, card: RunCard) -> PoseEncoder | None:
+    """The pose encoder that a stage-2 run has copied into its folder, if it has one.
+
+    Raises LposekitError if it is another one than the run's: the result would only look a little worse.
+    """
     path = run_dir / COPY_NAME
+    if card.pose_encoder is not None and (not path.is_file() or sha256_file(path) != card.pose_encoder.sha256):
+        raise LposekitError(f"{path}: missing, or not as the run wrote it. Restore it from a copy.")
     return load_pose_encoder(path, base.unet.config["block_out_channels"]) if path.exists() else None
 
 

@@ -27,8 +27,8 @@ _SAY_EVERY_S = 30.0
 
 @dataclass(slots=True)
 class FoundPoses:
-    """The persons over a video, and what went wrong with its frames. ``damaged``: those that the file no longer holds
-    included; ``failed``: those that the models failed on."""
+    """The persons over a video, and what went wrong with its frames. `damaged`: those that the file no longer holds
+    included; `failed`: those that the models failed on."""
 
     persons: tuple[PersonTrack, ...] = ()
     num_frames: int = 0
@@ -46,7 +46,7 @@ def find_poses(
     batch_size: int,
     times: StageTimes,
 ) -> FoundPoses:
-    """The tracks of the video that ``source`` has open. Memory: a batch of frames, and a pose for each person seen.
+    """The tracks of the video that `source` has open. Memory: a batch of frames, and a pose for each person seen.
 
     Raises Rejected where decoding ends before the video does.
     """
@@ -84,7 +84,7 @@ def _estimated(batch: Sequence[Frame], estimate: Estimate, times: StageTimes, fo
 
 
 def tracker_settings(settings: TrackingSettings, facts: VideoFacts, start_score: float) -> TrackerSettings:
-    """Seconds to frames. Of a video that is hardly longer than ``min_length_s``, half of the frames are enough."""
+    """Seconds to frames. Of a video that is hardly longer than `min_length_s`, half of the frames are enough."""
     least = min(math.ceil(settings.min_length_s * facts.fps), facts.num_frames // 2)
     return TrackerSettings(
         start_score=start_score,

@@ -52,7 +52,7 @@ def read_reference(settings: PosesSettings, keypoint_format: str) -> Reference |
 
 @dataclass(frozen=True, slots=True)
 class PosedVideo:
-    """The poses of one video, and how they were come by. ``damaged``, ``failed``: see `FoundPoses`."""
+    """The poses of one video, and how they were come by. `damaged`, `failed`: see `FoundPoses`."""
 
     tracks: PoseTracks
     figures: PoseFigures
@@ -86,7 +86,7 @@ class VideoPoser:
         Args:
             name: what the poses and the log call it.
             models: asked for once the video is open, so that nothing is loaded for one that cannot be read.
-            facts: more facts for ``info`` of the poses.
+            facts: more facts for `info` of the poses.
 
         Raises:
             Rejected: it cannot be decoded, is damaged too much, or has none of the persons that are asked for.

@@ -45,7 +45,7 @@ def estimate_poses(
 ) -> PosesReport:
     """Write the poses of every video of the input.
 
-    ``estimator``: default, the models that the settings name.
+    `estimator`: default, the models that the settings name.
 
     Raises:
         UsageError: settings that cannot work, an input without videos.
@@ -74,7 +74,7 @@ def estimate_poses(
 
 @dataclass(frozen=True, slots=True)
 class PoseJob:
-    """One video. ``name``: its path below the input folder; ``stem``: that of its output files, below the output."""
+    """One video. `name`: its path below the input folder; `stem`: that of its output files, below the output."""
 
     path: Path
     name: str
