@@ -78,7 +78,7 @@ def load_pose(request: PoseRequest, estimate: Estimate) -> Frames:
     path = Path(request.source)
     if os.path.isdir(path):
         raise UsageError(f"--pose {path}: a folder. Name one sample of a dataset as {path}:KEY, or a file.")
-    if path.suffix == ".json":
+    if path.suffix == ".json" and path.exists():
         raise UsageError(
             f"--pose {path}: neither {TRACKS_SUFFIX} nor {STILL_SUFFIX}. Pose files are named so by `lposekit`."
         )
