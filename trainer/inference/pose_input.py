@@ -271,7 +271,8 @@ def report_empty(empty: Sequence[bool | np.bool_], request: PoseRequest) -> None
     """Says how many frames have no skeleton. Raises UsageError if none has one."""
     if all(empty):
         raise UsageError(
-            f"--pose {request.source}: no used frame shows a skeleton. Take another pose, or other frames."
+            f"--pose {request.source}: no used frame shows a skeleton in the middle, which is cropped to the clip's "
+            "shape. Take another pose or person, other frames, or --width and --height of the pose's own shape."
         )
     if any(empty):
         log.warning("--pose %s: %d of %d frames have no skeleton", request.source, sum(map(bool, empty)), len(empty))
