@@ -96,7 +96,7 @@ def _jobs_of(source: Path, settings: PosesSettings) -> list[PoseJob]:
     assert settings.output is not None
     if is_dataset(source):
         raise UsageError(f"--input {source} is a dataset folder, which must be the only input. Name it alone.")
-    if source.name.endswith(".json"):
+    if source.name.endswith(".json") and not source.is_dir():
         raise UsageError(f"--input {source}: not a video. Poses that are there already go to `lposekit sample --pose`.")
     if source.is_file():
         return [_job(source, Path(source.name))]
