@@ -541,6 +541,7 @@ SKELETONS = {
 }
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("name", SKELETONS)
 def test_every_skeleton_video_of_the_fixtures_goes_through(name: str, said: Any) -> None:
     video = fixture_path(f"data/videos/{name}")
