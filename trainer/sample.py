@@ -60,9 +60,9 @@ SCHEDULER_TRIED = {
 
 
 def run(settings: SampleSettings, *, estimate: Estimate, dry_run: bool = False) -> SampleReport:
-    """Sample as the settings say, or, with ``dry_run``, only check everything and say what would be done.
+    """Sample as the settings say, or, with `dry_run`, only check everything and say what would be done.
 
-    ``estimate``: gives the poses of a video of persons, for `--pose` with one.
+    `estimate`: gives the poses of a video of persons, for `--pose` with one.
 
     Raises:
         UsageError: settings, pose and weights do not fit one another. LposekitError: a file is damaged, or cannot be

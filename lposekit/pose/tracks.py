@@ -1,6 +1,6 @@
 """Poses of a video: the persons over its frames, and the file `NAME.poses.json` that holds them.
 
-Arrays: ``F`` frames, ``K`` keypoints; ``FK3`` = (x, y, raw score), ``F5`` = (x, y, width, height, score); pixels of the
+Arrays: `F` frames, `K` keypoints; `FK3` = (x, y, raw score), `F5` = (x, y, width, height, score); pixels of the
 upright video. A frame without the person has score 0 and NaN coordinates.
 
 The file (schema 1) is one JSON object: `schema`, `fps` (text, "30000/1001"), `width`, `height`, `num_frames`,
@@ -48,7 +48,7 @@ class TooManyPosesError(LposekitError):
 class PersonTrack:
     """One person over a video.
 
-    ``keypoints_FK3``: float32 [F, K, 3], x and y in pixels of the video, raw score. ``boxes_F5``: float32 [F, 5], x, y,
+    `keypoints_FK3`: float32 [F, K, 3], x and y in pixels of the video, raw score. `boxes_F5`: float32 [F, 5], x, y,
     width, height, score. In a frame without the person, both have score 0 and NaN coordinates.
     """
 
@@ -66,8 +66,8 @@ class PersonTrack:
 class PoseTracks:
     """The persons of a video, all over the same frames.
 
-    ``fps``: frames per second, constant. ``width``, ``height``: of the upright video, in pixels. ``keypoint_format``:
-    a key of `lposekit.keypoints.KEYPOINT_FORMATS`. ``info``: plain JSON facts of the source (name of the video, models,
+    `fps`: frames per second, constant. `width`, `height`: of the upright video, in pixels. `keypoint_format`:
+    a key of `lposekit.keypoints.KEYPOINT_FORMATS`. `info`: plain JSON facts of the source (name of the video, models,
     `keypoint_score_threshold`, smoothing).
     """
 
@@ -90,7 +90,7 @@ def empty_track(person_id: int, num_frames: int, num_keypoints: int) -> PersonTr
 
 
 def persons_at(tracks: PoseTracks, frame: int) -> list[npt.NDArray[np.float32]]:
-    """Keypoints [K, 3] of each person who is in the frame, in the order of ``tracks.persons``.
+    """Keypoints [K, 3] of each person who is in the frame, in the order of `tracks.persons`.
 
     Raises:
         IndexError: there is no such frame (negative numbers do not count from the end).
@@ -110,7 +110,7 @@ def write_tracks(path: Path, tracks: PoseTracks) -> None:
 
 
 def encode_tracks(tracks: PoseTracks, name: str) -> bytes:
-    """The bytes of `NAME.poses.json`: coordinates to 2 decimals, scores to 4. ``name``: for messages.
+    """The bytes of `NAME.poses.json`: coordinates to 2 decimals, scores to 4. `name`: for messages.
 
     Raises:
         TooManyPosesError: there would be more of them than `decode_tracks` takes.
@@ -172,7 +172,7 @@ def read_tracks(path: Path) -> PoseTracks:
 
 
 def decode_tracks(data: bytes, name: str) -> PoseTracks:
-    """The poses in the bytes of a `NAME.poses.json`, such as the member `poses.json` of a sample. ``name``: for
+    """The poses in the bytes of a `NAME.poses.json`, such as the member `poses.json` of a sample. `name`: for
     messages.
 
     Raises:
@@ -236,7 +236,7 @@ def _no_constant(name: str) -> NoReturn:
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """An object of the file, asked for its fields; ``name`` of the file and ``place`` are for messages."""
+    """An object of the file, asked for its fields; `name` of the file and `place` are for messages."""
 
     name: str
     place: str

@@ -14,7 +14,7 @@ _WRITERS = {"image": write_image_report, "video": write_video_report, "poses": w
 
 
 def write_report(dataset_dir: Path, *, public: bool = False) -> Path:
-    """Write the report of a dataset folder to ``index.html`` or ``public.html`` in ``_dataset/report``.
+    """Write the report of a dataset folder to `index.html` or `public.html` in `_dataset/report`.
 
     Args:
         dataset_dir: a folder that `make laion-pose`, `lposekit build-video-shards` or `lposekit pose` wrote.

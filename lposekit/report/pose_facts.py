@@ -19,7 +19,7 @@ COVERAGE_BARS = 10
 class PoseFacts(DatasetFacts):
     """Counts over all committed shards of a dataset of poses, over the clips that have poses stored.
 
-    ``persons``: clips by number of persons, from `MAX_PERSON_BARS` on together. ``coverage``: clips by the share of
+    `persons`: clips by number of persons, from `MAX_PERSON_BARS` on together. `coverage`: clips by the share of
     their frames with the largest person, gaps filled, in steps of 1 / `COVERAGE_BARS`.
     """
 

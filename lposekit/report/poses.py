@@ -27,7 +27,7 @@ MEMBER = "poses.json"
 
 @dataclass(frozen=True, slots=True)
 class SkeletonStrip:
-    """One clip of the page. ``frames``: data URIs of the skeletons of its first, middle and last frame."""
+    """One clip of the page. `frames`: data URIs of the skeletons of its first, middle and last frame."""
 
     key: str
     caption: str

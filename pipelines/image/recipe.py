@@ -31,8 +31,8 @@ from pipelines.pose.pool import LocalPoses, RayPoses
 class ImageRecipe:
     """How an image-text-pose dataset is built.
 
-    ``sample_server``: host and port of the quickstart's own server, which may be private; None for a real list.
-    ``rule``: the keep rule of a folder whose rows are retried, which needs no list; default: from settings and models.
+    `sample_server`: host and port of the quickstart's own server, which may be private; None for a real list.
+    `rule`: the keep rule of a folder whose rows are retried, which needs no list; default: from settings and models.
     """
 
     settings: BuildImagesSettings

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lposekit.errors import LposekitError
 from lposekit.json_values import JsonObject
+from lposekit.pose import stub
 from lposekit.pose.protocol import Estimator
 from lposekit.pose.zoo import Precision
 from lposekit.records import Person, PoseFailure
@@ -24,7 +25,7 @@ Poses = list[Person] | PoseFailure
 
 @dataclass(frozen=True, slots=True)
 class PoseAnswer:
-    """What the model says to a batch: an entry an image, and the seconds it took by stage, ``detect`` and ``pose``."""
+    """What the model says to a batch: an entry an image, and the seconds it took by stage, `detect` and `pose`."""
 
     poses: list[Poses]
     seconds: dict[str, float]
@@ -41,7 +42,7 @@ def answer(estimator: Estimator, images: Sequence[Image]) -> PoseAnswer:
 class PoseSpec:
     """Which pose model to load, as plain values that travel to any process.
 
-    ``threads``: of torch; None: one per core. ``attempts``: at a batch that kills its process, before it is bisected.
+    `threads`: of torch; None: one per core. `attempts`: at a batch that kills its process, before it is bisected.
     The others are those of `lposekit.pose.estimator.EstimatorSettings`.
     """
 
@@ -62,10 +63,8 @@ class PoseSpec:
 
 def load_estimator(spec: PoseSpec) -> Estimator:
     """The estimator of a spec; imports torch and OpenMMLab, or the stub."""
-    if spec.pose_model == "stub":
-        from lposekit.pose.stub import StubEstimator
-
-        return StubEstimator()
+    if spec.pose_model == stub.NAME:
+        return stub.StubEstimator()
     from lposekit.pose.estimator import PoseEstimator
 
     return PoseEstimator.load(
@@ -97,7 +96,11 @@ class PoseActor:
             self._failure = error
 
     def card(self) -> JsonObject:
-        """What was loaded. Raises SetupFailed: it could not be."""
+        """What was loaded.
+
+        Raises:
+            SetupFailed: it could not be.
+        """
         if self._failure is not None:
             raise SetupFailed(self._failure)
         assert self._estimator is not None

@@ -39,7 +39,7 @@ from pipelines.image.download import FetchedRow
 from pipelines.image.plan import ShardPlan, iter_shards
 from pipelines.image.recipe import image_rules, keep_rule
 from pipelines.image.settings import BuildImagesSettings, ImageSettings
-from pipelines.image.shard import Stages, image_rows
+from pipelines.image.shard import ImageStages, image_rows
 from pipelines.image.worker import IMAGE_SHARDS
 from pipelines.job.lock import owned_folder
 from pipelines.job.runner import RunResult
@@ -124,7 +124,7 @@ def make_template(scratch: Path, rows: int) -> Template:
     layout, settings = DatasetLayout(root), _settings(scratch / "unused", rows)
     known, times = known_model(settings), StageTimes()
     rules = image_rules(settings, keep_rule(settings, known), known.keypoint_format)
-    stages = Stages(_made_images, LocalPoses(StubEstimator()), rules, settings.pose.batch_size, False, None, 1)
+    stages = ImageStages(_made_images, LocalPoses(StubEstimator()), rules, settings.pose.batch_size, False, None, 1)
     with owned_folder(layout) as run_id:
         made = image_rows(_marked_plan(scratch, rows), stages, scratch, times)
         write_shard(Claim(root, run_id), MARK, made, IMAGE_SHARDS, times)

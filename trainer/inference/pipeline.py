@@ -132,10 +132,10 @@ class FollowYourPosePipeline(DiffusionPipeline):
         """Draw one clip.
 
         pose: skeleton images, RGB uint8 [F, H, W, 3] or float [1, F, 3, H, W] in [0, 1]; they also give the number of
-        frames and the size, which ``num_frames``, ``height`` and ``width`` give without them (multiples of 8).
+        frames and the size, which `num_frames`, `height` and `width` give without them (multiples of 8).
         seed: of the noise, drawn on the CPU, alike on every device. latents: noise to start from, BCFHW. prompt_embeds:
         1LD, instead of a prompt. window, overlap, long_method, first_frame: see `WindowPlan` and `denoise`; clips of up
-        to ``window`` frames run as one. vae_slice: frames that the VAE decodes at a time. output_type: `np` or
+        to `window` frames run as one. vae_slice: frames that the VAE decodes at a time. output_type: `np` or
         `latent`. on_step: called after every step.
 
         Raises ValueError for inputs that do not fit one another, LposekitError if the numbers overflow.

@@ -47,7 +47,7 @@ MAX_POSE_BYTES = 16 * 2**20
 class PoseRequest:
     """What to read, and how the skeletons must look.
 
-    count: frames to make; None: all, at most ``most``. line_width: in pixels of the output; None: the style's.
+    count: frames to make; None: all, at most `most`. line_width: in pixels of the output; None: the style's.
     """
 
     source: str
@@ -78,7 +78,7 @@ def load_pose(request: PoseRequest, estimate: Estimate) -> Frames:
     path = Path(request.source)
     if os.path.isdir(path):
         raise UsageError(f"--pose {path}: a folder. Name one sample of a dataset as {path}:KEY, or a file.")
-    if path.suffix == ".json":
+    if path.suffix == ".json" and path.exists():
         raise UsageError(
             f"--pose {path}: neither {TRACKS_SUFFIX} nor {STILL_SUFFIX}. Pose files are named so by `lposekit`."
         )
@@ -203,7 +203,7 @@ def draw_frame(tracks: PoseTracks, frame: int, request: PoseRequest) -> npt.NDAr
 
 
 def load_video(path: Path, request: PoseRequest, estimate: Estimate) -> Frames:
-    """Frames of a skeleton video; a video of persons goes to ``estimate`` first."""
+    """Frames of a skeleton video; a video of persons goes to `estimate` first."""
     fit = request.fit
     video = read_pose_video(path, request.count or request.most, request.stride, fit.image, EXAMINED_FRAMES)
     kind = request.how.kind
@@ -271,7 +271,8 @@ def report_empty(empty: Sequence[bool | np.bool_], request: PoseRequest) -> None
     """Says how many frames have no skeleton. Raises UsageError if none has one."""
     if all(empty):
         raise UsageError(
-            f"--pose {request.source}: no used frame shows a skeleton. Take another pose, or other frames."
+            f"--pose {request.source}: no used frame shows a skeleton in the middle, which is cropped to the clip's "
+            "shape. Take another pose or person, other frames, or --width and --height of the pose's own shape."
         )
     if any(empty):
         log.warning("--pose %s: %d of %d frames have no skeleton", request.source, sum(map(bool, empty)), len(empty))

@@ -35,8 +35,8 @@ VIDEOS = (
 
 @dataclass(frozen=True, slots=True)
 class PoseVideo:
-    """Chosen frames of a video. ``frames``: what was made of each. ``looked_FHWC``: some of them, as
-    `check_skeletons` looks at them. ``num_frames``: of the video; None if its end was not reached. ``damage``: why no
+    """Chosen frames of a video. `frames`: what was made of each. `looked_FHWC`: some of them, as
+    `check_skeletons` looks at them. `num_frames`: of the video; None if its end was not reached. `damage`: why no
     more could be decoded."""
 
     frames: list[Image]
@@ -46,8 +46,8 @@ class PoseVideo:
 
 
 def read_pose_video(path: Path, most: int, stride: int, fitted: Callable[[Image], Image], examined: int) -> PoseVideo:
-    """Frames 0, stride, 2 stride, ... of a video, at most ``most`` of them, each through ``fitted``; up to
-    ``examined`` of them are also kept for `check_skeletons`.
+    """Frames 0, stride, 2 stride, ... of a video, at most `most` of them, each through `fitted`; up to
+    `examined` of them are also kept for `check_skeletons`.
 
     Raises:
         UsageError: there is no such file, or no video in it.
@@ -150,7 +150,7 @@ def rgb_of(frame: VideoFrame, path: Path) -> Image:
 
 
 def square_pixels(rgb_HWC: Image, aspect: Fraction | None) -> Image:
-    """The image with pixels as wide as high. ``aspect``: width over height of one pixel, as the file states it."""
+    """The image with pixels as wide as high. `aspect`: width over height of one pixel, as the file states it."""
     # next to 1 it is rounding in the header; far away, damage
     if aspect is None or not 0.02 < abs(aspect - 1) < 8 or aspect <= 0:
         return rgb_HWC

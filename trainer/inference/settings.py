@@ -114,7 +114,7 @@ class SampleSettings:
     fps: Annotated[float, Interval(ge=0.1, le=240)] = 8.0
     """Frames per second of the written video."""
     negative_prompt: str = ""
-    """What to keep away from."""
+    """What the result should not show."""
     prompts: Path | None = None
     """A text file with one prompt per line, instead of --prompt."""
     height: Side | None = None

@@ -21,8 +21,8 @@ Method = Literal["average", "reuse"]
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """Frames ``start`` to ``stop`` (exclusive) of the clip; predictions count for those from ``counts_from`` on."""
+class DenoisingWindow:
+    """Frames `start` to `stop` (exclusive) of the clip; predictions count for those from `counts_from` on."""
 
     start: int
     stop: int
@@ -31,7 +31,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """The windows of a clip of ``num_frames`` at every step.
+    """The windows of a clip of `num_frames` at every step.
 
     length: frames of a window; a clip that is no longer runs as one window. overlap: frames that two windows share at
     least (`average`); `reuse` shares half a window.
@@ -42,27 +42,27 @@ class WindowPlan:
     overlap: int = 0
     method: Method = "average"
 
-    def windows(self, step: int) -> list[Window]:
+    def windows(self, step: int) -> list[DenoisingWindow]:
         """The windows of a step (from 0), by start. Each frame's prediction counts in at least one of them."""
         if self.num_frames <= self.length:
-            return [Window(0, self.num_frames, 0)]
+            return [DenoisingWindow(0, self.num_frames, 0)]
         if self.method == "reuse":
             return self._reusing(window_starts(self.num_frames, self.length, self.length - self.length // 2))
         advance = self.length - self.overlap
         starts = window_starts(self.num_frames, self.length, advance, round(bit_reversed(step) * advance))
-        return [Window(start, start + self.length, start) for start in starts]
+        return [DenoisingWindow(start, start + self.length, start) for start in starts]
 
-    def _reusing(self, starts: Sequence[int]) -> list[Window]:
+    def _reusing(self, starts: Sequence[int]) -> list[DenoisingWindow]:
         windows, known = [], 0
         for start in starts:
-            windows.append(Window(start, start + self.length, known))
+            windows.append(DenoisingWindow(start, start + self.length, known))
             known = start + self.length
         return windows
 
 
 def window_starts(num_frames: int, length: int, advance: int, offset: int = 0) -> list[int]:
-    """First frames of windows of full length that cover a longer clip: 0, then every ``advance`` frames from
-    ``offset`` on, and a last one that ends with the clip."""
+    """First frames of windows of full length that cover a longer clip: 0, then every `advance` frames from
+    `offset` on, and a last one that ends with the clip."""
     last = num_frames - length
     return sorted({0, last, *range(offset, last, advance)})
 

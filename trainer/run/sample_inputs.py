@@ -55,7 +55,8 @@ def read_prompts(settings: SampleSettings) -> list[str]:
 def output_paths(settings: SampleSettings, stage: int, num_prompts: int) -> list[Path]:
     """Where each prompt's result goes: `--output` itself, or for a file of prompts `0000.mp4` and so on in it.
 
-    Raises UsageError for a name that does not fit what is drawn.
+    Raises:
+        UsageError: a name that does not fit what is drawn.
     """
     assert settings.output is not None
     output, written_as = settings.output, settings.result.format

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from trainer.inference.seams import Seams
 from trainer.run.sampler import WeightsFacts
@@ -22,14 +21,14 @@ class Sampled:
     seconds: float
     unchanged: bool = False
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         seams = None if self.seams is None else {**asdict(self.seams), "ratio": self.seams.ratio}
         return {**asdict(self), "output": str(self.output), "seams": seams, "seconds": round(self.seconds, 3)}
 
 
 @dataclass(frozen=True, slots=True)
 class SampleReport:
-    """The end of a run, or with ``dry_run`` what it would do. passes: UNet passes for one prompt."""
+    """The end of a run, or with `dry_run` what it would do. passes: UNet passes for one prompt."""
 
     weights: WeightsFacts
     frames: int
@@ -43,7 +42,7 @@ class SampleReport:
     dry_run: bool
     exit_code: int = 0
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "weights": self.weights.name,
             "stage": self.weights.stage,

@@ -35,7 +35,7 @@ _ELSEWHERE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The results of a folder. ``common``: digest of what all its prompts share; ``found``: `made_from` by file."""
+    """The results of a folder. `common`: digest of what all its prompts share; `found`: `made_from` by file."""
 
     folder: Path
     common: str
@@ -67,7 +67,7 @@ def read_finished(
     skeletons: Frames | None,
     shape: tuple[int, int, int],
 ) -> Finished:
-    """What the folder holds. ``shape``: frames, height and width of the results.
+    """What the folder holds. `shape`: frames, height and width of the results.
 
     Lines that cannot be read count as not there. Raises UsageError for a list that is no file of ours.
     """

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import BaseImageProcessor
 
 from lposekit.errors import LposekitError, UsageError
-from lposekit.json_values import read_json_object
+from lposekit.json_values import JsonObject, JsonValue, read_json_object
 from lposekit.shards.layout import sha256_file
 from lposekit.skeleton_styles import STYLES
 from trainer.inference.pipeline import FollowYourPosePipeline
@@ -24,13 +23,13 @@ from trainer.model.official_weights import (
     FOLDER_FILES,
     load_official_unet,
     load_pose_encoder,
-    load_strictly,
     pose_encoder_part,
     read_weights,
 )
 from trainer.model.pose_encoder import POSE_PREFIX, PoseEncoder, build_pose_encoder, to_t2i_adapter
 from trainer.model.switches import OFFICIAL, ModelSwitches
-from trainer.model.tiny import quiet_progress_bars
+from trainer.model.tensor_files import first_line, load_strictly
+from trainer.model.tiny import TINY, quiet_progress_bars
 from trainer.model.unet import VideoUNet, inflate
 from trainer.run.checkpoint import EMA, WEIGHTS, copy_weights, load_checkpoint, newest_whole, step_folder
 from trainer.run.folder import fingerprint
@@ -69,13 +68,13 @@ class WeightsFacts:
     pose_style: str = "followyourpose"
     pose_line_width: float | None = None
 
-    def scalars(self) -> dict[str, Any]:
-        """What a pipeline keeps of it."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("name", "card")}
-
 
 def read_facts(settings: SampleSettings) -> WeightsFacts:
-    """The facts of the weights that the settings name. Raises UsageError or LposekitError if they lead nowhere."""
+    """The facts of the weights that the settings name.
+
+    Raises:
+        UsageError, LposekitError: they lead nowhere.
+    """
     if settings.official_weights is not None:
         official_files(settings.official_weights)
         return WeightsFacts(f"published weights {settings.official_weights}")
@@ -91,10 +90,11 @@ def read_facts(settings: SampleSettings) -> WeightsFacts:
     return _facts(f"run {settings.run}", card, card.as_json())
 
 
-def _facts(name: str, card: RunCard | None, found: Mapping[str, Any]) -> WeightsFacts:
+def _facts(name: str, card: RunCard | None, found: JsonObject) -> WeightsFacts:
     """The facts that a run card or the index of a pipeline states; what it leaves out is as usual."""
     scalars = ("stage", "size", "frames", "pose_style", "pose_line_width")
-    facts = WeightsFacts(name, card, **{key: found[key] for key in scalars if found.get(key) is not None})
+    stated: dict[str, Any] = {key: found[key] for key in scalars if found.get(key) is not None}  # checked below
+    facts = WeightsFacts(name, card, **stated)
     kinds = {"stage": int, "size": int, "frames": int, "pose_style": str}
     wrong = [key for key, kind in kinds.items() if not isinstance(getattr(facts, key), kind)]
     wrong = wrong or [key for key, allowed in ALLOWED.items() if getattr(facts, key) not in allowed]
@@ -126,6 +126,8 @@ def load_pipeline(settings: SampleSettings, facts: WeightsFacts) -> FollowYourPo
         assert settings.run is not None
         base_name = settings.base or where_base_is(facts)
         pipeline = from_run(settings.run, load_base(base_name), facts, settings.step)
+    if base_name == TINY:
+        log.warning("the base tiny has random weights: what it draws is noise, and shows only that sampling works")
     if base_name is not None and settings.safety_checker:
         pipeline.register_modules(**safety_modules(base_name))
     if not settings.safety_checker:
@@ -219,12 +221,20 @@ def assemble(base: Base, unet: VideoUNet, encoder: PoseEncoder | None, facts: We
         unet=unet,
         scheduler=make_scheduler("ddim", base.scheduler.config),
         pose_encoder=None if encoder is None else to_t2i_adapter(encoder).requires_grad_(False).eval(),
-        **facts.scalars(),
+        stage=facts.stage,
+        size=facts.size,
+        frames=facts.frames,
+        pose_style=facts.pose_style,
+        pose_line_width=facts.pose_line_width,
     )
 
 
 def read_switches(card: RunCard, run_dir: Path) -> ModelSwitches:
-    """The switches that a run was trained with. Raises LposekitError if this version does not know one."""
+    """The switches that a run was trained with.
+
+    Raises:
+        LposekitError: this version does not know one.
+    """
     try:
         return ModelSwitches(**card.switches)  # pyright: ignore
     except TypeError as error:
@@ -232,7 +242,11 @@ def read_switches(card: RunCard, run_dir: Path) -> ModelSwitches:
 
 
 def base_facts(facts: WeightsFacts) -> BaseFacts:
-    """What a run says of its base. Raises LposekitError if it says nothing."""
+    """What a run says of its base.
+
+    Raises:
+        LposekitError: it says nothing.
+    """
     if facts.card is None or facts.card.base is None:
         raise LposekitError(f"{facts.name}: its run.json says nothing of the base. Restore it from a copy.")
     return facts.card.base
@@ -252,12 +266,13 @@ def where_base_is(facts: WeightsFacts) -> str:
 def safety_modules(base_name: str) -> dict[str, ModelMixin | BaseImageProcessor | None]:
     """The base's safety checker and its feature extractor; none if the base has none.
 
-    Raises UsageError if it has one that cannot be read.
+    Raises:
+        UsageError: it has one that cannot be read.
     """
     folder = base_folder(base_name, SAFETY_FILES)
     listed = _index(folder).get("safety_checker") if (folder / MODEL_INDEX).is_file() else None
     there = (folder / "safety_checker" / "config.json").is_file()
-    if not there and not (listed and listed[0]):
+    if not there and not (isinstance(listed, list) and listed and listed[0]):
         log.info("the base %s has no safety checker", base_name)
         return {"safety_checker": None, "feature_extractor": None}
     # without torchvision its import warns, also those who have no checker
@@ -275,11 +290,7 @@ def safety_modules(base_name: str) -> dict[str, ModelMixin | BaseImageProcessor 
         ) from error
 
 
-def first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
-
-
-def _index(folder: Path) -> dict[str, Any]:
+def _index(folder: Path) -> dict[str, JsonValue]:
     path = folder / MODEL_INDEX
     try:
         return read_json_object(path, MAX_INDEX_BYTES)

@@ -35,9 +35,9 @@ class Panel:
 
 
 def write_report(run_dir: Path, *, public: bool = False) -> Path:
-    """Write the page of a run folder to ``report.html`` in it; returns its path.
+    """Write the page of a run folder to `report.html` in it; returns its path.
 
-    public: to ``public.html``, without images, prompts and paths: a page that may be shown to others.
+    public: to `public.html`, without images, prompts and paths: a page that may be shown to others.
 
     Raises:
         LposekitError: no run folder, a run that has logged nothing yet, or the page cannot be written.
@@ -146,7 +146,10 @@ def _speed(steps: Sequence[Line]) -> list[Panel]:
 
 
 def _mean(steps: Sequence[Line], field: str) -> float:
-    return sum(line[field] for line in steps) / len(steps)
+    """Mean over the time of the run: a line counts as long as its steps took."""
+    before = [0, *(line["step"] for line in steps)]
+    seconds = [(line["step"] - start) / line["steps_per_s"] for start, line in zip(before, steps, strict=False)]
+    return sum(line[field] * taken for line, taken in zip(steps, seconds, strict=True)) / sum(seconds)
 
 
 def _images(run_dir: Path) -> list[tuple[str, str]]:

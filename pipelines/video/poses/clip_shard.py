@@ -55,7 +55,7 @@ POSE_SHARDS = ShardKind(OWN_COLUMNS)
 
 @dataclass(frozen=True, slots=True)
 class PosesPlan:
-    """One shard of clips. ``tar_sha256``: of its tar, hexadecimal; every other one is refused."""
+    """One shard of clips. `tar_sha256`: of its tar, hexadecimal; every other one is refused."""
 
     shard: int
     tar_sha256: str
@@ -163,7 +163,7 @@ def _row(
     posed: PosedVideo | None = None,
     sample: bytes | None = None,
 ) -> RowResult:
-    """The row of a clip: what the list said of its video, then ours. ``sample``: of a clip that has poses to store."""
+    """The row of a clip: what the list said of its video, then ours. `sample`: of a clip that has poses to store."""
     columns = row_columns(
         OWN_COLUMNS,
         key=key,

@@ -28,7 +28,7 @@ def is_dataset(path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SourceShard:
-    """One committed shard of clips. ``tar_sha256``: hexadecimal, as committed."""
+    """One committed shard of clips. `tar_sha256`: hexadecimal, as committed."""
 
     number: int
     num_clips: int

@@ -15,7 +15,7 @@ from lposekit.pose.tracker import Tracker, TrackerSettings
 from lposekit.pose.tracks import PersonTrack
 from lposekit.records import Person, PoseFailure
 from lposekit.stage_times import StageTimes
-from pipelines.video.poses.frames import Frame, FrameSource, VideoFacts
+from pipelines.video.poses.frames import Frame, FrameSource, StreamFacts
 from pipelines.video.poses.settings import TrackingSettings
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ _SAY_EVERY_S = 30.0
 
 @dataclass(slots=True)
 class FoundPoses:
-    """The persons over a video, and what went wrong with its frames. ``damaged``: those that the file no longer holds
-    included; ``failed``: those that the models failed on."""
+    """The persons over a video, and what went wrong with its frames. `damaged`: those that the file no longer holds
+    included; `failed`: those that the models failed on."""
 
     persons: tuple[PersonTrack, ...] = ()
     num_frames: int = 0
@@ -40,13 +40,13 @@ class FoundPoses:
 def find_poses(
     name: str,
     source: FrameSource,
-    facts: VideoFacts,
+    facts: StreamFacts,
     estimate: Estimate,
     tracker: Tracker,
     batch_size: int,
     times: StageTimes,
 ) -> FoundPoses:
-    """The tracks of the video that ``source`` has open. Memory: a batch of frames, and a pose for each person seen.
+    """The tracks of the video that `source` has open. Memory: a batch of frames, and a pose for each person seen.
 
     Raises Rejected where decoding ends before the video does.
     """
@@ -83,8 +83,8 @@ def _estimated(batch: Sequence[Frame], estimate: Estimate, times: StageTimes, fo
     return poses
 
 
-def tracker_settings(settings: TrackingSettings, facts: VideoFacts, start_score: float) -> TrackerSettings:
-    """Seconds to frames. Of a video that is hardly longer than ``min_length_s``, half of the frames are enough."""
+def tracker_settings(settings: TrackingSettings, facts: StreamFacts, start_score: float) -> TrackerSettings:
+    """Seconds to frames. Of a video that is hardly longer than `min_length_s`, half of the frames are enough."""
     least = min(math.ceil(settings.min_length_s * facts.fps), facts.num_frames // 2)
     return TrackerSettings(
         start_score=start_score,

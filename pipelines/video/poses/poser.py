@@ -19,7 +19,7 @@ from lposekit.shards.layout import sha256_file
 from lposekit.stage_times import StageTimes
 from pipelines.pose.models import KnownModel
 from pipelines.video.poses.estimate import Estimate, FoundPoses, find_poses, tracker_settings
-from pipelines.video.poses.frames import FrameSource, VideoFacts
+from pipelines.video.poses.frames import FrameSource, StreamFacts
 from pipelines.video.poses.settings import PosesSettings
 
 
@@ -52,7 +52,7 @@ def read_reference(settings: PosesSettings, keypoint_format: str) -> Reference |
 
 @dataclass(frozen=True, slots=True)
 class PosedVideo:
-    """The poses of one video, and how they were come by. ``damaged``, ``failed``: see `FoundPoses`."""
+    """The poses of one video, and how they were come by. `damaged`, `failed`: see `FoundPoses`."""
 
     tracks: PoseTracks
     figures: PoseFigures
@@ -86,7 +86,7 @@ class VideoPoser:
         Args:
             name: what the poses and the log call it.
             models: asked for once the video is open, so that nothing is loaded for one that cannot be read.
-            facts: more facts for ``info`` of the poses.
+            facts: more facts for `info` of the poses.
 
         Raises:
             Rejected: it cannot be decoded, is damaged too much, or has none of the persons that are asked for.
@@ -101,7 +101,7 @@ class VideoPoser:
         self._check(found, video)
         return self._refined(name, video, found, facts or {})
 
-    def _check(self, found: FoundPoses, video: VideoFacts) -> None:
+    def _check(self, found: FoundPoses, video: StreamFacts) -> None:
         """Raises Rejected for a video that is damaged too much to have poses."""
         if not found.num_frames:
             raise Rejected(Outcome.CORRUPT, "no frame can be decoded")
@@ -112,7 +112,7 @@ class VideoPoser:
         if found.failed == found.num_frames:
             raise Rejected(Outcome.POSE_FAILED, f"the models failed on all {found.failed} frames")
 
-    def _refined(self, name: str, video: VideoFacts, found: FoundPoses, facts: Mapping[str, Any]) -> PosedVideo:
+    def _refined(self, name: str, video: StreamFacts, found: FoundPoses, facts: Mapping[str, Any]) -> PosedVideo:
         settings, known = self.settings, self.known
         info = {
             "video": name,

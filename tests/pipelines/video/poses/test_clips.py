@@ -174,7 +174,6 @@ def test_a_run_that_stopped_between_shards_goes_on_to_the_same_bytes(clips: Path
 def test_retry_finds_what_failed_again_and_leaves_the_rest(
     clips: Path, poses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Mutation tried: `redo` ignored in `_rows` -> more than the failed clips' frames are estimated.
     real = StubEstimator.estimate
     seen: list[npt.NDArray[np.uint8]] = []
 
@@ -258,17 +257,16 @@ def test_dry_run_counts_clips_and_shards(clips: Path, tmp_path: Path, capsys: py
 
 
 def test_models_are_told_to_report_boxes_that_continue_a_track_and_take_one_thread(clips: Path, tmp_path: Path) -> None:
-    # Mutations tried: `continue_score` left out of `_spec`; `threads` without `or 1`.
     [spec] = PosesRecipe(settings(clips, tmp_path / "d")).pool(Machine(cpus=8, gpus=0)).arguments
     assert isinstance(spec, PoseSpec)
     assert spec.box_score_threshold == pytest.approx(0.8 * BOX_SCORE_THRESHOLD)
     assert spec.threads == 1
 
 
+@pytest.mark.more  # the tests above build in this process
 def test_the_command_finds_the_same_poses_with_its_pool_of_models_on_ray(
     clips: Path, poses: Path, tmp_path: Path
 ) -> None:
-    # Mutation tried: `PosesRecipe.pool` None -> nobody says which models made the poses.
     build = PosesBuild(clips, tmp_path / "d", extra=("--smooth", "none", "--pose.batch-size", "8"))
     assert main(build.arguments()) == 0
     assert content_digest(build.layout) == content_digest(DatasetLayout(poses))
@@ -278,7 +276,6 @@ def test_the_command_finds_the_same_poses_with_its_pool_of_models_on_ray(
 
 
 def test_real_models_give_a_clip_the_poses_that_its_file_gets(tmp_path: Path) -> None:
-    # Mutation tried: `_write_clip` leaves out the last 5000 bytes -> corrupt.
     source = {"path": str(fixture_path("data/videos/asl_eat.mkv")), "caption": "somebody eats"}
     built = listed(tmp_path, [source], encode=EncodeSettings(preset="ultrafast", size=240))
     build_videos(built, execute=execute_here)
@@ -304,7 +301,6 @@ def test_real_models_give_a_clip_the_poses_that_its_file_gets(tmp_path: Path) ->
 
 @pytest.mark.more
 def test_a_run_killed_in_a_commit_is_resumed_to_the_same_bytes(clips: Path, tmp_path: Path) -> None:
-    # Mutation tried: no `remove_partials` in `owned_folder` -> what the killed run left stays in the folder.
     undisturbed = PosesBuild(clips, tmp_path / "undisturbed")
     undisturbed.finish_here()
     marker = tmp_path / "killed"
