@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,10 +84,4 @@ def save_base(folder: Path, vae: AutoencoderKL, parts: LearnedParts) -> None:
     new_tokenizer().save_pretrained(folder / "tokenizer")
     new_scheduler().save_pretrained(folder / "scheduler")
     for name, module in (("vae", vae), ("unet", parts.unet), ("text_encoder", parts.text_encoder)):
-        half_copy(module).save_pretrained(folder / name)
-
-
-def half_copy(module: torch.nn.Module) -> torch.nn.Module:
-    import copy
-
-    return copy.deepcopy(module).half()
+        copy.deepcopy(module).half().save_pretrained(folder / name)

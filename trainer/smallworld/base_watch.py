@@ -17,8 +17,8 @@ from trainer.model.base import decode_latents, encode_text, tokenize
 from trainer.model.switches import preset
 from trainer.model.unet import VideoUNet, inflate
 from trainer.smallworld.base_parts import LearnedParts, new_scheduler
-from trainer.smallworld.draw import Image
-from trainer.smallworld.read_words import read_words
+from trainer.smallworld.draw import SIDE, Image
+from trainer.smallworld.measures import text_shares
 from trainer.smallworld.tokens import new_tokenizer
 from trainer.smallworld.vae import CELL, LATENT_CHANNELS
 from trainer.smallworld.words import HELD_OUT_WORDS, TRAINING_WORDS, Words
@@ -34,7 +34,7 @@ def look(vae: AutoencoderKL, parts: LearnedParts, sheet: Path) -> dict[str, floa
     rows = []
     for name, words in (("seen", TRAINING_WORDS[::2][:40]), ("held_out", HELD_OUT_WORDS * 3)):
         images = draw_captions(vae, parts, list(words))
-        measured |= {f"{name}/{key}": value for key, value in shares(images, list(words)).items()}
+        measured |= {f"{name}/{key}": value for key, value in text_shares(images, list(words)).items()}
         rows.append(images[:32])
     write_sheet(sheet, np.concatenate(rows))
     return measured
@@ -46,7 +46,9 @@ def draw_captions(vae: AutoencoderKL, parts: LearnedParts, words: list[Words]) -
     unet = frames_unet(parts)
     text = encode_text(parts.text_encoder, tokenize(tokenizer, [each.caption for each in words]))
     empty = encode_text(parts.text_encoder, tokenize(tokenizer, [""] * len(words)))
-    noise = torch.randn(len(words), LATENT_CHANNELS, 1, 8, 8, generator=torch.Generator().manual_seed(SEED))
+    noise = torch.randn(
+        len(words), LATENT_CHANNELS, 1, SIDE // CELL, SIDE // CELL, generator=torch.Generator().manual_seed(SEED)
+    )
     latents = ddim_sample(unet, ddim_scheduler(new_scheduler(), STEPS), noise, text, empty, guidance=GUIDANCE)
     rgb = (decode_latents(vae, latents)[:, 0] + 1) * 127.5
     return rearrange(rgb.round().to(torch.uint8), "b c h w -> b h w c").numpy()
@@ -57,16 +59,6 @@ def frames_unet(parts: LearnedParts) -> VideoUNet:
     return inflate(copy.deepcopy(parts.unet), replace(preset("official"), temporal_layers=False)).eval()
 
 
-def shares(images: Image, words: list[Words]) -> dict[str, float]:
-    """Share of images in which each word is right, and of those in which all are."""
-    agreed = [read_words(rgb_HWC).agree(each) for rgb_HWC, each in zip(images, words, strict=True)]
-    shares = {name: float(np.mean([each[name] for each in agreed])) for name in agreed[0]}
-    return {**shares, "all": float(np.mean([all(each.values()) for each in agreed]))}
-
-
 def write_sheet(path: Path, images: Image, columns: int = 16) -> None:
     grid = rearrange(images[: len(images) // columns * columns], "(r c) h w k -> (r h) (c w) k", c=columns)
     cv2.imwrite(str(path), cv2.cvtColor(grid, cv2.COLOR_RGB2BGR))
-
-
-assert CELL * 8 == 64

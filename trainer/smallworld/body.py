@@ -7,7 +7,7 @@ heights of the standing figure. ``17x2``: keypoints in COCO's order, (x, y) in p
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from math import cos, pi, radians, sin
+from math import cos, radians, sin
 
 import numpy as np
 import numpy.typing as npt
@@ -77,9 +77,7 @@ _FACE = np.array([[0.0, 0.0], [0.4, 0.3], [-0.4, 0.3], [0.9, 0.1], [-0.9, 0.1]])
 """Nose, eyes and ears in head radii: across, up."""
 
 
-def _side(
-    side: int, neck: Points, across: Points, arm: float, elbow: float, leg: float, knee: float
-) -> Points:
+def _side(side: int, neck: Points, across: Points, arm: float, elbow: float, leg: float, knee: float) -> Points:
     """Shoulder, elbow, wrist, hip, knee, ankle of one side: 6x2, in heights. ``side``: 1 for the left."""
     shoulder, hip = neck + side * HALF_SHOULDERS * across, side * HALF_HIPS * across
     bend = shoulder + UPPER_ARM * _outwards(side, arm)
@@ -91,6 +89,3 @@ def _side(
 
 def _outwards(side: int, angle: float) -> Points:
     return np.array([side * sin(angle), cos(angle)])
-
-
-assert all(-pi <= low < high <= pi for low, high in RANGES.values())

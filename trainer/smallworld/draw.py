@@ -55,14 +55,14 @@ def draw(words: Words, joints_17x2: Points) -> Image:
 
 def _line(canvas: Image, ends_2x2: Points, colour: Rgb, width: float) -> None:
     """A line with round ends; a dot if both ends are one."""
-    (x0, y0), (x1, y1) = ends_2x2
-    across = np.array([y0 - y1, x1 - x0])
+    across = (ends_2x2[1] - ends_2x2[0])[::-1] * (-1, 1)
     length = float(np.hypot(*across))
     if length > 0:
         across = across * width / 2 / length
-        _fill(canvas, np.stack([ends_2x2[0] + across, ends_2x2[1] + across, ends_2x2[1] - across, ends_2x2[0] - across]), colour)
-    for end in ends_2x2:
-        cv2.circle(canvas, _fixed_point(end).tolist(), int(width / 2 * _FINER * (1 << _SHIFT)), colour, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+        _fill(canvas, np.concatenate([ends_2x2 + across, ends_2x2[::-1] - across]), colour)
+    radius = int(width / 2 * _FINER * (1 << _SHIFT))
+    for end in _fixed_point(ends_2x2).tolist():
+        cv2.circle(canvas, end, radius, colour, cv2.FILLED, cv2.LINE_AA, _SHIFT)
 
 
 def _fill(canvas: Image, corners_Nx2: Points, colour: Rgb) -> None:

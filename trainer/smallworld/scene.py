@@ -1,7 +1,7 @@
 """Scenes: words and a pose, or a walk, each a pure function of (seed, split, number).
 
-Poses and words of the splits do not overlap: ``train`` draws from the training combinations of words, ``held_out``
-from those that training never sees. Poses are drawn afresh for each, from streams of their own.
+The splits share nothing: ``train`` draws from the training combinations of words, ``held_out`` from those that training
+never sees, and their poses come from random streams of their own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ Split = Literal["train", "held_out"]
 Use = Literal["image", "clip"]
 MARGIN = 3.0
 """Least distance of a joint from the image's border, in pixels."""
+SWING = 0.35
+"""Of each angle in a walk, as a share of its range, to either side."""
+PACES = (0.06, 0.12)
+"""Slowest and fastest walk, in swings a frame."""
+DRIFT_PX = 0.25
+"""Fastest sideways movement of a walk, a frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +44,23 @@ def still(seed: int, split: Split, number: int) -> Scene:
     random = _random(seed, split, "image", number)
     words = _words(random, split)
     joints_F17x2 = joints(draw_angles(random), SIZES[words.size])[None]
-    return Scene(words, _placed(joints_F17x2, random, SIDE))
+    return Scene(words, _placed(joints_F17x2, random))
 
 
 def walk(seed: int, split: Split, number: int, frames: int) -> Scene:
     """A scene of a figure in smooth motion: every angle swings within its range, and the figure drifts sideways."""
     random = _random(seed, split, "clip", number)
     words = _words(random, split)
-    pace = random.uniform(0.06, 0.12)  # swings a frame
+    pace = random.uniform(*PACES)
     phases = {name: random.uniform(0, 2 * np.pi) for name in ANGLE_NAMES}
     phases["right_leg"], phases["right_knee"] = phases["left_leg"] + np.pi, phases["left_knee"] + np.pi
     middles = {name: random.uniform(*_inner(name)) for name in ANGLE_NAMES}
     poses = [_swung(middles, phases, 2 * np.pi * pace * frame) for frame in range(frames)]
     height = SIZES[words.size]
     joints_F17x2 = np.stack([joints(pose, height) for pose in poses])
-    drift = random.uniform(-0.25, 0.25) * np.arange(frames)
+    drift = random.uniform(-DRIFT_PX, DRIFT_PX) * np.arange(frames)
     joints_F17x2[..., 0] += drift[:, None]
-    return Scene(words, _placed(joints_F17x2, random, SIDE))
-
-
-SWING = 0.35
-"""Of each angle in a walk, as a fraction of its range, to either side."""
+    return Scene(words, _placed(joints_F17x2, random))
 
 
 def _inner(name: str) -> tuple[float, float]:
@@ -77,12 +79,12 @@ def _words(random: np.random.Generator, split: Split) -> Words:
     return choices[int(random.integers(len(choices)))]
 
 
-def _placed(joints_F17x2: Points, random: np.random.Generator, side: int) -> Points:
-    """Moved so that all joints of all frames lie inside the image, at a place drawn from what is left."""
-    lowest, highest = joints_F17x2.min((0, 1)), joints_F17x2.max((0, 1))
-    least, most = MARGIN - lowest, side - 1 - MARGIN - highest
-    place = np.where(least <= most, random.uniform(np.minimum(least, most), np.maximum(least, most)), (least + most) / 2)
-    return joints_F17x2 + place
+def _placed(joints_F17x2: Points, random: np.random.Generator) -> Points:
+    """Moved so that all joints of all frames lie inside the image, at a place drawn from what is left; in the middle,
+    where nothing is."""
+    least, most = MARGIN - joints_F17x2.min((0, 1)), SIDE - 1 - MARGIN - joints_F17x2.max((0, 1))
+    drawn = random.uniform(np.minimum(least, most), np.maximum(least, most))
+    return joints_F17x2 + np.where(least <= most, drawn, (least + most) / 2)
 
 
 def _random(seed: int, split: Split, use: Use, number: int) -> np.random.Generator:

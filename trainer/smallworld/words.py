@@ -25,6 +25,7 @@ BACKGROUNDS: dict[str, Rgb] = {
 }
 """Word -> colour of the background: pale, unlike limbs and clothes."""
 HELD_OUT_MODULUS = 6
+"""One combination in so many is held out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +51,16 @@ def read_caption(caption: str) -> Words:
 
 
 def is_held_out(words: Words) -> bool:
-    """Whether training never sees this combination. Every pair of words is still seen together."""
-    places = zip((words.size, words.kind, words.clothes, words.background), _TABLES, strict=True)
-    steps = (3, 2, 1, 1)
-    return sum(step * list(table).index(word) for step, (word, table) in zip(steps, places, strict=True)) % (
-        HELD_OUT_MODULUS
-    ) == 0
+    """Whether training never sees this combination. It sees every pair of its words together in another one."""
+    places = [list(table).index(word) for table, word in zip(_TABLES, _of(words), strict=True)]
+    return sum(step * place for step, place in zip(_STEPS, places, strict=True)) % HELD_OUT_MODULUS == 0
 
 
+def _of(words: Words) -> tuple[str, str, str, str]:
+    return words.size, words.kind, words.clothes, words.background
+
+
+_STEPS = (3, 2, 1, 1)
 _TABLES = (SIZES, KINDS, CLOTHES, BACKGROUNDS)
 ALL_WORDS = tuple(Words(*words) for words in itertools.product(*_TABLES))
 TRAINING_WORDS = tuple(words for words in ALL_WORDS if not is_held_out(words))
