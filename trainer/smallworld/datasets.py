@@ -39,6 +39,8 @@ FORMAT = KEYPOINT_FORMATS["coco17"]
 POSE_MODEL = "smallworld"
 """Named as the pose model: the poses are those that the images were drawn from."""
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 98, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+_TYPES = {"url": pa.string(), "error_message": pa.string(), "cuts_s": pa.list_(pa.float64())}
+"""Of parquet columns without any value to tell it from."""
 Written = tuple[dict[str, object], str, Mapping[str, bytes]]
 """Parquet row, key and members of one sample."""
 
@@ -99,7 +101,11 @@ def _write_shard(
         writer.add(key, members)
         rows.append(row)
     stats = ShardStats(count=len(rows), outcomes={Outcome.KEPT.value: len(rows)}, successes=len(rows))
-    writer.commit(pa.Table.from_pylist(rows), stats.with_facts(account(rows)))
+    writer.commit(_table(rows), stats.with_facts(account(rows)))
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> pa.Table:
+    return pa.table({name: pa.array([row[name] for row in rows], _TYPES.get(name)) for name in rows[0]})
 
 
 def _image(key: str, scene: Scene) -> Written:
@@ -122,6 +128,10 @@ def _clip(key: str, scene: Scene) -> Written:
     clip, seconds = f"{key}0000", len(frames_FHWC) / FPS
     row = {
         **_row(key, scene, mp4),
+        "fps": float(FPS),
+        "num_frames": len(frames_FHWC),
+        "duration_s": seconds,
+        "cuts_s": list[float](),
         "num_windows": 1,
         "num_clips": 1,
         "dropped": "{}",

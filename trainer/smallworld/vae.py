@@ -29,7 +29,7 @@ WIDTHS = (16, 24, 32, 64)
 NORM_GROUPS = 8
 KEPT = (12, 24, LATENT_CHANNELS)
 """Channels after each step of 2 x 2."""
-CONSTANT = 128.0
+CONSTANT = 1024.0
 """In the last norm: large against latents, so that the scale does not depend on them."""
 LOG_VARIANCE = -12.0
 WHITENING = 0.5
