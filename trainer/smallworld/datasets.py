@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from lposekit.errors import Outcome
-from lposekit.json_values import JsonObject
+from lposekit.json_values import JsonObject, JsonValue
 from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule
 from lposekit.records import Person, sample_key
 from lposekit.shards.card import DatasetCard, claim_folder, update_card
@@ -67,7 +67,7 @@ def write_clips(root: Path, seed: int, split: Split, count: int, frames: int = C
     _write(root, card, count, lambda key, number: _clip(key, walk(seed, split, number, frames)), _windows)
 
 
-def _fixed(seed: int, split: Split, count: int) -> dict[str, object]:
+def _fixed(seed: int, split: Split, count: int) -> dict[str, JsonValue]:
     return {"smallworld": VERSION, "seed": seed, "split": split, "count": count}
 
 

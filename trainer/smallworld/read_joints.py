@@ -46,11 +46,11 @@ def read_joints(rgb_HWC: Image) -> Points:
     """
     classes = nearest(rgb_HWC, _COLOURS)
     size = read_words(rgb_HWC).size
-    radius = LIMB_WIDTH * (SIZES[size] if size else np.mean(list(SIZES.values()))) / 2
+    radius = LIMB_WIDTH * (SIZES[size] if size else max(SIZES.values())) / 2
     found = np.full((17, 2), np.nan)
     for upper, lower in _LIMBS:
         patches = _patch(classes == _PARTS.index(upper)), _patch(classes == _PARTS.index(lower))
-        near, bend, far = _limb(*patches, hidden=radius if upper[0] >= 11 else -radius, radius=float(radius))
+        near, bend, far = _limb(*patches, hidden=radius if upper[0] >= 11 else -radius, radius=radius)
         found[[upper[0], upper[1], lower[1]]] = near, bend, far
     return found
 
