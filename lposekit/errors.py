@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 class Outcome(enum.StrEnum):
     """How one input row ended. A closed set: each row of a dataset has exactly one of these.
 
-    The values are on disk (parquet column ``outcome``, ``_stats.json``, the dataset card); never rename one.
+    The values are on disk (parquet column `outcome`, `_stats.json`, the dataset card); never rename one.
     """
 
     KEPT = "kept"
@@ -61,10 +61,10 @@ class Outcome(enum.StrEnum):
 class OutcomeFacts:
     """All that the program knows of one outcome.
 
-    ``stage``: where a row ends: ``plan`` (never fetched), ``fetch``, ``decode``, ``judge`` (decoded, and judged by what
-    it shows) or ``kept``. ``group``: its place in reports. ``text``: what it means, for the reader of a report.
-    ``retryable``: another try may change it; what `lposekit retry` takes by default. ``thumbnail``: a small image of
-    the row may be kept for the report; never of a refused or unsafe one. ``advice``: what to do if a run is full of it.
+    `stage`: where a row ends: `plan` (never fetched), `fetch`, `decode`, `judge` (decoded, and judged by what
+    it shows) or `kept`. `group`: its place in reports. `text`: what it means, for the reader of a report.
+    `retryable`: another try may change it; what `lposekit retry` takes by default. `thumbnail`: a small image of
+    the row may be kept for the report; never of a refused or unsafe one. `advice`: what to do if a run is full of it.
     """
 
     stage: Literal["plan", "fetch", "decode", "judge", "kept"]
@@ -86,7 +86,7 @@ class OutcomeFacts:
 
     @property
     def before_decode(self) -> bool:
-        """img2dataset counts the row as ``failed_to_download``."""
+        """img2dataset counts the row as `failed_to_download`."""
         return self.stage in ("plan", "fetch")
 
 
@@ -164,9 +164,9 @@ OUTCOME_FACTS: dict[Outcome, OutcomeFacts] = {
 
 
 class Rejected(Exception):
-    """One row is turned down; ``outcome`` says how and ``detail`` says why.
+    """One row is turned down; `outcome` says how and `detail` says why.
 
-    ``str()`` is ``"outcome: detail"``, the form that img2dataset's ``error_message`` carries.
+    `str()` is `"outcome: detail"`, the form that img2dataset's `error_message` carries.
     """
 
     def __init__(self, outcome: Outcome, detail: str) -> None:

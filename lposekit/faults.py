@@ -1,6 +1,6 @@
 """Named points at which a test kills the process for real. Without the environment variable they do nothing.
 
-``LPOSEKIT_FAULT="NAME@MARKER"``: the first process that reaches the point NAME creates the file MARKER and is killed
+`LPOSEKIT_FAULT="NAME@MARKER"`: the first process that reaches the point NAME creates the file MARKER and is killed
 by SIGKILL; later ones, the retry among them, pass.
 """
 

@@ -22,10 +22,10 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(slots=True)
 class Interrupts:
-    """What was asked for so far. ``stop``: begin nothing more; ``drop``: leave what is in work as well.
+    """What was asked for so far. `stop`: begin nothing more; `drop`: leave what is in work as well.
 
     first_message: logged at the first signal, to say what happens now. second_raises: a second Ctrl-C raises
-    KeyboardInterrupt too, for work that does not look at ``drop``; may change inside.
+    KeyboardInterrupt too, for work that does not look at `drop`; may change inside.
     """
 
     first_message: str = "interrupted: finishing the shards in work; press Ctrl-C again to drop them"

@@ -28,7 +28,7 @@ def read_json_object(path: Path, max_bytes: int) -> dict[str, JsonValue]:
 
     Raises:
         OSError: there is no such file, or it cannot be read.
-        ValueError: it is no regular file, longer than ``max_bytes``, or holds something else.
+        ValueError: it is no regular file, longer than `max_bytes`, or holds something else.
     """
     # not blocking: a pipe of this name would let the reader wait for ever
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -57,11 +57,11 @@ class Kind(Generic[T]):
 
 
 class JsonFields:
-    """The keys of a JSON object, taken out one by one; what is not taken is left in ``rest``.
+    """The keys of a JSON object, taken out one by one; what is not taken is left in `rest`.
 
     Args:
         values: the object.
-        where: what to put before the names of keys in messages: ``totals.``.
+        where: what to put before the names of keys in messages: `totals.`.
     """
 
     def __init__(self, values: JsonObject, where: str = "") -> None:
@@ -69,7 +69,11 @@ class JsonFields:
         self._where = where
 
     def take(self, name: str, kind: Kind[T]) -> T | None:
-        """The value of a key; None if it is missing or null. Raises ValueError: it is something else."""
+        """The value of a key; None if it is missing or null.
+
+        Raises:
+            ValueError: it is something else.
+        """
         value = self.rest.pop(name, None)
         if value is None:
             return None
@@ -79,7 +83,11 @@ class JsonFields:
             raise ValueError(f"{self._where}{name} is {_shown(value)}, not {kind.words}") from None
 
     def need(self, name: str, kind: Kind[T]) -> T:
-        """The value of a key. Raises ValueError: it is missing, null or something else."""
+        """The value of a key.
+
+        Raises:
+            ValueError: it is missing, null or something else.
+        """
         value = self.take(name, kind)
         if value is None:
             raise ValueError(f"{self._where}{name} is missing")

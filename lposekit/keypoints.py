@@ -1,6 +1,6 @@
 """Keypoint formats, and the rule that decides which images are kept.
 
-Arrays: ``K3`` = K keypoints of (x, y, raw score), x and y in pixels of the stored image; ``P`` = persons.
+Arrays: `K3` = K keypoints of (x, y, raw score), x and y in pixels of the stored image; `P` = persons.
 Sources: the COCO keypoint format (Lin et al. 2014, its evaluation code for the sigmas), COCO-WholeBody
 (Jin et al. 2020), OpenPose's BODY_18 output.
 """
@@ -119,7 +119,7 @@ def _wholebody_names() -> tuple[str, ...]:
 
 
 def _face_pairs(first: int) -> tuple[tuple[int, int], ...]:
-    """Left-right pairs of the 68 face points (iBUG order), offset by ``first``."""
+    """Left-right pairs of the 68 face points (iBUG order), offset by `first`."""
     jaw = [(i, 16 - i) for i in range(8)]
     brows = [(17 + i, 26 - i) for i in range(5)]
     nose = [(31, 35), (32, 34)]
@@ -130,9 +130,9 @@ def _face_pairs(first: int) -> tuple[tuple[int, int], ...]:
 
 @dataclass(frozen=True, slots=True)
 class KeypointFormat:
-    """A keypoint order. ``body17`` are the indices of COCO's 17 body keypoints in it, in COCO's order.
+    """A keypoint order. `body17` are the indices of COCO's 17 body keypoints in it, in COCO's order.
 
-    ``sigmas`` are COCO's per-keypoint fall-off constants (x2 squared in OKS), for the 17 body keypoints.
+    `sigmas` are COCO's per-keypoint fall-off constants (x2 squared in OKS), for the 17 body keypoints.
     """
 
     name: str
@@ -166,7 +166,7 @@ KEYPOINT_FORMATS = {
 def openpose18_from_coco17(keypoints_K3: npt.NDArray[np.float32], score_threshold: float) -> npt.NDArray[np.float32]:
     """COCO keypoints [17 or more, 3] in OpenPose's order [18, 3].
 
-    The neck is the middle of the shoulders, and is there only if both shoulders reach ``score_threshold``.
+    The neck is the middle of the shoulders, and is there only if both shoulders reach `score_threshold`.
     """
     index = {name: i for i, name in enumerate(COCO17_NAMES)}
     out = np.zeros((18, 3), np.float32)
@@ -195,10 +195,10 @@ PersonRule = Literal["any", "main", "all", "pooled"]
 class KeepRule:
     """Which images are kept. All of it is written into the dataset card.
 
-    A person is valid if the box score is at least ``box_score_threshold``, the box covers at least
-    ``min_box_area_fraction`` of the image and its shorter side has at least ``min_box_side_px`` pixels. A keypoint
-    is detected if its raw score reaches ``keypoint_score_threshold`` (a property of the model, see the zoo) and it lies
-    inside the image. ``min_detected`` is the share of the 17 body keypoints that must be detected.
+    A person is valid if the box score is at least `box_score_threshold`, the box covers at least
+    `min_box_area_fraction` of the image and its shorter side has at least `min_box_side_px` pixels. A keypoint
+    is detected if its raw score reaches `keypoint_score_threshold` (a property of the model, see the zoo) and it lies
+    inside the image. `min_detected` is the share of the 17 body keypoints that must be detected.
     """
 
     keypoint_score_threshold: float
@@ -231,14 +231,14 @@ def num_detected(
 
 
 def reaches(detected: int, total: int, min_detected: float) -> bool:
-    """``detected >= min_detected * total`` without a rounding surprise: at 0.5 it is ``2 * detected >= total``."""
+    """`detected >= min_detected * total` without a rounding surprise: at 0.5 it is `2 * detected >= total`."""
     return detected * 1000 >= round(min_detected * 1000) * total
 
 
 def keep_verdict(
     persons: Sequence[Person], width: int, height: int, rule: KeepRule, keypoint_format: KeypointFormat
 ) -> Outcome:
-    """Whether an image of ``width`` x ``height`` pixels is kept: KEPT, NO_PERSON or FEW_KEYPOINTS."""
+    """Whether an image of `width` x `height` pixels is kept: KEPT, NO_PERSON or FEW_KEYPOINTS."""
     valid = [person for person in persons if is_valid_person(person, width, height, rule)]
     if not valid:
         return Outcome.NO_PERSON

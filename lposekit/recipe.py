@@ -42,7 +42,7 @@ class Claim:
 class ShardReport:
     """The account of one shard, small enough to travel to the driver.
 
-    ``timings_s`` are seconds by stage. ``committed`` is false when the network was down and nothing was written.
+    `timings_s` are seconds by stage. `committed` is false when the network was down and nothing was written.
     """
 
     shard: int
@@ -64,7 +64,11 @@ class Worker(Protocol[P_contra]):
     """Builds shards, one after the other; holds what is loaded once and used for many."""
 
     def build(self, plan: P_contra) -> ShardReport:
-        """Build and commit one shard. Raises LposekitError: the disk is full, or the folder belongs to a newer run."""
+        """Build and commit one shard.
+
+        Raises:
+            LposekitError: the disk is full, or the folder belongs to a newer run.
+        """
         ...
 
 
@@ -72,7 +76,7 @@ class Worker(Protocol[P_contra]):
 class Pool:
     """Actors that all workers of a run share, such as pose models: `actor_class(*arguments)`, `size` of them.
 
-    The class has a method ``card()``: what the dataset card says about what the actor has loaded.
+    The class has a method `card()`: what the dataset card says about what the actor has loaded.
     """
 
     actor_class: type
@@ -98,8 +102,6 @@ class JobSettings(Protocol):
     @property
     def input(self) -> tuple[str, ...]: ...
     @property
-    def rows_per_shard(self) -> int: ...
-    @property
     def output(self) -> Path | None: ...
     @property
     def workers(self) -> int | None: ...
@@ -112,7 +114,7 @@ class JobSettings(Protocol):
 
 
 class CardFacts(TypedDict, total=False):
-    """Fields of `lposekit.shards.card.DatasetCard` that a recipe fills in; ``extra``: what its kind alone states."""
+    """Fields of `lposekit.shards.card.DatasetCard` that a recipe fills in; `extra`: what its kind alone states."""
 
     sample: bool
     keep_rule: JsonObject
@@ -125,7 +127,7 @@ class Recipe(Protocol[P]):
 
     @property
     def kind(self) -> str:
-        """What the card calls it: ``image``, ``video``."""
+        """What the card calls it: `image`, `video`, `poses`."""
         ...
 
     @property
@@ -181,11 +183,15 @@ class Recipe(Protocol[P]):
         ...
 
     def pool(self, machine: Machine) -> Pool | None:
-        """The actors that its workers share, if any. Raises UsageError: the machine lacks what the settings ask for."""
+        """The actors that its workers share, if any.
+
+        Raises:
+            UsageError: the machine lacks what the settings ask for.
+        """
         ...
 
     def worker(self, claim: Claim, pool: Sequence[ActorHandle] | None = None, number: int = 0) -> Worker[P]:
-        """A worker, made in the process in which it will work; ``number`` tells it from the others.
+        """A worker, made in the process in which it will work; `number` tells it from the others.
 
         Args:
             pool: Ray handles of the pool's actors; None: the worker loads what they would have.

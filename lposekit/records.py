@@ -29,7 +29,7 @@ def sample_key(shard: int, row: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """One input row. ``extra`` holds the list's other columns (similarity, punsafe, licence, ...) unchanged."""
+    """One input row. `extra` holds the list's other columns (similarity, punsafe, licence, ...) unchanged."""
 
     key: str
     url: str | None
@@ -41,8 +41,8 @@ class ImageRow:
 class Person:
     """One detected person, in pixels of the stored image.
 
-    ``bbox_xyxy``: float32 [4], left, top, right, bottom. ``bbox_score`` in 0..1.
-    ``keypoints_K3``: float32 [K, 3], x, y and the model's raw score (its scale belongs to the model, see the zoo).
+    `bbox_xyxy`: float32 [4], left, top, right, bottom. `bbox_score` in 0..1.
+    `keypoints_K3`: float32 [K, 3], x, y and the model's raw score (its scale belongs to the model, see the zoo).
     """
 
     bbox_xyxy: npt.NDArray[np.float32]
@@ -54,7 +54,7 @@ class Person:
 class PoseFailure:
     """What stands in place of an image's persons when the pose model failed on that image alone.
 
-    ``outcome_crash`` is true when the model's process died on it, not only raised.
+    `outcome_crash` is true when the model's process died on it, not only raised.
     """
 
     detail: str

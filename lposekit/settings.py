@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lposekit.errors import UsageError
 from lposekit.json_values import JsonValue
@@ -58,7 +58,11 @@ class Layer:
 
 
 def table_layer(settings_class: type[DataclassInstance], table: Mapping[str, object], origin: str) -> Layer:
-    """Checks a TOML table. Raises `UsageError` that lists every wrong key and value at once."""
+    """Checks a TOML table.
+
+    Raises:
+        UsageError: lists every wrong key and value at once.
+    """
     known, values, problems = leaves(settings_class), {}, []
     for written, value in flatten(table):
         name = _present_name(settings_class, written)
@@ -71,7 +75,7 @@ def table_layer(settings_class: type[DataclassInstance], table: Mapping[str, obj
 
 
 def _present_name(settings_class: type, name: str) -> str:
-    """The dotted name of today. A class whose groups were renamed says so in ``FORMER_GROUPS``, so that files of older
+    """The dotted name of today. A class whose groups were renamed says so in `FORMER_GROUPS`, so that files of older
     runs are still understood."""
     group, dot, rest = name.partition(".")
     return f"{getattr(settings_class, 'FORMER_GROUPS', {}).get(group, group)}{dot}{rest}"
@@ -101,8 +105,12 @@ def environment_layer(
     return Layer("environment", values, tuple(keys))
 
 
-def read_toml(path: Path, commands: Sequence[str]) -> dict[str, Any]:
-    """A settings file as a dict: tables named after commands, and `preset`. Raises `UsageError`."""
+def read_toml(path: Path, commands: Sequence[str]) -> dict[str, object]:
+    """A settings file as a dict: tables named after commands, and `preset`.
+
+    Raises:
+        UsageError: it cannot be read, is no TOML, or has a key that is neither.
+    """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -122,7 +130,11 @@ def read_toml(path: Path, commands: Sequence[str]) -> dict[str, Any]:
 
 
 def preset_path(name: str) -> Path:
-    """The file of a preset: a name from `lposekit/presets`, or any path that ends in `.toml`. Raises `UsageError`."""
+    """The file of a preset: a name from `lposekit/presets`, or any path that ends in `.toml`.
+
+    Raises:
+        UsageError: there is no such preset.
+    """
     folder = Path(str(resources.files("lposekit"))) / "presets"
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     # `_project.toml` is what `lposekit init` writes, no preset.

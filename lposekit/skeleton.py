@@ -3,8 +3,8 @@
 Datasets store keypoints; skeletons are drawn when a sample is loaded, at the size it is loaded in, so that line width
 and colours (which carry left and right) are right after every crop, resize and flip (docs/guide/skeletons.md).
 
-Arrays: ``PK3`` = P persons, K keypoints, (x, y, raw score); x and y in pixels, integers at pixel centres.
-``HWC`` = RGB uint8. K is 17 (COCO) or 133 (COCO-WholeBody).
+Arrays: `PK3` = P persons, K keypoints, (x, y, raw score); x and y in pixels, integers at pixel centres.
+`HWC` = RGB uint8. K is 17 (COCO) or 133 (COCO-WholeBody).
 Sources of the styles: `lposekit.skeleton_styles`.
 """
 
@@ -52,12 +52,14 @@ def draw_skeleton(
 ) -> Canvas:
     """Skeletons of all persons on black, RGB uint8 [height, width, 3].
 
-    ``keypoints_PK3``: float [P, 17 or 133, 3] in pixels of the image to draw (`scale_keypoints`, `crop_keypoints`).
-    A keypoint is drawn if its raw score reaches ``score_threshold`` and it is finite; what leaves the image is cut at
+    `keypoints_PK3`: float [P, 17 or 133, 3] in pixels of the image to draw (`scale_keypoints`, `crop_keypoints`).
+    A keypoint is drawn if its raw score reaches `score_threshold` and it is finite; what leaves the image is cut at
     its border, so apply `drop_outside` before a crop to leave out keypoints outside of the photo itself.
-    ``line_width``: width of a limb in pixels; default: the style's (6 for ``followyourpose``) at a shorter side of 512,
-    in proportion elsewhere. Joints grow with it. ``style``: a name in `lposekit.skeleton_styles.STYLES`.
-    Raises ValueError for an unknown style, or a K that it cannot draw.
+    `line_width`: width of a limb in pixels; default: the style's (6 for `followyourpose`) at a shorter side of 512,
+    in proportion elsewhere. Joints grow with it. `style`: a name in `lposekit.skeleton_styles.STYLES`.
+
+    Raises:
+        ValueError: an unknown style, or a K that it cannot draw.
     """
     chosen = _style(style)
     points_PK3 = np.asarray(keypoints_PK3, np.float32)
@@ -166,7 +168,7 @@ def _capsules(a_S2: npt.NDArray[np.float32], b_S2: npt.NDArray[np.float32], radi
 
 
 def _ellipses(a_S2: npt.NDArray[np.float32], b_S2: npt.NDArray[np.float32], radius: float) -> npt.NDArray[np.floating]:
-    """Outlines [S, M, 2] of ellipses from a to b, ``2 * radius`` wide in their middle."""
+    """Outlines [S, M, 2] of ellipses from a to b, `2 * radius` wide in their middle."""
     frames_S22 = _frames(a_S2, b_S2)
     frames_S22[:, 0] *= np.hypot(*(b_S2 - a_S2).T)[:, None] / 2
     frames_S22[:, 1] *= radius
@@ -183,7 +185,7 @@ def _frames(a_S2: npt.NDArray[np.float32], b_S2: npt.NDArray[np.float32]) -> npt
 
 
 def _blend_polygon(canvas: Canvas, polygon_M2: npt.NDArray[np.floating], color: Rgb, blend: float) -> None:
-    """Lay a polygon over the canvas with weight ``blend``."""
+    """Lay a polygon over the canvas with weight `blend`."""
     height, width = canvas.shape[:2]
     left, top = np.clip(np.floor(polygon_M2.min(0)) - 2, 0, (width, height)).astype(int)
     right, bottom = np.clip(np.ceil(polygon_M2.max(0)) + 3, 0, (width, height)).astype(int)

@@ -2,7 +2,7 @@
 
 A wrong skeleton raises no error in a model; it only gives bad images. Users meet it as swapped red and blue (MMPose 1.x
 against the released code), a white background, values scaled otherwise, joints without limbs, or another style's
-colours. Arrays: ``FHWC`` = frames of RGB uint8.
+colours. Arrays: `FHWC` = frames of RGB uint8.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ DOT_EXTENT = 0.06
 
 @dataclass(frozen=True, slots=True)
 class SkeletonCheck:
-    """The verdict on images that can be used. ``fixes``: what had to be changed, in words; ``convert``: does it.
+    """The verdict on images that can be used. `fixes`: what had to be changed, in words; `convert`: does it.
 
-    ``empty``: share of the examined frames without a skeleton.
+    `empty`: share of the examined frames without a skeleton.
     """
 
     fixes: tuple[str, ...]
@@ -105,11 +105,17 @@ def check_skeletons(frames_FHWC: Frames, style: str) -> SkeletonCheck:
 # --- background and range --------------------------------------------------------------------------------------------
 
 
+def examined_pixels(rgb_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """What `check_skeletons` looks at in a frame: every n-th pixel; again of the result, all of them."""
+    step = max(1, min(rgb_HWC.shape[:2]) // EXAMINED_SIDE_PX)
+    # a copy, so that nobody who keeps it keeps the whole frame
+    return np.ascontiguousarray(rgb_HWC[::step, ::step])
+
+
 def _examined(frames_FHWC: Frames) -> Frames:
     """A few frames, every n-th pixel of them."""
     picked = np.unique(np.linspace(0, len(frames_FHWC) - 1, EXAMINED_FRAMES).round().astype(int))
-    step = max(1, min(frames_FHWC.shape[1:3]) // EXAMINED_SIDE_PX)
-    return frames_FHWC[picked, ::step, ::step]
+    return np.stack([examined_pixels(rgb_HWC) for rgb_HWC in frames_FHWC[picked]])
 
 
 def _background(pixels_N3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
@@ -121,9 +127,10 @@ def _flat_share(pixels_N3: npt.NDArray[np.uint8], color: npt.NDArray[np.float64]
 
 
 def _levels(frames_FHWC: Frames, fixes: list[str]) -> Callable[[Frames], Frames]:
-    """The change of brightness that makes the background black and the lines bright; adds to ``fixes`` what it is.
+    """The change of brightness that makes the background black and the lines bright; adds to `fixes` what it is.
 
-    Raises UsageError for a background that is not black, and for values of another range.
+    Raises:
+        UsageError: a background that is not black, or values of another range.
     """
     pixels_N3 = frames_FHWC.reshape(-1, 3)
     background, peak = _background(pixels_N3), int(pixels_N3.max())

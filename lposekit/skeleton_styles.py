@@ -1,11 +1,11 @@
 """The skeleton styles: palettes, limbs, widths. Colours are RGB as the network sees them; sizes in px at 512.
 
-- ``followyourpose``: MMPose 0.x with HRNet on COCO-17, as in the skeleton videos that the authors of Follow-Your-Pose
+- `followyourpose`: MMPose 0.x with HRNet on COCO-17, as in the skeleton videos that the authors of Follow-Your-Pose
   publish (orange trunk, green left, blue right; about 6 px at 512, no joint dots). MMPose 0.x painted on BGR images.
-- ``mmpose1``: the visualizer of MMPose 1.x. The same palette triples painted on RGB, so red and blue are swapped
-  against ``followyourpose``: a released pose encoder does not understand it. Links 1 px, joints of radius 3.
-- ``openpose18``: ControlNet's OpenPose annotator (18 rainbow joints, then ellipses blended with weight 0.6).
-- ``dwpose133``: DWPose's (rainbow ellipses at 60 % brightness, then joints; hands as hue-coloured lines with blue
+- `mmpose1`: the visualizer of MMPose 1.x. The same palette triples painted on RGB, so red and blue are swapped
+  against `followyourpose`: a released pose encoder does not understand it. Links 1 px, joints of radius 3.
+- `openpose18`: ControlNet's OpenPose annotator (18 rainbow joints, then ellipses blended with weight 0.6).
+- `dwpose133`: DWPose's (rainbow ellipses at 60 % brightness, then joints; hands as hue-coloured lines with blue
   joints, face as white points). Needs 133 keypoints.
 """
 
@@ -60,7 +60,7 @@ HAND_LIMBS = tuple(
 class PartStyle:
     """How a body, a hand or a face is drawn. Sizes in px at a shorter side of 512.
 
-    ``limb_blend``: weight of a limb laid over what is there; None: opaque. ``person_by_person``: whole persons one
+    `limb_blend`: weight of a limb laid over what is there; None: opaque. `person_by_person`: whole persons one
     after the other; else limb by limb, each of all persons.
     """
 
@@ -76,7 +76,7 @@ class PartStyle:
 
 @dataclass(frozen=True, slots=True)
 class SkeletonStyle:
-    """One style. ``num_keypoints``: the K it takes; ``openpose_body``: its body is OpenPose-18's, not COCO-17's."""
+    """One style. `num_keypoints`: the K it takes; `openpose_body`: its body is OpenPose-18's, not COCO-17's."""
 
     num_keypoints: tuple[int, ...]
     body: PartStyle

@@ -63,7 +63,7 @@ def sum_times(times: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def describe_times(seconds: Mapping[str, float]) -> str:
-    """One line, the largest first: ``pose 61 %, fetch 20 %, decode 12 %, ...``."""
+    """One line, the largest first: `pose 61 %, fetch 20 %, decode 12 %, ...`."""
     whole = sum(seconds.values())
     ranked = sorted(seconds.items(), key=lambda item: -item[1])
     return ", ".join(f"{name} {100 * value / whole:.0f} %" for name, value in ranked if value) if whole else ""

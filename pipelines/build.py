@@ -107,9 +107,7 @@ def _layout(recipe: AnyRecipe) -> DatasetLayout:
 
 def _dry_run(recipe: AnyRecipe, layout: DatasetLayout) -> BuildReport:
     done = len(layout.committed_shards())
-    shards = (
-        f"would write shards of {recipe.settings.rows_per_shard} rows to {layout.root} ({done} are committed already)"
-    )
+    shards = f"would write shards to {layout.root} ({done} are committed already)"
     return BuildReport(layout.root, _outcomes(layout), 0, notes=(*recipe.dry_run_notes(), shards), dry_run=True)
 
 

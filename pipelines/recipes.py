@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 from lposekit.errors import Outcome, UsageError
 from lposekit.json_values import JsonObject
@@ -21,8 +21,19 @@ from pipelines.image.recipe import ImageRecipe
 from pipelines.image.settings import BuildImagesSettings
 from pipelines.job.build_report import BuildReport
 from pipelines.job.crew import run_on_ray
+from pipelines.video.poses.recipe import PosesRecipe
+from pipelines.video.poses.settings import PosesSettings
 from pipelines.video.recipe import VideoRecipe
 from pipelines.video.settings import BuildVideoSettings
+
+
+class MachineSettings(TypedDict, total=False):
+    """Settings that say on which machine a folder is continued, not what becomes of its rows."""
+
+    workers: int | None
+    ray_address: str | None
+    weights_dir: Path | None
+    allow_private_addresses: bool
 
 
 def build_images(
@@ -35,7 +46,7 @@ def build_images(
     """Build, or continue, a LAION-Pose dataset folder; see `pipelines.build.build`.
 
     Args:
-        settings: where ``input`` and ``output`` are named, except for the quickstart's input.
+        settings: where `input` and `output` are named, except for the quickstart's input.
         quickstart: build the sample from photos that ship in a package, served by a server that this call starts.
     """
     if not quickstart:
@@ -57,7 +68,7 @@ def build_videos(
     """Build, or continue, a dataset folder of clips; see `pipelines.build.build`.
 
     Args:
-        settings: where ``input`` and ``output`` are named, except for the quickstart's input.
+        settings: where `input` and `output` are named, except for the quickstart's input.
         quickstart: build the sample from videos that this call makes.
     """
     if not quickstart:
@@ -75,6 +86,15 @@ def build_videos(
         return build(recipe, dry_run=dry_run, execute=execute)
 
 
+def build_poses(settings: PosesSettings, *, dry_run: bool = False, execute: Execute = run_on_ray) -> BuildReport:
+    """Find, or go on finding, the poses of a dataset of clips; see `pipelines.build.build`.
+
+    Args:
+        settings: where `input` names the dataset folder of the clips, and `output` that of the poses.
+    """
+    return build(PosesRecipe(settings), dry_run=dry_run, execute=execute)
+
+
 def retry(
     dataset: Path,
     only: Collection[str] = (),
@@ -82,20 +102,22 @@ def retry(
     limits: Mapping[str, object] | None = None,
     dry_run: bool = False,
     execute: Execute = run_on_ray,
-    **changes: Any,
+    **changes: Unpack[MachineSettings],
 ) -> BuildReport:
     """Fetch the rows with certain outcomes again, in place; every other row of their shards stays as it is.
 
-    Of a video dataset the videos with these outcomes are built again; its manifests must still be where they were.
+    Of a video dataset the videos with these outcomes are built again; its manifests must still be where they were. Of a
+    dataset of poses, the poses of the clips with these outcomes are found again.
 
-    Rows that the pose model saw before (``few_keypoints``, ``no_person``) are fetched by URL and sha256 and judged on
+    Rows that the pose model saw before (`few_keypoints`, `no_person`) are fetched by URL and sha256 and judged on
     their stored poses by the folder's keep rule, without running a model.
 
     Args:
         only: outcomes to retry; default: those that another try may change.
-        limits: of a video dataset, fields of `DecodeLimits` in place of those that it was built with.
-        changes: settings of the machine at hand: ``workers``, ``ray_address``, ``allow_private_addresses``, and of
-            images ``weights_dir``.
+        limits: of a video dataset, fields of `DecodeLimits` in place of those that it was built with; of a dataset of
+            poses, fields of `FrameLimits`.
+        changes: settings of the machine at hand: `workers`, `ray_address`, `allow_private_addresses`, and of
+            images and poses `weights_dir`.
 
     Raises:
         UsageError: an unknown outcome, or limits where there are no videos.
@@ -103,25 +125,35 @@ def retry(
     outcomes = _outcomes(only)
     layout = DatasetLayout(dataset)
     card = read_card(layout)
-    changes["output"] = dataset
+    replaced = {**changes, "output": dataset}
     settings = stated(card.settings, "settings", layout)
-    recipe = _video_recipe(settings, limits or {}, changes) if card.kind == "video" else None
-    if recipe is not None:
+    of_videos = {"video": _video_recipe, "poses": _poses_recipe}
+    if card.kind in of_videos:
+        recipe = of_videos[card.kind](settings, limits or {}, replaced)
         return rebuild(recipe, outcomes, dry_run=dry_run, execute=execute)
     if limits:
         raise UsageError(f"{dataset} holds images: --limits are those of videos.")
-    with _image_recipe(card, settings, changes) as recipe:
+    with _image_recipe(card, settings, replaced) as recipe:
         return rebuild(recipe, outcomes, dry_run=dry_run, execute=execute)
 
 
-def _video_recipe(settings: JsonObject, limits: Mapping[str, object], changes: dict[str, Any]) -> AnyRecipe:
+def _video_recipe(settings: JsonObject, limits: Mapping[str, object], changes: Mapping[str, object]) -> AnyRecipe:
     stored = stored_settings(BuildVideoSettings, settings, "dataset card")
-    changes.pop("weights_dir", None)  # clips have no models
+    changes = {name: value for name, value in changes.items() if name != "weights_dir"}  # clips have no models
     return VideoRecipe(replace(stored, limits=replace(stored.limits, **limits), min_success=None, **changes))
 
 
+def _poses_recipe(settings: JsonObject, limits: Mapping[str, object], changes: Mapping[str, object]) -> AnyRecipe:
+    stored = stored_settings(PosesSettings, settings, "dataset card")
+    if "timeout_s" in limits:
+        raise UsageError("--limits.timeout-s: poses have no such limit. Set --limits.heartbeat-timeout-s.")
+    # nothing is fetched
+    changes = {name: value for name, value in changes.items() if name != "allow_private_addresses"}
+    return PosesRecipe(replace(stored, limits=replace(stored.limits, **limits), min_success=None, **changes))
+
+
 @contextlib.contextmanager
-def _image_recipe(card: DatasetCard, stored: JsonObject, changes: dict[str, Any]) -> Iterator[AnyRecipe]:
+def _image_recipe(card: DatasetCard, stored: JsonObject, changes: Mapping[str, object]) -> Iterator[AnyRecipe]:
     # A folder that does not name this setting was built before there was one: both of two near-duplicates were kept.
     stored = {"pose.duplicate_oks": None, **stored}
     settings = replace(

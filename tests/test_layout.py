@@ -7,6 +7,8 @@ from __future__ import annotations
 import ast
 import re
 
+import pytest
+
 from tests.support.fixtures import REPOSITORY
 
 
@@ -47,6 +49,39 @@ def test_a_record_goes_through_the_files_of_the_readme_in_their_order() -> None:
     assert files.index("pipelines/image/shard.py") < positions[0]
     assert files.index("pipelines/job/shard.py") > positions[-1]
     assert (rows.end_lineno or 0) - rows.lineno < 50, "the path of a record is no page any more"
+
+
+CALLS_IN_ORDER = [
+    ("pipelines/build.py", "build", ["recipe.preflight", "owned_folder", "recipe.plans", "claim_folder", "_run"]),
+    ("pipelines/build.py", "_run", ["execute", "update_card", "write_report", "BuildReport"]),
+    ("pipelines/image/worker.py", "ImageWorker.build", ["image_rows", "write_shard"]),
+    ("pipelines/image/rows.py", "posed_row", ["keep_verdict", "person_record", "encode_jpeg", "pose_json"]),
+    ("pipelines/job/shard.py", "write_shard", ["writer_lock", "_write_row", "rows_table", "ShardReport"]),
+    ("trainer/train.py", "train", ["loader.batches", "train_module.step", "keep"]),
+]
+
+
+@pytest.mark.parametrize(("page", "function", "calls"), CALLS_IN_ORDER)
+def test_the_pages_around_the_stages_call_them_in_order(page: str, function: str, calls: list[str]) -> None:
+    # Mutation tried: `claim_folder` before `recipe.plans` in `build` -> red.
+    lines = _first_calls(page, function)
+    assert [name for name in calls if name not in lines] == []
+    assert [lines[name] for name in calls] == sorted(lines[name] for name in calls)
+
+
+def _first_calls(page: str, function: str) -> dict[str, tuple[int, int]]:
+    """Where a function first calls what, by the name that it writes."""
+    body: list[ast.stmt] = ast.parse((REPOSITORY / page).read_text(encoding="utf-8")).body
+    for part in function.split("."):
+        [found] = [node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == part]
+        body = found.body
+    calls = sorted(
+        ((node.lineno, node.col_offset), ast.unparse(node.func))
+        for statement in body
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Call)
+    )
+    return {name: place for place, name in reversed(calls)}
 
 
 def test_every_relative_link_of_the_pages_leads_somewhere() -> None:

@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CacheReport:
-    """The end of a `cache-latents` run. ``shards``: all of the dataset; ``new_shards``: those that this run encoded."""
+    """The end of a `cache-latents` run. `shards`: all of the dataset; `new_shards`: those that this run encoded."""
 
     output: Path
     shards: int

@@ -5,11 +5,12 @@ Every prompt starts from the same seed, so that its result does not depend on th
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,9 +39,11 @@ from trainer.run.sample_inputs import (
     output_paths,
     read_prompts,
     read_skeletons,
+    refuse_outputs,
     window_plan,
 )
 from trainer.run.sample_report import Sampled, SampleReport
+from trainer.run.sample_resume import read_finished
 from trainer.run.sampler import WeightsFacts, load_pipeline, read_facts
 
 log = logging.getLogger(__name__)
@@ -57,9 +60,9 @@ SCHEDULER_TRIED = {
 
 
 def run(settings: SampleSettings, *, estimate: Estimate, dry_run: bool = False) -> SampleReport:
-    """Sample as the settings say, or, with ``dry_run``, only check everything and say what would be done.
+    """Sample as the settings say, or, with `dry_run`, only check everything and say what would be done.
 
-    ``estimate``: gives the poses of a video of persons, for `--pose` with one.
+    `estimate`: gives the poses of a video of persons, for `--pose` with one.
 
     Raises:
         UsageError: settings, pose and weights do not fit one another. LposekitError: a file is damaged, or cannot be
@@ -69,8 +72,9 @@ def run(settings: SampleSettings, *, estimate: Estimate, dry_run: bool = False) 
     prompts = read_prompts(settings)
     facts = read_facts(settings)
     outputs = output_paths(settings, facts.stage, len(prompts))
+    refuse_outputs(settings, outputs)
     device = choose_device(settings.compute.device)
-    make_scheduler(settings.scheduler, SCHEDULER_TRIED)
+    try_scheduler(settings)
     height, width = settings.height or facts.size, settings.width or facts.size
     skeletons = read_skeletons(settings, facts, height, width, estimate)
     frames = count_frames(settings, facts, skeletons)
@@ -94,10 +98,57 @@ def run(settings: SampleSettings, *, estimate: Estimate, dry_run: bool = False) 
     pipeline = load_pipeline(settings, facts)
     refuse_lost_pose(pipeline, skeletons, facts)
     place(pipeline, device, DTYPES[settings.compute.precision or ("bf16" if device.type == "cuda" else "fp32")])
-    for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=True), 1):
+    warn_long(pipeline, [*prompts, settings.negative_prompt])
+    sample_all(pipeline, prompts, skeletons, plan, settings, report)
+    return report
+
+
+def sample_all(
+    pipeline: FollowYourPosePipeline,
+    prompts: Sequence[str],
+    skeletons: Frames | None,
+    plan: WindowPlan,
+    settings: SampleSettings,
+    report: SampleReport,
+) -> None:
+    """Draw the prompts one by one; of a file of prompts, those whose results are not there yet."""
+    finished = None
+    if settings.prompts is not None:
+        assert settings.output is not None
+        shape = report.frames, report.height, report.width
+        finished = read_finished(settings.output, settings, pipeline, skeletons, shape)
+    for number, (prompt, output) in enumerate(zip(prompts, report.outputs, strict=True), 1):
+        if finished and finished.holds(output, prompt):
+            report.sampled.append(Sampled(prompt, output, [], None, 0.0, unchanged=True))
+            continue
         with progress(settings.steps, f"prompt {number} of {len(prompts)}") as on_step:
             report.sampled.append(sample_one(pipeline, prompt, output, skeletons, plan, settings, report, on_step))
-    return report
+        if finished:
+            finished.add(output, prompt)
+
+
+def warn_long(pipeline: FollowYourPosePipeline, prompts: Sequence[str]) -> None:
+    """Say which prompts are longer than the text encoder reads: their ends have no effect."""
+    most = pipeline.tokenizer.model_max_length - 2  # less the marks of start and end
+    for prompt in prompts:
+        words = pipeline.tokenizer.tokenize(prompt)
+        if len(words) > most:
+            log.warning(
+                "a prompt of %d tokens, of which the text encoder reads %d: %s ...", len(words), most, prompt[:60]
+            )
+
+
+def try_scheduler(settings: SampleSettings) -> None:
+    """Raises UsageError for a scheduler that does not exist, or does not take so many steps, or no eta."""
+    scheduler = make_scheduler(settings.scheduler, SCHEDULER_TRIED)
+    if settings.eta and "eta" not in inspect.signature(scheduler.step).parameters:
+        raise UsageError(f"--eta {settings.eta:g}: has no effect with --scheduler {settings.scheduler}. Leave it out.")
+    try:
+        scheduler.set_timesteps(settings.steps)
+    except (ValueError, IndexError, RuntimeError) as error:
+        raise UsageError(
+            f"--steps {settings.steps}: not with --scheduler {settings.scheduler} ({error}). Take 20 to 100."
+        ) from error
 
 
 def place(pipeline: FollowYourPosePipeline, device: torch.device, dtype: torch.dtype) -> None:

@@ -49,8 +49,8 @@ STOP_MESSAGE = "stopping after this step, with a checkpoint; Ctrl-C to stop now"
 
 @dataclass(slots=True)
 class Run:
-    """One run, ready to train: where it stands, and everything it needs. ``settings``: with all that was found out of
-    the pose encoder. ``checkpoint``: the folder to go on from."""
+    """One run, ready to train: where it stands, and everything it needs. `settings`: with all that was found out of
+    the pose encoder. `checkpoint`: the folder to go on from."""
 
     settings: TrainSettings
     output: Path
@@ -65,7 +65,7 @@ class Run:
 
 
 def run(settings: TrainSettings, *, dry_run: bool = False) -> TrainReport | DryRunReport:
-    """Train as the settings say, or, with ``dry_run``, only say what that would cost.
+    """Train as the settings say, or, with `dry_run`, only say what that would cost.
 
     Starts where the run folder's newest whole checkpoint is. Under torchrun, all processes call this alike.
 
@@ -174,7 +174,7 @@ def describe_folder(run: Run) -> None:
 
 
 def train(run: Run, watch: Watch | None, started: float) -> TrainReport:
-    """The loop. ``watch`` is there on the main process only."""
+    """The loop. `watch` is there on the main process only."""
     first, last = run.step, max_steps(run.settings)
     loader, train_module, interrupted = run.data.loader, run.train_module, False
     batches = loader.batches(run.order, max(0, last - run.step))

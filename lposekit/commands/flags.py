@@ -105,7 +105,7 @@ class _Sources:
     environ: Mapping[str, str]
     folder: Path
 
-    def file(self) -> dict[str, Any]:
+    def file(self) -> dict[str, object]:
         path = self.folder / SETTINGS_FILE
         return read_toml(path, TABLES) if path.is_file() else {}
 
@@ -118,9 +118,13 @@ class _Sources:
             found += self._file_layers(read_toml(preset_path(preset), TABLES), tables, f"preset {preset}")
         return found
 
-    def _file_layers(self, content: Mapping[str, Any], tables: Sequence[str], origin: str) -> list[Layer]:
-        there = [table for table in tables if table in content]
-        return [table_layer(self.settings_class, content[table], f"{origin} [{table}]") for table in there]
+    def _file_layers(self, content: Mapping[str, object], tables: Sequence[str], origin: str) -> list[Layer]:
+        found = {name: content.get(name) for name in tables}
+        return [
+            table_layer(self.settings_class, table, f"{origin} [{name}]")
+            for name, table in found.items()
+            if isinstance(table, Mapping)
+        ]
 
 
 def _names_elsewhere() -> set[str]:
@@ -183,7 +187,8 @@ def _help_text(command: Command) -> str:
 def _preset(flags: CommonFlags, sources: _Sources) -> str | None:
     if not isinstance(flags, RunFlags):
         return None
-    return flags.preset or sources.environ.get("LPOSEKIT_PRESET") or sources.file().get("preset")
+    named = sources.file().get("preset")
+    return flags.preset or sources.environ.get("LPOSEKIT_PRESET") or (named if isinstance(named, str) else None)
 
 
 def _tables(command: Command, settings: object) -> tuple[str, ...]:

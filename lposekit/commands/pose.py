@@ -1,9 +1,11 @@
-"""`lposekit pose`: the poses of every frame of a video, followed, smoothed, and drawn on request."""
+"""`lposekit pose`: the poses of every frame of a video, followed, smoothed, and drawn on request; or of a dataset's
+clips, as a dataset of their own."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from lposekit.commands.flags import load
 from lposekit.commands.output import finish
@@ -15,6 +17,12 @@ def run(argv: Sequence[str]) -> int:
 
     loaded = load(COMMANDS["pose"], PosesSettings, argv)
     quiet_models()
+    from pipelines.video.poses.clip_source import is_dataset
+
+    if any(is_dataset(Path(name)) for name in loaded.settings.input):
+        from pipelines.recipes import build_poses
+
+        return finish(build_poses(loaded.settings, dry_run=loaded.dry_run), as_json=loaded.json)
     from pipelines.video.poses.run import estimate_poses
 
     return finish(estimate_poses(loaded.settings, dry_run=loaded.dry_run), as_json=loaded.json)

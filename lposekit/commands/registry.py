@@ -73,7 +73,7 @@ COMMANDS = {
         ),
         Command(
             "pose",
-            "find the poses of every frame of a video, and draw them as a skeleton video",
+            "find the poses of every frame of a video, or of the clips of a dataset",
             settings="pipelines.video.poses.settings:PosesSettings",
             can_dry_run=True,
         ),

@@ -30,7 +30,8 @@ def estimate_poses(video: Path) -> PoseTracks:
     """The poses of a video of persons, as `lposekit pose` estimates them: with the settings of that command, from the
     environment and the table [pose] of the settings file.
 
-    Raises LposekitError if the video cannot be read.
+    Raises:
+        LposekitError: the video cannot be read.
     """
     from lposekit.commands.pose import quiet_models
     from lposekit.pose.tracks import read_tracks
@@ -39,7 +40,8 @@ def estimate_poses(video: Path) -> PoseTracks:
 
     quiet_models()
     with tempfile.TemporaryDirectory(prefix="lposekit-sample-") as folder:
-        argv = ["--input", str(video), "--output", folder]
+        # with an equals sign: the name of a video may begin with a dash
+        argv = [f"--input={video}", f"--output={folder}"]
         settings = load(COMMANDS["pose"], PosesSettings, argv).settings
         [outcome] = estimate(settings).videos
         if outcome.poses is None:

@@ -1,7 +1,7 @@
-"""Read the weights out of a publisher's ``.pth`` file without running anything it contains.
+"""Read the weights out of a publisher's `.pth` file without running anything it contains.
 
-A ``.pth`` file is a pickle. OpenMMLab's hold, beside ``state_dict``, a message history: mmengine ``HistoryBuffer``
-objects, numpy arrays and scalars, bound methods taken with ``getattr``. torch (2.6 and later) rightly refuses to build
+A `.pth` file is a pickle. OpenMMLab's hold, beside `state_dict`, a message history: mmengine `HistoryBuffer`
+objects, numpy arrays and scalars, bound methods taken with `getattr`. torch (2.6 and later) rightly refuses to build
 these. Here torch's restricted unpickler is told to put an inert object in the place of each of them; anything else that
 is not a tensor or a plain container still stops the load.
 """
@@ -92,10 +92,10 @@ _INERT_NAMES = (
 
 
 def read_checkpoint(path: Path) -> OrderedDict[str, torch.Tensor]:
-    """The ``state_dict`` of a ``.pth`` file, on the CPU, without a leading ``module.``.
+    """The `state_dict` of a `.pth` file, on the CPU, without a leading `module.`.
 
-    A checkpoint of mmengine's EMA hook keeps the averaged weights, those to use, in ``state_dict`` and the others in
-    ``ema_state_dict``, so the latter is left alone.
+    A checkpoint of mmengine's EMA hook keeps the averaged weights, those to use, in `state_dict` and the others in
+    `ema_state_dict`, so the latter is left alone.
 
     Raises:
         WeightsError: the file is damaged, asks for code, or holds no weights.

@@ -27,9 +27,9 @@ def check_choice(choice: str) -> None:
 def select_persons(tracks: PoseTracks, choice: str) -> PoseTracks:
     """The poses with the chosen persons only. Nobody stays nobody.
 
-    ``choice``: ``largest`` is the one whose box covers most, summed over the frames, so that neither somebody who
-    passes close by nor a bystander far away wins; ``longest`` the one in most frames (the larger of two); ``all``; or
-    ids, ``1,3``, in the order given.
+    `choice`: `largest` is the one whose box covers most, summed over the frames, so that neither somebody who
+    passes close by nor a bystander far away wins; `longest` the one in most frames (the larger of two); `all`; or
+    ids, `1,3`, in the order given.
 
     Raises:
         UsageError: no such word, or an id that the poses do not have.
@@ -50,7 +50,7 @@ def select_persons(tracks: PoseTracks, choice: str) -> PoseTracks:
 
 
 def most_prominent(tracks: PoseTracks, count: int) -> PoseTracks:
-    """The poses with at most ``count`` persons: those that cover most, in their order."""
+    """The poses with at most `count` persons: those that cover most, in their order."""
     largest = sorted(tracks.persons, key=lambda person: -total_area(person))[:count]
     return replace(tracks, persons=tuple(person for person in tracks.persons if person in largest))
 

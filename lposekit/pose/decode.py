@@ -1,6 +1,6 @@
 """From a pose head's output to keypoints, for a whole batch at once.
 
-Does what MMPose's codecs ``MSRAHeatmap`` and ``SimCCLabel`` do one person at a time; tests hold the two equal.
+Does what MMPose's codecs `MSRAHeatmap` and `SimCCLabel` do one person at a time; tests hold the two equal.
 Legend: N persons, K keypoints, h w size of a heatmap, X Y length of SimCC's vectors. Places are in input (crop) pixels.
 """
 

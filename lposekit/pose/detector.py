@@ -19,7 +19,7 @@ from lposekit.pose.preprocess import Letterboxed, Normalizer, letterbox
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of one image, best first: ``xyxy_P4`` float32 in image pixels, ``score_P`` float32."""
+    """Boxes of one image, best first: `xyxy_P4` float32 in image pixels, `score_P` float32."""
 
     xyxy_P4: npt.NDArray[np.float32]
     score_P: npt.NDArray[np.float32]
@@ -28,7 +28,7 @@ class Boxes:
 class PersonDetector:
     """A built MMDet model behind batched pre- and post-processing that equals MMDet's test pipeline.
 
-    Unlike MMDet it drops candidates below ``score_threshold`` before suppression and not after it. That is exact: a box
+    Unlike MMDet it drops candidates below `score_threshold` before suppression and not after it. That is exact: a box
     is only ever suppressed by one with a higher score.
     """
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lposekit.json_values import JsonValue
 from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, is_valid_person
 from lposekit.pose.detector import Boxes, PersonDetector
 from lposekit.pose.isolate import run_isolated
@@ -55,10 +56,10 @@ _PACKAGES = (
 class EstimatorSettings:
     """How a `PoseEstimator` runs. Thresholds and sizes are in pixels of the images it is given.
 
-    ``threads``: of torch and OpenCV in this process, and of preparation ahead of a GPU; None leaves them alone.
-    Other batch sizes and thread counts give other last digits. ``box_score_threshold``: None takes the detector's own.
-    ``batch_size``: images of one forward pass of the detector. ``crop_batch_size``: persons of one of the pose model.
-    ``duplicate_oks``: of two persons whose poses are more alike than this (OKS), the surer one stays; None: both do.
+    `threads`: of torch and OpenCV in this process, and of preparation ahead of a GPU; None leaves them alone.
+    Other batch sizes and thread counts give other last digits. `box_score_threshold`: None takes the detector's own.
+    `batch_size`: images of one forward pass of the detector. `crop_batch_size`: persons of one of the pose model.
+    `duplicate_oks`: of two persons whose poses are more alike than this (OKS), the surer one stays; None: both do.
     """
 
     device: str = "cpu"
@@ -93,7 +94,7 @@ class PoseEstimator:
         settings: EstimatorSettings | None = None,
         **changes: Any,
     ) -> PoseEstimator:
-        """Load two models of the zoo, by name; ``changes`` are fields of `EstimatorSettings`.
+        """Load two models of the zoo, by name; `changes` are fields of `EstimatorSettings`.
 
         Raises:
             UsageError: no model has that name.
@@ -127,7 +128,7 @@ class PoseEstimator:
     def estimate(
         self, images_rgb: Sequence[npt.NDArray[np.uint8]], times: StageTimes | None = None
     ) -> list[list[Person] | PoseFailure]:
-        """The persons of each image (uint8 [H, W, 3], RGB), best box first. ``times`` gets ``detect`` and ``pose``.
+        """The persons of each image (uint8 [H, W, 3], RGB), best box first. `times` gets `detect` and `pose`.
 
         Of near-duplicates, the surer one is given (see `EstimatorSettings.duplicate_oks`).
 
@@ -193,7 +194,7 @@ class PoseEstimator:
         prepare: Callable[[Sequence[Item]], Prepared],
         run: Callable[[Prepared], list[Result]],
     ) -> list[Result | PoseFailure]:
-        """``run(prepare(batch))`` over batches, failing items alone.
+        """`run(prepare(batch))` over batches, failing items alone.
 
         With a GPU, threads prepare the next batches while one runs. On a CPU the models keep all threads busy, and
         preparing ahead would only take turns with them.
@@ -215,7 +216,7 @@ class PoseEstimator:
                 results += run_isolated(lambda part: run(future.result() if part is batch else prepare(part)), batch)  # noqa: B023
         return results
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, JsonValue]:
         """What the dataset card says about the models and how they were run."""
         detector, pose, chosen = self.detector_entry, self.pose_entry, self.settings
         return {
@@ -253,7 +254,7 @@ def pose_precision(entry: PoseEntry, asked: Precision) -> Precision:
     return asked if entry.half_precision else "float32"
 
 
-def _weights_card(entry: DetectorEntry | PoseEntry, sha256: dict[str, str]) -> dict[str, Any]:
+def _weights_card(entry: DetectorEntry | PoseEntry, sha256: dict[str, str]) -> dict[str, JsonValue]:
     weights = entry.weights
     return {
         "name": entry.name,

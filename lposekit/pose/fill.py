@@ -16,9 +16,9 @@ from lposekit.pose.tracks import PersonTrack, PoseTracks
 
 
 def fill_gaps(tracks: PoseTracks, max_frames: int, score_threshold: float) -> PoseTracks:
-    """The poses with gaps of up to ``max_frames`` frames filled, persons first, then their joints.
+    """The poses with gaps of up to `max_frames` frames filled, persons first, then their joints.
 
-    ``score_threshold``: raw score from which a joint counts as detected. What was detected stays as it is.
+    `score_threshold`: raw score from which a joint counts as detected. What was detected stays as it is.
     """
     return replace(tracks, persons=tuple(_filled(person, max_frames, score_threshold) for person in tracks.persons))
 
@@ -39,7 +39,7 @@ def _filled(person: PersonTrack, max_frames: int, score_threshold: float) -> Per
 
 
 def gaps(there_F: npt.NDArray[np.bool_], max_frames: int) -> Iterator[tuple[int, int]]:
-    """The last frame before and the first frame after each gap of at most ``max_frames`` frames."""
+    """The last frame before and the first frame after each gap of at most `max_frames` frames."""
     frames = np.flatnonzero(there_F)
     missing = np.diff(frames) - 1
     for i in np.flatnonzero((missing > 0) & (missing <= max_frames)):

@@ -1,7 +1,7 @@
 """Make a built model faster on the spot, with the same numbers to rounding.
 
 `fuse_conv_norm` folds BatchNorm into the convolution before it. `keep_channels_last` stops MMPose's channel shuffle
-from undoing the ``channels_last`` memory layout, which cost half of LiteHRNet's time on a CPU.
+from undoing the `channels_last` memory layout, which cost half of LiteHRNet's time on a CPU.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class _Watch:
 
 @torch.no_grad()
 def fuse_conv_norm(module: nn.Module, example: Tensor) -> int:
-    """Fold, in place, every BatchNorm of ``module`` (in eval mode) that takes all outputs of one convolution.
+    """Fold, in place, every BatchNorm of `module` (in eval mode) that takes all outputs of one convolution.
 
-    Who follows whom is read off a forward pass over ``example`` and not guessed from the order of definition: heads
+    Who follows whom is read off a forward pass over `example` and not guessed from the order of definition: heads
     that share a convolution among levels but keep a norm for each are left as they are.
 
     Returns:
@@ -78,7 +78,7 @@ def keep_channels_last(module: nn.Module) -> int:
     """Let the blocks of this one model shuffle channels with torch's operator, which keeps the memory layout.
 
     MMPose's own function makes an NCHW copy, after which every convolution converts back. The blocks look it up among
-    the globals of their ``forward``; each gets a ``forward`` with the same code and another look-up. MMPose itself, and
+    the globals of their `forward`; each gets a `forward` with the same code and another look-up. MMPose itself, and
     other models in this process, stay as they are.
 
     Returns:

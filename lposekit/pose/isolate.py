@@ -25,7 +25,7 @@ ITEM_ERRORS = (RuntimeError, ArithmeticError, ValueError, MemoryError, cv2.error
 
 
 def run_isolated(run: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result | PoseFailure]:
-    """``run(items)``; if it raises one of `ITEM_ERRORS`, the halves apart, down to single items.
+    """`run(items)`; if it raises one of `ITEM_ERRORS`, the halves apart, down to single items.
 
     Raises:
         torch.AcceleratorError: the GPU is gone (illegal access, lost device): nothing can run in this process any more.

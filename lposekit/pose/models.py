@@ -24,7 +24,7 @@ Model = TypeVar("Model", PersonDetector, TopDownPose)
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A module in eval mode with random weights, and the mmengine ``Config`` it was built from."""
+    """A module in eval mode with random weights, and the mmengine `Config` it was built from."""
 
     module: nn.Module
     config: Any
@@ -39,7 +39,7 @@ class LoadedModel(Generic[Model]):
 
 
 def load_config(entry: DetectorEntry | PoseEntry) -> Any:
-    """The entry's mmengine ``Config``: the wheel's file, plus the entry's overrides, minus pretrained backbones."""
+    """The entry's mmengine `Config`: the wheel's file, plus the entry's overrides, minus pretrained backbones."""
     ensure_openmmlab()
     import mmpose
     from mmengine.config import Config
@@ -103,7 +103,7 @@ def load_pose_model(
 def ready_detector(
     entry: DetectorEntry, built: BuiltModel, device: str, precision: Precision, score_threshold: float
 ) -> PersonDetector:
-    """Wrap a built detector: fused, in ``channels_last`` layout, on its device."""
+    """Wrap a built detector: fused, in `channels_last` layout, on its device."""
     example = torch.zeros(1, 3, entry.input_size_px, entry.input_size_px)
     _optimise(built.module, example, device, precision)
     normalizer = _normalizer(built.config, device, precision)
@@ -111,7 +111,7 @@ def ready_detector(
 
 
 def ready_pose_model(entry: PoseEntry, built: BuiltModel, device: str, precision: Precision) -> TopDownPose:
-    """Wrap a built pose model: fused, in ``channels_last`` layout, on its device."""
+    """Wrap a built pose model: fused, in `channels_last` layout, on its device."""
     width, height = entry.input_size_wh
     _optimise(_BackboneAndHead(built.module), torch.zeros(1, 3, height, width), device, precision)
     flip_indices = KEYPOINT_FORMATS[entry.keypoint_format].flip_order().tolist()
@@ -120,7 +120,7 @@ def ready_pose_model(entry: PoseEntry, built: BuiltModel, device: str, precision
 
 
 class _BackboneAndHead(nn.Module):
-    """Runs backbone, neck and head: an MMPose estimator's own ``forward`` stops before the head."""
+    """Runs backbone, neck and head: an MMPose estimator's own `forward` stops before the head."""
 
     def __init__(self, estimator: Any) -> None:
         super().__init__()

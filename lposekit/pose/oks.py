@@ -31,7 +31,7 @@ def oks_matrix(
 
     Two or one say something only if one of the two poses has no other joints.
 
-    ``areas``: of the boxes, in square pixels; the scale of a pair is the larger one: of one person seen twice, one box
+    `areas`: of the boxes, in square pixels; the scale of a pair is the larger one: of one person seen twice, one box
     often holds only a part.
     """
     body, sigmas_J = list(keypoint_format.body17), 2 * np.array(keypoint_format.sigmas)

@@ -3,12 +3,12 @@
 MMPose 1.3 and MMDet 3.3 import compiled or hard-to-build packages that person detection and top-down pose never call.
 `ensure_openmmlab` stands in for the missing ones, and only for those:
 
-* ``mmcv._ext``: mmcv's compiled operators. A real one is used as it is. Otherwise non-maximum suppression is done in
+* `mmcv._ext`: mmcv's compiled operators. A real one is used as it is. Otherwise non-maximum suppression is done in
   torch, and every other operator raises an error that names it.
-* ``xtcocotools``: its wheel does not load on numpy 2; ``pycocotools`` has the same interface.
-* ``mmpose.visualization.simcc_vis``: the one module of MMPose that imports torchvision, for drawing only.
+* `xtcocotools`: its wheel does not load on numpy 2; `pycocotools` has the same interface.
+* `mmpose.visualization.simcc_vis`: the one module of MMPose that imports torchvision, for drawing only.
 
-No module named ``torchvision`` is ever made up: MMDet imports transformers while MMPose loads, transformers would
+No module named `torchvision` is ever made up: MMDet imports transformers while MMPose loads, transformers would
 remember that torchvision is there, and CLIP and diffusers would break later in the same process.
 """
 
@@ -37,7 +37,7 @@ class MissingOperatorError(LposekitError):
 
 
 def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, offset: int = 0) -> torch.Tensor:
-    """Greedy non-maximum suppression with the meaning of mmcv's compiled ``nms``.
+    """Greedy non-maximum suppression with the meaning of mmcv's compiled `nms`.
 
     Args:
         boxes: [N, 4] left, top, right, bottom.
@@ -46,7 +46,7 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, offset:
         offset: 0, or 1 where width is counted as right - left + 1.
 
     Returns:
-        int64 [M], indices of the kept boxes, best score first, on the device of ``boxes``.
+        int64 [M], indices of the kept boxes, best score first, on the device of `boxes`.
     """
     order = scores.argsort(descending=True, stable=True)
     suppresses_NN = _overlaps(boxes[order].float(), iou_threshold, offset)
@@ -74,7 +74,7 @@ def _overlaps(boxes: torch.Tensor, iou_threshold: float, offset: int) -> np.ndar
 
 
 class _StandInExtension(ModuleType):
-    """What ``import mmcv._ext`` gives without a compiled mmcv: ``nms``, and operators that say what is missing."""
+    """What `import mmcv._ext` gives without a compiled mmcv: `nms`, and operators that say what is missing."""
 
     nms = staticmethod(nms)
 
@@ -105,7 +105,7 @@ def has_compiled_mmcv() -> bool:
 
 
 def ensure_openmmlab() -> None:
-    """Make ``import mmpose`` and ``import mmdet`` work in this process; idempotent.
+    """Make `import mmpose` and `import mmdet` work in this process; idempotent.
 
     Raises:
         LposekitError: MMPose, MMDet, mmengine or mmcv is not installed.
@@ -134,7 +134,7 @@ def _install(module: ModuleType) -> None:
 
 
 def _loads(name: str) -> bool:
-    """Whether a module can be imported; a half-imported one is taken out of ``sys.modules`` again."""
+    """Whether a module can be imported; a half-imported one is taken out of `sys.modules` again."""
     try:
         importlib.import_module(name)
     except (ImportError, ValueError):  # ValueError: "numpy.dtype size changed", a wheel built for numpy 1

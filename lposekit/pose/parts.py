@@ -21,8 +21,11 @@ _PARTS_17: dict[Part, tuple[slice, ...]] = {"body": (slice(5, 17),), "hands": ()
 def only_parts(keypoints_PK3: npt.NDArray[np.float32], parts: Collection[Part]) -> npt.NDArray[np.float32]:
     """Poses [..., K, 3] where the score of joints of other parts is -inf: never drawn.
 
-    ``body`` reaches from the shoulders to the feet; ``face`` is nose, eyes, ears, and the 68 points of a whole-body
-    format. Raises ValueError for a K other than 17 and 133.
+    `body` reaches from the shoulders to the feet; `face` is nose, eyes, ears, and the 68 points of a whole-body
+    format.
+
+    Raises:
+        ValueError: a K other than 17 and 133.
     """
     num_keypoints = keypoints_PK3.shape[-2]
     if num_keypoints not in (17, 133):

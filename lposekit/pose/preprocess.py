@@ -1,6 +1,6 @@
 """From images to model inputs, with the same pixels as MMDet's and MMPose's own test pipelines.
 
-Legend: B images or crops, S side of the detector's square, H W height and width, N persons; ``rgb_HWC`` is uint8.
+Legend: B images or crops, S side of the detector's square, H W height and width, N persons; `rgb_HWC` is uint8.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PAD_VALUE = 114
 class Letterboxed:
     """Images fitted into squares.
 
-    ``pixels_BSSC``: uint8 in the detector's channel order. ``scale_B2``: float32, square pixels per image pixel in x
+    `pixels_BSSC`: uint8 in the detector's channel order. `scale_B2`: float32, square pixels per image pixel in x
     and y (they differ a little, for sizes are whole pixels).
     """
 
@@ -31,7 +31,7 @@ class Letterboxed:
 
 
 def letterbox(images_rgb: Sequence[npt.NDArray[np.uint8]], size_px: int, bgr: bool) -> Letterboxed:
-    """Fit images into the top left of grey squares: ratio kept, bilinear, as MMDet's ``Resize`` and ``Pad`` do."""
+    """Fit images into the top left of grey squares: ratio kept, bilinear, as MMDet's `Resize` and `Pad` do."""
     pixels = np.full((len(images_rgb), size_px, size_px, 3), PAD_VALUE, np.uint8)
     scale = np.empty((len(images_rgb), 2), np.float32)
     for i, image in enumerate(images_rgb):
@@ -49,7 +49,7 @@ def letterbox(images_rgb: Sequence[npt.NDArray[np.uint8]], size_px: int, bgr: bo
 
 @dataclass(frozen=True)
 class Crops:
-    """Persons cut out: ``pixels_NHWC`` uint8; centre and size of each cut, float32 [N, 2], in image pixels."""
+    """Persons cut out: `pixels_NHWC` uint8; centre and size of each cut, float32 [N, 2], in image pixels."""
 
     pixels_NHWC: npt.NDArray[np.uint8]
     center_N2: npt.NDArray[np.float32]
@@ -58,9 +58,9 @@ class Crops:
 
 @dataclass(frozen=True)
 class Cutter:
-    """Cuts persons out of images as MMPose's ``GetBBoxCenterScale`` and ``TopdownAffine`` do, with its functions.
+    """Cuts persons out of images as MMPose's `GetBBoxCenterScale` and `TopdownAffine` do, with its functions.
 
-    ``padding`` enlarges the box (1.25); ``use_udp`` chooses between its two warp matrices.
+    `padding` enlarges the box (1.25); `use_udp` chooses between its two warp matrices.
     """
 
     input_size_wh: tuple[int, int]
@@ -104,7 +104,7 @@ class Normalizer:
     dtype: torch.dtype
 
     def __call__(self, pixels_BHWC: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """Float [B, C, H, W] in ``channels_last`` layout."""
+        """Float [B, C, H, W] in `channels_last` layout."""
         width = pixels_BHWC.shape[2]
         # Rows of W * C values: an inner loop over 3 channels alone is four times slower on a CPU.
         pixels = torch.from_numpy(pixels_BHWC).to(self.mean_C.device, non_blocking=True)

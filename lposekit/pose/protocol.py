@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from lposekit.json_values import JsonValue
 from lposekit.records import Person, PoseFailure
 from lposekit.stage_times import StageTimes
 
@@ -30,14 +31,14 @@ class Estimator(Protocol):
     ) -> list[list[Person] | PoseFailure]:
         """The persons of each image (uint8 [H, W, 3], RGB), best box first; a `PoseFailure` for one that failed.
 
-        ``times`` gets the seconds of ``detect`` and ``pose``.
+        `times` gets the seconds of `detect` and `pose`.
 
         Raises:
             ValueError: something that is no such image was passed: a bug of the caller, which stops the job.
         """
         ...
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, JsonValue]:
         """What the dataset card says about the models: names, hashes, licences, thresholds, versions."""
         ...
 

@@ -4,11 +4,12 @@ changed; and the figures that say what it did."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from lposekit.json_values import JsonValue
 from lposekit.pose.choose import select_persons
 from lposekit.pose.fill import fill_gaps
 from lposekit.pose.retarget import retarget
@@ -20,7 +21,7 @@ Smoothing = Literal["savgol", "none"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefineSettings:
-    """``person``: see `select_persons`. ``max_gap_s``, ``window_s``: in seconds, so that they mean the same at every
+    """`person`: see `select_persons`. `max_gap_s`, `window_s`: in seconds, so that they mean the same at every
     frame rate."""
 
     person: str = "all"
@@ -33,8 +34,8 @@ class RefineSettings:
 class PoseFigures:
     """What was found and what was changed. None where nothing was there to measure.
 
-    ``persons``: chosen ones. ``coverage``: share of the frames with the largest person, as found; ``coverage_filled``:
-    with gaps filled. ``jitter``, ``jitter_smoothed``: see `lposekit.pose.smooth.jitter`. ``shift``: median distance of
+    `persons`: chosen ones. `coverage`: share of the frames with the largest person, as found; `coverage_filled`:
+    with gaps filled. `jitter`, `jitter_smoothed`: see `lposekit.pose.smooth.jitter`. `shift`: median distance of
     the joints from where the model saw them, as a share of the box's height.
     """
 
@@ -52,10 +53,12 @@ def refine(
     score_threshold: float,
     reference_K3: npt.NDArray[np.floating] | None = None,
 ) -> tuple[PoseTracks, PoseFigures]:
-    """The poses to use, and the figures; ``info`` of the poses names what was done.
+    """The poses to use, and the figures; `info` of the poses names what was done.
 
-    ``reference_K3``: a pose whose proportions everybody gets, after everything else; the figures do not count it.
-    Raises UsageError for persons that are not there.
+    `reference_K3`: a pose whose proportions everybody gets, after everything else; the figures do not count it.
+
+    Raises:
+        UsageError: persons that are not there.
     """
     chosen = select_persons(found, settings.person)
     gap_frames = round(settings.max_gap_s * chosen.fps)
@@ -71,7 +74,7 @@ def refine(
         median_shift(chosen, smoothed, score_threshold),
     )
     used = smoothed if reference_K3 is None else retarget(smoothed, reference_K3, score_threshold)
-    done: dict[str, Any] = {
+    done: dict[str, JsonValue] = {
         "person": settings.person,
         "max_gap_frames": gap_frames,
         "smooth": settings.smooth,

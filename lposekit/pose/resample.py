@@ -11,9 +11,9 @@ from lposekit.pose.tracks import PersonTrack, PoseTracks, empty_track
 
 
 def resample(tracks: PoseTracks, fps: Fraction | int, num_frames: int | None = None) -> PoseTracks:
-    """The poses at ``fps``: frame k shows the moment k / fps, on a straight line between the two frames around it.
+    """The poses at `fps`: frame k shows the moment k / fps, on a straight line between the two frames around it.
 
-    ``num_frames``: default, as long as the video is. Behind its end nobody is there. Where a person is in only one of
+    `num_frames`: default, as long as the video is. Behind its end nobody is there. Where a person is in only one of
     the two frames around a moment, the nearer frame decides.
 
     Raises:
@@ -47,7 +47,7 @@ def _resampled(person: PersonTrack, early_N: np.ndarray, share_N: np.ndarray) ->
 
 
 def scale_tracks(tracks: PoseTracks, width: int, height: int) -> PoseTracks:
-    """The poses in pixels of the video resized to ``width`` x ``height`` (pixel centres at integers, as resizers do).
+    """The poses in pixels of the video resized to `width` x `height` (pixel centres at integers, as resizers do).
 
     Raises:
         ValueError: a side that is not positive.

@@ -41,7 +41,7 @@ _LIMITS = (0.5, 2.0)
 def retarget(tracks: PoseTracks, reference_K3: npt.NDArray[np.floating], score_threshold: float) -> PoseTracks:
     """The poses of every person with the proportions of a reference pose; the trunk keeps its length and place.
 
-    ``reference_K3``: one pose [K, 3] of the same keypoint format, as seen from the front, all limbs stretched where
+    `reference_K3`: one pose [K, 3] of the same keypoint format, as seen from the front, all limbs stretched where
     possible. A limb that is not detected in it, or never in the video, keeps its length. Hands, feet and face points of
     a whole-body format move along with wrist, ankle and nose, at their own size.
     """

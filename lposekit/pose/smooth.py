@@ -23,8 +23,8 @@ _ORDER = 2
 def smooth(tracks: PoseTracks, window_frames: int, score_threshold: float) -> PoseTracks:
     """The poses with places of joints and boxes smoothed; scores, and who is where, stay as they are.
 
-    ``window_frames``: width of the window (an even number counts as the next odd one). Below 5 nothing changes: a
-    parabola through 3 points is those points. A joint below ``score_threshold`` weighs less, in proportion to its
+    `window_frames`: width of the window (an even number counts as the next odd one). Below 5 nothing changes: a
+    parabola through 3 points is those points. A joint below `score_threshold` weighs less, in proportion to its
     score.
     """
     half = window_frames // 2
@@ -94,7 +94,7 @@ def jitter(tracks: PoseTracks, score_threshold: float) -> float | None:
 def median_shift(before: PoseTracks, after: PoseTracks, score_threshold: float) -> float | None:
     """Median distance of the joints of the same persons in two versions of the poses, as a share of the box's height.
 
-    Over joints that are detected in ``before``; None where there are none.
+    Over joints that are detected in `before`; None where there are none.
     """
     shifts: list[npt.NDArray[np.floating]] = []
     there = {person.id: person for person in after.persons}

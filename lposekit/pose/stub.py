@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lposekit.json_values import JsonValue
 from lposekit.pose.protocol import check_images
 from lposekit.records import Person, PoseFailure
 from lposekit.stage_times import StageTimes
@@ -79,7 +79,7 @@ class StubEstimator:
             time.sleep(0.5)
         return [_person(i, encoded["num_detected"], encoded["number"]) for i in range(encoded["num_persons"])]
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, JsonValue]:
         """What the dataset card says of it."""
         threshold = {"keypoint_score_threshold": KEYPOINT_SCORE_THRESHOLD, "provisional": False}
         return {"detector": {"name": NAME}, "pose_model": {"name": NAME, **threshold}}
@@ -94,7 +94,7 @@ def _out_of_memory() -> PoseFailure:
 
 
 def _person(i: int, num_detected: int, number: int) -> Person:
-    """Person ``i`` of an image of at least 256 x 128 pixels; ``number`` is the place of the nose."""
+    """Person `i` of an image of at least 256 x 128 pixels; `number` is the place of the nose."""
     left = 10.0 + 60 * i
     keypoints_K3 = np.zeros((17, 3), np.float32)
     keypoints_K3[:, 0] = left + np.arange(17) * 3

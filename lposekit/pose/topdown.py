@@ -18,7 +18,7 @@ CutRequest = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
 
 
 class TopDownPose:
-    """A built MMPose model behind batched cropping and decoding that equals ``inference_topdown``."""
+    """A built MMPose model behind batched cropping and decoding that equals `inference_topdown`."""
 
     def __init__(
         self,

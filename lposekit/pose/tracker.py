@@ -26,8 +26,8 @@ from lposekit.records import Person
 
 @dataclass(frozen=True, slots=True)
 class TrackerSettings:
-    """``start_score``: box score from which a person begins a track. ``min_likeness``: least mean of IoU and OKS of a
-    match. ``memory_frames``: how long a lost person is looked for. ``min_frames``: tracks seen in fewer are dropped."""
+    """`start_score`: box score from which a person begins a track. `min_likeness`: least mean of IoU and OKS of a
+    match. `memory_frames`: how long a lost person is looked for. `min_frames`: tracks seen in fewer are dropped."""
 
     start_score: float
     min_likeness: float = 0.15
@@ -37,7 +37,7 @@ class TrackerSettings:
 
 @dataclass(slots=True)
 class _Track:
-    """One person so far. ``velocity_2``: of the box's centre, in pixels a frame."""
+    """One person so far. `velocity_2`: of the box's centre, in pixels a frame."""
 
     id: int
     frames: list[int] = field(default_factory=list)

@@ -1,6 +1,6 @@
 """Poses of a video: the persons over its frames, and the file `NAME.poses.json` that holds them.
 
-Arrays: ``F`` frames, ``K`` keypoints; ``FK3`` = (x, y, raw score), ``F5`` = (x, y, width, height, score); pixels of the
+Arrays: `F` frames, `K` keypoints; `FK3` = (x, y, raw score), `F5` = (x, y, width, height, score); pixels of the
 upright video. A frame without the person has score 0 and NaN coordinates.
 
 The file (schema 1) is one JSON object: `schema`, `fps` (text, "30000/1001"), `width`, `height`, `num_frames`,
@@ -48,7 +48,7 @@ class TooManyPosesError(LposekitError):
 class PersonTrack:
     """One person over a video.
 
-    ``keypoints_FK3``: float32 [F, K, 3], x and y in pixels of the video, raw score. ``boxes_F5``: float32 [F, 5], x, y,
+    `keypoints_FK3`: float32 [F, K, 3], x and y in pixels of the video, raw score. `boxes_F5`: float32 [F, 5], x, y,
     width, height, score. In a frame without the person, both have score 0 and NaN coordinates.
     """
 
@@ -66,8 +66,8 @@ class PersonTrack:
 class PoseTracks:
     """The persons of a video, all over the same frames.
 
-    ``fps``: frames per second, constant. ``width``, ``height``: of the upright video, in pixels. ``keypoint_format``:
-    a key of `lposekit.keypoints.KEYPOINT_FORMATS`. ``info``: plain JSON facts of the source (name of the video, models,
+    `fps`: frames per second, constant. `width`, `height`: of the upright video, in pixels. `keypoint_format`:
+    a key of `lposekit.keypoints.KEYPOINT_FORMATS`. `info`: plain JSON facts of the source (name of the video, models,
     `keypoint_score_threshold`, smoothing).
     """
 
@@ -90,7 +90,7 @@ def empty_track(person_id: int, num_frames: int, num_keypoints: int) -> PersonTr
 
 
 def persons_at(tracks: PoseTracks, frame: int) -> list[npt.NDArray[np.float32]]:
-    """Keypoints [K, 3] of each person who is in the frame, in the order of ``tracks.persons``.
+    """Keypoints [K, 3] of each person who is in the frame, in the order of `tracks.persons`.
 
     Raises:
         IndexError: there is no such frame (negative numbers do not count from the end).
@@ -104,11 +104,16 @@ def persons_at(tracks: PoseTracks, frame: int) -> list[npt.NDArray[np.float32]]:
 
 
 def write_tracks(path: Path, tracks: PoseTracks) -> None:
-    """Write `NAME.poses.json` whole or not at all: coordinates to 2 decimals, scores to 4.
+    """Write `NAME.poses.json` whole or not at all. Raises as `encode_tracks`; LposekitError: the disk is full, or the
+    folder cannot be written."""
+    write_bytes(path, encode_tracks(tracks, str(path)))
+
+
+def encode_tracks(tracks: PoseTracks, name: str) -> bytes:
+    """The bytes of `NAME.poses.json`: coordinates to 2 decimals, scores to 4. `name`: for messages.
 
     Raises:
-        TooManyPosesError: the file would be larger than `read_tracks` takes.
-        LposekitError: the disk is full, or the folder cannot be written.
+        TooManyPosesError: there would be more of them than `decode_tracks` takes.
         ValueError: the arrays do not belong together (a bug of the caller).
     """
     num_keypoints = KEYPOINT_FORMATS[tracks.keypoint_format].num_keypoints
@@ -130,10 +135,10 @@ def write_tracks(path: Path, tracks: PoseTracks) -> None:
     too_many = tracks.num_frames * len(tracks.persons) * (3 * num_keypoints + 5) > _MAX_ARRAY_VALUES
     if len(data) > MAX_FILE_BYTES or too_many:
         raise TooManyPosesError(
-            f"{path}: {len(tracks.persons)} persons over {tracks.num_frames} frames are more than a poses file holds. "
+            f"{name}: {len(tracks.persons)} persons over {tracks.num_frames} frames are more than a poses file holds. "
             "Choose fewer persons (--person largest), or cut the video into parts."
         )
-    write_bytes(path, data)
+    return data
 
 
 def _person_tree(person: PersonTrack) -> dict[str, Any]:
@@ -163,7 +168,17 @@ def read_tracks(path: Path) -> PoseTracks:
     Raises:
         LposekitError: it is missing, too large, no such file, or malformed; names the file, the place and the fix.
     """
-    tree = _Checked(path, "the file", _parsed(path))
+    return decode_tracks(_bytes(path), str(path))
+
+
+def decode_tracks(data: bytes, name: str) -> PoseTracks:
+    """The poses in the bytes of a `NAME.poses.json`, such as the member `poses.json` of a sample. `name`: for
+    messages.
+
+    Raises:
+        LposekitError: too large, or malformed; names the place and the fix.
+    """
+    tree = _Checked(name, "the file", _parsed(data, name))
     if (schema := tree.whole("schema", 0, 10**6)) != SCHEMA:
         tree.fail("schema", f"is {schema}; this version reads {SCHEMA}")
     keypoint_format = tree.get("keypoint_format")
@@ -175,7 +190,7 @@ def read_tracks(path: Path) -> PoseTracks:
     if num_frames * len(listed) * (3 * num_keypoints + 5) > _MAX_ARRAY_VALUES:
         tree.fail("persons", f"has {len(listed)} persons over {num_frames} frames: more than a poses file may hold")
     persons = tuple(
-        _person(_Checked(path, f"persons[{i}]", value), num_frames, num_keypoints) for i, value in enumerate(listed)
+        _person(_Checked(name, f"persons[{i}]", value), num_frames, num_keypoints) for i, value in enumerate(listed)
     )
     if len({person.id for person in persons}) != len(persons):
         tree.fail("persons", "has two persons with one id")
@@ -186,22 +201,32 @@ def read_tracks(path: Path) -> PoseTracks:
     return PoseTracks(_fps(tree), width, height, num_frames, keypoint_format, persons, info)
 
 
-def _parsed(path: Path) -> Any:
+def _bytes(path: Path) -> bytes:
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
             raise LposekitError(f"{path}: not a regular file. Name a file that `lposekit pose` wrote (*{SUFFIX}).")
-        if facts.st_size > MAX_FILE_BYTES:
-            raise LposekitError(
-                f"{path}: {facts.st_size} bytes; a poses file has at most {MAX_FILE_BYTES}. Cut the video into parts."
-            )
-        return json.loads(path.read_bytes(), parse_constant=_no_constant)
+        _refuse_large(facts.st_size, str(path))
+        return path.read_bytes()
     except OSError as error:
         raise LposekitError(f"{path}: cannot be read: {error.strerror}. Check the path.") from error
+
+
+def _refuse_large(num_bytes: int, name: str) -> None:
+    if num_bytes > MAX_FILE_BYTES:
+        raise LposekitError(
+            f"{name}: {num_bytes} bytes; a poses file has at most {MAX_FILE_BYTES}. Cut the video into parts."
+        )
+
+
+def _parsed(data: bytes, name: str) -> Any:
+    _refuse_large(len(data), name)
+    try:
+        return json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise LposekitError(
-            f"{path}: not a poses file: {reason}. Name a file that `lposekit pose` wrote (*{SUFFIX})."
+            f"{name}: not a poses file: {reason}. Name a file that `lposekit pose` wrote (*{SUFFIX})."
         ) from error
 
 
@@ -211,9 +236,9 @@ def _no_constant(name: str) -> NoReturn:
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """An object of the file, asked for its fields; ``place`` is what a message calls it."""
+    """An object of the file, asked for its fields; `name` of the file and `place` are for messages."""
 
-    path: Path
+    name: str
     place: str
     value: Any
 
@@ -236,7 +261,7 @@ class _Checked:
 
     def fail(self, name: str, problem: str) -> NoReturn:
         raise LposekitError(
-            f"{self.path}: {self.place}: {name!r} {problem}. Write it again with `lposekit pose`, or correct the file."
+            f"{self.name}: {self.place}: {name!r} {problem}. Write it again with `lposekit pose`, or correct the file."
         )
 
 

@@ -1,10 +1,10 @@
 """Find a model's weights, or download them from their publisher, and check that they are the right ones.
 
-Looked for in: the folder given (``--weights-dir``), the folder in ``LPOSEKIT_WEIGHTS``, the user's cache; in each of
-them also in ``pth/`` below it. Then they are downloaded into the cache. The sha256 is checked first, whatever the place
+Looked for in: the folder given (`--weights-dir`), the folder in `LPOSEKIT_WEIGHTS`, the user's cache; in each of
+them also in `pth/` below it. Then they are downloaded into the cache. The sha256 is checked first, whatever the place
 it came from; then `lposekit.pose.checkpoint` reads the file and keeps it as safetensors in the cache. Free of torch.
 
-A file with another hash is refused. To use it nevertheless, write its sha256 into ``FILE.sha256`` beside it.
+A file with another hash is refused. To use it nevertheless, write its sha256 into `FILE.sha256` beside it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class WeightsError(LposekitError):
 
 
 def cache_folder() -> Path:
-    """Where downloads and converted weights are kept (platformdirs; ``XDG_CACHE_HOME`` moves it on Linux)."""
+    """Where downloads and converted weights are kept (platformdirs; `XDG_CACHE_HOME` moves it on Linux)."""
     return platformdirs.user_cache_path("lposekit") / "weights"
 
 
@@ -43,7 +43,7 @@ def require_weights(
     wanted: Iterable[WeightsFile], weights_dir: Path | None = None, *, may_download: bool = True
 ) -> None:
     """Make sure that all these weights are at hand and the right ones; what a publisher serves is downloaded, or, where
-    ``may_download`` is false, taken for had.
+    `may_download` is false, taken for had.
 
     Raises:
         UsageError: some are not; names all of them, and the ways on.
@@ -80,7 +80,7 @@ def checked_sha256(path: Path, weights: WeightsFile) -> str:
     """The sha256 of a file of weights.
 
     Raises:
-        WeightsError: it is none of the accepted ones, and no ``FILE.sha256`` beside it vouches for it.
+        WeightsError: it is none of the accepted ones, and no `FILE.sha256` beside it vouches for it.
     """
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

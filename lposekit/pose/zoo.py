@@ -1,6 +1,6 @@
 """The models that lposekit knows: where their weights come from, what they take and what their scores mean.
 
-Every entry names a config inside the mmpose 1.3.2 wheel (below ``mmpose/.mim``); MMPose builds the model from it. The
+Every entry names a config inside the mmpose 1.3.2 wheel (below `mmpose/.mim`); MMPose builds the model from it. The
 addresses and file names of OpenMMLab's weights are those of the wheel's own metafiles (tests compare them), of
 RTMDet-nano those of OpenMMLab's RTMPose page. OpenMMLab puts the first 8 digits of a file's sha256 into its name; where
 no longer hash is known, that prefix is what a download is checked against.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from lposekit.errors import UsageError
 
@@ -87,11 +87,11 @@ class PoseEntry:
     provisional: bool
     half_precision: bool = True
     flip_test: bool = False
-    config_overrides: Mapping[str, Any] = field(default_factory=dict)
+    config_overrides: Mapping[str, object] = field(default_factory=dict)
 
 
 def _openmmlab(folder: str, file: str, sha256: tuple[str, ...] = ()) -> WeightsFile:
-    """A file of OpenMMLab, named ``...-PREFIX.pth`` or ``...-PREFIX_DATE.pth``."""
+    """A file of OpenMMLab, named `...-PREFIX.pth` or `...-PREFIX_DATE.pth`."""
     prefix = file.removesuffix(".pth").rpartition("-")[2].partition("_")[0]
     return WeightsFile(file, f"{_OPENMMLAB}/{folder}/{file}", (prefix, *sha256), _APACHE, "OpenMMLab")
 

@@ -37,7 +37,7 @@ def bar_chart(
     highlighted_name: str = "kept",
     other_name: str = "not kept",
 ) -> Markup:
-    """Vertical bars. ``highlighted``: the part of each value that is drawn in the main colour, below the rest."""
+    """Vertical bars. `highlighted`: the part of each value that is drawn in the main colour, below the rest."""
     parts = highlighted if highlighted is not None else values
     top_value = nice_ceiling(max(values, default=0))
     step = PLOT_WIDTH / max(len(values), 1)
@@ -70,9 +70,9 @@ def line_chart(
     point_texts: Sequence[str] = (),
     steps: bool = False,
 ) -> Markup:
-    """A share (0..1) over x. ``marker``: (x, share, text) of the setting in force.
+    """A share (0..1) over x. `marker`: (x, share, text) of the setting in force.
 
-    ``steps``: the share at an x holds from the x before it, as where a number must be reached.
+    `steps`: the share at an x holds from the x before it, as where a number must be reached.
     """
     low, high = (xs[0], xs[-1]) if len(xs) > 1 else (0.0, 1.0)
     top_share = _share_ceiling(max(shares, default=1.0))
@@ -136,7 +136,7 @@ def timeline(
 
 
 def nice_ceiling(value: float) -> int:
-    """The next of 1, 2, 4, 8, 12, 20, 40, 80, 120, ... that is at least ``value``; from 4 on, quarters are whole."""
+    """The next of 1, 2, 4, 8, 12, 20, 40, 80, 120, ... that is at least `value`; from 4 on, quarters are whole."""
     power = 1
     while True:
         for step in (1, 2, 4, 8):

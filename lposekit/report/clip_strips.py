@@ -22,7 +22,7 @@ FRAME_SIDE_PX = 260
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """One clip of the page. ``frames`` are data URIs: three, or none if the clip cannot be decoded."""
+    """One clip of the page. `frames` are data URIs: three, or none if the clip cannot be decoded."""
 
     key: str
     caption: str
@@ -76,7 +76,7 @@ def _strip(key: str, members: Mapping[str, bytes]) -> Strip:
 
 
 def three_frames(members: Mapping[str, bytes], num_frames: int, fps: float) -> list[Rgb]:
-    """First, middle and last frame of a clip stored as ``mp4`` or as ``jpg`` frames; none if it cannot be decoded."""
+    """First, middle and last frame of a clip stored as `mp4` or as `jpg` frames; none if it cannot be decoded."""
     if "mp4" in members:
         return _frames_of_mp4(members["mp4"], num_frames, fps)
     names = sorted(name for name in members if name.endswith(".jpg"))

@@ -16,7 +16,7 @@ MAX_POINTS = 400
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One line: values over steps. ``faint``: drawn thin, behind the others."""
+    """One line: values over steps. `faint`: drawn thin, behind the others."""
 
     name: str
     steps: Sequence[int]

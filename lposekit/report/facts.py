@@ -46,7 +46,7 @@ class ShardFacts:
 
 @dataclass(slots=True, kw_only=True)
 class DatasetFacts:
-    """Counts over all committed shards. ``num_rows_stated``: rows by the commit markers; `num_rows`: by the tables."""
+    """Counts over all committed shards. `num_rows_stated`: rows by the commit markers; `num_rows`: by the tables."""
 
     shards: list[ShardFacts] = field(default_factory=list)
     num_rows_stated: int = 0
@@ -109,7 +109,7 @@ def _licence(value: object) -> str:
 
 
 def spread(total: int, wanted: int) -> list[int]:
-    """At most ``wanted`` of the numbers 0 .. total - 1, evenly spread: the same choice for the same dataset."""
+    """At most `wanted` of the numbers 0 .. total - 1, evenly spread: the same choice for the same dataset."""
     wanted = min(total, wanted)
     return [(2 * i + 1) * total // (2 * wanted) for i in range(wanted)]
 

@@ -6,19 +6,20 @@ from pathlib import Path
 
 from lposekit.errors import LposekitError
 from lposekit.report.images import write_image_report
+from lposekit.report.poses import write_pose_report
 from lposekit.report.videos import write_video_report
 from lposekit.shards.dataset import open_dataset
 
-_WRITERS = {"image": write_image_report, "video": write_video_report}
+_WRITERS = {"image": write_image_report, "video": write_video_report, "poses": write_pose_report}
 
 
 def write_report(dataset_dir: Path, *, public: bool = False) -> Path:
-    """Write the report of a dataset folder to ``index.html`` or ``public.html`` in ``_dataset/report``.
+    """Write the report of a dataset folder to `index.html` or `public.html` in `_dataset/report`.
 
     Args:
-        dataset_dir: a folder that `make laion-pose` or `lposekit build-video-shards` wrote.
+        dataset_dir: a folder that `make laion-pose`, `lposekit build-video-shards` or `lposekit pose` wrote.
         public: make a page that may be shown to others, without photos, frames, captions, web addresses and paths:
-            skeletons and numbers of images, numbers alone of videos, for clips have no skeletons.
+            skeletons and numbers of images and poses, numbers alone of videos, for clips have no skeletons.
 
     Returns:
         The path of the page.

@@ -46,7 +46,7 @@ class ImageFacts(DatasetFacts):
     yield_counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(MIN_DETECTED_STEPS), np.int64))
     """Images kept at each of `MIN_DETECTED_STEPS`."""
     score_counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Images kept at each of ``score_steps``."""
+    """Images kept at each of `score_steps`."""
     num_passing: int = 0
     """Images that the card's own keep rule keeps, counted afresh."""
 

@@ -1,6 +1,6 @@
 """Images inside a page: small, as data URIs, re-encoded so that no metadata of the source comes along.
 
-``HWC`` = RGB uint8 [height, width, 3].
+`HWC` = RGB uint8 [height, width, 3].
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ JPEG_QUALITY = 82
 
 
 def fit_within(height: int, width: int, side_px: int) -> tuple[int, int]:
-    """The size (height, width) with the same ratio whose longer side is at most ``side_px``."""
+    """The size (height, width) with the same ratio whose longer side is at most `side_px`."""
     scale = min(1.0, side_px / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def photo_uri(rgb_HWC: Rgb, side_px: int) -> str:
-    """A photo as a JPEG data URI, longer side at most ``side_px``."""
+    """A photo as a JPEG data URI, longer side at most `side_px`."""
     height, width = fit_within(rgb_HWC.shape[0], rgb_HWC.shape[1], side_px)
     small_HWC = cv2.resize(rgb_HWC, (width, height), interpolation=cv2.INTER_AREA)
     encoded, jpeg = cv2.imencode(".jpg", small_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
@@ -43,7 +43,7 @@ def skeleton_uri(
 ) -> str:
     """The persons as a PNG data URI, transparent around the lines: it lies over a photo and stands on black alike.
 
-    Drawn as the trainer draws it (style ``followyourpose``), from keypoints in pixels of the stored image.
+    Drawn as the trainer draws it (style `followyourpose`), from keypoints in pixels of the stored image.
     """
     height, width = fit_within(*stored_size_hw, side_px)
     inside_PK3 = drop_outside(keypoints_PK3, *stored_size_hw)

@@ -37,10 +37,10 @@ def _templates(folder: Path) -> jinja2.Environment:
 
 
 def write_page(path: Path, template: str, *, folder: Path = _FOLDER, **values: object) -> Path:
-    """Render the template of that name to ``path``, atomically; returns the path.
+    """Render the template of that name to `path`, atomically; returns the path.
 
     Args:
-        folder: where the template lies; what it includes or extends may also come from ``lposekit/report``.
+        folder: where the template lies; what it includes or extends may also come from `lposekit/report`.
 
     Raises:
         LposekitError: the disk is full or the folder cannot be written; the page of before stays.
@@ -52,7 +52,7 @@ def write_page(path: Path, template: str, *, folder: Path = _FOLDER, **values: o
 
 
 def share(part: float, whole: float) -> str:
-    """``part`` of ``whole`` in per cent; a dash for nothing of nothing."""
+    """`part` of `whole` in per cent; a dash for nothing of nothing."""
     if not whole:
         return "-"
     if part in (0, whole):
@@ -78,7 +78,7 @@ def prose(text: str) -> Markup:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as ``1 h 02 min``, ``3 min 20 s`` or ``4.2 s``."""
+    """Seconds as `1 h 02 min`, `3 min 20 s` or `4.2 s`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -87,13 +87,13 @@ def duration(seconds: float) -> str:
 
 
 def web_address(value: object) -> str | None:
-    """The value if it is an http(s) address that a link may lead to; None for ``javascript:`` and the like."""
+    """The value if it is an http(s) address that a link may lead to; None for `javascript:` and the like."""
     text = str(value or "").strip()
     return text if re.match(r"https?://[^\s]", text, re.IGNORECASE) else None
 
 
 def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as lines (``fetch.timeout_s``, ``20.0``), in the order given."""
+    """Nested settings as lines (`fetch.timeout_s`, `20.0`), in the order given."""
     lines: list[tuple[str, str]] = []
     for name, item in value.items():
         if isinstance(item, Mapping):

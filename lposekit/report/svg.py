@@ -45,14 +45,14 @@ class PlotArea:
         return Markup("").join(body)
 
     def drawing(self, css: str, title: str, body: Sequence[Markup]) -> Markup:
-        """The whole drawing; ``title`` is what a screen reader says."""
+        """The whole drawing; `title` is what a screen reader says."""
         return Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
             css, self.width, self.height, title, Markup("").join(body)
         )
 
 
 def text(x: float, y: float, words: str, *, anchor: str = "middle", css: str = "") -> Markup:
-    """A label; ``anchor`` (start, middle, end) is the part of it that is at (x, y)."""
+    """A label; `anchor` (start, middle, end) is the part of it that is at (x, y)."""
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, css, words)
 
 
@@ -64,5 +64,5 @@ def rect(css: str, x: float, y: float, width: float, height: float) -> Markup:
 
 
 def points(places: Iterable[tuple[float, float]]) -> str:
-    """Places as the ``points`` of a line or an area."""
+    """Places as the `points` of a line or an area."""
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)

@@ -30,7 +30,7 @@ MIN_RATIO, MAX_RATIO = 0.5, 2.2
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One image of the page. ``photo`` is None on a public page, ``skeleton`` where no person was found."""
+    """One image of the page. `photo` is None on a public page, `skeleton` where no person was found."""
 
     key: str
     caption: str

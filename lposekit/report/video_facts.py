@@ -32,7 +32,7 @@ WINDOW_WORDS = {
 
 @dataclass(slots=True, kw_only=True)
 class VideoFacts(DatasetFacts):
-    """Counts over all committed shards of a video dataset. ``motion`` is the share of the image that moves, 0..1."""
+    """Counts over all committed shards of a video dataset. `motion` is the share of the image that moves, 0..1."""
 
     num_windows: int = 0
     num_clips: int = 0

@@ -3,7 +3,7 @@
 Equal to `lposekit.keypoints.keep_verdict` row by row (a test compares them); a dataset has millions of rows and the
 curves ask for dozens of thresholds.
 
-Arrays: ``R`` rows (images), ``P`` persons of all rows, ``T`` thresholds; K is always COCO's 17 body keypoints.
+Arrays: `R` rows (images), `P` persons of all rows, `T` thresholds; K is always COCO's 17 body keypoints.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class PersonColumns:
-    """All persons of ``num_rows`` images, in pixels of the stored images. ``row_P``: image of each person."""
+    """All persons of `num_rows` images, in pixels of the stored images. `row_P`: image of each person."""
 
     num_rows: int
     row_P: Ints
@@ -41,7 +41,7 @@ class PersonColumns:
 
 
 def person_columns(rows: pa.Table, keypoint_format: KeypointFormat) -> PersonColumns:
-    """The persons of a table with the columns ``width``, ``height``, ``persons``; rows without persons have none."""
+    """The persons of a table with the columns `width`, `height`, `persons`; rows without persons have none."""
     persons = rows["persons"].combine_chunks()
     counts_R = pc.fill_null(pc.list_value_length(persons), 0).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
     flat = persons.flatten()

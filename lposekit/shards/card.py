@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetTotals:
-    """The sums of all commit markers. ``windows`` and ``dropped_windows``: of videos only."""
+    """The sums of all commit markers. `windows` and `dropped_windows`: of videos only."""
 
     shards: int
     rows: int
@@ -43,7 +43,11 @@ class DatasetTotals:
 
     @classmethod
     def from_json(cls, values: JsonObject) -> DatasetTotals:
-        """Raises ValueError: names the key that is missing or wrong."""
+        """From what the file holds.
+
+        Raises:
+            ValueError: names the key that is missing or wrong.
+        """
         fields = JsonFields(values, "totals.")
         return cls(
             shards=fields.need("shards", COUNT),
@@ -57,9 +61,9 @@ class DatasetTotals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetCard:
-    """What ``_dataset/dataset.json`` says. A field that is None is not in the file: not every kind has all of them.
+    """What `_dataset/dataset.json` says. A field that is None is not in the file: not every kind has all of them.
 
-    ``fixed``: the settings, models and versions that decide the bytes. ``shards``: names of the committed ones.
+    `fixed`: the settings, models and versions that decide the bytes. `shards`: names of the committed ones.
     """
 
     schema: int = SCHEMA_VERSION
@@ -84,7 +88,11 @@ class DatasetCard:
 
     @classmethod
     def from_json(cls, values: JsonObject) -> DatasetCard:
-        """Raises ValueError: names the key that is wrong."""
+        """From what the file holds.
+
+        Raises:
+            ValueError: names the key that is wrong.
+        """
         fields, empty = JsonFields(values), cls()
         totals = fields.take("totals", OBJECT)
         return cls(
@@ -138,19 +146,27 @@ def read_card(layout: DatasetLayout) -> DatasetCard:
 
 
 def write_card(layout: DatasetLayout, card: DatasetCard) -> None:
-    """Replace the card. Raises LposekitError: the disk is full, or the folder cannot be written."""
+    """Replace the card.
+
+    Raises:
+        LposekitError: the disk is full, or the folder cannot be written.
+    """
     write_json(layout.card, card.as_json())
 
 
 def stated(value: T | None, name: str, layout: DatasetLayout) -> T:
-    """A field of a card without which its reader cannot go on. Raises LposekitError: the card does not state it."""
+    """A field of a card without which its reader cannot go on.
+
+    Raises:
+        LposekitError: the card does not state it.
+    """
     if value is None:
         raise LposekitError(f"{layout.card}: {name} is missing. Restore it from a copy.")
     return value
 
 
 def differing_fields(old: object, new: object, prefix: str = "") -> list[str]:
-    """Where two nested settings differ, as lines ``name: old -> new``."""
+    """Where two nested settings differ, as lines `name: old -> new`."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = sorted(old.keys() | new.keys())
         return [line for name in names for line in differing_fields(old.get(name), new.get(name), f"{prefix}{name}.")]
@@ -214,7 +230,7 @@ def _refuse_foreign_files(root: Path) -> None:
 
 
 def update_card(layout: DatasetLayout, *, models: JsonObject | None = None) -> DatasetTotals:
-    """Count the totals afresh from the commit markers, and put ``models`` into the card; returns the totals."""
+    """Count the totals afresh from the commit markers, and put `models` into the card; returns the totals."""
     shards = layout.committed_shards()
     stats = [layout.read_stats(shard) for shard in shards]
     totals = DatasetTotals(

@@ -27,7 +27,7 @@ from lposekit.shards.pose_json import person_from_record
 
 @dataclass(frozen=True)
 class PoseSample:
-    """One sample. ``members`` holds its files as bytes by name (``jpg``, ``txt``, ``json``, ``pose.json``, ``mp4``)."""
+    """One sample. `members` holds its files as bytes by name (`jpg`, `txt`, `json`, `pose.json`, `mp4`)."""
 
     key: str
     members: dict[str, bytes]
@@ -51,12 +51,12 @@ class PoseSample:
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """The sample's row as stored in ``KEY.json``."""
+        """The sample's row as stored in `KEY.json`."""
         return json.loads(self.members.get("json", b"{}"))
 
     @cached_property
     def pose(self) -> dict[str, Any]:
-        """``KEY.pose.json`` as stored; empty for a video clip."""
+        """`KEY.pose.json` as stored; empty for a video clip."""
         return json.loads(self.members.get("pose.json", b"{}"))
 
     @cached_property
@@ -117,7 +117,7 @@ class PoseDataset(Sequence[PoseSample]):
         return pa.concat_tables(tables, promote_options="permissive")
 
     def thumbnails(self) -> pa.Table:
-        """Small images (column ``jpeg``) of rows that were seen and turned down."""
+        """Small images (column `jpeg`) of rows that were seen and turned down."""
         layout = DatasetLayout(self.root)
         return pa.concat_tables(
             [pq.read_table(path) for shard in self.shards if (path := layout.thumbnails(shard.shard)).exists()]

@@ -40,12 +40,12 @@ def sync_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, partial_name: str | None = None) -> Iterator[Path]:
-    """Yields a path beside ``path`` to write to; at the end of the block it is synced and takes the place of ``path``.
+    """Yields a path beside `path` to write to; at the end of the block it is synced and takes the place of `path`.
 
-    After an error in the block, what was written is removed and ``path`` is as before; the error passes on.
+    After an error in the block, what was written is removed and `path` is as before; the error passes on.
 
     Args:
-        partial_name: default ``NAME.partial``; give one of its own to each process where several may write at once.
+        partial_name: default `NAME.partial`; give one of its own to each process where several may write at once.
     """
     partial = path.with_name(partial_name or f"{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def replacing(path: Path, partial_name: str | None = None) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` by these bytes, atomically.
+    """Replace `path` by these bytes, atomically.
 
     Raises:
         LposekitError: the disk is full or the folder cannot be written; what was there before stays.
@@ -74,6 +74,6 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: JsonValue) -> None:
-    """Replace ``path`` by ``value`` as JSON, atomically. Raises as `write_bytes`."""
+    """Replace `path` by `value` as JSON, atomically. Raises as `write_bytes`."""
     text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True)
     write_bytes(path, f"{text}\n".encode())

@@ -19,7 +19,7 @@ from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import load_stats
 
 Members = dict[str, tuple[int, int]]
-"""Member name (``jpg``, ``pose.json``) -> (absolute offset of its data in the tar, size in bytes)."""
+"""Member name (`jpg`, `pose.json`) -> (absolute offset of its data in the tar, size in bytes)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,11 @@ def _places(table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
 
 
 def shards_to_read(layout: DatasetLayout) -> list[int]:
-    """The committed shards of a folder, in order. Raises LposekitError if there is none."""
+    """The committed shards of a folder, in order.
+
+    Raises:
+        LposekitError: there is none.
+    """
     shards = layout.committed_shards()
     if not shards:
         raise LposekitError(

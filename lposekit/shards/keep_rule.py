@@ -37,7 +37,11 @@ def keep_rule_of(card: DatasetCard) -> tuple[KeepRule, KeypointFormat]:
 
 
 def _rule(card: DatasetCard) -> KeepRule:
-    """Raises ValueError: names the key that is missing or wrong."""
+    """The rule that a card states.
+
+    Raises:
+        ValueError: names the key that is missing or wrong.
+    """
     stated = JsonFields(card.keep_rule or {}, "keep_rule.")
     rule = KeepRule(stated.need("keypoint_score_threshold", NUMBER))
 

@@ -70,7 +70,11 @@ class DatasetLayout:
         return sorted(int(match.group(1)) for match in found if match)
 
     def read_stats(self, shard: int) -> ShardStats:
-        """The commit marker of a shard. Raises LposekitError: it is missing or damaged."""
+        """The commit marker of a shard.
+
+        Raises:
+            LposekitError: it is missing or damaged.
+        """
         return read_stats(self.stats(shard))
 
 

@@ -1,4 +1,4 @@
-"""``KEY.pose.json``: the persons of one image, in pixels of the stored image (schema 1)."""
+"""`KEY.pose.json`: the persons of one image, in pixels of the stored image (schema 1)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCORE_DECIMALS = 4
 
 
 class PersonRecord(TypedDict):
-    """One person in ``KEY.pose.json``: box as x, y, width, height, in pixels; K times x, y, score; null for NaN."""
+    """One person in `KEY.pose.json`: box as x, y, width, height, in pixels; K times x, y, score; null for NaN."""
 
     bbox: list[float | None]
     bbox_score: float | None
@@ -64,7 +64,7 @@ def round_person(person: Person) -> Person:
 
 
 class PoseHead(TypedDict):
-    """What every ``KEY.pose.json`` of a dataset says of how its persons were found, in the order of the file."""
+    """What every `KEY.pose.json` of a dataset says of how its persons were found, in the order of the file."""
 
     keypoint_format: str
     pose_model: str
@@ -72,7 +72,7 @@ class PoseHead(TypedDict):
 
 
 def pose_card(pose_model: str, keypoint_format: str, rule: KeepRule) -> PoseHead:
-    """What every ``KEY.pose.json`` of a dataset says of how its persons were found."""
+    """What every `KEY.pose.json` of a dataset says of how its persons were found."""
     return {
         "keypoint_format": keypoint_format,
         "pose_model": pose_model,
@@ -81,7 +81,7 @@ def pose_card(pose_model: str, keypoint_format: str, rule: KeepRule) -> PoseHead
 
 
 def pose_json(records: Sequence[PersonRecord], width: int, height: int, head: PoseHead) -> bytes:
-    """The bytes of ``KEY.pose.json``; ``head`` is what `pose_card` gives."""
+    """The bytes of `KEY.pose.json`; `head` is what `pose_card` gives."""
     value = {
         "schema": SCHEMA,
         "width": width,
@@ -93,7 +93,7 @@ def pose_json(records: Sequence[PersonRecord], width: int, height: int, head: Po
 
 
 def person_from_record(record: Columns) -> Person:
-    """A stored person (from ``pose.json`` or the parquet column) as `Person`; null becomes NaN."""
+    """A stored person (from `pose.json` or the parquet column) as `Person`; null becomes NaN."""
     x, y, w, h = (float(v) for v in record["bbox"])
     values = [math.nan if v is None else float(v) for v in record["keypoints"]]
     return Person(

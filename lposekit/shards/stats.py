@@ -1,4 +1,4 @@
-"""``NNNNN_stats.json``: the commit marker of a shard, with the account of its rows and the hashes of its files."""
+"""`NNNNN_stats.json`: the commit marker of a shard, with the account of its rows and the hashes of its files."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class FileFacts:
 class ShardStats:
     """What the commit marker of one shard says. A field that is None is not in the file.
 
-    ``count``: rows. ``outcomes``: how they ended. ``num_samples`` and ``files`` (by path below the dataset folder) are
-    filled in by the writer. Then img2dataset's own fields: times are Unix times, ``duration`` is in seconds.
+    `count`: rows. `outcomes`: how they ended. `num_samples` and `files` (by path below the dataset folder) are
+    filled in by the writer. Then img2dataset's own fields: times are Unix times, `duration` is in seconds.
     """
 
     count: int
@@ -64,7 +64,11 @@ class ShardStats:
 
     @classmethod
     def from_json(cls, values: JsonObject) -> ShardStats:
-        """Raises ValueError: names the key that is missing or wrong."""
+        """From what the file holds.
+
+        Raises:
+            ValueError: names the key that is missing or wrong.
+        """
         fields = JsonFields(values)
         return cls(
             count=fields.need("count", COUNT),
@@ -91,7 +95,11 @@ class ShardStats:
         return {**known_values(replace(self, files={})), "files": files}
 
     def with_facts(self, facts: JsonObject) -> ShardStats:
-        """With further keys, such as the account of a kind. Raises ValueError: a known key has a wrong value."""
+        """With further keys, such as the account of a kind.
+
+        Raises:
+            ValueError: a known key has a wrong value.
+        """
         return ShardStats.from_json({**self.as_json(), **facts})
 
 
@@ -106,13 +114,20 @@ def _files(values: Mapping[str, JsonObject]) -> dict[str, FileFacts]:
 
 
 def load_stats(path: Path) -> ShardStats:
-    """The commit marker of a shard, for callers with words of their own. Raises OSError or ValueError: no marker, or a
-    damaged one."""
+    """The commit marker of a shard, for callers with words of their own.
+
+    Raises:
+        OSError, ValueError: no marker, or a damaged one.
+    """
     return ShardStats.from_json(read_json_object(path, MAX_BYTES))
 
 
 def read_stats(path: Path) -> ShardStats:
-    """The commit marker of a shard. Raises LposekitError: it is missing or damaged."""
+    """The commit marker of a shard.
+
+    Raises:
+        LposekitError: it is missing or damaged.
+    """
     try:
         return load_stats(path)
     except (OSError, ValueError) as error:
@@ -123,5 +138,9 @@ def read_stats(path: Path) -> ShardStats:
 
 
 def write_stats(path: Path, stats: ShardStats) -> None:
-    """Write a commit marker. Raises LposekitError: the disk is full, or the folder cannot be written."""
+    """Write a commit marker.
+
+    Raises:
+        LposekitError: the disk is full, or the folder cannot be written.
+    """
     write_json(path, stats.as_json())

@@ -18,7 +18,8 @@ from lposekit.shards.card import DatasetCard, read_card
 from lposekit.shards.layout import DatasetLayout, sha256_file, sum_counts
 from lposekit.shards.stats import FileFacts, ShardStats, load_stats
 
-IMAGE_MEMBERS = frozenset({"jpg", "txt", "json", "pose.json"})
+MEMBERS = {"image": frozenset({"jpg", "txt", "json", "pose.json"}), "poses": frozenset({"poses.json"})}
+"""Members of a sample, of the kinds whose rows have at most one sample, under the row's key."""
 CLIP_MEMBERS = frozenset({"txt", "json"})
 CLIP_COLUMNS = ["key", "outcome", "num_windows", "num_clips", "dropped", "clip_keys"]
 MAX_MEMBER_BYTES = 2**31
@@ -147,8 +148,8 @@ def _verify_tar(
 
 
 def _complete(names: set[str], kind: str) -> bool:
-    if kind == "image":
-        return names == IMAGE_MEMBERS
+    if kind in MEMBERS:
+        return names == MEMBERS[kind]
     content = names - CLIP_MEMBERS
     frames_only = all(name.endswith(".jpg") for name in content)
     return names >= CLIP_MEMBERS and bool(content) and (content == {"mp4"} or frames_only)
@@ -166,7 +167,7 @@ def _verify_laws(
         yield Finding(parquet_name, f"{len(table)} rows {dict(outcomes)}, its commit says {dict(stats.outcomes)}")
     if stats.num_samples != len(sample_keys):
         yield Finding(parquet_name, f"{len(sample_keys)} samples, its commit says {stats.num_samples}")
-    if kind == "image":
+    if kind in MEMBERS:
         stored = set(sample_keys)
         lost = [k for k, o in zip(table["key"].to_pylist(), table["outcome"].to_pylist(), strict=True) if o == "kept"]
         if not set(lost) <= stored:

@@ -1,4 +1,4 @@
-"""One shard, committed by rename: tar, parquet, index and thumbnails first, ``_stats.json`` last.
+"""One shard, committed by rename: tar, parquet, index and thumbnails first, `_stats.json` last.
 
 Same samples, same bytes: fixed tar times and owners, members sorted, parquet without dates. Until the last rename the
 shard does not exist for any reader; after it, all of it does.
@@ -76,10 +76,10 @@ class ShardWriter:
         self._thumbnails.append({"key": key, "outcome": outcome, "jpeg": jpeg})
 
     def commit(self, table: pa.Table, stats: ShardStats, times: StageTimes | None = None) -> ShardStats:
-        """Make the shard visible. Returns ``stats`` with ``files`` and ``num_samples``, as they are in the marker.
+        """Make the shard visible. Returns `stats` with `files` and `num_samples`, as they are in the marker.
 
         Args:
-            times: of the shard's stages; ``commit``, up to the renaming, is added, and all go into the marker.
+            times: of the shard's stages; `commit`, up to the renaming, is added, and all go into the marker.
 
         Raises:
             LposekitError: the disk is full; nothing became visible.

@@ -20,7 +20,7 @@ from pipelines.fetch.retry import TryAgain
 from pipelines.fetch.urls import WebUrl
 
 Resolver = Callable[[str], Sequence[str]]
-"""Host name to numeric addresses; raises ``socket.gaierror``."""
+"""Host name to numeric addresses; raises `socket.gaierror`."""
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _GLOBAL_UNICAST_6 = ipaddress.ip_network("2000::/3")
@@ -52,8 +52,8 @@ def is_public(address: Address) -> bool:
 class AddressGuard:
     """Turns a host into addresses that may be dialled.
 
-    ``allowed_local`` holds exact ``host:port`` pairs (as in the URL, port always named) that may be on loopback: a
-    sample server of this very process. ``allow_private`` lifts the check altogether.
+    `allowed_local` holds exact `host:port` pairs (as in the URL, port always named) that may be on loopback: a
+    sample server of this very process. `allow_private` lifts the check altogether.
     """
 
     resolver: Resolver
@@ -63,7 +63,7 @@ class AddressGuard:
     def addresses(self, url: WebUrl) -> list[str]:
         """Numeric addresses of the URL's host, all of them checked. Nobody may resolve the name again after this.
 
-        Raises ``Rejected(PRIVATE_ADDRESS)`` if only one of them is not public: which one a later lookup would prefer is
+        Raises `Rejected(PRIVATE_ADDRESS)` if only one of them is not public: which one a later lookup would prefer is
         the name server's choice.
         """
         literal = _literal(url.host)
@@ -92,7 +92,7 @@ class AddressGuard:
 
 
 def _literal(host: str) -> Address | None:
-    """The address that a host already is, in any of the spellings C libraries take (``0x7f000001``, ``127.1``)."""
+    """The address that a host already is, in any of the spellings C libraries take (`0x7f000001`, `127.1`)."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -107,8 +107,8 @@ def _literal(host: str) -> Address | None:
 class SystemResolver:
     """The system's resolver with a bounded wait and a cache, for many threads.
 
-    ``getaddrinfo`` takes no timeout and may sit for half a minute when a name server is silent, so each lookup has a
-    thread of its own and the callers stop waiting after ``timeout_s``. Such a thread never holds up an exit (daemon).
+    `getaddrinfo` takes no timeout and may sit for half a minute when a name server is silent, so each lookup has a
+    thread of its own and the callers stop waiting after `timeout_s`. Such a thread never holds up an exit (daemon).
     """
 
     timeout_s: float = 5.0

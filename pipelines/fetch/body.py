@@ -15,11 +15,11 @@ from pipelines.fetch.retry import TryAgain, describe
 def read_body(
     response: http.client.HTTPResponse, sink: BinaryIO, max_body_bytes: int, *, cut_at_cap: bool = False
 ) -> int:
-    """Write the decoded body to ``sink`` as it arrives and return its number of bytes.
+    """Write the decoded body to `sink` as it arrives and return its number of bytes.
 
-    ``max_body_bytes`` holds for the body as sent and as decoded; a larger Content-Length is refused unread. With
-    ``cut_at_cap`` a larger body is no failure: its beginning is kept, the rest is not read.
-    Raises ``Rejected``: TOO_BIG, BAD_ENCODING, SHORT_READ (another try may help).
+    `max_body_bytes` holds for the body as sent and as decoded; a larger Content-Length is refused unread. With
+    `cut_at_cap` a larger body is no failure: its beginning is kept, the rest is not read.
+    Raises `Rejected`: TOO_BIG, BAD_ENCODING, SHORT_READ (another try may help).
     """
     decoder = _decoder_for(response.headers)
     if response.length is not None and response.length > max_body_bytes and not cut_at_cap:
@@ -53,11 +53,11 @@ def _read_chunk(response: http.client.HTTPResponse) -> bytes:
 
 class _Decoder(Protocol):
     def decode(self, chunk: bytes, room: int) -> bytes:
-        """Decode; may stop as soon as more than ``room`` bytes have come out."""
+        """Decode; may stop as soon as more than `room` bytes have come out."""
         ...
 
     def finish(self) -> None:
-        """Raises ``Rejected(BAD_ENCODING)`` if the stream is not complete."""
+        """Raises `Rejected(BAD_ENCODING)` if the stream is not complete."""
         ...
 
 

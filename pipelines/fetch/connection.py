@@ -29,8 +29,8 @@ MAX_DIALLED_ADDRESSES = 4
 def make_tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
     """The TLS settings for all connections of a process: made once, because reading the certificates takes 20 ms.
 
-    ``ca_file`` replaces the system's certificates, which are found as Python does it (``SSL_CERT_FILE`` included); a
-    machine that has none gets certifi's. Raises ``UsageError`` if ``ca_file`` is unusable.
+    `ca_file` replaces the system's certificates, which are found as Python does it (`SSL_CERT_FILE` included); a
+    machine that has none gets certifi's. Raises `UsageError` if `ca_file` is unusable.
     """
     try:
         context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
@@ -48,9 +48,9 @@ def _has_certificates(context: ssl.SSLContext) -> bool:
 
 
 class GuardedConnection(http.client.HTTPConnection):
-    """A connection that dials only what the guard checked, and whose every wait ends with ``deadline``.
+    """A connection that dials only what the guard checked, and whose every wait ends with `deadline`.
 
-    ``url``: any URL of the origin to connect to. ``tls`` is None for plain http. Set ``deadline`` before each request;
+    `url`: any URL of the origin to connect to. `tls` is None for plain http. Set `deadline` before each request;
     a kept connection serves many.
     """
 
@@ -78,7 +78,7 @@ class GuardedConnection(http.client.HTTPConnection):
             raise
 
     def send_get(self, target: str, headers: dict[str, str]) -> http.client.HTTPResponse:
-        """Send one GET and read the answer's header. Raises ``OSError`` or ``http.client.HTTPException``."""
+        """Send one GET and read the answer's header. Raises `OSError` or `http.client.HTTPException`."""
         if self.sock is not None:
             self.sock.settimeout(self.deadline.next_wait_s())
         self.request("GET", target, headers=headers)

@@ -10,7 +10,7 @@ from lposekit.errors import Outcome, Rejected
 
 @dataclass(slots=True)
 class Deadline:
-    """The end of one row's time, in seconds of ``time.monotonic``.
+    """The end of one row's time, in seconds of `time.monotonic`.
 
     A server that sends one byte a second keeps every single wait short; only an end that is asked for before each
     wait holds against it.
@@ -30,7 +30,7 @@ class Deadline:
         return self.ends_at - time.monotonic()
 
     def next_wait_s(self) -> float:
-        """How long the next single wait may last. Raises ``Rejected(TIMEOUT)`` once the time is over."""
+        """How long the next single wait may last. Raises `Rejected(TIMEOUT)` once the time is over."""
         remaining_s = self.remaining_s()
         if remaining_s <= 0:
             raise Rejected(Outcome.TIMEOUT, "total time is over")

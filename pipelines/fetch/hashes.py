@@ -23,11 +23,15 @@ class ContentHash:
     hex_digest: str
 
     def check(self, body: bytes) -> None:
-        """Raises ``Rejected(HASH_MISMATCH)`` if ``body`` is not the image that was listed."""
+        """Raises `Rejected(HASH_MISMATCH)` if `body` is not the image that was listed."""
         self._compare(hashlib.new(self.algorithm, body, usedforsecurity=False).hexdigest())
 
     def check_file(self, path: Path) -> None:
-        """The same for a file that is too large for memory. Raises OSError where it cannot be read."""
+        """The same for a file that is too large for memory.
+
+        Raises:
+            OSError: it cannot be read.
+        """
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, lambda: hashlib.new(self.algorithm, usedforsecurity=False))
         self._compare(digest.hexdigest())
@@ -38,9 +42,9 @@ class ContentHash:
 
 
 def listed_hash(columns: Mapping[str, object]) -> ContentHash | None:
-    """The hash of a row, from its column ``sha256``, ``sha512``, ``md5``, ``sha1``, or a hexadecimal ``hash``.
+    """The hash of a row, from its column `sha256`, `sha512`, `md5`, `sha1`, or a hexadecimal `hash`.
 
-    None where there is none, or none of the right length. LAION's integer ``hash`` joins its tables (it is made of URL
+    None where there is none, or none of the right length. LAION's integer `hash` joins its tables (it is made of URL
     and caption), says nothing about the image, and is passed over.
     """
     by_name = {name.lower(): value for name, value in columns.items()}

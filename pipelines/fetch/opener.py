@@ -5,7 +5,7 @@ img2dataset's Downloader. What it promises, for hostile lists, servers and name 
 
 - http(s) only; every hop's addresses are checked and the checked one is dialled (`addresses`, `connection`,
   `transport`);
-- at most ``max_redirects`` hops; no user names, passwords, cookies or referrers travel;
+- at most `max_redirects` hops; no user names, passwords, cookies or referrers travel;
 - every row ends within its total time, whatever the server does (`deadline`), and no host gets more than its share of
   connections (`pool`);
 - a body is never larger than the cap, as sent or as decoded (`body`);
@@ -39,7 +39,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A complete answer. ``body`` is empty when it went ``into`` a file; ``num_bytes`` counts it either way."""
+    """A complete answer. `body` is empty when it went `into` a file; `num_bytes` counts it either way."""
 
     body: bytes
     final_url: str
@@ -50,7 +50,7 @@ class Fetched:
 
 
 class FetchRules(Protocol):
-    """What may be fetched and kept, beyond what is safe. Each method raises ``Rejected`` to turn the row down."""
+    """What may be fetched and kept, beyond what is safe. Each method raises `Rejected` to turn the row down."""
 
     def check_request(self, url: WebUrl, deadline: Deadline) -> None:
         """Called before every hop, redirects included."""
@@ -61,7 +61,7 @@ class FetchRules(Protocol):
         ...
 
     def check_body(self, body: bytes) -> None:
-        """Called with a complete body. What was written ``into`` a file is for the caller to check."""
+        """Called with a complete body. What was written `into` a file is for the caller to check."""
         ...
 
 
@@ -81,11 +81,11 @@ class NoRules:
 class GuardedOpener:
     """Fetches URLs for many threads.
 
-    ``allow_private_addresses`` lifts the address check; it is an argument and nothing else, so that no file and no
-    environment variable can lift it. ``allowed_local``: exact ``host:port`` pairs that may be on loopback (a server
-    of this very process). ``resolver``: name to addresses, default the system's. ``ssl_context``: default made from
-    the settings' ``ca_file``, once. ``transport``: share the connections of another opener; the arguments before it
-    are not used then. ``sleep``: how back-off waits.
+    `allow_private_addresses` lifts the address check; it is an argument and nothing else, so that no file and no
+    environment variable can lift it. `allowed_local`: exact `host:port` pairs that may be on loopback (a server
+    of this very process). `resolver`: name to addresses, default the system's. `ssl_context`: default made from
+    the settings' `ca_file`, once. `transport`: share the connections of another opener; the arguments before it
+    are not used then. `sleep`: how back-off waits.
     """
 
     def __init__(
@@ -125,11 +125,11 @@ class GuardedOpener:
     ) -> Fetched:
         """Fetch one URL, following redirects and trying again where that may help.
 
-        ``max_body_bytes`` replaces the settings' cap. With ``into`` (a seekable file) the body is written there as it
-        arrives; after a failure the file holds what had come. ``cut_at_cap``: of a larger body, take the beginning.
-        ``deadline``: the clock of a row that this fetch is part of; default: a new one.
-        Raises ``Rejected`` with one of the outcomes of `lposekit.errors`; after a failure that is tried again
-        (``TryAgain``) the detail counts the attempts.
+        `max_body_bytes` replaces the settings' cap. With `into` (a seekable file) the body is written there as it
+        arrives; after a failure the file holds what had come. `cut_at_cap`: of a larger body, take the beginning.
+        `deadline`: the clock of a row that this fetch is part of; default: a new one.
+        Raises `Rejected` with one of the outcomes of `lposekit.errors`; after a failure that is tried again
+        (`TryAgain`) the detail counts the attempts.
         """
         first_hop = parse_web_url(url)
         clock = deadline or Deadline.start(self.settings.total_timeout_s, self.settings.idle_timeout_s)

@@ -13,22 +13,22 @@ from lposekit.errors import Outcome, Rejected, UsageError
 from pipelines.fetch.urls import WebUrl, parse_web_url
 
 OPT_OUT_DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml", "none"})
-"""Directives of ``X-Robots-Tag`` that turn an image down; ``none`` means noindex and nofollow."""
+"""Directives of `X-Robots-Tag` that turn an image down; `none` means noindex and nofollow."""
 _AGENT_NAME = re.compile(r"[a-z_*][a-z0-9_.*-]*")
 _VALUED_DIRECTIVES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def product_token(user_agent: str) -> str:
-    """The name by which robots rules address us: ``lposekit`` of ``lposekit/0.1 (...)``."""
+    """The name by which robots rules address us: `lposekit` of `lposekit/0.1 (...)`."""
     return user_agent.split("/", 1)[0].split(maxsplit=1)[0].lower() if user_agent.strip() else ""
 
 
 def check_opt_out(headers: http.client.HTTPMessage, agent: str) -> None:
-    """Raises ``Rejected(OPT_OUT)`` if the answer's headers forbid this use.
+    """Raises `Rejected(OPT_OUT)` if the answer's headers forbid this use.
 
-    ``X-Robots-Tag: noai, noindex`` holds for all; ``X-Robots-Tag: lposekit: noai`` for the agent of that name
-    (``agent`` is our product token); ``tdm-reservation: 1`` reserves the rights of text and data mining
+    `X-Robots-Tag: noai, noindex` holds for all; `X-Robots-Tag: lposekit: noai` for the agent of that name
+    (`agent` is our product token); `tdm-reservation: 1` reserves the rights of text and data mining
     (https://www.w3.org/community/reports/tdmrep/CG-FINAL-tdmrep-20240510/).
     """
     for value in headers.get_all("X-Robots-Tag", []):
@@ -61,9 +61,9 @@ class Blocklist:
 
     @classmethod
     def from_lines(cls, lines: Iterable[str], source: str = "blocklist") -> Blocklist:
-        """One entry a line: a URL (with ``://``), a sha256 (64 hexadecimal digits) or a domain; ``#``: a comment.
+        """One entry a line: a URL (with `://`), a sha256 (64 hexadecimal digits) or a domain; `#`: a comment.
 
-        Raises ``UsageError`` naming the line: an entry that nobody understands must not be passed over in silence.
+        Raises `UsageError` naming the line: an entry that nobody understands must not be passed over in silence.
         """
         urls: set[str] = set()
         domains: set[str] = set()
@@ -86,7 +86,7 @@ class Blocklist:
 
     @classmethod
     def from_files(cls, paths: Iterable[Path]) -> Blocklist:
-        """Read and join blocklist files. Raises ``UsageError`` for a bad line or a missing file."""
+        """Read and join blocklist files. Raises `UsageError` for a bad line or a missing file."""
         lists = []
         for path in paths:
             try:
@@ -101,7 +101,7 @@ class Blocklist:
         )
 
     def check_url(self, url: WebUrl) -> None:
-        """Raises ``Rejected(BLOCKED)`` for a listed URL, or a host in a listed domain."""
+        """Raises `Rejected(BLOCKED)` for a listed URL, or a host in a listed domain."""
         if str(url) in self.urls:
             raise Rejected(Outcome.BLOCKED, "URL is on the blocklist")
         labels = url.host.split(".")
@@ -111,11 +111,11 @@ class Blocklist:
                 raise Rejected(Outcome.BLOCKED, f"domain {domain} is on the blocklist")
 
     def check_body(self, body: bytes) -> None:
-        """Raises ``Rejected(BLOCKED)`` if the bytes are a listed file."""
+        """Raises `Rejected(BLOCKED)` if the bytes are a listed file."""
         if self.sha256:
             self.check_sha256(hashlib.sha256(body).hexdigest())
 
     def check_sha256(self, hex_digest: str) -> None:
-        """Raises ``Rejected(BLOCKED)`` if the digest is that of a listed file."""
+        """Raises `Rejected(BLOCKED)` if the digest is that of a listed file."""
         if hex_digest in self.sha256:
             raise Rejected(Outcome.BLOCKED, "sha256 is on the blocklist")

@@ -48,9 +48,9 @@ def polite_opener(
     resolver: Resolver | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> GuardedOpener:
-    """An opener that obeys ``settings``: robots.txt, opt-out headers and ``blocklist`` (default: the settings' files).
+    """An opener that obeys `settings`: robots.txt, opt-out headers and `blocklist` (default: the settings' files).
 
-    The other arguments are those of `GuardedOpener`. Raises ``UsageError`` for an unusable ``ca_file`` or blocklist.
+    The other arguments are those of `GuardedOpener`. Raises `UsageError` for an unusable `ca_file` or blocklist.
     """
     opener = GuardedOpener(
         settings,

@@ -80,7 +80,7 @@ def _has_ended(connection: GuardedConnection) -> bool:
 
 @dataclass(slots=True)
 class HostSlots:
-    """At most ``per_host`` requests to one host at a time, whatever the number of threads."""
+    """At most `per_host` requests to one host at a time, whatever the number of threads."""
 
     per_host: int
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -88,7 +88,7 @@ class HostSlots:
 
     @contextmanager
     def hold(self, host: str, deadline: Deadline) -> Iterator[None]:
-        """Wait for a free slot, at most the row's patience; raises ``Rejected(TIMEOUT)`` when that is over."""
+        """Wait for a free slot, at most the row's patience; raises `Rejected(TIMEOUT)` when that is over."""
         with self._lock:
             slot = self._hosts.setdefault(host, _Slot(threading.Semaphore(self.per_host)))
             slot.num_users += 1
@@ -115,7 +115,7 @@ class RestingHosts:
     _hosts: OrderedDict[str, _Rest] = field(default_factory=OrderedDict, repr=False)
 
     def note(self, host: str, problem: Rejected) -> None:
-        """Remember what ``problem`` says of the host, if it names a time."""
+        """Remember what `problem` says of the host, if it names a time."""
         if not isinstance(problem, TryAgain) or not problem.retry_after_s:
             return
         rest_s = min(problem.retry_after_s, self.longest_rest_s)
@@ -126,7 +126,7 @@ class RestingHosts:
                 self._hosts.popitem(last=False)
 
     def check(self, host: str) -> None:
-        """Raises ``TryAgain`` with the host's own outcome, and the time that is left, instead of asking it again."""
+        """Raises `TryAgain` with the host's own outcome, and the time that is left, instead of asking it again."""
         with self._lock:
             rest = self._hosts.get(host)
         left_s = rest.until - time.monotonic() if rest else 0.0

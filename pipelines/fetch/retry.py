@@ -31,7 +31,7 @@ def describe(problem: Exception) -> str:
 def status_problem(status: int, retry_after: str | None) -> Rejected:
     """The verdict on an answer that is neither a body nor a redirect.
 
-    404, 410 and their like are final. 429, 408, 425 and all of 5xx ask for another try, after ``retry_after`` if the
+    404, 410 and their like are final. 429, 408, 425 and all of 5xx ask for another try, after `retry_after` if the
     server names a time (seconds or an HTTP date; nonsense is ignored).
     """
     outcome = Outcome.HTTP_5XX if status >= 500 else Outcome.HTTP_4XX
@@ -65,7 +65,7 @@ class RetryPolicy:
     def wait_s(self, problem: TryAgain, attempt: int, remaining_s: float) -> float | None:
         """Seconds until the next try, or None to give up.
 
-        ``attempt`` counts from 1. A server that asks for more time than the row has left is not asked again: coming
+        `attempt` counts from 1. A server that asks for more time than the row has left is not asked again: coming
         back earlier than it said would be rude, and waiting would hold a thread for nothing.
         """
         if attempt > self.retries:

@@ -30,7 +30,7 @@ class RobotsRules:
     allowed. Server error (5xx), 429, or an unreadable file: nothing is. A host that cannot be reached turns its rows
     down with the reason itself (dns, timeout, ...), which is what the image's own request would have met.
 
-    ``opener`` must have no rules of its own. ``agent`` is our product token.
+    `opener` must have no rules of its own. `agent` is our product token.
     """
 
     opener: GuardedOpener
@@ -42,7 +42,7 @@ class RobotsRules:
     _known: OrderedDict[str, _Entry] = field(default_factory=OrderedDict, repr=False)
 
     def check(self, url: WebUrl, deadline: Deadline) -> None:
-        """Raises ``Rejected(ROBOTS)`` if the rules turn us away, or the network's ``Rejected`` if nobody can say."""
+        """Raises `Rejected(ROBOTS)` if the rules turn us away, or the network's `Rejected` if nobody can say."""
         entry = self._entry(url.origin)
         if not entry.lock.acquire(timeout=max(0.0, deadline.remaining_s())):
             raise Rejected(Outcome.TIMEOUT, f"{url.origin}/robots.txt: no answer in time")

@@ -38,7 +38,7 @@ class Transport:
         """Send a GET and yield the answer, header read. One of the host's slots is held until the block ends.
 
         The connection is kept for the next request only if nothing of this answer can be left in it.
-        Raises ``Rejected``: PRIVATE_ADDRESS, DNS, CONNECT, TLS, TIMEOUT.
+        Raises `Rejected`: PRIVATE_ADDRESS, DNS, CONNECT, TLS, TIMEOUT.
         """
         with self.slots.hold(url.host, deadline):
             connection, response = self._request(url, deadline)

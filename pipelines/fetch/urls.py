@@ -29,7 +29,7 @@ _FOREIGN_PORTS |= {6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 9200, 10080, 
 class WebUrl:
     """An http(s) address.
 
-    ``host`` is lower case ASCII, an IPv6 literal without brackets; ``target`` is path and query, percent-encoded.
+    `host` is lower case ASCII, an IPv6 literal without brackets; `target` is path and query, percent-encoded.
     """
 
     scheme: str
@@ -39,7 +39,7 @@ class WebUrl:
 
     @property
     def authority(self) -> str:
-        """``host:port``, the port always named: ``example.org:443``, ``[::1]:8080``."""
+        """`host:port`, the port always named: `example.org:443`, `[::1]:8080`."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
@@ -55,7 +55,7 @@ class WebUrl:
 def parse_web_url(text: object) -> WebUrl:
     """Parse an absolute http(s) URL, percent-encoding what has to be.
 
-    Raises ``Rejected(BAD_URL)`` for every other scheme, for missing or malformed parts, for user names and passwords
+    Raises `Rejected(BAD_URL)` for every other scheme, for missing or malformed parts, for user names and passwords
     (nothing of the kind may travel from a public list to a server), and for ports of services that are not the web.
     """
     if not isinstance(text, str) or not text.strip():
@@ -77,7 +77,7 @@ def parse_web_url(text: object) -> WebUrl:
 
 
 def redirect_target(base: WebUrl, location: str) -> WebUrl:
-    """The address a ``Location`` header points to; raises ``Rejected(REDIRECT)`` if that is not a web address."""
+    """The address a `Location` header points to; raises `Rejected(REDIRECT)` if that is not a web address."""
     # http.client decodes headers as latin-1; most servers that send other letters mean UTF-8.
     with contextlib.suppress(UnicodeError):
         location = location.encode("iso-8859-1").decode("utf-8")

@@ -28,7 +28,7 @@ from pipelines.image import engine
 from pipelines.image.decode import DecodedImage, TooSmall
 
 _MAX_WAITING_BYTES = 256 * 2**20
-_LOOK_EVERY_S = 0.1
+_POLL_S = 0.1
 
 
 class Fetcher(Protocol):
@@ -72,7 +72,7 @@ def download_rows(
     """Fetch and decode all rows; yields each exactly once, in the order in which they end.
 
     While the caller works on a row, at most `max_waiting` rows wait for it, decoded or not, and the downloads pause.
-    `decode` is called from `decode_threads` threads. `times` gets ``fetch`` and ``decode``, added up over threads.
+    `decode` is called from `decode_threads` threads. `times` gets `fetch` and `decode`, added up over threads.
     img2dataset's own files (input, statistics) live and die in `work_dir`.
 
     Raises what `decode` raises (but `Rejected`), and `Interrupted` within a second after `cancel` is set. When the
@@ -146,7 +146,7 @@ class _Shard:
 
     def deliver(self, index: int, body: bytes | None, message: str | None) -> None:
         """Take a row from the engine, waiting until the caller has room for it."""
-        while self.stopped.is_set() or not self.slots.acquire(timeout=_LOOK_EVERY_S):
+        while self.stopped.is_set() or not self.slots.acquire(timeout=_POLL_S):
             if self.stopped.is_set():
                 return
         if body is not None:
@@ -196,7 +196,7 @@ class _Shard:
         """The next row that has ended, in the caller's thread."""
         while cancel is None or not cancel.is_set():
             try:
-                future = self._results.get(timeout=_LOOK_EVERY_S)
+                future = self._results.get(timeout=_POLL_S)
             except queue.Empty:
                 continue
             return future.result() if future is not None else self._lost_row()
@@ -221,7 +221,7 @@ class _ByteBudget:
     def wait_for_room(self, stopped: threading.Event) -> None:
         with self._changed:
             while self._held_bytes > self._limit_bytes and not stopped.is_set():
-                self._changed.wait(_LOOK_EVERY_S)
+                self._changed.wait(_POLL_S)
 
     def add(self, num_bytes: int) -> None:
         with self._changed:

@@ -31,7 +31,11 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Header of a JPEG, PNG, WebP or GIF. Raises `Rejected`: not_image for all else, corrupt for a broken header."""
+    """Header of a JPEG, PNG, WebP or GIF.
+
+    Raises:
+        Rejected: not_image for all else, corrupt for a broken header.
+    """
     format_ = sniff(data)
     if format_ is None:
         raise Rejected(Outcome.NOT_IMAGE, f"neither JPEG, PNG, WebP nor GIF but {_guess(data)}")

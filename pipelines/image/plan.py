@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from lposekit.errors import UsageError
-from lposekit.records import KEY_ROW_DIGITS, sample_key
+from lposekit.records import sample_key
 from pipelines.image.plan_rows import PlannedRow, RowRules, bind_limits, metadata_limits, plan_row, row_rules
 from pipelines.image.settings import BuildImagesSettings
 from pipelines.image.sources import Source, extra_types, open_sources, source_tables
@@ -43,18 +42,14 @@ class ShardPlan:
 def iter_shards(
     settings: BuildImagesSettings, skip: Container[int] = (), sources: Sequence[Source] | None = None
 ) -> Iterator[ShardPlan]:
-    """The shards of the input in order, without those in `skip`; ``sources``: its lists, if they are open already.
+    """The shards of the input in order, without those in `skip`; `sources`: its lists, if they are open already.
 
     What can be wrong with the input is looked for in this call, before the first shard is asked for.
 
     Raises:
-        UsageError: a missing file or column, an unsupported kind of file, a setting out of range.
+        UsageError: a missing file or column, an unsupported kind of file.
         LposekitError: a damaged file; one that shows its damage only later raises while iterating.
     """
-    if not 1 <= settings.rows_per_shard <= 10**KEY_ROW_DIGITS:
-        raise UsageError(f"--rows-per-shard {settings.rows_per_shard}: allowed are 1 to {10**KEY_ROW_DIGITS}.")
-    if settings.max_rows is not None and settings.max_rows < 1:
-        raise UsageError(f"--max-rows {settings.max_rows}: allowed are 1 and more.")
     rules = row_rules(settings.filter)
     sources = open_sources(settings) if sources is None else sources
     for source in sources:

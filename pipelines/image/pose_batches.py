@@ -1,7 +1,7 @@
 """Rows come in any order and go to the pose model in fixed batches.
 
-A window is a fixed run of neighbouring rows; its images are one batch. So batches depend on the list alone, and the
-model's last digits with them.
+The images of a fixed run of neighbouring rows are one batch. So batches depend on the list alone, and the model's last
+digits with them.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lposekit.stage_times import StageTimes
 from pipelines.image.download import FetchedRow
-from pipelines.image.pose_actor import Image, Poses
-from pipelines.image.pose_pool import PoseClient
+from pipelines.pose.actor import Image, Poses
+from pipelines.pose.pool import PendingPoses, PoseClient
 
 MAX_BATCHES_IN_FLIGHT = 4
 
@@ -27,58 +26,58 @@ class PosedRow:
     poses: Poses | None
 
 
-def in_windows(fetched: Iterable[FetchedRow], positions: Mapping[str, int], size: int) -> Iterator[list[FetchedRow]]:
-    """The rows of one window at a time, sorted, as soon as the last of them is there.
+def in_runs(fetched: Iterable[FetchedRow], positions: Mapping[str, int], size: int) -> Iterator[list[FetchedRow]]:
+    """The rows of one run of neighbours at a time, sorted, as soon as the last of them is there.
 
     Args:
         positions: place in the shard, by key, of every row that `fetched` will bring.
-        size: rows of a window, those that were never fetched among them.
+        size: rows of a run, those that were never fetched among them.
     """
     missing = Counter(position // size for position in positions.values())
-    waiting: dict[int, dict[int, FetchedRow]] = {window: {} for window in missing}
+    waiting: dict[int, dict[int, FetchedRow]] = {run: {} for run in missing}
     for row in fetched:
         position = positions[row.row.key]
-        window = position // size
-        assert position not in waiting[window], f"row {row.row.key} came back twice"
-        waiting[window][position] = row
-        missing[window] -= 1
-        if not missing[window]:
-            arrived = waiting.pop(window)
+        run = position // size
+        assert position not in waiting[run], f"row {row.row.key} came back twice"
+        waiting[run][position] = row
+        missing[run] -= 1
+        if not missing[run]:
+            arrived = waiting.pop(run)
             yield [arrived[position] for position in sorted(arrived)]
     assert not waiting, f"{sum(missing.values())} rows never came back from the fetch"
 
 
 def with_poses(
-    windows: Iterable[Sequence[FetchedRow]], client: PoseClient, times: StageTimes, known: Collection[str] = ()
+    runs: Iterable[Sequence[FetchedRow]], client: PoseClient, times: StageTimes, known: Collection[str] = ()
 ) -> Iterator[PosedRow]:
-    """The rows with what the model finds on their images, window by window; a few batches are on their way at a time.
+    """The rows with what the model finds on their images, run by run; a few batches are on their way at a time.
 
     Args:
-        times: gets the model's own stages, ``detect`` and ``pose``.
+        times: gets the model's own stages, `detect` and `pose`.
         known: keys of rows whose poses are known, so that the model is not asked.
     """
-    in_flight: deque[tuple[Sequence[FetchedRow], Any]] = deque()
-    for window in windows:
-        images = [_image(row) for row in window if _is_asked(row, known)]
-        in_flight.append((window, client.submit(images) if images else None))
+    in_flight: deque[tuple[Sequence[FetchedRow], PendingPoses | None]] = deque()
+    for rows in runs:
+        images = [_image(row) for row in rows if _is_asked(row, known)]
+        in_flight.append((rows, client.submit(images) if images else None))
         if len(in_flight) > MAX_BATCHES_IN_FLIGHT:
-            yield from _answered(*in_flight.popleft(), client, times, known)
+            yield from _answered(*in_flight.popleft(), times, known)
     while in_flight:
-        yield from _answered(*in_flight.popleft(), client, times, known)
+        yield from _answered(*in_flight.popleft(), times, known)
 
 
 def _answered(
-    window: Sequence[FetchedRow], ticket: Any, client: PoseClient, times: StageTimes, known: Collection[str]
+    rows: Sequence[FetchedRow], pending: PendingPoses | None, times: StageTimes, known: Collection[str]
 ) -> Iterator[PosedRow]:
     poses: list[Poses] = []
-    if ticket is not None:
-        answered = client.result(ticket)
+    if pending is not None:
+        answered = pending.result()
         times.add_all(answered.seconds)
         poses = answered.poses
-    asked = [row for row in window if _is_asked(row, known)]
+    asked = [row for row in rows if _is_asked(row, known)]
     assert len(poses) == len(asked), f"{len(poses)} answers for {len(asked)} images"
     by_key = {row.row.key: found for row, found in zip(asked, poses, strict=True)}
-    return (PosedRow(row, by_key.get(row.row.key)) for row in window)
+    return (PosedRow(row, by_key.get(row.row.key)) for row in rows)
 
 
 def _is_asked(row: FetchedRow, known: Collection[str]) -> bool:

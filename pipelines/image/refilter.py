@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -53,21 +52,21 @@ class _Refilter:
 def run(
     dataset: Path,
     output: Path | None,
-    changes: Mapping[str, Any],
+    changes: Mapping[str, object],
     *,
     dedup: bool = False,
     dry_run: bool = False,
 ) -> BuildReport:
-    """Write a new dataset folder with the samples of ``dataset`` that another keep rule keeps.
+    """Write a new dataset folder with the samples of `dataset` that another keep rule keeps.
 
     Nothing is fetched and no model runs. Rows that the new rule would keep, but whose pixels were never stored, keep
-    their outcome and are listed in ``_dataset/needs_pixels.parquet``; ``lposekit retry --only
-    few_keypoints,no_person`` on the new folder fetches them by URL and sha256.
+    their outcome and are listed in `_dataset/needs_pixels.parquet`; `lposekit retry --only
+    few_keypoints,no_person` on the new folder fetches them by URL and sha256.
 
     Args:
         changes: fields of `KeepRule` to change.
         dedup: turn down images whose bytes came in an earlier row, over the whole dataset.
-        dry_run: count, write nothing; ``output`` may be None then.
+        dry_run: count, write nothing; `output` may be None then.
 
     Raises:
         UsageError: the folder is no image dataset, or the rule is unknown.
@@ -75,7 +74,7 @@ def run(
     source = DatasetLayout(dataset)
     card = read_card(source)
     if card.kind != "image":
-        raise UsageError(f"{dataset} holds video clips: refilter judges poses, which clips do not have.")
+        raise UsageError(f"{dataset} is a dataset of kind {card.kind!r}: refilter judges the poses of images.")
     named = {name: value for name, value in changes.items() if value is not None}
     rule = replace(keep_rule_of(card)[0], **named)
     if output is None and not dry_run:

@@ -42,7 +42,7 @@ class ImageRules:
 
     keep: KeepRule
     store: KeepRule
-    """What goes into the tars: `keep` with ``store_min_detected``."""
+    """What goes into the tars: `keep` with `store_min_detected`."""
     pose_card: PoseHead
     jpeg_quality: int
 

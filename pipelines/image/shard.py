@@ -20,11 +20,11 @@ from lposekit.stage_times import StageTimes
 from pipelines.image.breaker import CircuitBreaker
 from pipelines.image.download import FetchedRow
 from pipelines.image.plan import ShardPlan
-from pipelines.image.pose_batches import PosedRow, in_windows, with_poses
-from pipelines.image.pose_pool import PoseClient
+from pipelines.image.pose_batches import PosedRow, in_runs, with_poses
 from pipelines.image.rows import ImageRules, posed_row, unposed_row
 from pipelines.job.rows import RowResult
 from pipelines.job.shard import NetworkDown
+from pipelines.pose.pool import PoseClient
 
 MIN_ROWS_FOR_BREAKER = 20
 
@@ -38,7 +38,7 @@ class Download(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Stages:
+class ImageStages:
     """What a worker has loaded for its shards, and the settings of their rows."""
 
     download: Download
@@ -68,7 +68,7 @@ class EarlierRows:
 
 def image_rows(
     plan: ShardPlan,
-    stages: Stages,
+    stages: ImageStages,
     work_dir: Path,
     times: StageTimes,
     *,
@@ -90,8 +90,8 @@ def image_rows(
     decided = _decided_rows(plan, earlier)
     wanted = [planned.row for planned in plan.rows if planned.row.key not in decided]
     with contextlib.closing(stages.download(wanted, work_dir, times, cancel)) as fetched:
-        windows = in_windows(fetched, {row.key: positions[row.key] for row in wanted}, stages.batch_size)
-        posed = with_poses(windows, stages.poses, times, earlier.known)
+        runs = in_runs(fetched, {row.key: positions[row.key] for row in wanted}, stages.batch_size)
+        posed = with_poses(runs, stages.poses, times, earlier.known)
         stored = (_stored(row, earlier.known.get(row.fetched.row.key), stages.rules, times) for row in posed)
         rows = _in_row_order(itertools.chain(decided.values(), stored), positions)
         if stages.dedup:
@@ -162,7 +162,7 @@ def _as_duplicate(row: RowResult) -> RowResult:
 
 
 def _unless_network_down(
-    rows: Iterable[RowResult], carried: Mapping[str, RowResult], stages: Stages
+    rows: Iterable[RowResult], carried: Mapping[str, RowResult], stages: ImageStages
 ) -> Iterator[RowResult]:
     """Hand the rows on; raise `NetworkDown` at the end if nearly all that were tried failed by the network."""
     limit = stages.network_failure_limit

@@ -18,7 +18,7 @@ from pipelines.job.rows import LIST_COLUMNS, RowResult
 from pipelines.job.stored import StoredShard, read_stored_shard
 
 NEEDS_PIXELS = "needs_pixels.parquet"
-"""Below ``_dataset``: rows that `refilter` would keep, had their pixels been stored."""
+"""Below `_dataset`: rows that `refilter` would keep, had their pixels been stored."""
 
 
 @dataclass(frozen=True, slots=True)

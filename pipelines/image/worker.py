@@ -14,12 +14,12 @@ from lposekit.shards.layout import DatasetLayout
 from lposekit.stage_times import StageTimes
 from pipelines.image.download import FetchedRow
 from pipelines.image.plan import ShardPlan
-from pipelines.image.pose_pool import PoseClient
 from pipelines.image.rows import OWN_COLUMNS, ImageRules
 from pipelines.image.settings import BuildImagesSettings
-from pipelines.image.shard import Download, EarlierRows, Stages, image_rows
+from pipelines.image.shard import Download, EarlierRows, ImageStages, image_rows
 from pipelines.image.stored import RetryPlan, load_retry
 from pipelines.job.shard import ShardKind, write_shard
+from pipelines.pose.pool import PoseClient
 
 IMAGE_SHARDS = ShardKind(OWN_COLUMNS)
 
@@ -42,7 +42,7 @@ class ImageWorker:
         allowed_local: frozenset[str] = frozenset(),
     ) -> None:
         self._claim = claim
-        self._stages = Stages(
+        self._stages = ImageStages(
             load_download(settings, allowed_local),
             poses,
             rules,

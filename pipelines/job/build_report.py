@@ -16,7 +16,7 @@ LOW_SUCCESS = 0.3
 class BuildReport:
     """The end of a build, for people and machines.
 
-    ``outcomes`` are all rows of the folder, earlier runs included; ``expected_rows`` is the list's length if known.
+    `outcomes` are all rows of the folder, earlier runs included; `expected_rows` is the list's length if known.
     """
 
     root: Path

@@ -18,7 +18,7 @@ LOCAL_OBJECT_STORE_BYTES = 1 << 30
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """A Ray cluster: the one at ``address`` (or of the Ray job that runs us), else one on this machine.
+    """A Ray cluster: the one at `address` (or of the Ray job that runs us), else one on this machine.
 
     Raises:
         UsageError: nothing answers at the address. Interrupted: SIGTERM came while Ray started.

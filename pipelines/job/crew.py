@@ -30,7 +30,11 @@ class ShardWorker:
             self._failure = error
 
     def build(self, plan: Plan) -> ShardReport:
-        """Build one shard. Raises SetupFailed: no worker can be made, here or anywhere."""
+        """Build one shard.
+
+        Raises:
+            SetupFailed: no worker can be made, here or anywhere.
+        """
         if self._worker is None:
             assert self._failure is not None
             raise SetupFailed(self._failure)

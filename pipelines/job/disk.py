@@ -12,7 +12,7 @@ MIN_FREE_BYTES = 512 * 2**20
 
 
 def require_free_space(folder: Path) -> None:
-    """Raises UsageError if the disk that holds ``folder``, or will hold it, is nearly full."""
+    """Raises UsageError if the disk that holds `folder`, or will hold it, is nearly full."""
     existing = folder.resolve()
     while not existing.exists():
         existing = existing.parent

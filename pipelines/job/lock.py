@@ -1,9 +1,9 @@
 """One driver a folder, and no writer left over from an older one.
 
-Two advisory locks (flock: released by the kernel when their holder dies, however it dies). ``driver.lock`` belongs to
-the one driver. ``writers.lock`` is shared by every shard that is being written; a new driver takes it alone once, which
+Two advisory locks (flock: released by the kernel when their holder dies, however it dies). `driver.lock` belongs to
+the one driver. `writers.lock` is shared by every shard that is being written; a new driver takes it alone once, which
 waits until the writers of a killed driver are gone (they were seen writing for seconds), and puts its own run id into
-``run_id``; a writer of another run finds a foreign id there and stops before it writes.
+`run_id`; a writer of another run finds a foreign id there and stops before it writes.
 """
 
 from __future__ import annotations

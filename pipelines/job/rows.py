@@ -18,7 +18,7 @@ Sample = tuple[str, Mapping[str, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """Everything that one input row leaves behind. ``samples`` are read once, while the row is written."""
+    """Everything that one input row leaves behind. `samples` are read once, while the row is written."""
 
     key: str
     outcome: Outcome
@@ -28,7 +28,7 @@ class RowResult:
 
 
 def img2dataset_status(outcome: Outcome, stored: bool) -> str:
-    """img2dataset's status of a row: ``success`` exactly for rows that have a sample in the tar."""
+    """img2dataset's status of a row: `success` exactly for rows that have a sample in the tar."""
     if stored:
         return "success"
     return "failed_to_download" if outcome.facts.before_decode else "failed_to_resize"
@@ -45,7 +45,7 @@ def row_columns(
     detail: str,
     stored: bool,
 ) -> dict[str, object]:
-    """The list's columns as they came, then ours (``own``): empty, but for key, status, outcome and message."""
+    """The list's columns as they came, then ours (`own`): empty, but for key, status, outcome and message."""
     own = tuple(own)
     message = None if outcome is Outcome.KEPT else f"{outcome.value}: {detail}"[:MAX_ERROR_CHARS]
     return {
@@ -61,8 +61,8 @@ def row_columns(
 
 
 def rows_table(rows: Sequence[Columns], own: Mapping[str, pa.DataType]) -> pa.Table:
-    """The parquet table of a shard, one row per input row; ``own``: our columns and their types."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    """The parquet table of a shard, one row per input row; `own`: our columns and their types."""
+    names = list(dict.fromkeys(name for row in rows for name in row)) or [*LIST_COLUMNS, *own]
     types = {**dict.fromkeys(LIST_COLUMNS, pa.string()), **own}
     arrays = []
     for name in names:

@@ -1,6 +1,6 @@
-"""Run plans, one shard each, on Ray actors: bounded window, bounded tries, clean stop.
+"""Run plans, one shard each, on Ray actors: as many at a time as there are workers, bounded tries, clean stop.
 
-The contract: a plan whose worker dies is tried again on a fresh worker, up to ``attempts`` times; a plan that raises is
+The contract: a plan whose worker dies is tried again on a fresh worker, up to `attempts` times; a plan that raises is
 reported as failed at once (the same input raises again); the others go on. A worker that cannot be made ends the run,
 with its own error. Nothing is submitted ahead of a free worker, so memory does not grow with the number of plans.
 """
@@ -56,7 +56,7 @@ class RunResult:
     failures: dict[int, str] = field(default_factory=dict)
     """Shard -> why it is not committed."""
     stopped: str | None = None
-    """Why no further shards were handed out: ``interrupted``, or the network's failure."""
+    """Why no further shards were handed out: `interrupted`, or the network's failure."""
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class ShardRunner:
     """Hands plans to workers and collects their reports.
 
     Args:
-        spawn: makes one worker actor with a remote method ``build(plan)``.
+        spawn: makes one worker actor with a remote method `build(plan)`.
         workers: actors that are there already.
         num_workers: plans in work at the same time.
         attempts: tries of a plan whose worker died.

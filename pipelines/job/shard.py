@@ -47,7 +47,7 @@ def write_shard(
 
     Args:
         rows: closed at the end, whatever happens; nothing of it runs before the writers' lock is held.
-        times: of the stages within `rows`; ``commit`` is added.
+        times: of the stages within `rows`; `commit` is added.
         stats: further fields of the commit marker.
 
     Returns:
@@ -95,7 +95,7 @@ def commit_marker(rows: Sequence[Columns], start: float, end: float) -> ShardSta
     """The account of a shard's parquet rows: the fields of img2dataset's stats, and the outcomes.
 
     Args:
-        rows: with ``status`` and ``outcome``.
+        rows: with `status` and `outcome`.
         start, end: Unix times.
     """
     statuses, outcomes = Counter(row["status"] for row in rows), _outcomes(rows)

@@ -205,7 +205,11 @@ def read_pieces(opened: OpenedList, columns: Sequence[str], wanted: Callable[[in
 
 
 def parquet_batches(opened: OpenedList, batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """All rows of a parquet list. Raises LposekitError: the file turned out to be damaged."""
+    """All rows of a parquet list.
+
+    Raises:
+        LposekitError: the file turned out to be damaged.
+    """
     with damage_named(opened.file), _open_parquet(opened.file, opened.footer) as parquet:
         yield from parquet.iter_batches(batch_rows, use_threads=False)
 

@@ -38,7 +38,7 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class SampleVideo:
-    """One video of the sample. ``expected``: its outcome; ``cuts_s``: the hard cuts in it."""
+    """One video of the sample. `expected`: its outcome; `cuts_s`: the hard cuts in it."""
 
     name: str
     caption: str
@@ -85,7 +85,7 @@ SAMPLE_VIDEOS = (
 
 
 def write_sample_videos(folder: Path) -> Path:
-    """Write the sample's videos and captions into ``folder``, unless they are there; returns it.
+    """Write the sample's videos and captions into `folder`, unless they are there; returns it.
 
     Raises:
         UsageError: the folder holds something else, which is not to be mixed with them.

@@ -39,7 +39,11 @@ class Arena:
         return place - len(text), len(text)
 
     def read(self, place: int, length: int) -> Any:
-        """The payload whose JSON lies at `place`. Raises ValueError where it is none."""
+        """The payload whose JSON lies at `place`.
+
+        Raises:
+            ValueError: it is none.
+        """
         if length > _MAX_JSON_BYTES:
             raise ValueError(f"{length} bytes of JSON")
         try:

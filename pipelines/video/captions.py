@@ -40,7 +40,11 @@ class NewCaption:
 
 
 def read_captions(path: str) -> dict[str, NewCaption]:
-    """All captions of a file by key; held in memory. Raises UsageError where a column is missing."""
+    """All captions of a file by key; held in memory.
+
+    Raises:
+        UsageError: a column is missing.
+    """
     captions: dict[str, NewCaption] = {}
     for file in find_lists([path]):
         opened = open_list(file)

@@ -113,7 +113,11 @@ def lacks_captions(file: ListFile, kind: VideoFormat, columns: Collection[str]) 
 
 
 def list_records(opened: OpenedList) -> Iterator[Record]:
-    """The rows of a list as they stand in it, one at a time. Raises LposekitError for a damaged file."""
+    """The rows of a list as they stand in it, one at a time.
+
+    Raises:
+        LposekitError: the file is damaged.
+    """
     file = opened.file
     if opened.footer is None:
         with damage_named(file):

@@ -83,7 +83,9 @@ def open_inputs(
     kind: the format of the lists; default: from their columns. video_root: where relative paths of lists count from;
     default: the folder of the list. caption_column: the lists' column of captions; default: found by its name.
 
-    Raises UsageError for an input that is missing or names no video, LposekitError for a damaged list.
+    Raises:
+        UsageError: an input is missing or names no video.
+        LposekitError: a list is damaged.
     """
     if not inputs:
         raise UsageError("no input is named. Give --input FOLDER, or FILE: a list of videos and captions.")
@@ -116,7 +118,9 @@ def _list_input(file: ListFile, kind: VideoFormat | None, place: ListPlace) -> L
 def read_rows(inputs: Sequence[VideoInput]) -> Iterator[VideoRow]:
     """All rows: the videos of a folder, sorted by path, or the rows of a list; inputs in order.
 
-    Raises LposekitError where a list turns out to be damaged."""
+    Raises:
+        LposekitError: a list turns out to be damaged.
+    """
     return (row for each in inputs for row in each.rows())
 
 

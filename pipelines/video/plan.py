@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 
 from lposekit.errors import UsageError
-from lposekit.records import KEY_ROW_DIGITS
 from pipelines.lists.files import check_tail, find_lists
 from pipelines.lists.fingerprint import lists_fingerprint
 from pipelines.video.captions import ROWS_CHECKED, NewCaption, check_keys, read_captions, with_captions
@@ -35,11 +34,9 @@ def iter_plans(settings: BuildVideoSettings, skip: Container[int] = ()) -> Itera
     What can be wrong with the input is looked for in this call, before the first shard is asked for.
 
     Raises:
-        UsageError: a missing file or column, captions of another list, a setting out of range.
+        UsageError: a missing file or column, captions of another list.
         LposekitError: a damaged list; one that shows its damage only later raises while iterating.
     """
-    if not 1 <= settings.rows_per_shard <= 10**KEY_ROW_DIGITS:
-        raise UsageError(f"--rows-per-shard {settings.rows_per_shard}: allowed are 1 to {10**KEY_ROW_DIGITS}.")
     inputs = open_inputs(settings.input, settings.format, settings.video_root, settings.caption_column)
     for each in inputs:
         if isinstance(each, ListInput):

@@ -61,8 +61,10 @@ def fetch_platform_video(
 ) -> None:
     """Fetch the video of a platform page into `path`.
 
-    Raises `Rejected`: `timeout`, `too_big`, `http_4xx` (private, removed, refused), ..., `bad_url` where yt-dlp is not
-    installed. Raises OSError where the disk is full.
+    Raises:
+        Rejected: `timeout`, `too_big`, `http_4xx` (private, removed, refused), ..., `bad_url` where yt-dlp is not
+            installed.
+        OSError: the disk is full.
     """
     if python == sys.executable and importlib.util.find_spec("yt_dlp") is None:
         raise Rejected(Outcome.BAD_URL, "videos of platforms need yt-dlp: .venv/bin/pip install yt-dlp")

@@ -21,7 +21,7 @@ from pipelines.video.worker import VideoWorker
 
 @dataclass(frozen=True)
 class VideoRecipe:
-    """How a dataset of clips is built. ``sample``: from the quickstart's own videos."""
+    """How a dataset of clips is built. `sample`: from the quickstart's own videos."""
 
     settings: BuildVideoSettings
     sample: bool = False

@@ -56,7 +56,7 @@ def clip_key(key: str, clip: int) -> str:
 def video_row(
     key: str, row: VideoRow, result: VideoResult, sha256: str | None, samples: Iterable[Sample] = ()
 ) -> RowResult:
-    """What a video leaves behind; ``samples``: its clips, read while the row is written."""
+    """What a video leaves behind; `samples`: its clips, read while the row is written."""
     stored = bool(result.clips)
     first = result.clips[0] if stored else None
     columns = row_columns(
@@ -104,7 +104,7 @@ def clip_members(key: str, row: VideoRow, result: VideoResult, out_dir: Path) ->
 
 
 def _member_name(file: str) -> str:
-    """``00000.mp4`` -> ``mp4``; ``00000.000003.jpg`` -> ``000003.jpg``."""
+    """`00000.mp4` -> `mp4`; `00000.000003.jpg` -> `000003.jpg`."""
     return file.partition(".")[2]
 
 

@@ -35,7 +35,7 @@ class VideoPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Stages:
+class VideoStages:
     """What a worker has loaded for its shards, and the settings of their rows."""
 
     source: VideoSource
@@ -44,7 +44,9 @@ class Stages:
     limits: DecodeLimits
 
 
-def video_rows(plan: VideoPlan, claim: Claim, stages: Stages, times: StageTimes) -> Generator[RowResult, None, None]:
+def video_rows(
+    plan: VideoPlan, claim: Claim, stages: VideoStages, times: StageTimes
+) -> Generator[RowResult, None, None]:
     """What each video of a shard leaves behind, in row order; a video's clips lie in a folder until it is written.
 
     Raises:
@@ -61,7 +63,7 @@ def video_rows(plan: VideoPlan, claim: Claim, stages: Stages, times: StageTimes)
             yield _build_video(key, row, work_dir, stages, times)
 
 
-def _build_video(key: str, row: VideoRow, work_dir: Path, stages: Stages, times: StageTimes) -> RowResult:
+def _build_video(key: str, row: VideoRow, work_dir: Path, stages: VideoStages, times: StageTimes) -> RowResult:
     """One video, from its source to its clips in `work_dir`."""
     out_dir, sha256 = work_dir / "clips", None
     out_dir.mkdir()

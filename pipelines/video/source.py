@@ -46,7 +46,11 @@ class VideoSource:
         return Path(row.path)
 
     def sha256(self, row: VideoRow, path: Path) -> str:
-        """sha256 (hex) of the row's file. Raises `Rejected`: `blocked`, or a file that cannot be read."""
+        """sha256 (hex) of the row's file.
+
+        Raises:
+            Rejected: `blocked`, or a file that cannot be read.
+        """
         try:
             digest = sha256_file(path)
         except OSError as error:

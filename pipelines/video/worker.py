@@ -17,7 +17,7 @@ from pipelines.video.clips.child import TARGET
 from pipelines.video.platforms import fetch_platform_video, is_platform_url
 from pipelines.video.rows import VIDEO_SHARDS
 from pipelines.video.settings import BuildVideoSettings, clips_settings
-from pipelines.video.shard import Stages, VideoPlan, video_rows
+from pipelines.video.shard import VideoPlan, VideoStages, video_rows
 from pipelines.video.source import VideoSource
 
 
@@ -33,7 +33,7 @@ class VideoWorker:
             blocklist=self._blocklist,
             allow_private_addresses=settings.allow_private_addresses,
         )
-        self._stages = Stages(
+        self._stages = VideoStages(
             VideoSource(self._fetch, self._blocklist, settings.fetch.verify_hash),
             Sandbox(TARGET, memory_limit_bytes=settings.limits.memory_bytes),
             clips_settings(settings),

@@ -13,7 +13,9 @@ import lposekit.pose  # noqa: F401 - before torch: lets the threads that OpenMP 
 
 # isort: split
 import argparse
+import contextlib
 import json
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -55,7 +57,7 @@ class Ours:
 
     def __call__(self, video: Path, folder: Path) -> dict[str, Any]:
         settings = PosesSettings(
-            input=video, output=folder, detector=DETECTOR, pose_model=POSE_MODEL, weights_dir=self._weights
+            input=(str(video),), output=folder, detector=DETECTOR, pose_model=POSE_MODEL, weights_dir=self._weights
         )
         for old in folder.iterdir():
             old.unlink()  # or an earlier round's file would be found unchanged
@@ -71,7 +73,8 @@ class Inferencer:
         ensure_openmmlab()
         from mmpose.apis import MMPoseInferencer
 
-        self._inferencer = MMPoseInferencer(**model_files(weights), det_cat_ids=[0], device="cpu")
+        with contextlib.redirect_stdout(sys.stderr):  # mmengine's remarks
+            self._inferencer = MMPoseInferencer(**model_files(weights), det_cat_ids=[0], device="cpu")
         self._box_score = detector_entry(DETECTOR).box_score_threshold
 
     def __call__(self, video: Path) -> dict[str, Any]:

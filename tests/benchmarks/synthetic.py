@@ -37,14 +37,15 @@ from lposekit.stage_times import StageTimes
 from pipelines.image.decode import decode_image
 from pipelines.image.download import FetchedRow
 from pipelines.image.plan import ShardPlan, iter_shards
-from pipelines.image.pose_pool import LocalPoses
-from pipelines.image.recipe import image_rules, keep_rule, known_model
+from pipelines.image.recipe import image_rules, keep_rule
 from pipelines.image.settings import BuildImagesSettings, ImageSettings
-from pipelines.image.shard import Stages, image_rows
+from pipelines.image.shard import ImageStages, image_rows
 from pipelines.image.worker import IMAGE_SHARDS
 from pipelines.job.lock import owned_folder
 from pipelines.job.runner import RunResult
 from pipelines.job.shard import write_shard
+from pipelines.pose.models import known_model
+from pipelines.pose.pool import LocalPoses
 from pipelines.recipes import build_images
 from tests.support.build_process import Build
 from tests.support.stub_images import stub_image
@@ -123,7 +124,7 @@ def make_template(scratch: Path, rows: int) -> Template:
     layout, settings = DatasetLayout(root), _settings(scratch / "unused", rows)
     known, times = known_model(settings), StageTimes()
     rules = image_rules(settings, keep_rule(settings, known), known.keypoint_format)
-    stages = Stages(_made_images, LocalPoses(StubEstimator()), rules, settings.pose.batch_size, False, None, 1)
+    stages = ImageStages(_made_images, LocalPoses(StubEstimator()), rules, settings.pose.batch_size, False, None, 1)
     with owned_folder(layout) as run_id:
         made = image_rows(_marked_plan(scratch, rows), stages, scratch, times)
         write_shard(Claim(root, run_id), MARK, made, IMAGE_SHARDS, times)

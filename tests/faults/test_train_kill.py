@@ -55,8 +55,9 @@ def assert_equal_runs(run: Path, whole: Path) -> None:
     assert not list((run / "checkpoints").glob("*.tmp"))
 
 
+@pytest.mark.more  # `tests/trainer/test_train.py` resumes a run that was stopped
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.more)])
+@pytest.mark.parametrize("stage", [1, 2])
 def test_a_run_killed_at_every_named_point_ends_as_if_it_never_was(
     stage: int, undisturbed: Callable[[int], Path], tmp_path: Path
 ):

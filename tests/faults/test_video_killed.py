@@ -134,6 +134,7 @@ def test_a_driver_killed_alone_after_a_shard_is_resumed_at_once_and_no_committed
     _assert_whole(build, undisturbed)
 
 
+@pytest.mark.more  # `test_build_killed.py` has the same of an image build
 def test_a_worker_killed_while_a_video_is_decoded_is_replaced_and_the_run_ends_as_if_nothing_had_been(
     videos: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:

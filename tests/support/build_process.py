@@ -28,7 +28,7 @@ from lposekit.shards.dataset import PoseSample
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
 from pipelines.job.build_report import BuildReport
-from pipelines.recipes import build_images, build_videos
+from pipelines.recipes import build_images, build_poses, build_videos
 from tests.support.execute_here import execute_here
 from tests.support.fixtures import REPOSITORY
 
@@ -90,7 +90,8 @@ class BuildProcess(ABC):
     def finish_here(self) -> BuildReport:
         """The same command, in this process and without Ray: seconds faster."""
         name, *flags = self.arguments()
-        command, build = COMMANDS[name], {"build-laion-pose": build_images, "build-video-shards": build_videos}[name]
+        builds = {"build-laion-pose": build_images, "build-video-shards": build_videos, "pose": build_poses}
+        command, build = COMMANDS[name], builds[name]
         return build(load(command, command.load_settings_class(), flags).settings, execute=execute_here)
 
     @property
@@ -122,6 +123,15 @@ class VideoBuild(BuildProcess):
         """How many clips of a video its decoder has written, while it is at it; ``video``: its number in the list."""
         key = sample_key(*divmod(video, self.rows_per_shard))
         return len(list(self.layout.work.glob(f"*/{key}-*/clips/0*.mp4")))
+
+
+@dataclass
+class PosesBuild(BuildProcess):
+    """`lposekit pose` of a dataset of clips."""
+
+    def arguments(self) -> list[str]:
+        flags = ["--input", str(self.list_path), "--output", str(self.output), *self.extra]
+        return ["pose", *flags, "--workers", "1", "--pose.actors", "1", *STUB]
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:

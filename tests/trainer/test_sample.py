@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import trainer.sample
 from lposekit.cli import main
+from lposekit.errors import UsageError
 from lposekit.shards.dataset import open_dataset
 from tests.support.fixtures import REPOSITORY, fixture_path
 from tests.support.sample_runs import SIDE, read_video, skeleton_video, trained, walking, write_video
@@ -94,9 +97,70 @@ def test_several_prompts_do_not_depend_on_one_another(stage: int, said: Any) -> 
     assert sample("--prompts", "prompts.txt", *pose, "--output", "all", run=trained(stage), prompt=None) == 0, said()
     ending = ".png" if stage == 1 else ".mp4"
     assert sample(*pose, "--output", f"one{ending}", run=trained(stage)) == 0
-    assert sorted(path.name for path in Path("all").iterdir()) == [f"0000{ending}", f"0001{ending}"]
+    assert sorted(path.name for path in Path("all").iterdir()) == [f"0000{ending}", f"0001{ending}", "prompts.jsonl"]
     assert Path("all", f"0001{ending}").read_bytes() == Path(f"one{ending}").read_bytes()
     assert Path("all", f"0000{ending}").read_bytes() != Path(f"one{ending}").read_bytes()
+
+
+def test_a_folder_of_prompts_goes_on_where_it_was_stopped(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutations tried: `finished.add` left out; the skeletons, or the settings, left out of the digest.
+    walking(Path("walk.poses.json"))
+    Path("prompts.txt").write_text("a cat\na dog\na man\n")
+    pose = ["--pose", "walk.poses.json", "--frames", "2", "--prompts", "prompts.txt", "--output", "all"]
+    drawn: list[str] = []
+    write = trainer.sample.write_result
+
+    def stopped_at_the_third(output: Path, *rest: Any) -> None:
+        drawn.append(output.name)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        write(output, *rest)
+
+    monkeypatch.setattr(trainer.sample, "write_result", stopped_at_the_third)
+    assert sample(*pose, prompt=None) == 130
+    with Path("all/prompts.jsonl").open("a") as stream:
+        stream.write('{"file": "0002.mp4", "pro')
+    assert sample(*pose, prompt=None) == 0
+    assert drawn == ["0000.mp4", "0001.mp4", "0002.mp4", "0002.mp4"]
+    assert "was there already, a dog" in said()
+    Path("prompts.txt").write_text("a cat\na bird\na man\n")
+    assert sample(*pose, prompt=None) == 0
+    assert drawn[4:] == ["0001.mp4"]
+    for changed in (["--stride", "1"], ["--stride", "1", "--guidance", "3"]):
+        del drawn[:4]
+        assert sample(*pose, *changed, prompt=None) == 0
+        assert drawn[-3:] == ["0000.mp4", "0001.mp4", "0002.mp4"]
+
+
+def test_more_steps_than_the_scheduler_has_are_refused_before_the_weights_are_read() -> None:
+    # Mutation tried: without `set_timesteps` there.
+    trainer.sample.try_scheduler(SampleSettings(steps=1000))
+    with pytest.raises(UsageError, match="--steps 1001: not with --scheduler ddim"):
+        trainer.sample.try_scheduler(SampleSettings(steps=1001))
+
+
+def test_eta_without_effect_is_refused() -> None:
+    # Mutation tried: without the check of `step`'s parameters.
+    trainer.sample.try_scheduler(SampleSettings(eta=0.5))
+    with pytest.raises(UsageError, match="no effect with --scheduler euler"):
+        trainer.sample.try_scheduler(SampleSettings(eta=0.5, scheduler="euler"))
+
+
+def test_numbers_that_overflow_give_no_black_clip(said: Any) -> None:
+    # Mutation tried: without `refuse_overflow`, the exit code is 0.
+    walking(Path("walk.poses.json"))
+    pose = ["--pose", "walk.poses.json", "--frames", "1", "--output", "out.mp4"]
+    assert sample(*pose, "--guidance", "1e38") == 1
+    assert "not finite" in said()
+    assert not Path("out.mp4").exists()
+
+
+def test_a_prompt_longer_than_the_encoder_reads_is_said(said: Any) -> None:
+    # Mutation tried: without `warn_long`.
+    walking(Path("walk.poses.json"))
+    pose = ["--pose", "walk.poses.json", "--frames", "1", "--output", "out.mp4"]
+    assert sample(*pose, prompt="cat " * 200) == 0
+    assert "of which the text encoder reads" in said()
 
 
 def test_gif_frames_and_side_by_side_and_a_mark(said: Any) -> None:
@@ -371,6 +435,35 @@ def test_a_pose_without_a_pose_encoder_is_refused_and_no_pose_is_fine(said: Any)
     assert "no pose encoder" in said()
     assert sample("--output", "out.mp4", run=run) == 0
     assert len(read_video(Path("out.mp4"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("size", 10**9),
+        ("size", 100),
+        ("frames", 10**9),
+        ("stage", 3),
+        ("pose_line_width", -1),
+        ("pose_line_width", 1e9),
+    ],
+)
+def test_numbers_of_a_run_that_cannot_be_are_damage(key: str, value: float, said: Any) -> None:
+    # Mutation tried: without `ALLOWED`, memory ends, or the first step fails.
+    Path("run").mkdir()
+    card = {**json.loads((trained(2) / "run.json").read_text()), key: value}
+    Path("run/run.json").write_text(json.dumps(card))
+    assert sample("--output", "out.mp4", "--frames", "1", run=Path("run")) == 1
+    assert f"its {key} ({value}) cannot be used" in said()
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x")])
+def test_a_pose_encoder_that_is_not_the_runs_is_damage(change: Any, said: Any) -> None:
+    # Mutation tried: without the check, the message says that the run was trained without one.
+    shutil.copytree(trained(2), "run")
+    change(Path("run/pose_encoder.safetensors"))
+    assert sample("--output", "out.mp4", run=Path("run")) == 1
+    assert "pose_encoder.safetensors: missing, or not as the run wrote it" in said()
 
 
 def test_another_base_is_refused(said: Any) -> None:

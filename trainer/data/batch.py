@@ -34,12 +34,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Samples stacked. ``rgb`` and ``skeleton`` are uint8 RGB; ``moments`` are the VAE's mean and log-variance,
+    """Samples stacked. `rgb` and `skeleton` are uint8 RGB; `moments` are the VAE's mean and log-variance,
     float16.
 
     keys: name of each sample (with its dataset's number in front if there are several). captions: empty where dropped.
     timesteps: int64 [B]. noise: what the model learns to predict. latent_noise: draws the latent from its distribution.
-    Exactly one of ``rgb_BFHWC`` and ``moments_BFCHW`` is there; ``skeleton_BFHWC`` in stage 1 only.
+    Exactly one of `rgb_BFHWC` and `moments_BFCHW` is there; `skeleton_BFHWC` in stage 1 only.
     """
 
     keys: list[str]

@@ -22,7 +22,7 @@ HASHED_AT_ONCE = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A dataset folder as the trainer sees it. ``kind`` is ``image`` or ``video``."""
+    """A dataset folder as the trainer sees it. `kind` is `image` or `video`."""
 
     root: Path
     kind: str
@@ -88,7 +88,7 @@ class Dataset:
 
 
 def open_catalog(roots: Sequence[Path], kind: str) -> tuple[Dataset, ...]:
-    """The datasets of a run, all of ``kind``, with every shard's size checked.
+    """The datasets of a run, all of `kind`, with every shard's size checked.
 
     Raises:
         UsageError: no folder, or a dataset of the other kind.

@@ -34,7 +34,7 @@ class DamagedSample(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Skeleton:
-    """How to draw. ``score_threshold`` None: the one that the dataset was built with."""
+    """How to draw. `score_threshold` None: the one that the dataset was built with."""
 
     style: StyleName = "followyourpose"
     score_threshold: float | None = None
@@ -114,7 +114,7 @@ def decode_skeleton(pose_json: bytes, geometry: Geometry, skeleton: Skeleton) ->
 class ClipPlan:
     """Which source frames make a clip: `frames` of them from a drawn start on, `stride` apart.
 
-    ``stride_s`` overrides ``stride`` by the clip's frame rate.
+    `stride_s` overrides `stride` by the clip's frame rate.
     """
 
     frames: int
@@ -147,7 +147,7 @@ def read_clip_facts(sample_json: bytes) -> tuple[int, float]:
 def decode_clip(
     mp4: bytes, wanted_F: npt.NDArray[np.int64], framing: Framing, random: SampleRandom
 ) -> npt.NDArray[np.uint8]:
-    """The training clip uint8 [F, size, size, 3]: source frames ``wanted_F`` (rising) of a stored mp4.
+    """The training clip uint8 [F, size, size, 3]: source frames `wanted_F` (rising) of a stored mp4.
 
     Seeks to the key frame before the first and decodes on; frames between are decoded and never converted.
     """
@@ -169,7 +169,7 @@ def _decode_frames(
     random: SampleRandom,
     clip_FHWC: npt.NDArray[np.uint8],
 ) -> int:
-    """Fills ``clip_FHWC``; returns how many of its frames were found."""
+    """Fills `clip_FHWC`; returns how many of its frames were found."""
     stream = container.streams.video[0]
     # workers are the parallelism; a decoder with threads of its own would only fight them
     stream.thread_type, stream.codec_context.thread_count = "SLICE", 1

@@ -42,8 +42,8 @@ class Geometry:
 
     def cut(self, rgb_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """uint8 [size, size, 3] of an image that is already height x width."""
-        window = rgb_HWC[self.top : self.top + self.size, self.left : self.left + self.size]
-        return window[:, ::-1] if self.flipped else window
+        cropped = rgb_HWC[self.top : self.top + self.size, self.left : self.left + self.size]
+        return cropped[:, ::-1] if self.flipped else cropped
 
     def keypoints(self, keypoints_PK3: npt.NDArray[np.float32], points: KeypointFormat) -> npt.NDArray[np.float32]:
         """The same for keypoints in pixels of the source image; those outside of it are dropped."""
@@ -56,7 +56,7 @@ class Geometry:
 def choose_geometry(
     source_height: int, source_width: int, size: int, crop: Crop, flip: float, random: SampleRandom
 ) -> Geometry:
-    """The shorter side becomes ``size``; the crop is centred or drawn, the flip is drawn."""
+    """The shorter side becomes `size`; the crop is centred or drawn, the flip is drawn."""
     scale = size / min(source_height, source_width)
     height, width = max(size, round(source_height * scale)), max(size, round(source_width * scale))
     if crop == "center":

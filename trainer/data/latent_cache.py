@@ -34,7 +34,7 @@ def caches_folder(dataset_root: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class LatentCache:
-    """A cache whose shards are those of its dataset, in the same order. ``shape``: (2C, H, W) of one frame."""
+    """A cache whose shards are those of its dataset, in the same order. `shape`: (2C, H, W) of one frame."""
 
     folder: Dataset
     shape: tuple[int, int, int]

@@ -28,7 +28,7 @@ _DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
 
 @dataclass(frozen=True, slots=True)
 class BatchSplit:
-    """One process's part of every global batch: rank ``rank`` of ``world``, in forward passes of ``micro_batch``."""
+    """One process's part of every global batch: rank `rank` of `world`, in forward passes of `micro_batch`."""
 
     batch_size: int
     micro_batch: int
@@ -77,7 +77,7 @@ class _Parcel:
 
 @dataclass(slots=True)
 class _BatchMaker:
-    """Runs in the workers. ``reading``: int64 [workers, 3] in shared memory, (pid, dataset, shard) of what each
+    """Runs in the workers. `reading`: int64 [workers, 3] in shared memory, (pid, dataset, shard) of what each
     reads."""
 
     reader: SampleReader
@@ -109,7 +109,7 @@ class SampleLoader:
     _reading: Tensor = field(default_factory=lambda: torch.zeros(0, 3, dtype=torch.int64))
 
     def batches(self, state: OrderState, steps: int) -> Iterator[Batch]:
-        """The micro-batches of ``steps`` steps after ``state``, `split.passes` for each step.
+        """The micro-batches of `steps` steps after `state`, `split.passes` for each step.
 
         Raises:
             LposekitError: a sample is damaged or a worker died; names shard and worker.
@@ -139,7 +139,7 @@ class SampleLoader:
                 yield Batch.unpacked(batch.values) if isinstance(batch, _Parcel) else batch
 
     def advance(self, state: OrderState, steps: int = 1) -> OrderState:
-        """The state after ``steps`` global batches."""
+        """The state after `steps` global batches."""
         return self.order.advance(state, steps * self.split.batch_size)
 
     @contextlib.contextmanager

@@ -32,7 +32,7 @@ _SHUFFLE_SHARDS, _SHUFFLE_BLOCK = 0, 1
 
 
 class SampleRef(NamedTuple):
-    """One draw of one sample: the row of a shard of a dataset. ``visit`` counts the earlier draws of that same sample
+    """One draw of one sample: the row of a shard of a dataset. `visit` counts the earlier draws of that same sample
     (at weight 1: the epoch), so that (seed, *ref) names a draw and its randomness for good."""
 
     dataset: int
@@ -43,7 +43,7 @@ class SampleRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OrderState:
-    """A place in the stream: ``consumed`` samples of ``epoch`` are gone, counted over all ranks."""
+    """A place in the stream: `consumed` samples of `epoch` are gone, counted over all ranks."""
 
     epoch: int = 0
     consumed: int = 0
@@ -82,7 +82,7 @@ class SampleOrder:
         return int(ends[-1]) if len(ends) else 0
 
     def draw(self, state: OrderState, count: int) -> tuple[list[SampleRef], OrderState]:
-        """The next ``count`` samples after ``state``, and the state behind them. Costs the same anywhere.
+        """The next `count` samples after `state`, and the state behind them. Costs the same anywhere.
 
         Raises:
             LposekitError: the state lies behind its epoch's end, so it belongs to other datasets, weights or settings.
@@ -96,7 +96,7 @@ class SampleOrder:
         return refs, state
 
     def advance(self, state: OrderState, count: int) -> OrderState:
-        """The state behind the next ``count`` samples, without looking them up."""
+        """The state behind the next `count` samples, without looking them up."""
         while count:
             state = self._skip_finished_epochs(state)
             taken = min(count, self.epoch_size(state.epoch) - state.consumed)
@@ -104,7 +104,7 @@ class SampleOrder:
         return state
 
     def samples(self, epoch: int, start: int, stop: int) -> list[SampleRef]:
-        """Samples ``start`` to ``stop`` (excluded) of one epoch."""
+        """Samples `start` to `stop` (excluded) of one epoch."""
         if start >= stop:
             return []
         blocks = range(start // self.block_samples, (stop - 1) // self.block_samples + 1)
@@ -134,7 +134,7 @@ class SampleOrder:
         return state
 
     def _block_positions(self, epoch: int, block: int) -> Ints:
-        """Positions in the epoch's unshuffled list, in the order in which block ``block`` visits them."""
+        """Positions in the epoch's unshuffled list, in the order in which block `block` visits them."""
         if self._block is None or self._block[0] != (epoch, block):
             start = block * self.block_samples
             size = min(self.block_samples, self.epoch_size(epoch) - start)

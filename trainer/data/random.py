@@ -25,5 +25,5 @@ class SampleRandom:
     ref: SampleRef
 
     def stream(self, use: Use) -> np.random.Generator:
-        """A generator at the start of the stream of ``use``: asking twice gives the same numbers."""
+        """A generator at the start of the stream of `use`: asking twice gives the same numbers."""
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, *self.ref, _NUMBERS[use]])))

@@ -30,7 +30,7 @@ from trainer.data.random import SampleRandom
 
 @dataclass(frozen=True, slots=True)
 class NoiseRecipe:
-    """The random numbers of a sample's diffusion step. ``downscale``: pixels of an image to one of its latent."""
+    """The random numbers of a sample's diffusion step. `downscale`: pixels of an image to one of its latent."""
 
     channels: int = 4
     downscale: int = 8
@@ -40,7 +40,7 @@ class NoiseRecipe:
 
 @dataclass(frozen=True, slots=True)
 class SampleRecipe:
-    """How a sample is made. ``skeleton`` None: no pose (stage 2). ``noise`` None: no random numbers (to time the
+    """How a sample is made. `skeleton` None: no pose (stage 2). `noise` None: no random numbers (to time the
     rest)."""
 
     framing: Framing
@@ -57,7 +57,7 @@ class SampleRecipe:
 
 @dataclass(frozen=True, slots=True)
 class SampleReader:
-    """Reads draws of the datasets' samples. ``caches``: one for each dataset, or none at all."""
+    """Reads draws of the datasets' samples. `caches`: one for each dataset, or none at all."""
 
     datasets: Sequence[Dataset]
     recipe: SampleRecipe
@@ -82,7 +82,7 @@ class SampleReader:
         return sum(len(shard) for dataset in self.datasets for shard in dataset.shards)
 
     def ref(self, index: int, visit: int) -> SampleRef:
-        """The draw of sample ``index``, counted through all datasets and shards. Raises IndexError behind the last."""
+        """The draw of sample `index`, counted through all datasets and shards. Raises IndexError behind the last."""
         for d, dataset in enumerate(self.datasets):
             for s, shard in enumerate(dataset.shards):
                 if index < len(shard):

@@ -18,7 +18,11 @@ class ByteSource(Protocol):
         ...
 
     def read(self, name: str, offset: int, size: int) -> bytes:
-        """``size`` bytes at ``offset``; fewer if the file ends before. Raises OSError if it cannot be read."""
+        """`size` bytes at `offset`; fewer if the file ends before.
+
+        Raises:
+            OSError: it cannot be read.
+        """
         ...
 
 

@@ -55,8 +55,8 @@ def denoise(
 ) -> Iterator[DenoisingStep]:
     """Denoises latents step by step, with any diffusers scheduler whose steps are set.
 
-    latents_BCFHW: standard normal times ``scheduler.init_noise_sigma``. text_BLD: embeddings of the prompts; with
-    ``guidance`` above 1 (2B)LD, those of the negative prompts first. guidance: prediction = negative + guidance *
+    latents_BCFHW: standard normal times `scheduler.init_noise_sigma`. text_BLD: embeddings of the prompts; with
+    `guidance` above 1 (2B)LD, those of the negative prompts first. guidance: prediction = negative + guidance *
     (prompt - negative); 1 or less runs the prompt alone. first_frame: what the windows' sparse-causal attention looks
     at, their own first frame or the clip's. eta, generator: for schedulers that draw noise.
     """

@@ -19,7 +19,7 @@ Image = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """From images of any size to ``height`` x ``width``."""
+    """From images of any size to `height` x `width`."""
 
     height: int
     width: int
@@ -36,7 +36,7 @@ class Fit:
         return np.ascontiguousarray(resized[top : top + self.height, left : left + self.width], dtype=np.uint8)
 
     def keypoints(self, keypoints_PK3: npt.NDArray[np.float32], height: int, width: int) -> npt.NDArray[np.float32]:
-        """The same for keypoints [P, K, 3] of a ``height`` x ``width`` image; those outside of it are dropped."""
+        """The same for keypoints [P, K, 3] of a `height` x `width` image; those outside of it are dropped."""
         fitted_height, fitted_width = self._covering(height, width)
         inside = drop_outside(keypoints_PK3, height, width)
         scaled = scale_keypoints(inside, fitted_width / width, fitted_height / height)

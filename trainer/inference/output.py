@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -31,11 +33,27 @@ LABEL = "AI-generated"
 COMMENT = f"{LABEL} video or image, made with lposekit sample"
 _BT601 = 6  # AVCOL_SPC_SMPTE170M
 _ENDINGS: dict[str, Format] = {".mp4": "mp4", ".gif": "gif"}
+_FRAME_NAME = re.compile(r"\d{6}\.png", re.ASCII)
 
 
 def format_of(path: Path) -> Format:
     """What the ending of a path asks for; a name without one asks for a folder of frames."""
     return _ENDINGS.get(path.suffix.lower(), "frames")
+
+
+def foreign_file(folder: Path) -> Path | None:
+    """Something in a folder that `write_frames` did not write there, and so must not remove; None if there is none."""
+    return next((path for path in sorted(folder.iterdir()) if not _is_own_frame(path)), None)
+
+
+def _is_own_frame(path: Path) -> bool:
+    if not _FRAME_NAME.fullmatch(path.name) or not path.is_file():
+        return False
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.info.get("Comment") == COMMENT
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def write_frames(path: Path, frames_FHWC: Frames, written_as: Format, fps: float) -> None:
@@ -66,21 +84,34 @@ def write_png(path: Path, rgb_HWC: npt.NDArray[np.uint8]) -> None:
 
 
 def _write_folder(path: Path, frames_FHWC: Frames) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    """Frames as `000000.png` and so on; only frames that were written here make room for them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name[:64]}.", suffix=".partial", dir=path.parent))
     try:
+        partial.chmod(0o777 & ~_umask())  # mkdtemp's is for its owner alone
         for i, rgb_HWC in enumerate(frames_FHWC):
             _save_png(partial / f"{i:06d}.png", rgb_HWC)
         if path.is_dir():
-            for old in path.glob("[0-9]*.png"):
-                old.unlink()
-            # fails, and says so, if it holds anything that was not written here
-            path.rmdir()
+            _clear(path)
         os.replace(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _clear(folder: Path) -> None:
+    foreign = foreign_file(folder)
+    if foreign is not None:
+        raise LposekitError(f"{folder}: holds {foreign.name}, which was not written here. Name another folder.")
+    for old in folder.iterdir():
+        old.unlink()
+    folder.rmdir()
+
+
+def _umask() -> int:
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
 
 
 def _save_png(path: Path, rgb_HWC: npt.NDArray[np.uint8]) -> None:
@@ -94,7 +125,8 @@ def _write_mp4(path: Path, frames_FHWC: Frames, fps: float) -> None:
     """H.264. One thread, and no macroblock tree: then the same frames give the same bytes."""
     rate = Fraction(fps).limit_denominator(1001)
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
-    with av.open(str(path), "w", format="mp4", container_options=options) as container:
+    # the whole path, so that no name is taken for a protocol (`a:b.mp4`)
+    with av.open(str(path.absolute()), "w", format="mp4", container_options=options) as container:
         container.metadata["comment"] = COMMENT
         stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width = frames_FHWC.shape[1:3]

@@ -23,6 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import BaseImageProcessor, CLIPTextModel, CLIPTokenizer
 
+from lposekit.errors import LposekitError
 from trainer.inference.denoise import GUIDANCE, DenoisingStep, FirstFrameChoice, PoseMaps, denoise
 from trainer.inference.windows import Method, WindowPlan
 from trainer.model.base import decode_latents, encode_text, tokenize
@@ -131,13 +132,13 @@ class FollowYourPosePipeline(DiffusionPipeline):
         """Draw one clip.
 
         pose: skeleton images, RGB uint8 [F, H, W, 3] or float [1, F, 3, H, W] in [0, 1]; they also give the number of
-        frames and the size, which ``num_frames``, ``height`` and ``width`` give without them (multiples of 8).
+        frames and the size, which `num_frames`, `height` and `width` give without them (multiples of 8).
         seed: of the noise, drawn on the CPU, alike on every device. latents: noise to start from, BCFHW. prompt_embeds:
         1LD, instead of a prompt. window, overlap, long_method, first_frame: see `WindowPlan` and `denoise`; clips of up
-        to ``window`` frames run as one. vae_slice: frames that the VAE decodes at a time. output_type: `np` or
+        to `window` frames run as one. vae_slice: frames that the VAE decodes at a time. output_type: `np` or
         `latent`. on_step: called after every step.
 
-        Raises ValueError for inputs that do not fit one another.
+        Raises ValueError for inputs that do not fit one another, LposekitError if the numbers overflow.
         """
         generator = torch.Generator().manual_seed(seed)
         self.scheduler.set_timesteps(num_inference_steps)
@@ -157,6 +158,7 @@ class FollowYourPosePipeline(DiffusionPipeline):
             latents = step.latents_BCFHW
             if on_step:
                 on_step(step)
+        refuse_overflow(latents)
         if output_type == "latent":
             return FollowYourPoseOutput(frames=latents, flagged=[])
         frames, flagged = self._images(latents, vae_slice)
@@ -258,6 +260,15 @@ class FollowYourPosePipeline(DiffusionPipeline):
         pixels = pixels.to(self._execution_device, self.safety_checker.dtype)
         _, unsafe = self.safety_checker(images=frames_FHWC.copy(), clip_input=pixels)
         return [i for i, found in enumerate(unsafe) if found]
+
+
+def refuse_overflow(latents: Tensor) -> None:
+    """Raises LposekitError for latents that would become black frames without a word."""
+    if not torch.isfinite(latents).all():
+        raise LposekitError(
+            f"the result is not finite in {latents.dtype}: its numbers overflowed. Take --compute.precision bf16 or "
+            "fp32, and a --guidance of at most 20."
+        )
 
 
 def align_weights(module: nn.Module | None) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,7 +21,7 @@ import numpy.typing as npt
 from lposekit.errors import LposekitError, UsageError
 from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.pose.choose import select_persons
-from lposekit.pose.tracks import PersonTrack, PoseTracks, persons_at, read_tracks
+from lposekit.pose.tracks import PersonTrack, PoseTracks, decode_tracks, persons_at, read_tracks
 from lposekit.shards.dataset import PoseDataset, open_dataset, read_members
 from lposekit.shards.pose_json import person_from_record
 from lposekit.skeleton import draw_skeleton
@@ -37,6 +39,7 @@ Estimate = Callable[[Path], PoseTracks]
 
 DEFAULT_SCORE_THRESHOLD = 0.3
 TRACKS_SUFFIX, STILL_SUFFIX = ".poses.json", ".pose.json"
+TRACKS_MEMBER = TRACKS_SUFFIX[1:]
 MAX_POSE_BYTES = 16 * 2**20
 
 
@@ -44,7 +47,7 @@ MAX_POSE_BYTES = 16 * 2**20
 class PoseRequest:
     """What to read, and how the skeletons must look.
 
-    count: frames to make; None: all, at most ``most``. line_width: in pixels of the output; None: the style's.
+    count: frames to make; None: all, at most `most`. line_width: in pixels of the output; None: the style's.
     """
 
     source: str
@@ -73,7 +76,7 @@ def load_pose(request: PoseRequest, estimate: Estimate) -> Frames:
     if tracks is not None:
         return draw_tracks(tracks, request)
     path = Path(request.source)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UsageError(f"--pose {path}: a folder. Name one sample of a dataset as {path}:KEY, or a file.")
     if path.suffix == ".json":
         raise UsageError(
@@ -88,7 +91,7 @@ def load_pose(request: PoseRequest, estimate: Estimate) -> Frames:
 def stored_tracks(source: str) -> PoseTracks | None:
     """The poses that a file or a sample of a dataset holds, a still pose as one frame; None for a video."""
     folder, colon, key = source.rpartition(":")
-    if colon and Path(folder).is_dir():
+    if colon and os.path.isdir(folder):
         return sample_tracks(Path(folder), key)
     if source.endswith(TRACKS_SUFFIX):
         return read_tracks(Path(source))
@@ -107,8 +110,11 @@ def sample_tracks(folder: Path, key: str) -> PoseTracks:
         members = read_members(shard, row)
         if "pose.json" in members:
             return still_tracks(members["pose.json"], f"{folder}:{key}")
+        if TRACKS_MEMBER in members:
+            return decode_tracks(members[TRACKS_MEMBER], f"--pose {folder}:{key}")
         raise UsageError(
-            f"--pose {folder}:{key}: the sample holds no pose. Estimate it: lposekit pose --input {folder} --output DIR"
+            f"--pose {folder}:{key}: the sample holds no pose. Estimate it with `lposekit pose --input {folder} "
+            f"--output DIR`, and name DIR:{key}."
         )
     raise UsageError(
         f"--pose {folder}:{key}: there is no sample {key}; {len(dataset)} samples, such as {_some(dataset)}"
@@ -120,10 +126,15 @@ def _some(dataset: PoseDataset) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
+    """The bytes of a pose file. Raises UsageError: it is not there, too large, or no file (a pipe, a device)."""
     try:
-        if path.stat().st_size > MAX_POSE_BYTES:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"--pose {path}: no regular file. Name a pose file.")
+        with path.open("rb") as stream:
+            data = stream.read(MAX_POSE_BYTES + 1)
+        if len(data) > MAX_POSE_BYTES:
             raise UsageError(f"--pose {path}: larger than {MAX_POSE_BYTES} bytes, which is no pose of one image.")
-        return path.read_bytes()
+        return data
     except OSError as error:
         raise UsageError(f"--pose {path}: {error.strerror}. Name a pose file that exists.") from error
 
@@ -136,7 +147,7 @@ def still_tracks(pose_json: bytes, source: str) -> PoseTracks:
         persons = [person_from_record(record) for record in pose["persons"]]
         width, height = int(pose["width"]), int(pose["height"])
         threshold = float(pose["keypoint_score_threshold"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise LposekitError(
             f"--pose {source}: not a pose file ({error!r}). Build the dataset again, or verify it."
         ) from error
@@ -192,7 +203,7 @@ def draw_frame(tracks: PoseTracks, frame: int, request: PoseRequest) -> npt.NDAr
 
 
 def load_video(path: Path, request: PoseRequest, estimate: Estimate) -> Frames:
-    """Frames of a skeleton video; a video of persons goes to ``estimate`` first."""
+    """Frames of a skeleton video; a video of persons goes to `estimate` first."""
     fit = request.fit
     video = read_pose_video(path, request.count or request.most, request.stride, fit.image, EXAMINED_FRAMES)
     kind = request.how.kind

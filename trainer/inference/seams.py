@@ -14,8 +14,8 @@ from trainer.inference.windows import Window
 
 @dataclass(frozen=True, slots=True)
 class Seams:
-    """Mean absolute difference of neighbouring frames, in grey levels of 255: ``at_borders`` of the windows, and
-    ``elsewhere``."""
+    """Mean absolute difference of neighbouring frames, in grey levels of 255: `at_borders` of the windows, and
+    `elsewhere`."""
 
     at_borders: float
     elsewhere: float

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Ge, Interval
 
 from lposekit.setting_values import Fraction, NotNegative, Positive
 from lposekit.skeleton_styles import StyleName
@@ -31,7 +31,7 @@ class PoseInputSettings:
     `1,3`."""
     style: StyleName | None = None
     """Style of the skeletons; default: the style that the weights were trained with."""
-    line_width: Annotated[float, Gt(0)] | None = None
+    line_width: Annotated[float, Interval(gt=0, le=512)] | None = None
     """Line width in pixels of the output; default: as the weights were trained with, scaled to the size."""
     score_threshold: float | None = None
     """Raw score from which a keypoint is drawn; default: that of the pose file, else 0.3."""
@@ -111,10 +111,10 @@ class SampleSettings:
     """Scale of the classifier-free guidance; 1 or less: none."""
     seed: Annotated[int, Interval(ge=0, lt=2**63)] = 33
     """Determines the noise. Each prompt starts from it, so its result does not depend on the other prompts."""
-    fps: Annotated[float, Interval(gt=0, le=240)] = 8.0
+    fps: Annotated[float, Interval(ge=0.1, le=240)] = 8.0
     """Frames per second of the written video."""
     negative_prompt: str = ""
-    """What to keep away from."""
+    """What the result should not show."""
     prompts: Path | None = None
     """A text file with one prompt per line, instead of --prompt."""
     height: Side | None = None
@@ -147,6 +147,8 @@ class SampleSettings:
             yield "base", "name the base of the published weights: a folder or hub id of Stable Diffusion 1.4."
         if (self.prompt is None) == (self.prompts is None):
             yield "prompt", "give --prompt TEXT, or --prompts FILE (one of them)."
+        if self.result.side_by_side and self.pose is None:
+            yield "result.side_by_side", "shows the skeleton, so it needs --pose."
 
 
 NEEDED_TO_SAMPLE = {"output": "name the file or folder to write."}

@@ -22,7 +22,7 @@ Method = Literal["average", "reuse"]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Frames ``start`` to ``stop`` (exclusive) of the clip; predictions count for those from ``counts_from`` on."""
+    """Frames `start` to `stop` (exclusive) of the clip; predictions count for those from `counts_from` on."""
 
     start: int
     stop: int
@@ -31,7 +31,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """The windows of a clip of ``num_frames`` at every step.
+    """The windows of a clip of `num_frames` at every step.
 
     length: frames of a window; a clip that is no longer runs as one window. overlap: frames that two windows share at
     least (`average`); `reuse` shares half a window.
@@ -61,8 +61,8 @@ class WindowPlan:
 
 
 def window_starts(num_frames: int, length: int, advance: int, offset: int = 0) -> list[int]:
-    """First frames of windows of full length that cover a longer clip: 0, then every ``advance`` frames from
-    ``offset`` on, and a last one that ends with the clip."""
+    """First frames of windows of full length that cover a longer clip: 0, then every `advance` frames from
+    `offset` on, and a last one that ends with the clip."""
     last = num_frames - length
     return sorted({0, last, *range(offset, last, advance)})
 

@@ -82,7 +82,7 @@ def load_base(name: str) -> Base:
 
 
 def base_folder(name: str, files: Sequence[str] = HUB_FILES) -> Path:
-    """The local folder of a base, fetched (these ``files`` of it) or built if need be; raises UsageError if there is
+    """The local folder of a base, fetched (these `files` of it) or built if need be; raises UsageError if there is
     none."""
     if name == TINY:
         return tiny_folder()

@@ -7,26 +7,17 @@ safetensors. Files are read without running code from them: safetensors, or torc
 
 from __future__ import annotations
 
-import logging
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from lposekit.errors import UsageError
 from trainer.model.pose_encoder import BLOCKS_PER_LEVEL, POSE_PREFIX, PoseEncoder, build_pose_encoder
 from trainer.model.switches import OFFICIAL
-
-if TYPE_CHECKING:
-    from trainer.model.unet import VideoUNet
-
-logger = logging.getLogger(__name__)
+from trainer.model.tensor_files import load_strictly, read_safetensors, read_torch, write_weights
+from trainer.model.unet import VideoUNet
 
 FOLDER_FILES = (
     "diffusion_pytorch_model.safetensors",
@@ -38,19 +29,20 @@ FOLDER_FILES = (
 """Where the weights lie in a folder; accelerate's checkpoint folders (`followyourpose_checkpoint-1000`) have
 `pytorch_model.bin`."""
 
-LISTED_DIFFERENCES = 5
-
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a `.safetensors` or torch file, or of the first known file in a folder, on the CPU.
 
-    Raises UsageError for a file that is missing, damaged, holds anything but tensors, or needs code to be run.
+    Raises:
+        UsageError: the file is missing, damaged, holds anything but tensors, or needs code to be run.
     """
     file = weights_file(path)
-    weights: dict[str, Any] = read_safetensors(file) if file.suffix == ".safetensors" else read_torch(file)
-    if set(weights) == {"state_dict"}:
-        weights = weights["state_dict"]
-    foreign = [name for name, value in weights.items() if not isinstance(value, Tensor)]
+    found: Mapping[str, object] = read_safetensors(file) if file.suffix == ".safetensors" else read_torch(file)
+    nested = found.get("state_dict")
+    if len(found) == 1 and isinstance(nested, Mapping):
+        found = nested
+    weights = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    foreign = [name for name in found if name not in weights]
     if foreign or not weights:
         raise UsageError(f"{file} is not a flat state dict of tensors (first other entry: {foreign[:1]}).")
     if all(name.startswith("module.") for name in weights):
@@ -69,72 +61,14 @@ def weights_file(path: Path) -> Path:
     raise UsageError(f"no weights at {path}: expected a .pth, .bin or .safetensors file, or a folder with one of them.")
 
 
-def read_safetensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"{file} is not a valid safetensors file ({error}). Fetch it again.") from error
-
-
-def read_torch(file: Path) -> dict:
-    """A torch file through the restricted unpickler, which builds tensors and plain containers only."""
-    try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UsageError(
-            f"{file} is refused: it is damaged, or it would run code while loading ({first_line(error)}). "
-            "Take the file from its publisher again, or a .safetensors version of it."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{file} is not a readable torch file ({first_line(error)}). Fetch it again.") from error
-    if not isinstance(loaded, dict):
-        raise UsageError(f"{file} holds a {type(loaded).__name__}, not a state dict.")
-    return loaded
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:200]
-
-
-def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Writes float32 CPU tensors as safetensors or, for any other suffix, as a torch file of a flat dict."""
-    flat = {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in weights.items()}
-    if path.suffix == ".safetensors":
-        save_file(flat, path)
-    else:
-        torch.save(flat, path)
-
-
-def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
-    """Copies weights into a module; raises UsageError with the first differing tensors unless names and shapes are
-    exactly the module's. `what` opens the message: the file and what it should fit."""
-    found = differences(module.state_dict(), weights)
-    if found:
-        listed = "; ".join(found[:LISTED_DIFFERENCES])
-        raise UsageError(
-            f"{what}: {len(found)} of {len(module.state_dict())} tensors differ, first: {listed}. "
-            "Take weights that were trained on a base of this size, or the base that these weights belong to."
-        )
-    module.load_state_dict(dict(weights))
-
-
-def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """What keeps `found` from loading as `expected`, one phrase a tensor, in the order of `expected`."""
-    phrases = []
-    for name, value in expected.items():
-        if name not in found:
-            phrases.append(f"{name} is missing")
-        elif found[name].shape != value.shape:
-            phrases.append(f"{name} is {tuple(found[name].shape)} instead of {tuple(value.shape)}")
-    return phrases + [f"{name} is not known" for name in found if name not in expected]
-
-
 def load_pose_encoder(path: Path, widths: Sequence[int]) -> PoseEncoder:
     """The pose encoder of a file, strictly, for a UNet of these level widths (`unet.config.block_out_channels`).
 
     Takes `pose_encoder.pth`, T2I-Adapter's keypose file, a diffusers `T2IAdapter`, and a whole official UNet state
-    dict, of which it reads `skeleton_adapter.*`. Raises UsageError with the first differing tensors (also for an
-    encoder of another model size).
+    dict, of which it reads `skeleton_adapter.*`.
+
+    Raises:
+        UsageError: it does not fit, as an encoder of another model size does not; lists the first differing tensors.
     """
     encoder = build_pose_encoder(widths, OFFICIAL)
     load_strictly(
@@ -170,8 +104,10 @@ def write_pose_encoder(encoder: PoseEncoder, path: Path) -> None:
 def load_official_unet(path: Path, unet: VideoUNet, pose_encoder: PoseEncoder | None) -> None:
     """Loads an official UNet state dict (file, or accelerate's folder) into both, strictly.
 
-    Without a pose encoder to fill, the file's `skeleton_adapter.*` is left aside. Raises UsageError with the first
-    differing tensors; then neither has been changed by a part of the file that does not fit it.
+    Without a pose encoder to fill, the file's `skeleton_adapter.*` is left aside.
+
+    Raises:
+        UsageError: the file does not fit; lists the first differing tensors. A part that does not fit changes nothing.
     """
     weights = read_weights(path)
     unet_weights = {name: value for name, value in weights.items() if not name.startswith(POSE_PREFIX)}

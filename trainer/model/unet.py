@@ -31,8 +31,8 @@ from trainer.model.blocks import (
     inflate_transformer,
     joint_group_norm,
 )
-from trainer.model.official_weights import load_strictly, read_safetensors
 from trainer.model.switches import ModelSwitches
+from trainer.model.tensor_files import load_strictly, read_safetensors
 
 NOT_SUPPORTED = {
     "addition_embed_type": None,
@@ -71,8 +71,9 @@ class VideoUNet(UNet2DConditionModel):
     ) -> VideoUNet:
         """The UNet that `save_pretrained` wrote to a folder; options of diffusers' own method are passed over.
 
-        Raises UsageError if the weights are not exactly those of the configuration, where diffusers would drop the
-        temporal layers and go on.
+        Raises:
+            UsageError: the weights are not exactly those of the configuration, where diffusers would drop the
+                temporal layers and go on.
         """
         folder = Path(pretrained_model_name_or_path)
         config: dict[str, Any] = dict(cls.load_config(folder))  # pyright: ignore
@@ -98,7 +99,10 @@ class VideoUNet(UNet2DConditionModel):
         latents_BCFHW: noisy latents; any H and W from 8 up. timesteps_B: one step 0..999 for each clip (any dtype).
         text_BLD: one caption for each clip. pose_features: None, or one BCFHW map for each level (PoseEncoder's
         output); map i is added after the last layer of down level i, before its downsampler, so it also goes into
-        that skip connection. Raises ValueError for maps that do not fit.
+        that skip connection.
+
+        Raises:
+            ValueError: maps that do not fit.
         """
         frames = latents_BCFHW.shape[2]
         dtype = self.conv_in.weight.dtype
@@ -189,8 +193,10 @@ def add_pose(x: Tensor, pose: Tensor) -> Tensor:
 def inflate(unet2d: UNet2DConditionModel, switches: ModelSwitches, seed: int = 0) -> VideoUNet:
     """The same UNet, in place, with frames: see `VideoUNet.forward` for what it computes.
 
-    New temporal layers start as `switches` say, drawn from `seed` alone. Raises UsageError for a UNet that is not of
-    the Stable Diffusion 1.x / 2.x kind.
+    New temporal layers start as `switches` say, drawn from `seed` alone.
+
+    Raises:
+        UsageError: a UNet that is not of the Stable Diffusion 1.x / 2.x kind.
     """
     check_configuration(unet2d)
     unet2d.__class__ = VideoUNet

@@ -27,7 +27,7 @@ from lposekit.errors import LposekitError, UsageError
 from lposekit.faults import fault_point
 from lposekit.shards.files import disk_error, sync_file, sync_folder
 from lposekit.shards.layout import sha256_file
-from trainer.model.official_weights import LISTED_DIFFERENCES, differences
+from trainer.model.tensor_files import LISTED_DIFFERENCES, differences
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _NAME = re.compile(r"^step-(\d{6,})$")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The contents of a checkpoint. ``tensors``: file name without ending -> tensors by name. ``facts``: JSON
+    """The contents of a checkpoint. `tensors`: file name without ending -> tensors by name. `facts`: JSON
     values."""
 
     step: int
@@ -115,7 +115,11 @@ def _digest(facts: Mapping[str, Any]) -> str:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """`checkpoint.json`, checked against its own digest. Raises ValueError or OSError."""
+    """`checkpoint.json`, checked against its own digest.
+
+    Raises:
+        ValueError, OSError: it is damaged, of another schema, or cannot be read.
+    """
     facts = json.loads((folder / FACTS_NAME).read_text(encoding="utf-8"))
     if not isinstance(facts, dict) or facts.pop("digest", None) != _digest(facts):
         raise ValueError("its digest does not match")
@@ -191,7 +195,7 @@ def remove_leftovers(run_dir: Path) -> None:
 
 
 def set_aside_newer(run_dir: Path, step: int) -> None:
-    """Rename checkpoints behind ``step``, which the user named to go on from: they end another history.
+    """Rename checkpoints behind `step`, which the user named to go on from: they end another history.
 
     Left where they are, the next resume would take the newest of them.
     """
@@ -206,7 +210,7 @@ def set_aside_newer(run_dir: Path, step: int) -> None:
 
 
 def prune(run_dir: Path, keep: int, keeps: Callable[[int], bool]) -> list[int]:
-    """Remove checkpoints older than the ``keep`` newest whole ones, but those of steps that ``keeps`` names.
+    """Remove checkpoints older than the `keep` newest whole ones, but those of steps that `keeps` names.
 
     Damaged ones do not count, so they never push out good ones; older than the kept, they go as well. Returns the steps
     removed.

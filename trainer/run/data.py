@@ -20,7 +20,7 @@ from trainer.settings import TrainSettings
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """What a run reads. ``facts``: what must be the same when it is resumed."""
+    """What a run reads. `facts`: what must be the same when it is resumed."""
 
     datasets: tuple[Dataset, ...]
     loader: SampleLoader

@@ -41,7 +41,7 @@ class Encoders:
 
 
 def freeze_encoders(base: Base, device: torch.device, dtype: torch.dtype) -> Encoders:
-    """The base's encoders for training: no gradients, ``dtype``, on ``device``."""
+    """The base's encoders for training: no gradients, `dtype`, on `device`."""
     for module in (base.text_encoder, base.vae):
         module.requires_grad_(False).eval()
         # torch's own `to`: that of diffusers warns about every cast

@@ -145,7 +145,7 @@ class Clock:
         self._steps += 1
 
     def report(self, samples_per_step: int, tflop_per_step: float, peak_tflops: float) -> dict[str, float]:
-        """Rates since the last report. ``tflop_per_step`` and ``peak_tflops`` are those of one process.
+        """Rates since the last report. `tflop_per_step` and `peak_tflops` are those of one process.
 
         Time spent on validation is left out: it is not training.
         """

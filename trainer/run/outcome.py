@@ -20,7 +20,7 @@ ADAM_BYTES = 12
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """The end of a training run. ``last``: the newest value of everything that was measured."""
+    """The end of a training run. `last`: the newest value of everything that was measured."""
 
     stage: int
     output: Path

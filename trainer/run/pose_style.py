@@ -15,7 +15,7 @@ from trainer.settings import SkeletonSettings, TrainSettings
 
 def drawn_as_learned(settings: TrainSettings, run_card: RunCard | None) -> TrainSettings:
     """The settings with the style and line width that the pose encoder's run was trained with; the width in proportion
-    to the size of the images. ``run_card``: of that run, None where it is not known.
+    to the size of the images. `run_card`: of that run, None where it is not known.
 
     Raises:
         UsageError: the settings name another style or line width.

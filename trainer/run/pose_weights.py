@@ -14,9 +14,10 @@ from lposekit.errors import LposekitError, UsageError
 from lposekit.shards.files import replacing
 from lposekit.shards.layout import sha256_file
 from trainer.model.base import weights_digest
-from trainer.model.official_weights import load_pose_encoder, load_strictly, pose_encoder_part, write_weights
+from trainer.model.official_weights import load_pose_encoder, pose_encoder_part
 from trainer.model.pose_encoder import POSE_PREFIX, PoseEncoder, build_pose_encoder
 from trainer.model.switches import OFFICIAL
+from trainer.model.tensor_files import load_strictly, write_weights
 from trainer.run.checkpoint import EMA, WEIGHTS, checkpoints_folder, load_checkpoint, newest_whole, write_error
 from trainer.run.run_card import RUN_NAME, PoseEncoderFacts, RunCard, read_run_card
 from trainer.settings import TrainSettings
@@ -46,7 +47,7 @@ class FoundEncoder:
 
 def find_pose_encoder(settings: TrainSettings, widths: Sequence[int], checkpoint: Path | None) -> FoundEncoder | None:
     """The pose encoder that `--pose-encoder` names, for a UNet of these widths; None for `none`, and in stage 1 for no
-    name at all (it starts a new one). A stage-2 run that goes on from ``checkpoint`` has a copy of its own, which
+    name at all (it starts a new one). A stage-2 run that goes on from `checkpoint` has a copy of its own, which
     stands in for no name, and for its own name if nothing is there any more.
 
     Raises:

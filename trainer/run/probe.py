@@ -66,7 +66,7 @@ def _derangement(frames: int, seed: int) -> Tensor:
 
 
 def build_probe(reader: SampleReader, count: int, micro_batch: int, num_timesteps: int) -> PoseProbe:
-    """The probe over ``count`` samples spread evenly over all datasets."""
+    """The probe over `count` samples spread evenly over all datasets."""
     count = min(count, reader.num_samples)
     samples = [reader.read(reader.ref(i * reader.num_samples // count, PROBE_VISIT)) for i in range(count)]
     spread = [round((i + 0.5) * num_timesteps / count) for i in range(count)]

@@ -69,7 +69,11 @@ class RunCard:
 
     @classmethod
     def from_json(cls, values: JsonObject) -> RunCard:
-        """Raises ValueError: names the key that is missing or wrong."""
+        """From what the file holds.
+
+        Raises:
+            ValueError: names the key that is missing or wrong.
+        """
         fields = JsonFields(values)
         return cls(
             stage=fields.need("stage", COUNT),
@@ -111,7 +115,11 @@ def _pose_encoder(values: JsonObject | None) -> PoseEncoderFacts | None:
 
 
 def write_run_card(run_dir: Path, card: RunCard) -> None:
-    """Replace `run.json`. Raises LposekitError: the disk is full, or the folder cannot be written."""
+    """Replace `run.json`.
+
+    Raises:
+        LposekitError: the disk is full, or the folder cannot be written.
+    """
     write_json(run_dir / RUN_NAME, card.as_json())
 
 

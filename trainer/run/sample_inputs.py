@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from lposekit.errors import UsageError
-from trainer.inference.output import format_of
+from trainer.inference.output import foreign_file, format_of
 from trainer.inference.pose_input import Estimate, PoseRequest, load_pose
 from trainer.inference.settings import DEFAULT_FRAMES, SampleSettings
 from trainer.inference.windows import WindowPlan
@@ -16,6 +18,10 @@ from trainer.run.sampler import WeightsFacts
 
 Frames = npt.NDArray[np.uint8]
 IMAGE_ENDING = ".png"
+MAX_GIF_FPS = 50
+MAX_NAME_BYTES = 255 - len(".partial")
+OTHER_ENDINGS = (".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".wmv", ".jpg", ".jpeg", ".webp", ".apng", ".bmp")
+"""Not names of folders, surely."""
 MAX_PROMPTS_BYTES = 16 * 2**20
 
 
@@ -23,11 +29,19 @@ def read_prompts(settings: SampleSettings) -> list[str]:
     """The prompt, or one for each line of the file that is not blank."""
     if settings.prompts is None:
         assert settings.prompt is not None
+        try:
+            settings.prompt.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError("--prompt: its bytes are no text in UTF-8. Write it in UTF-8.") from error
         return [settings.prompt]
     try:
-        if settings.prompts.stat().st_size > MAX_PROMPTS_BYTES:
+        with settings.prompts.open("rb") as stream:
+            # a pipe or a device has no size to ask for
+            data = stream.read(MAX_PROMPTS_BYTES + 1)
+        if len(data) > MAX_PROMPTS_BYTES:
             raise UsageError(f"--prompts {settings.prompts}: larger than {MAX_PROMPTS_BYTES} bytes. Split it.")
-        lines = settings.prompts.read_text(encoding="utf-8").splitlines()
+        # editors of Windows write a mark first; `splitlines` would also break at characters inside of a line
+        lines = data.decode("utf-8-sig").replace("\r", "\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"--prompts {settings.prompts}: cannot be read ({error}). Name a text file in UTF-8."
@@ -41,7 +55,8 @@ def read_prompts(settings: SampleSettings) -> list[str]:
 def output_paths(settings: SampleSettings, stage: int, num_prompts: int) -> list[Path]:
     """Where each prompt's result goes: `--output` itself, or for a file of prompts `0000.mp4` and so on in it.
 
-    Raises UsageError for a name that does not fit what is drawn.
+    Raises:
+        UsageError: a name that does not fit what is drawn.
     """
     assert settings.output is not None
     output, written_as = settings.output, settings.result.format
@@ -59,8 +74,10 @@ def output_paths(settings: SampleSettings, stage: int, num_prompts: int) -> list
         raise UsageError(
             f"--output {output}: does not end as --result.format {written_as} does. Leave one of them out."
         )
-    if output.is_dir() and ending in (".mp4", ".gif", IMAGE_ENDING):
-        raise UsageError(f"--output {output}: a folder is there. Name a file.")
+    if settings.fps > MAX_GIF_FPS and (written_as or format_of(output)) == "gif":
+        raise UsageError(f"--fps {settings.fps:g}: a GIF shows at most {MAX_GIF_FPS} frames per second.")
+    if ending in OTHER_ENDINGS:
+        raise UsageError(f"--output {output}: {ending} cannot be written. Name a .mp4 or .gif file, or a folder.")
     if not many:
         return [output]
     if stage == 1:
@@ -68,6 +85,37 @@ def output_paths(settings: SampleSettings, stage: int, num_prompts: int) -> list
     else:
         endings = "" if written_as == "frames" else f".{written_as or 'mp4'}"
     return [output / f"{number:04d}{endings}" for number in range(num_prompts)]
+
+
+def refuse_outputs(settings: SampleSettings, outputs: Sequence[Path]) -> None:
+    """Raises UsageError, before any work, where a result could not be written or would take the place of something
+    that was not written here."""
+    assert settings.output is not None
+    inputs = [path for path in (settings.pose, settings.prompts) if path is not None]
+    for output in outputs:
+        if output.name in ("", ".."):
+            raise UsageError(f"--output {output}: name a file, or a folder for the result alone.")
+        if len(os.fsencode(output.name)) > MAX_NAME_BYTES:
+            raise UsageError(f"--output {output}: the name is too long. Name at most {MAX_NAME_BYTES} bytes.")
+        if any(os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output) for path in inputs):
+            raise UsageError(f"--output {output}: this is what is read. Name another file.")
+        _refuse_place(output, is_folder=(settings.result.format or format_of(output)) == "frames")
+    parent = next(folder for folder in outputs[0].absolute().parents if os.path.lexists(folder))
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(f"--output {settings.output}: nothing can be written to {parent}. Name another place.")
+
+
+def _refuse_place(output: Path, is_folder: bool) -> None:
+    is_folder &= output.suffix.lower() != IMAGE_ENDING
+    if not is_folder and output.is_dir():
+        raise UsageError(f"--output {output}: a folder is there. Name a file.")
+    if not is_folder and output.exists() and not output.is_file():
+        raise UsageError(f"--output {output}: no regular file. Name another one.")
+    if is_folder and os.path.lexists(output) and not output.is_dir():
+        raise UsageError(f"--output {output}: a file is there. Name a .mp4 or .gif file, or a folder.")
+    foreign = foreign_file(output) if is_folder and output.is_dir() else None
+    if foreign is not None:
+        raise UsageError(f"--output {output}: holds {foreign.name}, which was not written here. Name another folder.")
 
 
 def read_skeletons(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from trainer.inference.seams import Seams
 from trainer.run.sampler import WeightsFacts
@@ -12,22 +11,24 @@ from trainer.run.sampler import WeightsFacts
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What became of one prompt. flagged: frames that the safety checker turned black."""
+    """What became of one prompt. flagged: frames that the safety checker turned black. unchanged: it was there
+    already, made just so."""
 
     prompt: str
     output: Path
     flagged: list[int]
     seams: Seams | None
     seconds: float
+    unchanged: bool = False
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         seams = None if self.seams is None else {**asdict(self.seams), "ratio": self.seams.ratio}
         return {**asdict(self), "output": str(self.output), "seams": seams, "seconds": round(self.seconds, 3)}
 
 
 @dataclass(frozen=True, slots=True)
 class SampleReport:
-    """The end of a run, or with ``dry_run`` what it would do. passes: UNet passes for one prompt."""
+    """The end of a run, or with `dry_run` what it would do. passes: UNet passes for one prompt."""
 
     weights: WeightsFacts
     frames: int
@@ -41,7 +42,7 @@ class SampleReport:
     dry_run: bool
     exit_code: int = 0
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "weights": self.weights.name,
             "stage": self.weights.stage,
@@ -68,7 +69,8 @@ class SampleReport:
             ]
         lines = [f"drew {what}"]
         for sampled in self.sampled:
-            lines.append(f"{sampled.output}: {sampled.seconds:.1f} s, {sampled.prompt}")
+            how = "was there already" if sampled.unchanged else f"{sampled.seconds:.1f} s"
+            lines.append(f"{sampled.output}: {how}, {sampled.prompt}")
             if sampled.seams is not None:
                 lines.append(sampled.seams.line())
             if sampled.flagged:

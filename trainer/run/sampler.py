@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import BaseImageProcessor
 
 from lposekit.errors import LposekitError, UsageError
-from lposekit.json_values import read_json_object
+from lposekit.json_values import JsonObject, JsonValue, read_json_object
+from lposekit.shards.layout import sha256_file
 from lposekit.skeleton_styles import STYLES
 from trainer.inference.pipeline import FollowYourPosePipeline
 from trainer.inference.schedulers import make_scheduler
@@ -23,12 +23,12 @@ from trainer.model.official_weights import (
     FOLDER_FILES,
     load_official_unet,
     load_pose_encoder,
-    load_strictly,
     pose_encoder_part,
     read_weights,
 )
 from trainer.model.pose_encoder import POSE_PREFIX, PoseEncoder, build_pose_encoder, to_t2i_adapter
 from trainer.model.switches import OFFICIAL, ModelSwitches
+from trainer.model.tensor_files import first_line, load_strictly
 from trainer.model.tiny import quiet_progress_bars
 from trainer.model.unet import VideoUNet, inflate
 from trainer.run.checkpoint import EMA, WEIGHTS, copy_weights, load_checkpoint, newest_whole, step_folder
@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 
 MODEL_INDEX = "model_index.json"
 MAX_INDEX_BYTES = 2**20
+MAX_SIZE = 8192
+ALLOWED = {"stage": range(1, 3), "size": range(8, MAX_SIZE + 1, 8), "frames": range(1, 2**16)}
+"""Other numbers in a run's or a pipeline's own files are damage: they would take all memory."""
 SAFETY_FILES = (
     "model_index.json",
     "safety_checker/config.json",
@@ -65,13 +68,13 @@ class WeightsFacts:
     pose_style: str = "followyourpose"
     pose_line_width: float | None = None
 
-    def scalars(self) -> dict[str, Any]:
-        """What a pipeline keeps of it."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("name", "card")}
-
 
 def read_facts(settings: SampleSettings) -> WeightsFacts:
-    """The facts of the weights that the settings name. Raises UsageError or LposekitError if they lead nowhere."""
+    """The facts of the weights that the settings name.
+
+    Raises:
+        UsageError, LposekitError: they lead nowhere.
+    """
     if settings.official_weights is not None:
         official_files(settings.official_weights)
         return WeightsFacts(f"published weights {settings.official_weights}")
@@ -87,16 +90,19 @@ def read_facts(settings: SampleSettings) -> WeightsFacts:
     return _facts(f"run {settings.run}", card, card.as_json())
 
 
-def _facts(name: str, card: RunCard | None, found: Mapping[str, Any]) -> WeightsFacts:
+def _facts(name: str, card: RunCard | None, found: JsonObject) -> WeightsFacts:
     """The facts that a run card or the index of a pipeline states; what it leaves out is as usual."""
     scalars = ("stage", "size", "frames", "pose_style", "pose_line_width")
-    facts = WeightsFacts(name, card, **{key: found[key] for key in scalars if found.get(key) is not None})
+    stated: dict[str, Any] = {key: found[key] for key in scalars if found.get(key) is not None}  # checked below
+    facts = WeightsFacts(name, card, **stated)
     kinds = {"stage": int, "size": int, "frames": int, "pose_style": str}
     wrong = [key for key, kind in kinds.items() if not isinstance(getattr(facts, key), kind)]
-    if wrong or facts.stage not in (1, 2) or facts.size < 8 or facts.frames < 1:
-        raise LposekitError(
-            f"{name}: its {wrong[0] if wrong else 'stage, size or frames'} cannot be used. Save it again."
-        )
+    wrong = wrong or [key for key, allowed in ALLOWED.items() if getattr(facts, key) not in allowed]
+    width = facts.pose_line_width
+    if width is not None and not (isinstance(width, int | float) and 0 < width <= MAX_SIZE):
+        wrong.append("pose_line_width")
+    if wrong:
+        raise LposekitError(f"{name}: its {wrong[0]} ({getattr(facts, wrong[0])}) cannot be used. Save it again.")
     if facts.pose_style not in STYLES:
         raise UsageError(f"{name}: it draws skeletons in the style {facts.pose_style!r}, which is not known here.")
     return facts
@@ -142,7 +148,7 @@ def from_run(run_dir: Path, base: Base, facts: WeightsFacts, step: int | None) -
         raise LposekitError(f"{run_dir}: it has no whole checkpoint. Train it further, or name another run.")
     checkpoint = load_checkpoint(folder)
     switches = read_switches(card, run_dir)
-    encoder = kept_encoder(run_dir, base) if facts.stage == 2 else None
+    encoder = kept_encoder(run_dir, base, card) if facts.stage == 2 else None
     number = 1 if facts.stage == 1 else 2
     stage = build_stage(number, base.unet, base.scheduler, switches, encoder)
     copy_weights(stage.trainable(), checkpoint.tensors.get(EMA) or checkpoint.tensors[WEIGHTS], f"checkpoint {folder}")
@@ -150,9 +156,14 @@ def from_run(run_dir: Path, base: Base, facts: WeightsFacts, step: int | None) -
     return assemble(base, stage.unet, stage.pose_encoder, facts)
 
 
-def kept_encoder(run_dir: Path, base: Base) -> PoseEncoder | None:
-    """The pose encoder that a stage-2 run has copied into its folder, if it has one."""
+def kept_encoder(run_dir: Path, base: Base, card: RunCard) -> PoseEncoder | None:
+    """The pose encoder that a stage-2 run has copied into its folder, if it has one.
+
+    Raises LposekitError if it is another one than the run's: the result would only look a little worse.
+    """
     path = run_dir / COPY_NAME
+    if card.pose_encoder is not None and (not path.is_file() or sha256_file(path) != card.pose_encoder.sha256):
+        raise LposekitError(f"{path}: missing, or not as the run wrote it. Restore it from a copy.")
     return load_pose_encoder(path, base.unet.config["block_out_channels"]) if path.exists() else None
 
 
@@ -208,12 +219,20 @@ def assemble(base: Base, unet: VideoUNet, encoder: PoseEncoder | None, facts: We
         unet=unet,
         scheduler=make_scheduler("ddim", base.scheduler.config),
         pose_encoder=None if encoder is None else to_t2i_adapter(encoder).requires_grad_(False).eval(),
-        **facts.scalars(),
+        stage=facts.stage,
+        size=facts.size,
+        frames=facts.frames,
+        pose_style=facts.pose_style,
+        pose_line_width=facts.pose_line_width,
     )
 
 
 def read_switches(card: RunCard, run_dir: Path) -> ModelSwitches:
-    """The switches that a run was trained with. Raises LposekitError if this version does not know one."""
+    """The switches that a run was trained with.
+
+    Raises:
+        LposekitError: this version does not know one.
+    """
     try:
         return ModelSwitches(**card.switches)  # pyright: ignore
     except TypeError as error:
@@ -221,7 +240,11 @@ def read_switches(card: RunCard, run_dir: Path) -> ModelSwitches:
 
 
 def base_facts(facts: WeightsFacts) -> BaseFacts:
-    """What a run says of its base. Raises LposekitError if it says nothing."""
+    """What a run says of its base.
+
+    Raises:
+        LposekitError: it says nothing.
+    """
     if facts.card is None or facts.card.base is None:
         raise LposekitError(f"{facts.name}: its run.json says nothing of the base. Restore it from a copy.")
     return facts.card.base
@@ -241,12 +264,13 @@ def where_base_is(facts: WeightsFacts) -> str:
 def safety_modules(base_name: str) -> dict[str, ModelMixin | BaseImageProcessor | None]:
     """The base's safety checker and its feature extractor; none if the base has none.
 
-    Raises UsageError if it has one that cannot be read.
+    Raises:
+        UsageError: it has one that cannot be read.
     """
     folder = base_folder(base_name, SAFETY_FILES)
     listed = _index(folder).get("safety_checker") if (folder / MODEL_INDEX).is_file() else None
     there = (folder / "safety_checker" / "config.json").is_file()
-    if not there and not (listed and listed[0]):
+    if not there and not (isinstance(listed, list) and listed and listed[0]):
         log.info("the base %s has no safety checker", base_name)
         return {"safety_checker": None, "feature_extractor": None}
     # without torchvision its import warns, also those who have no checker
@@ -264,11 +288,7 @@ def safety_modules(base_name: str) -> dict[str, ModelMixin | BaseImageProcessor 
         ) from error
 
 
-def first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
-
-
-def _index(folder: Path) -> dict[str, Any]:
+def _index(folder: Path) -> dict[str, JsonValue]:
     path = folder / MODEL_INDEX
     try:
         return read_json_object(path, MAX_INDEX_BYTES)

@@ -43,7 +43,7 @@ LEAST_LOSS_SCALE = 2.0**-8
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """One step, over all processes. ``stop``: some process was asked to stop."""
+    """One step, over all processes. `stop`: some process was asked to stop."""
 
     loss: float
     grad_norm: float
@@ -86,7 +86,7 @@ class TrainModule:
         )
 
     def step(self, step: int, batches: Sequence[Batch], stop: bool = False) -> StepOutcome:
-        """Step number ``step`` (from 1) on this process's micro-batches of it.
+        """Step number `step` (from 1) on this process's micro-batches of it.
 
         Raises:
             LposekitError: loss or gradients are not finite on some process (under a loss scale: gradients, whatever the

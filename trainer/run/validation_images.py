@@ -100,7 +100,11 @@ def build_validation(
 
 
 def write_image(path: Path, rgb_HWC: npt.NDArray[np.uint8]) -> None:
-    """A JPEG of an image. Raises LposekitError if it cannot be written."""
+    """A JPEG of an image.
+
+    Raises:
+        LposekitError: it cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -35,9 +35,9 @@ class Panel:
 
 
 def write_report(run_dir: Path, *, public: bool = False) -> Path:
-    """Write the page of a run folder to ``report.html`` in it; returns its path.
+    """Write the page of a run folder to `report.html` in it; returns its path.
 
-    public: to ``public.html``, without images, prompts and paths: a page that may be shown to others.
+    public: to `public.html`, without images, prompts and paths: a page that may be shown to others.
 
     Raises:
         LposekitError: no run folder, a run that has logged nothing yet, or the page cannot be written.

@@ -17,7 +17,7 @@ STEP_FRAMES = 16
 
 
 def walker_keypoints(phase: float, size: int) -> npt.NDArray[np.float32]:
-    """Keypoints [17, 3] at ``phase`` (0..1) of a walk cycle, seen from the side, in pixels of a size x size image."""
+    """Keypoints [17, 3] at `phase` (0..1) of a walk cycle, seen from the side, in pixels of a size x size image."""
     swing = math.sin(2 * math.pi * phase)
     bob = 0.01 * math.cos(4 * math.pi * phase)
     points = {
@@ -43,7 +43,7 @@ def walker_keypoints(phase: float, size: int) -> npt.NDArray[np.float32]:
 
 
 def _limb(start: tuple[float, float], angle: float, bend: float, length: float) -> tuple[tuple[float, float], ...]:
-    """Middle joint and end of a limb that hangs down, turned by ``angle`` and bent in its middle joint."""
+    """Middle joint and end of a limb that hangs down, turned by `angle` and bent in its middle joint."""
     middle = (start[0] + length * math.sin(angle), start[1] + length * math.cos(angle))
     lower = angle + bend * (1 + math.sin(angle)) / 2
     return middle, (middle[0] + length * math.sin(lower), middle[1] + length * math.cos(lower))
@@ -52,7 +52,7 @@ def _limb(start: tuple[float, float], angle: float, bend: float, length: float) 
 def walker_skeletons(
     frames: int, size: int, style: StyleName, line_width: float | None = None
 ) -> npt.NDArray[np.uint8]:
-    """The walk as skeleton images, uint8 RGB [frames, size, size, 3]. ``line_width``: as `draw_skeleton` takes it."""
+    """The walk as skeleton images, uint8 RGB [frames, size, size, 3]. `line_width`: as `draw_skeleton` takes it."""
 
     def draw(keypoints_K3: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
         return draw_skeleton(keypoints_K3[None], size, size, style=style, score_threshold=0.5, line_width=line_width)

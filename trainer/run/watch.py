@@ -119,7 +119,7 @@ class Watch:
 
 @contextlib.contextmanager
 def open_watch(settings: TrainSettings, train_module: TrainModule, data: RunData, step: int) -> Iterator[Watch]:
-    """The watch of a run that stands at ``step``; what was written of later steps is dropped, they are made again."""
+    """The watch of a run that stands at `step`; what was written of later steps is dropped, they are made again."""
     assert settings.output is not None
     for name in (METRICS_NAME, KEYS_NAME):
         rewind(settings.output / name, step)

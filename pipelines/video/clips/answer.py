@@ -29,7 +29,11 @@ def packed(result: VideoResult) -> dict[str, bytes]:
 
 
 def unpacked(answer: Mapping[str, Any]) -> VideoResult:
-    """The inverse of `packed`. Raises KeyError, TypeError, IndexError or ValueError where it is none."""
+    """The inverse of `packed`.
+
+    Raises:
+        KeyError, TypeError, IndexError, ValueError: it is none.
+    """
     if len(answer["json"]) > MAX_BYTES:
         raise ValueError(f"{len(answer['json'])} bytes")
     plain = json.loads(answer["json"])

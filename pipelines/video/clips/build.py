@@ -63,7 +63,8 @@ def build_clips(
     Never raises for what a file holds: the outcome says it. `beat` is called for every frame,
     decoded or written.
 
-    Raises OSError if the clips cannot be written.
+    Raises:
+        OSError: the clips cannot be written.
     """
     times = StageTimes()
     start = time.perf_counter()

@@ -30,7 +30,8 @@ def build_in_child(
     Never raises for what a file does: a hang ends as `decode_hang`, a crash or too much memory as `corrupt`. `out_dir`,
     an empty folder, holds the clips of the result and nothing else afterwards.
 
-    Raises LposekitError where the disk is full.
+    Raises:
+        LposekitError: the disk is full.
     """
     payload = {"path": str(path), "row": row.to_plain(), "settings": settings.to_plain(), "out_dir": str(out_dir)}
     try:

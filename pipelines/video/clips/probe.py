@@ -120,7 +120,11 @@ def reason_of(err: Exception) -> str:
 
 
 def open_container(path: Path) -> InputContainer:
-    """Open a local file, one of the known containers only. Raises `Rejected`."""
+    """Open a local file, one of the known containers only.
+
+    Raises:
+        Rejected: it is none of them, or damaged.
+    """
     try:
         return av.open(str(path.resolve()), options=dict(_OPEN_OPTIONS), metadata_errors="replace")
     except (av.FFmpegError, ValueError) as err:
@@ -128,7 +132,11 @@ def open_container(path: Path) -> InputContainer:
 
 
 def video_stream(container: InputContainer) -> VideoStream:
-    """The stream that players show. Raises `Rejected`."""
+    """The stream that players show.
+
+    Raises:
+        Rejected: there is none, or no decoder for it.
+    """
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream) or bool(stream.disposition & Disposition.attached_pic):
         kinds = sorted({each.type for each in container.streams})

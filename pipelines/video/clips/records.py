@@ -149,7 +149,11 @@ class VideoResult:
 
     @staticmethod
     def from_plain(plain: Mapping[str, Any]) -> VideoResult:
-        """The inverse of `to_plain`. Raises KeyError, TypeError or ValueError where it is none."""
+        """The inverse of `to_plain`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none.
+        """
         clips = (
             {**clip, "files": tuple(clip["files"]), "source_frames": tuple(clip["source_frames"])}
             for clip in plain["clips"]

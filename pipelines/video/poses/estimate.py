@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from lposekit.pose.protocol import Estimator
+import numpy as np
+import numpy.typing as npt
+
 from lposekit.pose.tracker import Tracker, TrackerSettings
 from lposekit.pose.tracks import PersonTrack
 from lposekit.records import Person, PoseFailure
@@ -18,13 +20,15 @@ from pipelines.video.poses.settings import TrackingSettings
 
 log = logging.getLogger(__name__)
 
+Estimate = Callable[[list[npt.NDArray[np.uint8]], StageTimes], Sequence[list[Person] | PoseFailure]]
+"""The models, asked for the persons of some images (uint8 [H, W, 3], RGB): an answer each; see `Estimator.estimate`."""
 _SAY_EVERY_S = 30.0
 
 
 @dataclass(slots=True)
 class FoundPoses:
-    """The persons over a video, and what went wrong with its frames. ``damaged``: those that the file no longer holds
-    included; ``failed``: those that the models failed on."""
+    """The persons over a video, and what went wrong with its frames. `damaged`: those that the file no longer holds
+    included; `failed`: those that the models failed on."""
 
     persons: tuple[PersonTrack, ...] = ()
     num_frames: int = 0
@@ -37,19 +41,19 @@ def find_poses(
     name: str,
     source: FrameSource,
     facts: VideoFacts,
-    estimator: Estimator,
+    estimate: Estimate,
     tracker: Tracker,
     batch_size: int,
     times: StageTimes,
 ) -> FoundPoses:
-    """The tracks of the video that ``source`` has open. Memory: a batch of frames, and a pose for each person seen.
+    """The tracks of the video that `source` has open. Memory: a batch of frames, and a pose for each person seen.
 
     Raises Rejected where decoding ends before the video does.
     """
     found = FoundPoses(damaged=facts.cut_off)
     said_s = time.monotonic()
     for batch in source.batches(facts, batch_size):
-        poses = _estimated(batch, estimator, times, found)
+        poses = _estimated(batch, estimate, times, found)
         with times.stage("track"):
             for frame in batch:
                 found.last = found.last if frame.repeated else poses.pop(0)
@@ -63,13 +67,11 @@ def find_poses(
     return found
 
 
-def _estimated(
-    batch: Sequence[Frame], estimator: Estimator, times: StageTimes, found: FoundPoses
-) -> list[list[Person]]:
+def _estimated(batch: Sequence[Frame], estimate: Estimate, times: StageTimes, found: FoundPoses) -> list[list[Person]]:
     """The persons of each frame that is not repeated; nobody where it is damaged, or where the models failed."""
     fresh = [frame for frame in batch if not frame.repeated]
     images = [frame.rgb_HWC for frame in fresh if frame.rgb_HWC is not None]
-    answers = iter(estimator.estimate(images, times) if images else [])
+    answers = iter(estimate(images, times) if images else [])
     poses: list[list[Person]] = []
     for frame in fresh:
         answer = [] if frame.rgb_HWC is None else next(answers)
@@ -82,7 +84,7 @@ def _estimated(
 
 
 def tracker_settings(settings: TrackingSettings, facts: VideoFacts, start_score: float) -> TrackerSettings:
-    """Seconds to frames. Of a video that is hardly longer than ``min_length_s``, half of the frames are enough."""
+    """Seconds to frames. Of a video that is hardly longer than `min_length_s`, half of the frames are enough."""
     least = min(math.ceil(settings.min_length_s * facts.fps), facts.num_frames // 2)
     return TrackerSettings(
         start_score=start_score,

@@ -33,8 +33,8 @@ _BATCH_BYTES = 2**28
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame of the clock. ``rgb_HWC`` is None where it is damaged, and where it shows the same as the one before
-    (``repeated``)."""
+    """One frame of the clock. `rgb_HWC` is None where it is damaged, and where it shows the same as the one before
+    (`repeated`)."""
 
     rgb_HWC: npt.NDArray[np.uint8] | None
     repeated: bool
@@ -46,9 +46,9 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """``width``, ``height``: of the upright frames. ``num_frames`` is expected from the time stamps, not promised.
+    """`width`, `height`: of the upright frames. `num_frames` is expected from the time stamps, not promised.
 
-    ``cut_off``: frames of the container's index that the file no longer holds, as after a broken copy.
+    `cut_off`: frames of the container's index that the file no longer holds, as after a broken copy.
     """
 
     fps: Fraction

@@ -15,9 +15,9 @@ from lposekit.stage_times import describe_times
 
 @dataclass(frozen=True, slots=True)
 class VideoOutcome:
-    """How one video ended. ``poses``: the file written, also where nobody was found; None where the video failed.
+    """How one video ended. `poses`: the file written, also where nobody was found; None where the video failed.
 
-    ``unchanged``: an earlier run wrote it, from the same bytes with the same settings.
+    `unchanged`: an earlier run wrote it, from the same bytes with the same settings.
     """
 
     video: str

@@ -32,12 +32,20 @@ class VideoPoseSettings:
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
     precision: Literal["auto", "float32", "half", "bfloat16"] = "auto"
     """Precision of the models; `auto`: half on a GPU, float32 elsewhere. Some models always run in float32."""
+    actors: Annotated[Positive | None, MAY_CHANGE] = None
+    """Of a dataset: pose model processes; default: `actors_per_gpu` per GPU, or one per `threads` cores."""
+    actors_per_gpu: Annotated[Positive, MAY_CHANGE] = 2
+    """Of a dataset: pose model processes that share one GPU."""
     threads: Positive | None = None
-    """Torch threads; default: one per core. The thread count changes the last digits of the results."""
+    """Torch threads; default: one per core, and of a dataset one per pose model process. The thread count changes the
+    last digits of the results."""
     batch_size: Positive = 16
-    """Frames per batch."""
+    """Frames per batch. Batches never cross videos."""
     crop_batch_size: Positive = 32
     """Persons per forward pass of the pose model."""
+    attempts: Annotated[Positive, MAY_CHANGE] = 2
+    """Of a dataset: attempts at a batch that crashes its model process, before it is bisected to find the frame that
+    causes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +84,11 @@ class FrameLimits:
 class PosesSettings:
     """Settings of `lposekit pose`."""
 
-    input: Annotated[Path | None, MAY_CHANGE] = None
-    """A video, or a folder of videos."""
+    input: Annotated[tuple[str, ...], MAY_CHANGE] = ()
+    """Videos, or folders of videos; or one dataset folder of clips."""
     output: Annotated[Path | None, MAY_CHANGE] = None
-    """The folder for NAME.poses.json, one per video, and for the skeleton videos."""
+    """The folder for NAME.poses.json, one per video, and for the skeleton videos; of a dataset, the folder for its
+    poses, itself a dataset."""
     person: str = "all"
     """Whose poses: `all`, `largest` (covers most over the video), `longest` (in most frames), or ids: `1,3`."""
     skeleton_video: Annotated[bool, MAY_CHANGE] = False
@@ -103,6 +112,14 @@ class PosesSettings:
     5 frames, nothing is smoothed."""
     max_gap_s: Annotated[float, Interval(ge=0, le=60)] = 0.5
     """Longest gap that is filled, in seconds: of a person, and of a joint that is not detected."""
+    workers: Annotated[Positive | None, MAY_CHANGE] = None
+    """Of a dataset: shards worked on in parallel; default: one per core."""
+    ray_address: Annotated[str | None, MAY_CHANGE] = None
+    """Of a dataset: address of a running Ray cluster; default: start a local one."""
+    min_success: Annotated[Fraction | None, MAY_CHANGE] = None
+    """Of a dataset: exit with code 3 if a smaller fraction of the clips was decoded."""
+    shard_attempts: Annotated[Positive, MAY_CHANGE] = 3
+    """Of a dataset: attempts at a shard whose worker process dies."""
     crf: Annotated[float, Interval(ge=0, le=51), MAY_CHANGE] = 12.0
     """Constant rate factor of the skeleton videos: 0 is lossless, 51 the worst. Thin lines need a low one."""
     pose: VideoPoseSettings = field(default_factory=VideoPoseSettings)

@@ -28,6 +28,7 @@ from pipelines.image.settings import BuildImagesSettings, FilterSettings
 from pipelines.lists.columns import LOOKS_LIKE_LAION5B, NO_SAFETY_COLUMN
 from pipelines.lists.files import find_lists
 from pipelines.lists.fingerprint import lists_fingerprint
+from pipelines.recipes import build_images
 
 
 def build(*inputs: Path | str, **changes: object) -> BuildImagesSettings:
@@ -198,8 +199,9 @@ def test_no_input_is_a_usage_error() -> None:
 
 @pytest.mark.parametrize("rows_per_shard", [0, 10_001])
 def test_shards_that_keys_cannot_number_are_refused(tmp_path: Path, rows_per_shard: int) -> None:
-    with pytest.raises(UsageError, match="1 to 10000"):
-        iter_shards(build(write(tmp_path / "a.csv"), rows_per_shard=rows_per_shard))
+    settings = build(write(tmp_path / "a.csv"), rows_per_shard=rows_per_shard, output=tmp_path / "data")
+    with pytest.raises(UsageError, match=r"--rows-per-shard .*Allowed: whole number >= 1 and <= 10000"):
+        build_images(settings)
 
 
 def test_null_and_empty_addresses_stay_rows_and_duplicates_keep_their_own_keys(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import pytest
 from lposekit.pose.estimator import EstimatorSettings, PoseEstimator
 from lposekit.pose.zoo import detector_entry
 from lposekit.recipe import Machine
-from pipelines.image.pose_actor import PoseSpec, load_estimator
-from pipelines.image.recipe import ImageRecipe, keep_rule, known_model
+from pipelines.image.recipe import ImageRecipe, keep_rule
 from pipelines.image.settings import BuildImagesSettings, PoseSettings
+from pipelines.pose.actor import PoseSpec, load_estimator
+from pipelines.pose.models import known_model
 
 
 def pose_spec(settings: BuildImagesSettings) -> PoseSpec:

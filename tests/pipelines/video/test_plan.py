@@ -65,7 +65,7 @@ def test_shards_hold_the_same_rows_whatever_is_skipped(tmp_path: Path) -> None:
 def test_wrong_settings_are_refused_before_any_work(tmp_path: Path, wrong: dict[str, Any]) -> None:
     path = write_csv(tmp_path / "list.csv", [{"path": "a.mp4", "caption": "c"}])
     with pytest.raises(UsageError):
-        iter_plans(BuildVideoSettings(**{"input": (path,), **wrong}))
+        run(BuildVideoSettings(**{"input": (path,), "output": tmp_path / "data", **wrong}))
 
 
 def test_fingerprint_follows_the_videos_of_a_folder_and_what_is_said_about_them(tmp_path: Path) -> None:

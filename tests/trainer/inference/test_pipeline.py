@@ -98,6 +98,7 @@ print(hashlib.sha256(out.frames.tobytes()).hexdigest(), pipeline.config["frames"
 """
 
 
+@pytest.mark.more  # `test_sample.py` has the same of the command
 def test_a_saved_pipeline_draws_the_same_bytes_in_a_fresh_process(base: Base, tmp_path: Path) -> None:
     # Mutations tried: `switches` not registered; the temporal weights dropped at load (diffusers' own from_pretrained).
     pipeline = tiny_pipeline(base)
@@ -221,7 +222,8 @@ IMAGES_OF_240_FRAMES = 2 * 240 * 128 * 128 * 3
 """Bytes of the skeletons that came in and of the images that came out."""
 
 
-@pytest.mark.parametrize("method", ["average", pytest.param("reuse", marks=pytest.mark.more)])
+@pytest.mark.more
+@pytest.mark.parametrize("method", ["average", "reuse"])
 def test_memory_is_bounded_by_the_window(base: Base, tmp_path: Path, method: str) -> None:
     # The peak of the process, and how far sampling raises it above that of one frame, less the images themselves.
     # Mutation tried: one window of 240 frames.

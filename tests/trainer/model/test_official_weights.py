@@ -19,17 +19,16 @@ from safetensors.torch import load_file, save_file
 from lposekit.errors import UsageError
 from tests.trainer.model.small import WIDTHS, small_encoder, small_video_unet
 from trainer.model.official_weights import (
-    differences,
     load_official_unet,
     load_pose_encoder,
     official_state_dict,
     read_weights,
     write_official_unet,
     write_pose_encoder,
-    write_weights,
 )
 from trainer.model.pose_encoder import OFFICIAL_WIDTHS, build_pose_encoder, to_t2i_adapter
 from trainer.model.switches import OFFICIAL
+from trainer.model.tensor_files import differences, write_weights
 from trainer.model.unet import VideoUNet, inflate
 
 pytestmark = pytest.mark.timeout(60)

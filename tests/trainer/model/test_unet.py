@@ -173,6 +173,7 @@ def test_group_norm_is_joint_only_by_switch() -> None:
     assert (joint - apart).abs().max() > 1e-2
 
 
+@pytest.mark.more
 def test_blocks_trace_into_one_graph_each_and_all_of_them() -> None:
     # the "eager" backend runs dynamo alone; under fullgraph a graph break is an error, and so is the recompile limit,
     # past which dynamo would leave blocks uncompiled (8 shapes by default; SD 1.4 has 14 of resnets)

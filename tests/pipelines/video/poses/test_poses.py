@@ -71,7 +71,7 @@ def video(path: Path, numbers: Sequence[int] = range(40), **options: Any) -> Pat
 def settings(source: Path, output: Path, **changes: Any) -> PosesSettings:
     small = VideoPoseSettings(batch_size=7)
     plain_settings = PosesSettings(
-        input=source, output=output, detector="rtmdet-nano-rebuilt", pose_model="tinypose", pose=small
+        input=(str(source),), output=output, detector="rtmdet-nano-rebuilt", pose_model="tinypose", pose=small
     )
     return dataclasses.replace(plain_settings, **changes)
 
@@ -259,8 +259,8 @@ def test_a_reference_changes_proportions(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "no such input": ({"input": Path("nowhere")}, "no such file or folder"),
-    "no input": ({"input": None}, "--input none"),
+    "no such input": ({"input": ("nowhere",)}, "no such file or folder"),
+    "no input": ({"input": ()}, "--input"),
     "person": ({"person": "biggest"}, "biggest"),
     "detector": ({"detector": "yolo"}, "yolo"),
     "style": ({"skeleton_video": True, "style": ("dwpose133",)}, "rtmpose-m-wholebody"),

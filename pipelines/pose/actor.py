@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from lposekit.errors import LposekitError
 from lposekit.json_values import JsonObject
+from lposekit.pose import stub
 from lposekit.pose.protocol import Estimator
+from lposekit.pose.zoo import Precision
 from lposekit.records import Person, PoseFailure
 from lposekit.stage_times import StageTimes
-from pipelines.image.settings import PoseSettings
 from pipelines.job.runner import SetupFailed
 
 Image = npt.NDArray[np.uint8]
@@ -24,7 +25,7 @@ Poses = list[Person] | PoseFailure
 
 @dataclass(frozen=True, slots=True)
 class PoseAnswer:
-    """What the model says to a batch: an entry an image, and the seconds it took by stage, ``detect`` and ``pose``."""
+    """What the model says to a batch: an entry an image, and the seconds it took by stage, `detect` and `pose`."""
 
     poses: list[Poses]
     seconds: dict[str, float]
@@ -41,25 +42,29 @@ def answer(estimator: Estimator, images: Sequence[Image]) -> PoseAnswer:
 class PoseSpec:
     """Which pose model to load, as plain values that travel to any process.
 
-    ``box_score_threshold``: the one that is used, where the setting of that name may be None.
+    `threads`: of torch; None: one per core. `attempts`: at a batch that kills its process, before it is bisected.
+    The others are those of `lposekit.pose.estimator.EstimatorSettings`.
     """
 
     detector: str
     pose_model: str
     weights_dir: Path | None
     device: str
-    precision: str
+    precision: Precision
     box_score_threshold: float
-    settings: PoseSettings
+    min_box_area_fraction: float
+    min_box_side_px: float
+    threads: int | None
+    batch_size: int
+    crop_batch_size: int
+    duplicate_oks: float | None
+    attempts: int = 2
 
 
 def load_estimator(spec: PoseSpec) -> Estimator:
     """The estimator of a spec; imports torch and OpenMMLab, or the stub."""
-    settings = spec.settings
-    if spec.pose_model == "stub":
-        from lposekit.pose.stub import StubEstimator
-
-        return StubEstimator()
+    if spec.pose_model == stub.NAME:
+        return stub.StubEstimator()
     from lposekit.pose.estimator import PoseEstimator
 
     return PoseEstimator.load(
@@ -68,13 +73,13 @@ def load_estimator(spec: PoseSpec) -> Estimator:
         weights_dir=spec.weights_dir,
         device=spec.device,
         precision=spec.precision,
-        threads=settings.threads,
+        threads=spec.threads,
         box_score_threshold=spec.box_score_threshold,
-        min_box_area_fraction=settings.min_box_area_fraction,
-        min_box_side_px=settings.min_box_side_px,
-        batch_size=settings.batch_size,
-        crop_batch_size=settings.crop_batch_size,
-        duplicate_oks=settings.duplicate_oks,
+        min_box_area_fraction=spec.min_box_area_fraction,
+        min_box_side_px=spec.min_box_side_px,
+        batch_size=spec.batch_size,
+        crop_batch_size=spec.crop_batch_size,
+        duplicate_oks=spec.duplicate_oks,
     )
 
 
@@ -91,7 +96,11 @@ class PoseActor:
             self._failure = error
 
     def card(self) -> JsonObject:
-        """What was loaded. Raises SetupFailed: it could not be."""
+        """What was loaded.
+
+        Raises:
+            SetupFailed: it could not be.
+        """
         if self._failure is not None:
             raise SetupFailed(self._failure)
         assert self._estimator is not None

@@ -11,13 +11,14 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lposekit.pose.protocol import Estimator
 from lposekit.recipe import ActorHandle
 from lposekit.records import PoseFailure
-from pipelines.image.poison import find_killers
-from pipelines.image.pose_actor import Image, PoseAnswer, Poses, PoseSpec, answer
+from lposekit.stage_times import StageTimes
+from pipelines.pose.actor import Image, PoseAnswer, Poses, PoseSpec, answer
+from pipelines.pose.poison import find_killers
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -27,16 +28,27 @@ logger = logging.getLogger(__name__)
 POOL_RESTART_WAIT_S = 0.5
 
 
+class PendingPoses(Protocol):
+    """A batch on its way."""
+
+    def result(self) -> PoseAnswer:
+        """Wait for its poses."""
+        ...
+
+
 class PoseClient(Protocol):
     """What a shard's worker needs: hand in a batch, and fetch its poses later."""
 
-    def submit(self, images: list[Image]) -> Any:
-        """Start on a batch of images; returns a ticket."""
+    def submit(self, images: list[Image]) -> PendingPoses:
+        """Start on a batch of images."""
         ...
 
-    def result(self, ticket: Any) -> PoseAnswer:
-        """Wait for a ticket's poses."""
-        ...
+
+def estimated(client: PoseClient, images: list[Image], times: StageTimes) -> list[Poses]:
+    """Hand in a batch and wait for its poses; `times` gets the model's own stages, `detect` and `pose`."""
+    answered = client.submit(images).result()
+    times.add_all(answered.seconds)
+    return answered.poses
 
 
 class LocalPoses:
@@ -45,18 +57,28 @@ class LocalPoses:
     def __init__(self, estimator: Estimator) -> None:
         self._estimator = estimator
 
-    def submit(self, images: list[Image]) -> list[Image]:
-        return images
+    def submit(self, images: list[Image]) -> _LocalBatch:
+        return _LocalBatch(self._estimator, images)
 
-    def result(self, ticket: list[Image]) -> PoseAnswer:
-        return answer(self._estimator, ticket)
+
+@dataclass(frozen=True, slots=True)
+class _LocalBatch:
+    estimator: Estimator
+    images: list[Image]
+
+    def result(self) -> PoseAnswer:
+        return answer(self.estimator, self.images)
 
 
 @dataclass(slots=True)
-class _Ticket:
+class _SentBatch:
+    pool: RayPoses
     images: list[Image]
     reference: ObjectRef
     attempts: int = 1
+
+    def result(self) -> PoseAnswer:
+        return self.pool.result(self)
 
 
 class RayPoses:
@@ -67,39 +89,40 @@ class RayPoses:
         self._spec = spec
         self._turn = itertools.count(first)
 
-    def submit(self, images: list[Image]) -> _Ticket:
-        return _Ticket(images, self._send(images))
+    def submit(self, images: list[Image]) -> _SentBatch:
+        return _SentBatch(self, images, self._send(images))
 
     def _send(self, images: list[Image]) -> ObjectRef:
         return self._actors[next(self._turn) % len(self._actors)].estimate.remote(images)
 
-    def result(self, ticket: _Ticket) -> PoseAnswer:
+    def result(self, batch: _SentBatch) -> PoseAnswer:
+        """Wait for a batch's poses, however many attempts they take."""
         while True:
-            answered = self._try(ticket)
+            answered = self._try(batch)
             if answered is not None:
                 return answered
-            if ticket.attempts >= self._spec.settings.attempts:
-                return self._isolate(ticket.images)
-            ticket.attempts += 1
+            if batch.attempts >= self._spec.attempts:
+                return self._isolate(batch.images)
+            batch.attempts += 1
             time.sleep(POOL_RESTART_WAIT_S)
-            ticket.reference = self._send(ticket.images)
+            batch.reference = self._send(batch.images)
 
-    def _try(self, ticket: _Ticket) -> PoseAnswer | None:
+    def _try(self, batch: _SentBatch) -> PoseAnswer | None:
         """The batch's poses, or None if the actor died on the way."""
         import ray
         from ray.exceptions import RayActorError
 
         try:
-            return ray.get(ticket.reference)
+            return ray.get(batch.reference)
         except RayActorError as error:
-            logger.warning("a pose model's process died with a batch of %d images: %s", len(ticket.images), error)
+            logger.warning("a pose model's process died with a batch of %d images: %s", len(batch.images), error)
             return None
 
     def _isolate(self, images: list[Image]) -> PoseAnswer:
         """Find the images that kill the model, in a child of our own, and put the others through the pool again."""
         killers = find_killers(self._spec, images)
         healthy = [image for i, image in enumerate(images) if i not in killers]
-        answered = self._try(_Ticket(healthy, self._send(healthy))) if healthy else PoseAnswer([], {})
+        answered = self._try(self.submit(healthy)) if healthy else PoseAnswer([], {})
         if answered is None:
             killers = dict.fromkeys(range(len(images)), "the pose model's process died with this image's batch")
             answered = PoseAnswer([], {})

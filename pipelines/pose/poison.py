@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lposekit.pose.protocol import Estimator
-from pipelines.image.pose_actor import PoseSpec, load_estimator
-from pipelines.image.settings import PoseSettings
+from pipelines.pose.actor import PoseSpec, load_estimator
 from pipelines.sandbox.sandbox import Sandbox, SandboxError
 
 CALL_TIMEOUT_S = 180.0
@@ -24,8 +23,7 @@ def estimate_here(payload: Mapping[str, Any], spec: Mapping[str, Any]) -> int:
     """Runs in the child: load the model once, put the images through it; returns their number."""
     if not _loaded:
         weights_dir = Path(spec["weights_dir"]) if spec["weights_dir"] else None
-        settings = PoseSettings(**spec["settings"])
-        _loaded.append(load_estimator(PoseSpec(**{**spec, "weights_dir": weights_dir, "settings": settings})))
+        _loaded.append(load_estimator(PoseSpec(**{**spec, "weights_dir": weights_dir})))
     return len(_loaded[0].estimate(payload["images"]))
 
 
@@ -37,7 +35,7 @@ def find_killers(spec: PoseSpec, images: Sequence[npt.NDArray[np.uint8]]) -> dic
     plain = asdict(replace(spec, device="cpu", precision="float32"))
     plain["weights_dir"] = str(spec.weights_dir) if spec.weights_dir else None
     sandbox = Sandbox(
-        "pipelines.image.poison:estimate_here", memory_limit_bytes=MEMORY_LIMIT_BYTES, init_args={"spec": plain}
+        "pipelines.pose.poison:estimate_here", memory_limit_bytes=MEMORY_LIMIT_BYTES, init_args={"spec": plain}
     )
     killers: dict[int, str] = {}
 

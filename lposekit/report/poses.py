@@ -1,0 +1,96 @@
+"""The report of a dataset of poses: skeletons, for the frames themselves lie with the clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lposekit.errors import Outcome
+from lposekit.keypoints import KEYPOINT_FORMATS
+from lposekit.pose.tracks import PoseTracks, decode_tracks, persons_at
+from lposekit.report import charts
+from lposekit.report.charts import ChartWithNumbers
+from lposekit.report.common import common_values, page_path
+from lposekit.report.facts import spread_rows
+from lposekit.report.inline_images import skeleton_uri
+from lposekit.report.page import share, write_page
+from lposekit.report.pose_facts import COVERAGE_BARS, MAX_PERSON_BARS, PoseFacts, gather_pose_facts
+from lposekit.shards.dataset import PoseDataset, read_members
+
+CLIPS_SHOWN = 24
+FRAME_SIDE_PX = 260
+MEMBER = "poses.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SkeletonStrip:
+    """One clip of the page. `frames`: data URIs of the skeletons of its first, middle and last frame."""
+
+    key: str
+    caption: str
+    frames: Sequence[str]
+    ratio: float
+    note: str
+
+
+def write_pose_report(dataset: PoseDataset, *, public: bool) -> Path:
+    """Write the page of a dataset of poses; returns its path. See `lposekit.report.html.write_report`.
+
+    A public page has the skeletons, without captions.
+    """
+    facts = gather_pose_facts(dataset)
+    return write_page(
+        page_path(dataset, public=public),
+        "poses.html",
+        **common_values(dataset, facts, public=public),
+        strips=list(skeleton_strips(dataset, facts, public=public)),
+        charts=[_persons_chart(facts), _coverage_chart(facts)],
+    )
+
+
+def skeleton_strips(dataset: PoseDataset, facts: PoseFacts, *, public: bool) -> Iterator[SkeletonStrip]:
+    """Up to `CLIPS_SHOWN` clips with persons, spread over all shards."""
+    for shard, row in spread_rows(dataset, facts, Outcome.KEPT, CLIPS_SHOWN):
+        if (position := shard.row_of(row["key"])) is None:
+            continue
+        name = f"{dataset.root}:{row['key']}"
+        tracks = decode_tracks(read_members(shard, position).get(MEMBER, b""), name)
+        last = tracks.num_frames - 1
+        persons = "1 person" if len(tracks.persons) == 1 else f"{len(tracks.persons)} persons"
+        yield SkeletonStrip(
+            row["key"],
+            "" if public else row["caption"] or "",
+            [_skeleton(tracks, frame) for frame in (0, tracks.num_frames // 2, last)] if tracks.num_frames else [],
+            tracks.width / tracks.height,
+            f"{persons}, {tracks.num_frames} frames at {float(tracks.fps):.4g} fps, {tracks.width} x {tracks.height}",
+        )
+
+
+def _skeleton(tracks: PoseTracks, frame: int) -> str:
+    num_keypoints = KEYPOINT_FORMATS[tracks.keypoint_format].num_keypoints
+    persons_PK3 = np.array(persons_at(tracks, frame), np.float32).reshape(-1, num_keypoints, 3)
+    stated = tracks.info.get("keypoint_score_threshold")
+    threshold = float(stated) if isinstance(stated, int | float) else 0.0
+    return skeleton_uri(persons_PK3, (tracks.height, tracks.width), FRAME_SIDE_PX, threshold)
+
+
+def _persons_chart(facts: PoseFacts) -> ChartWithNumbers:
+    labels = [*map(str, range(MAX_PERSON_BARS)), f"{MAX_PERSON_BARS}+"]
+    counts = [facts.persons[i] for i in range(MAX_PERSON_BARS + 1)]
+    return _chart("Persons per clip", "Clips whose poses are stored.", "persons in the clip", labels, counts)
+
+
+def _coverage_chart(facts: PoseFacts) -> ChartWithNumbers:
+    labels = [f"{i / COVERAGE_BARS:g}" for i in range(COVERAGE_BARS)]
+    counts = [facts.coverage[i] for i in range(COVERAGE_BARS)]
+    hint = "Share of the frames that the largest person is in, gaps filled; clips with persons."
+    return _chart("Coverage", hint, "share of the frames (from)", labels, counts)
+
+
+def _chart(title: str, hint: str, x_title: str, labels: Sequence[str], counts: Sequence[int]) -> ChartWithNumbers:
+    svg = charts.bar_chart(labels, counts, title=title, x_title=x_title)
+    rows = [(label, f"{count:,}", share(count, sum(counts))) for label, count in zip(labels, counts, strict=True)]
+    return ChartWithNumbers(title, hint, svg, (x_title, "clips", "share"), rows)
