@@ -11,7 +11,7 @@ import pytest
 from trainer.smallworld.draw import Image
 from trainer.smallworld.measures import flicker, identity, oks, pck, text_shares
 from trainer.smallworld.read_joints import read_joints
-from trainer.smallworld.read_words import read_words
+from trainer.smallworld.read_words import SeenWords, read_words
 from trainer.smallworld.scene import Scene, still, walk
 from trainer.smallworld.words import SIZES
 
@@ -90,13 +90,12 @@ def test_words_of_other_captions_are_right_by_chance_only(scenes: list[Scene], i
     assert shares["all"] < 0.15
 
 
-def test_an_image_that_shows_nothing_has_no_words() -> None:
+def test_an_image_that_shows_nothing_has_no_words_and_no_joints() -> None:
     # Mutation tried: the nearest colour taken however far it is -> red.
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    grey = np.full((64, 64, 3), 60, np.uint8)
-    assert read_words(grey).background is None
-    assert read_words(grey).agree(still(0, "train", 0).words)["background"] is False
-    assert read_joints(noise).shape == (17, 2)
+    salmon = np.full((64, 64, 3), (255, 145, 120), np.uint8)  # nearest to a background, and far from it
+    assert read_words(salmon) == SeenWords(size=None, clothes=None, background=None)
+    assert not any(read_words(salmon).agree(still(0, "train", 0).words).values())
+    assert np.isnan(read_joints(salmon)).all()
 
 
 def test_readers_bear_the_blur_of_a_vae(scenes: list[Scene], images: list[Image]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +23,7 @@ from trainer.settings import (
 )
 from trainer.smallworld.base_parts import new_parts, save_base
 from trainer.smallworld.datasets import write_clips, write_images
+from trainer.smallworld.posed import measure_poses, skeletons
 from trainer.smallworld.pretrain import as_tensor
 from trainer.smallworld.scene import still
 from trainer.smallworld.vae import new_vae
@@ -66,3 +68,17 @@ def test_both_stages_train_and_sample_on_the_small_world(world: Path) -> None:
     pipeline = load_pipeline(sample, read_facts(sample))
     drawn = pipeline("a small bear in red clothes on a mint background", num_frames=2, num_inference_steps=2)
     assert drawn.frames.shape == (2, 64, 64, 3)
+    measured = measure_poses(pipeline, [still(2, "held_out", number) for number in range(2)], seed=1)
+    assert set(measured) == {"right", "shuffled", "swapped", "none"}
+    assert measured["right"]["pck"] < 0.5  # it has learned nothing
+
+
+def test_skeletons_of_the_world_carry_left_and_right_in_their_colours() -> None:
+    # Mutations tried: `swapped` ignored -> red; the head's pairs alone exchanged -> red.
+    points = still(2, "held_out", 3).joints_F17x2
+    plain = skeletons(points, "followyourpose", 2, swapped=False)[0]
+    swapped = skeletons(points, "followyourpose", 2, swapped=True)[0]
+    left_elbow, right_elbow = (np.rint(points[0, joint]).astype(int) for joint in (7, 8))
+    for (x, y), first, second in ((left_elbow, 1, 2), (right_elbow, 2, 1)):
+        assert plain[y, x].argmax() == first
+        assert swapped[y, x].argmax() == second
