@@ -25,7 +25,7 @@ def new_tokenizer() -> CLIPTokenizer:
     for word in caption_words():
         parts = [*word[:-1], f"{word[-1]}</w>"]
         while len(parts) > 1:
-            # from the end, so that two words share merges only if they end alike
+            # from the end: two words share merges only if they end alike
             merges.append((parts[-2], parts[-1]))
             parts[-2:] = [parts[-2] + parts[-1]]
     merges = list(dict.fromkeys(merges))

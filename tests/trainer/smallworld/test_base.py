@@ -69,7 +69,7 @@ def test_latents_are_drawn_with_hardly_any_noise(vae: AutoencoderKL, images_B3HW
 
 
 def test_every_word_of_the_captions_is_one_token_and_others_are_letters() -> None:
-    # Mutation tried: merges from the start of the words, so that one word's merge cuts another's -> red.
+    # Mutation tried: the last merge of every word left out -> red.
     tokenizer = new_tokenizer()
     for word in caption_words():
         assert len(tokenizer(word)["input_ids"]) == 3, word  # with start and end
