@@ -64,7 +64,7 @@ def _run(arguments: list[str]) -> int:
         _report(str(error), debug)
         return error.exit_code
     except KeyboardInterrupt:
-        _report("interrupted; everything committed so far is valid, the same command continues", debug)
+        _report("interrupted; what was finished is valid, and the same command goes on from there", debug)
         return Interrupted.exit_code
     except BrokenPipeError:
         # The reader of our output went away (`| head`): nothing is left to say, not even at interpreter exit.

@@ -43,7 +43,13 @@ def estimate_poses(video: Path) -> PoseTracks:
         # with an equals sign: the name of a video may begin with a dash
         argv = [f"--input={video}", f"--output={folder}"]
         settings = load(COMMANDS["pose"], PosesSettings, argv).settings
-        [outcome] = estimate(settings).videos
+        try:
+            [outcome] = estimate(settings).videos
+        except LposekitError as error:
+            raise type(error)(
+                f"--pose {video}: {error}\nThe poses of a video are estimated with the settings of the table [pose] in "
+                "lposekit.toml, or LPOSEKIT_POSE_MODEL and the like. Or run `lposekit pose` first, and name its file."
+            ) from error
         if outcome.poses is None:
             raise LposekitError(f"--pose {outcome.line()}. Take another video.")
         return read_tracks(outcome.poses)

@@ -31,8 +31,17 @@ def only_parts(keypoints_PK3: npt.NDArray[np.float32], parts: Collection[Part]) 
     if num_keypoints not in (17, 133):
         raise ValueError(f"{num_keypoints} keypoints: parts are known of 17 (COCO) and 133 (COCO-WholeBody)")
     drawn = np.array(keypoints_PK3, np.float32)
-    for part, slices in (_PARTS_17 if num_keypoints == 17 else _PARTS_133).items():
+    for part, slices in _parts(num_keypoints).items():
         if part not in parts:
             for each in slices:
                 drawn[..., each, 2] = -np.inf
     return drawn
+
+
+def has_joints(num_keypoints: int, parts: Collection[Part]) -> bool:
+    """Whether a format of 17 or 133 keypoints has any joint of these parts."""
+    return any(_parts(num_keypoints)[part] for part in parts)
+
+
+def _parts(num_keypoints: int) -> dict[Part, tuple[slice, ...]]:
+    return _PARTS_17 if num_keypoints == 17 else _PARTS_133

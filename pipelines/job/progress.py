@@ -85,7 +85,7 @@ class BuildProgress:
             rows = sum(self._outcomes.values())
             self._bar.update(self._bar.task_ids[0], completed=rows, description=self._line())
         else:
-            logger.info("shard %05d: %s", report.shard, self._line())
+            logger.info("shard %05d is done; so far %s", report.shard, self._line())
 
     def _write(self, event: Mapping[str, object]) -> None:
         with self._log_path.open("a", encoding="utf-8") as stream:
@@ -96,4 +96,4 @@ class BuildProgress:
         seconds = max(self.seconds - self.startup_s, 1e-9)
         kept = self._outcomes.get("kept", 0)
         others = ", ".join(f"{name} {n}" for name, n in self._outcomes.most_common(5) if name != "kept")
-        return f"{kept} kept, {rows / seconds:.1f} rows/s ({others})"
+        return f"{kept} kept, {rows / seconds:.1f} rows/s" + (f" ({others})" if others else "")

@@ -46,7 +46,7 @@ class DetectionSettings(Protocol):
     def attempts(self) -> int: ...
 
 
-class ModelSettings(Protocol):
+class PoseModelSettings(Protocol):
     """The settings of a build with pose models, as far as the models go."""
 
     @property
@@ -71,7 +71,7 @@ class KnownModel:
     box_score_threshold: float
 
 
-def known_model(settings: ModelSettings) -> KnownModel:
+def known_model(settings: PoseModelSettings) -> KnownModel:
     """What is known of the models before they are loaded.
 
     Raises:
@@ -90,7 +90,7 @@ def known_model(settings: ModelSettings) -> KnownModel:
     )
 
 
-def require_models(settings: ModelSettings, *, may_download: bool) -> None:
+def require_models(settings: PoseModelSettings, *, may_download: bool) -> None:
     """Look for the weights, which may take minutes. On a cluster its nodes need them, and this machine may lack them.
 
     Raises:
@@ -102,7 +102,7 @@ def require_models(settings: ModelSettings, *, may_download: bool) -> None:
     require_weights([entry.weights for entry in entries], settings.weights_dir, may_download=may_download)
 
 
-def pose_spec(settings: ModelSettings, device: str, box_score_threshold: float, threads: int | None) -> PoseSpec:
+def pose_spec(settings: PoseModelSettings, device: str, box_score_threshold: float, threads: int | None) -> PoseSpec:
     """The models of a run, on a device.
 
     Args:

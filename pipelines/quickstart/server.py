@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import struct
+import sys
 import tempfile
 import threading
 import zlib
@@ -68,6 +69,11 @@ class _Server(http.server.ThreadingHTTPServer):
         self.stopping = threading.Event()
         self.photos = {row.url: row.photo for row in sample_rows() if row.photo}
         super().__init__(address, _Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing of a client that went away, as the fetch does from addresses that misbehave."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # pyright: ignore[reportArgumentType]
 
 
 def _listen() -> _Server:

@@ -88,6 +88,7 @@ def test_an_image_on_which_the_model_fails_costs_that_row_alone(tmp_path: Path, 
     assert _outcomes(tmp_path) == [outcome if row == 5 else "kept" for row in range(ROWS)]
 
 
+@pytest.mark.more
 def test_a_wrong_shape_is_a_bug_that_stops_its_shard_and_says_so(tmp_path: Path) -> None:
     report = _build(tmp_path, {8: "wrong_shape"})
     assert report.exit_code == 3

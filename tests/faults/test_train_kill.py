@@ -118,7 +118,12 @@ def terminate_workers_first(group: int) -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
-    "stop", [ctrl_c, pytest.param(terminate_group, marks=pytest.mark.more), terminate_workers_first]
+    "stop",
+    [
+        pytest.param(ctrl_c, marks=pytest.mark.more),
+        terminate_group,
+        pytest.param(terminate_workers_first, marks=pytest.mark.more),
+    ],
 )
 def test_a_request_to_stop_writes_a_checkpoint_exits_130_and_loses_nothing(
     stop: Callable[[int], None], undisturbed: Callable[[int], Path], tmp_path: Path

@@ -409,7 +409,7 @@ def test_a_signal_ends_any_command_with_130_and_a_second_one_on_the_way_out_chan
         process.send_signal(number)
         process.stdin.close()
         assert process.wait(30) == 130
-        assert "everything committed so far is valid" in process.stderr.read()
+        assert "what was finished is valid" in process.stderr.read()
 
 
 def test_a_forked_child_ends_by_sigterm_as_without_the_handler() -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from trainer.inference.windows import Window, WindowPlan
+from trainer.inference.windows import DenoisingWindow, WindowPlan
 from trainer.model.blocks import VideoTransformerBlock
 from trainer.model.first_frame import FirstFrame
 from trainer.model.unet import VideoUNet
@@ -66,7 +66,7 @@ def denoise(
             scaled = scheduler.scale_model_input(latents_BCFHW, timestep)
             batch = torch.cat([scaled, scaled]) if guidance > 1 else scaled
 
-            def predict(window: Window, batch: Tensor = batch, timestep: Tensor = timestep) -> Tensor:
+            def predict(window: DenoisingWindow, batch: Tensor = batch, timestep: Tensor = timestep) -> Tensor:
                 for block in blocks:
                     block.held = window.start == 0
                 frames = batch[:, :, window.start : window.stop]
@@ -79,7 +79,7 @@ def denoise(
             yield DenoisingStep(index, float(timestep), prediction, latents_BCFHW)
 
 
-def averaged(predict: Callable[[Window], Tensor], windows: Sequence[Window], like: Tensor) -> Tensor:
+def averaged(predict: Callable[[DenoisingWindow], Tensor], windows: Sequence[DenoisingWindow], like: Tensor) -> Tensor:
     """The mean of the windows' predictions, frame by frame over the windows in which the frame counts, in float32."""
     if len(windows) == 1:
         return predict(windows[0]).float()

@@ -78,7 +78,7 @@ def load_pose(request: PoseRequest, estimate: Estimate) -> Frames:
     path = Path(request.source)
     if os.path.isdir(path):
         raise UsageError(f"--pose {path}: a folder. Name one sample of a dataset as {path}:KEY, or a file.")
-    if path.suffix == ".json":
+    if path.suffix == ".json" and path.exists():
         raise UsageError(
             f"--pose {path}: neither {TRACKS_SUFFIX} nor {STILL_SUFFIX}. Pose files are named so by `lposekit`."
         )
@@ -271,7 +271,8 @@ def report_empty(empty: Sequence[bool | np.bool_], request: PoseRequest) -> None
     """Says how many frames have no skeleton. Raises UsageError if none has one."""
     if all(empty):
         raise UsageError(
-            f"--pose {request.source}: no used frame shows a skeleton. Take another pose, or other frames."
+            f"--pose {request.source}: no used frame shows a skeleton in the middle, which is cropped to the clip's "
+            "shape. Take another pose or person, other frames, or --width and --height of the pose's own shape."
         )
     if any(empty):
         log.warning("--pose %s: %d of %d frames have no skeleton", request.source, sum(map(bool, empty)), len(empty))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trainer.inference.windows import Window
+from trainer.inference.windows import DenoisingWindow
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Seams:
         )
 
 
-def window_borders(num_frames: int, windows: Sequence[Window]) -> list[int]:
+def window_borders(num_frames: int, windows: Sequence[DenoisingWindow]) -> list[int]:
     """Frames whose prediction counts in other windows than that of the frame before."""
     held = [
         tuple(i for i, window in enumerate(windows) if window.counts_from <= frame < window.stop)
@@ -42,7 +42,7 @@ def window_borders(num_frames: int, windows: Sequence[Window]) -> list[int]:
     return [frame for frame in range(1, num_frames) if held[frame] != held[frame - 1]]
 
 
-def measure_seams(frames_FHWC: npt.NDArray[np.uint8], windows: Sequence[Window]) -> Seams | None:
+def measure_seams(frames_FHWC: npt.NDArray[np.uint8], windows: Sequence[DenoisingWindow]) -> Seams | None:
     """Seams of a clip, by the windows of its last step; None for one window."""
     borders = window_borders(len(frames_FHWC), windows)
     if not borders:

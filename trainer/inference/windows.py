@@ -21,7 +21,7 @@ Method = Literal["average", "reuse"]
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class DenoisingWindow:
     """Frames `start` to `stop` (exclusive) of the clip; predictions count for those from `counts_from` on."""
 
     start: int
@@ -42,20 +42,20 @@ class WindowPlan:
     overlap: int = 0
     method: Method = "average"
 
-    def windows(self, step: int) -> list[Window]:
+    def windows(self, step: int) -> list[DenoisingWindow]:
         """The windows of a step (from 0), by start. Each frame's prediction counts in at least one of them."""
         if self.num_frames <= self.length:
-            return [Window(0, self.num_frames, 0)]
+            return [DenoisingWindow(0, self.num_frames, 0)]
         if self.method == "reuse":
             return self._reusing(window_starts(self.num_frames, self.length, self.length - self.length // 2))
         advance = self.length - self.overlap
         starts = window_starts(self.num_frames, self.length, advance, round(bit_reversed(step) * advance))
-        return [Window(start, start + self.length, start) for start in starts]
+        return [DenoisingWindow(start, start + self.length, start) for start in starts]
 
-    def _reusing(self, starts: Sequence[int]) -> list[Window]:
+    def _reusing(self, starts: Sequence[int]) -> list[DenoisingWindow]:
         windows, known = [], 0
         for start in starts:
-            windows.append(Window(start, start + self.length, known))
+            windows.append(DenoisingWindow(start, start + self.length, known))
             known = start + self.length
         return windows
 

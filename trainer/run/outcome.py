@@ -57,7 +57,7 @@ class TrainReport:
             f"stage {self.stage} {what} at step {self.step} of {self.max_steps} in {self.seconds:.0f} s: {self.output}"
         ]
         if "loss" in self.last:
-            speed = f"{self.last['samples_per_s']:.1f} samples/s"
+            speed = f"at the end {self.last['samples_per_s']:.3g} samples/s"
             if self.last["mfu"]:  # 0 where --watch.no-mfu left it out
                 speed += f", {self.last['tflops']:.3f} TFLOP/s ({self.last['mfu']:.0%} of this device's matmul peak)"
             lines.append(f"loss {self.last['loss']:.4f}, {speed}, waiting for data {self.last['data_wait']:.1%}")

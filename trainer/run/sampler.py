@@ -29,7 +29,7 @@ from trainer.model.official_weights import (
 from trainer.model.pose_encoder import POSE_PREFIX, PoseEncoder, build_pose_encoder, to_t2i_adapter
 from trainer.model.switches import OFFICIAL, ModelSwitches
 from trainer.model.tensor_files import first_line, load_strictly
-from trainer.model.tiny import quiet_progress_bars
+from trainer.model.tiny import TINY, quiet_progress_bars
 from trainer.model.unet import VideoUNet, inflate
 from trainer.run.checkpoint import EMA, WEIGHTS, copy_weights, load_checkpoint, newest_whole, step_folder
 from trainer.run.folder import fingerprint
@@ -126,6 +126,8 @@ def load_pipeline(settings: SampleSettings, facts: WeightsFacts) -> FollowYourPo
         assert settings.run is not None
         base_name = settings.base or where_base_is(facts)
         pipeline = from_run(settings.run, load_base(base_name), facts, settings.step)
+    if base_name == TINY:
+        log.warning("the base tiny has random weights: what it draws is noise, and shows only that sampling works")
     if base_name is not None and settings.safety_checker:
         pipeline.register_modules(**safety_modules(base_name))
     if not settings.safety_checker:

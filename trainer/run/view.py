@@ -146,7 +146,10 @@ def _speed(steps: Sequence[Line]) -> list[Panel]:
 
 
 def _mean(steps: Sequence[Line], field: str) -> float:
-    return sum(line[field] for line in steps) / len(steps)
+    """Mean over the time of the run: a line counts as long as its steps took."""
+    before = [0, *(line["step"] for line in steps)]
+    seconds = [(line["step"] - start) / line["steps_per_s"] for start, line in zip(before, steps, strict=False)]
+    return sum(line[field] * taken for line, taken in zip(steps, seconds, strict=True)) / sum(seconds)
 
 
 def _images(run_dir: Path) -> list[tuple[str, str]]:

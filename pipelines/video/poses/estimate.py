@@ -15,7 +15,7 @@ from lposekit.pose.tracker import Tracker, TrackerSettings
 from lposekit.pose.tracks import PersonTrack
 from lposekit.records import Person, PoseFailure
 from lposekit.stage_times import StageTimes
-from pipelines.video.poses.frames import Frame, FrameSource, VideoFacts
+from pipelines.video.poses.frames import Frame, FrameSource, StreamFacts
 from pipelines.video.poses.settings import TrackingSettings
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class FoundPoses:
 def find_poses(
     name: str,
     source: FrameSource,
-    facts: VideoFacts,
+    facts: StreamFacts,
     estimate: Estimate,
     tracker: Tracker,
     batch_size: int,
@@ -83,7 +83,7 @@ def _estimated(batch: Sequence[Frame], estimate: Estimate, times: StageTimes, fo
     return poses
 
 
-def tracker_settings(settings: TrackingSettings, facts: VideoFacts, start_score: float) -> TrackerSettings:
+def tracker_settings(settings: TrackingSettings, facts: StreamFacts, start_score: float) -> TrackerSettings:
     """Seconds to frames. Of a video that is hardly longer than `min_length_s`, half of the frames are enough."""
     least = min(math.ceil(settings.min_length_s * facts.fps), facts.num_frames // 2)
     return TrackerSettings(

@@ -45,7 +45,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class VideoFacts:
+class StreamFacts:
     """`width`, `height`: of the upright frames. `num_frames` is expected from the time stamps, not promised.
 
     `cut_off`: frames of the container's index that the file no longer holds, as after a broken copy.
@@ -68,20 +68,20 @@ class FrameSource:
         self._limits = limits
         self._sandbox = Sandbox(TARGET, memory_limit_bytes=limits.memory_bytes)
 
-    def open(self, path: Path) -> VideoFacts:
+    def open(self, path: Path) -> StreamFacts:
         """Begin with a video."""
         limits = {"max_frame_pixels": self._limits.max_frame_pixels, "max_frames": self._limits.max_frames}
         answer = self._ask({"open": str(path), **limits})
         try:
             numbers = [int(answer[name]) for name in ("width", "height", "num_frames", "cut_off")]
-            facts = VideoFacts(Fraction(answer["fps"]), *numbers)
+            facts = StreamFacts(Fraction(answer["fps"]), *numbers)
             if not (0 < facts.fps <= _MAX_FPS and 0 < facts.width < 2**16 and 0 < facts.height < 2**16):
                 raise ValueError(facts)
         except (KeyError, TypeError, ValueError) as error:
             raise _unreadable(error) from error
         return facts
 
-    def batches(self, facts: VideoFacts, batch_size: int) -> Iterator[list[Frame]]:
+    def batches(self, facts: StreamFacts, batch_size: int) -> Iterator[list[Frame]]:
         """The frames of the video that was opened last, the next batch being decoded meanwhile."""
         count = max(1, min(batch_size, _BATCH_BYTES // (facts.width * facts.height * 3)))
         with ThreadPoolExecutor(1, thread_name_prefix="frames") as pool:
@@ -95,7 +95,7 @@ class FrameSource:
     def close(self) -> None:
         self._sandbox.close()
 
-    def _next(self, facts: VideoFacts, count: int) -> list[Frame]:
+    def _next(self, facts: StreamFacts, count: int) -> list[Frame]:
         answer = self._ask({"count": count})
         try:
             frames = [Frame(each["rgb"], each["repeated"] is True) for each in answer["frames"]]

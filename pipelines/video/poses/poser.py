@@ -19,7 +19,7 @@ from lposekit.shards.layout import sha256_file
 from lposekit.stage_times import StageTimes
 from pipelines.pose.models import KnownModel
 from pipelines.video.poses.estimate import Estimate, FoundPoses, find_poses, tracker_settings
-from pipelines.video.poses.frames import FrameSource, VideoFacts
+from pipelines.video.poses.frames import FrameSource, StreamFacts
 from pipelines.video.poses.settings import PosesSettings
 
 
@@ -101,7 +101,7 @@ class VideoPoser:
         self._check(found, video)
         return self._refined(name, video, found, facts or {})
 
-    def _check(self, found: FoundPoses, video: VideoFacts) -> None:
+    def _check(self, found: FoundPoses, video: StreamFacts) -> None:
         """Raises Rejected for a video that is damaged too much to have poses."""
         if not found.num_frames:
             raise Rejected(Outcome.CORRUPT, "no frame can be decoded")
@@ -112,7 +112,7 @@ class VideoPoser:
         if found.failed == found.num_frames:
             raise Rejected(Outcome.POSE_FAILED, f"the models failed on all {found.failed} frames")
 
-    def _refined(self, name: str, video: VideoFacts, found: FoundPoses, facts: Mapping[str, Any]) -> PosedVideo:
+    def _refined(self, name: str, video: StreamFacts, found: FoundPoses, facts: Mapping[str, Any]) -> PosedVideo:
         settings, known = self.settings, self.known
         info = {
             "video": name,

@@ -16,6 +16,7 @@ from lposekit import __version__
 from lposekit.errors import LposekitError, Outcome, Rejected, UsageError
 from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.pose.choose import check_choice
+from lposekit.pose.parts import has_joints
 from lposekit.pose.protocol import Estimator
 from lposekit.pose.tracks import SUFFIX, PoseTracks, TooManyPosesError, read_tracks, write_tracks
 from lposekit.pose.zoo import detector_entry, pose_entry
@@ -83,6 +84,9 @@ class PoseJob:
 
 def _jobs(settings: PosesSettings) -> list[PoseJob]:
     """The videos of the input. Raises UsageError where there is none, or two would write one file."""
+    assert settings.output is not None
+    if settings.output.is_file() or settings.output.name.endswith(SUFFIX):
+        raise UsageError(f"--output {settings.output}: this names a file. Name the folder for the poses.")
     jobs = [job for name in settings.input for job in _jobs_of(Path(name), settings)]
     _refuse_twins(jobs)
     return jobs
@@ -92,6 +96,8 @@ def _jobs_of(source: Path, settings: PosesSettings) -> list[PoseJob]:
     assert settings.output is not None
     if is_dataset(source):
         raise UsageError(f"--input {source} is a dataset folder, which must be the only input. Name it alone.")
+    if source.name.endswith(".json") and not source.is_dir():
+        raise UsageError(f"--input {source}: not a video. Poses that are there already go to `lposekit sample --pose`.")
     if source.is_file():
         return [_job(source, Path(source.name))]
     if not source.is_dir():
@@ -140,6 +146,11 @@ class _Run:
         if self.settings.skeleton_video:
             require_encoder(EncodeSettings(crf=self.settings.crf))
         count = KEYPOINT_FORMATS[self.poser.known.keypoint_format].num_keypoints
+        if self.settings.skeleton_video and not has_joints(count, self.settings.draw):
+            raise UsageError(
+                f"--draw {' '.join(self.settings.draw)}: {self.settings.pose_model} gives no such joints, so nothing "
+                "would be drawn. Use --pose-model rtmpose-m-wholebody, or --draw body."
+            )
         for style in self.settings.style if self.settings.skeleton_video else ():
             if count not in STYLES[style].num_keypoints:
                 raise UsageError(

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import struct
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -169,3 +172,17 @@ def test_unexpected_outcome_is_named() -> None:
     assert unexpected_outcomes(listed) == []
     [line] = unexpected_outcomes(["no_person", *listed[1:]])
     assert line.startswith("row 0 (/photos/camera.jpg): no_person, expected kept")
+
+
+def test_a_client_that_goes_away_leaves_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    # Mutation tried: without `handle_error`, the ConnectionResetError of the handler's thread on the terminal.
+    with serve() as server:
+        host, _, port = server.host_and_port.partition(":")
+        for _ in range(3):
+            client = socket.create_connection((host, int(port)))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with a reset
+            client.sendall(b"GET /photos/camera.jpg HTTP/1.1\r\nHost: here\r\n\r\nGET ")
+            client.recv(1)
+            client.close()
+        time.sleep(0.3)
+    assert capsys.readouterr().err == ""

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from trainer.inference.seams import window_borders
-from trainer.inference.windows import Window, WindowPlan
+from trainer.inference.windows import DenoisingWindow, WindowPlan
 
 SIZES = [(9, 8, 2), (27, 24, 4), (40, 16, 4), (41, 16, 8), (240, 32, 8), (33, 32, 0), (7, 3, 2), (5, 1, 0)]
 
@@ -32,15 +32,20 @@ def test_every_frame_is_held_and_every_window_is_full(
 
 def test_a_clip_that_fits_is_one_window() -> None:
     for method in ("average", "reuse"):
-        assert WindowPlan(32, 32, 8, method).windows(3) == [Window(0, 32, 0)]
-        assert WindowPlan(5, 32, 8, method).windows(3) == [Window(0, 5, 0)]
+        assert WindowPlan(32, 32, 8, method).windows(3) == [DenoisingWindow(0, 32, 0)]
+        assert WindowPlan(5, 32, 8, method).windows(3) == [DenoisingWindow(0, 5, 0)]
 
 
 def test_reuse_counts_a_frame_in_the_first_window_that_holds_it() -> None:
     # the paper's: each window advances by half its length; the last one here is flush with the end instead
     # Mutation tried: `known = start + self.length // 2`.
     windows = WindowPlan(18, 8, method="reuse").windows(0)
-    assert windows == [Window(0, 8, 0), Window(4, 12, 8), Window(8, 16, 12), Window(10, 18, 16)]
+    assert windows == [
+        DenoisingWindow(0, 8, 0),
+        DenoisingWindow(4, 12, 8),
+        DenoisingWindow(8, 16, 12),
+        DenoisingWindow(10, 18, 16),
+    ]
 
 
 def test_the_borders_move_with_the_step() -> None:

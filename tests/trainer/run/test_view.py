@@ -39,10 +39,23 @@ def test_names_from_outside_are_escaped(tmp_path: Path):
     folder = tmp_path / "<b>run"
     folder.mkdir()
     line = {"step": 1, "loss": 1.0, "grad_norm": 1.0, "lr": 1.0, "epoch": 0}
-    rates = {"samples_per_s": 1.0, "mfu": 0.1, "data_wait": 0.0, "peak_memory_gib": 1.0}
+    rates = {"steps_per_s": 1.0, "samples_per_s": 1.0, "mfu": 0.1, "data_wait": 0.0, "peak_memory_gib": 1.0}
     (folder / "metrics.jsonl").write_text(json.dumps({**line, **rates}) + "\n")
     (folder / "run.json").write_text('{"stage": 1}')
     assert "<b>run" not in write_report(folder).read_text()
+
+
+def test_the_mean_throughput_is_samples_over_time(tmp_path: Path):
+    # Mutation tried: the mean of the lines' rates, 5.5.
+    rest = {"loss": 1.0, "grad_norm": 1.0, "lr": 1.0, "epoch": 0, "mfu": 0.1, "data_wait": 0.0, "peak_memory_gib": 1.0}
+    lines = [
+        {"step": 10, "steps_per_s": 10.0, "samples_per_s": 10.0},
+        {"step": 20, "steps_per_s": 1.0, "samples_per_s": 1.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({**line, **rest}) + "\n" for line in lines))
+    (tmp_path / "run.json").write_text('{"stage": 1}')
+    page = re.sub(r"(<[^>]+>|\s)+", " ", write_report(tmp_path).read_text())
+    assert "samples per second 1.82" in page  # 20 samples in 11 s
 
 
 def test_a_folder_without_steps_is_refused(tmp_path: Path):

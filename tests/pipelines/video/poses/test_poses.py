@@ -266,6 +266,11 @@ REFUSED = {
     "style": ({"skeleton_video": True, "style": ("dwpose133",)}, "rtmpose-m-wholebody"),
     "crf": ({"crf": 99.0}, "--crf 99.0"),
     "nothing to draw": ({"skeleton_video": True, "draw": ()}, "--draw"),
+    # mutation tried: without `has_joints`, a black video
+    "no such joints": ({"skeleton_video": True, "draw": ("hands",)}, "--draw hands"),
+    "output like a file": ({"output": Path("a.poses.json")}, "names a file"),
+    "output is a file": ({"output": Path(__file__)}, "names a file"),
+    "poses as input": ({"input": ("a.poses.json",)}, "not a video"),
 }
 
 
@@ -274,7 +279,7 @@ def test_settings_that_cannot_work_are_refused_before_any_work(tmp_path: Path, n
     changes, expected = REFUSED[name]
     source, estimator = video(tmp_path / "a.mp4", range(3)), Walker()
     with pytest.raises(UsageError) as caught:
-        estimate_poses(settings(source, tmp_path / "out", **changes), estimator=estimator)
+        estimate_poses(dataclasses.replace(settings(source, tmp_path / "out"), **changes), estimator=estimator)
     assert expected in str(caught.value)
     assert estimator.images == []
 
