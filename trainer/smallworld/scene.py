@@ -21,7 +21,7 @@ MARGIN = 3.0
 """Least distance of a joint from the image's border, in pixels."""
 SWING = 0.35
 """Of each angle in a walk, as a share of its range, to either side."""
-PACES = (0.06, 0.12)
+PACES = (0.04, 0.08)
 """Slowest and fastest walk, in swings a frame."""
 DRIFT_PX = 0.25
 """Fastest sideways movement of a walk, a frame."""

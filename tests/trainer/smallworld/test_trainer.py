@@ -59,7 +59,7 @@ def run_stage(world: Path, stage: Stage, data: str) -> None:
 
 
 def test_both_stages_train_and_sample_on_the_small_world(world: Path) -> None:
-    # Mutation tried: a VAE of three levels (latents of 4 x 4 pixels) -> red (pose maps do not fit).
+    # Mutation tried: a VAE of three levels -> red.
     before = torch.get_num_threads()
     run_stage(world, 1, "images")
     run_stage(world, 2, "clips")
