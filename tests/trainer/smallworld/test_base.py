@@ -122,6 +122,7 @@ def test_a_base_trained_in_pieces_is_the_base_trained_in_one_go_and_the_trainer_
     assert sum(file.stat().st_size for file in whole.rglob("*") if file.is_file()) < 8_000_000
 
 
+@pytest.mark.more
 def test_samples_of_captions_are_images_and_the_same_each_time(vae: AutoencoderKL) -> None:
     # Mutation tried: noise from torch's global generator -> red.
     parts, words = new_parts(0), list(ALL_WORDS[:2])
