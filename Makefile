@@ -36,7 +36,7 @@ laion-pose: setup  ## build LAION-Pose; INPUT=list OUTPUT=folder ARGS=..., witho
 	$(BIN)/lposekit build-laion-pose $(if $(INPUT),--input $(INPUT)) $(if $(OUTPUT),--output "$(OUTPUT)") $(ARGS)
 
 .PHONY: test
-test: setup  ## every promise once (about 10 minutes on 2 cores)
+test: setup  ## every promise once (about 11 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow and not more" --durations=10 $(ARGS)
 
 .PHONY: test-more

@@ -31,6 +31,7 @@ def test_a_network_that_is_down_commits_nothing_and_the_next_run_goes_on(tmp_pat
     assert (again.exit_code, again.outcomes) == (0, {"connect": 24})
 
 
+@pytest.mark.more  # `test_build_killed.py` compares the bytes of several workers
 def test_rows_keep_their_order_over_many_workers(tmp_path: Path) -> None:
     with served(stub_pages(24), tmp_path) as (_, path):
         report = run(stub_settings(path, tmp_path / "d", workers=3))
