@@ -66,7 +66,7 @@ def refused(output: str, message: str, **more: object) -> None:
 
 
 def test_photos_in_a_folder_are_not_taken_for_old_frames() -> None:
-    # Mutations tried: `refuse_outputs` without `foreign_file`; `_clear` without it. Once, all of `[0-9]*.png` was removed.
+    # Mutations tried: `refuse_outputs` without `foreign_file`; `_clear` without it. `[0-9]*.png` was removed once.
     folder = Path("photos")
     folder.mkdir()
     for name in ("2019 holiday.png", "000000.png"):
