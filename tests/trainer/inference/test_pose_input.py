@@ -72,7 +72,7 @@ def test_odd_names_are_names(name: str) -> None:
 
 
 def test_a_name_like_a_pattern_opens_no_other_image() -> None:
-    # Mutation tried: `format=None` with "image2" allowed opens the numbered file.
+    # Mutation tried: `format=None`. (With "image2" allowed as well, the numbered file would be opened.)
     frames = walker_skeletons(8, SIDE, "followyourpose")
     Image.fromarray(frames[0]).save("a%03d.png")
     Image.fromarray(frames[7]).save("a001.png")
@@ -181,7 +181,7 @@ def test_numbers_without_end_are_no_pose(changed: dict[str, Any]) -> None:
 
 @pytest.mark.timeout(20)
 def test_devices_and_pipes_are_no_pose_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Mutation tried: `path.read_bytes()` reads the device until the memory ends, and waits for the pipe for ever.
+    # Mutation tried: without `S_ISREG`. `read_bytes`, as it was, read the device until the memory ended.
     monkeypatch.setattr(pose_input, "MAX_POSE_BYTES", 2**10)
     os.symlink("/dev/zero", "zero.pose.json")
     os.mkfifo("pipe.pose.json")

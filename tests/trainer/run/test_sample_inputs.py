@@ -44,7 +44,7 @@ def test_a_file_without_prompts_is_refused(data: bytes) -> None:
 
 @pytest.mark.timeout(20)
 def test_a_device_is_read_no_further_than_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Mutation tried: its size (0) asked for instead.
+    # Mutation tried: no `read` up to the limit. A device has size 0.
     monkeypatch.setattr(sample_inputs, "MAX_PROMPTS_BYTES", 2**10)
     with pytest.raises(UsageError, match="larger than"):
         read_prompts(SampleSettings(prompts=Path("/dev/zero")))
@@ -66,7 +66,7 @@ def refused(output: str, message: str, **more: object) -> None:
 
 
 def test_photos_in_a_folder_are_not_taken_for_old_frames() -> None:
-    # Mutations tried: `refuse_outputs` without `foreign_file`; `_clear` as it was, which removed `[0-9]*.png`.
+    # Mutations tried: `refuse_outputs` without `foreign_file`; `_clear` without it. `[0-9]*.png` was removed once.
     folder = Path("photos")
     folder.mkdir()
     for name in ("2019 holiday.png", "000000.png"):
@@ -84,7 +84,7 @@ def test_photos_in_a_folder_are_not_taken_for_old_frames() -> None:
 
 
 def test_what_cannot_be_written_is_refused_before_the_work() -> None:
-    # Mutation tried: each of the rules of `refuse_outputs` removed.
+    # Mutations tried: without the rules for the input, the folder above, the pipe, the length of the name.
     Path("file").write_text("x")
     Path("folder.mp4").mkdir()
     Path("dance.mp4").write_bytes(b"x")
