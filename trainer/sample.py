@@ -31,6 +31,7 @@ from trainer.inference.schedulers import make_scheduler
 from trainer.inference.seams import measure_seams
 from trainer.inference.settings import NEEDED_TO_SAMPLE, SampleSettings
 from trainer.inference.windows import WindowPlan
+from trainer.model.tiny import tiny_scheduler
 from trainer.run.build import DTYPES
 from trainer.run.distributed import choose_device
 from trainer.run.sample_inputs import (
@@ -50,13 +51,6 @@ log = logging.getLogger(__name__)
 
 Frames = npt.NDArray[np.uint8]
 LINE_EVERY_S = 15.0
-SCHEDULER_TRIED = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-}
-"""Stable Diffusion's betas, to try a scheduler's name on before the base is loaded."""
 
 
 def run(settings: SampleSettings, *, estimate: Estimate, dry_run: bool = False) -> SampleReport:
@@ -140,7 +134,7 @@ def warn_long(pipeline: FollowYourPosePipeline, prompts: Sequence[str]) -> None:
 
 def try_scheduler(settings: SampleSettings) -> None:
     """Raises UsageError for a scheduler that does not exist, or does not take so many steps, or no eta."""
-    scheduler = make_scheduler(settings.scheduler, SCHEDULER_TRIED)
+    scheduler = make_scheduler(settings.scheduler, tiny_scheduler().config)
     if settings.eta and "eta" not in inspect.signature(scheduler.step).parameters:
         raise UsageError(f"--eta {settings.eta:g}: has no effect with --scheduler {settings.scheduler}. Leave it out.")
     try:

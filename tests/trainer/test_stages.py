@@ -7,11 +7,11 @@ computes the pose encoder. Proven on SHA-256 of every frozen tensor before and a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
 import torch
 
+from tests.support.one_thread import one_thread  # noqa: F401
 from tests.trainer.model.small import inputs, pose_images, small_encoder, small_scheduler, small_unet2d
 from trainer.model.base import weights_digest
 from trainer.model.pose_encoder import PoseEncoder
@@ -19,15 +19,6 @@ from trainer.model.switches import OFFICIAL, PAPER, ModelSwitches, preset, train
 from trainer.stages import StageModel, StageNumber, build_stage, lower_frozen_precision, offset_noise
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    # too small for two, and waiting threads cost a busy machine most of its time
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small_stage(number: StageNumber, switches: ModelSwitches = OFFICIAL, **options: float) -> StageModel:

@@ -17,21 +17,18 @@ import av
 import cv2
 import numpy as np
 import numpy.typing as npt
-from av.codec.context import Flags
-from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from lposekit.errors import LposekitError
 from lposekit.shards.files import disk_error, replacing
+from trainer.inference.mp4 import write_mp4
 from trainer.inference.settings import Format
 
 Frames = npt.NDArray[np.uint8]
 
 LABEL = "AI-generated"
 COMMENT = f"{LABEL} video or image, made with lposekit sample"
-_BT601 = 6  # AVCOL_SPC_SMPTE170M
 _ENDINGS: dict[str, Format] = {".mp4": "mp4", ".gif": "gif"}
 _FRAME_NAME = re.compile(r"\d{6}\.png", re.ASCII)
 
@@ -122,26 +119,8 @@ def _save_png(path: Path, rgb_HWC: npt.NDArray[np.uint8]) -> None:
 
 
 def _write_mp4(path: Path, frames_FHWC: Frames, fps: float) -> None:
-    """H.264. One thread, and no macroblock tree: then the same frames give the same bytes."""
-    rate = Fraction(fps).limit_denominator(1001)
-    options = {"movflags": "+faststart", "fflags": "+bitexact"}
-    # the whole path, so that no name is taken for a protocol (`a:b.mp4`)
-    with av.open(str(path.absolute()), "w", format="mp4", container_options=options) as container:
-        container.metadata["comment"] = COMMENT
-        stream = container.add_stream("libx264", rate=rate)
-        stream.height, stream.width = frames_FHWC.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        codec = stream.codec_context
-        codec.time_base, codec.thread_count = 1 / rate, 1
-        codec.colorspace, codec.color_range = _BT601, ColorRange.MPEG
-        codec.flags |= Flags.bitexact
-        codec.options = {"crf": "17", "preset": "medium", "mbtree": "0"}
-        for i, rgb_HWC in enumerate(frames_FHWC):
-            frame = VideoFrame.from_ndarray(np.ascontiguousarray(rgb_HWC), format="rgb24")
-            image = frame.reformat(format="yuv420p", dst_colorspace="ITU601", dst_color_range=ColorRange.MPEG)
-            image.pts, image.time_base = i, 1 / rate
-            container.mux(stream.encode(image))
-        container.mux(stream.encode(None))
+    options = {"crf": "17", "preset": "medium"}
+    write_mp4(path, frames_FHWC, Fraction(fps).limit_denominator(1001), options, comment=COMMENT)
 
 
 def _write_gif(path: Path, frames_FHWC: Frames, fps: float) -> None:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from lposekit.errors import LposekitError, UsageError
 from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.pose.choose import select_persons
-from lposekit.pose.tracks import PersonTrack, PoseTracks, decode_tracks, persons_at, read_tracks
+from lposekit.pose.tracks import MEMBER, PersonTrack, PoseTracks, decode_tracks, persons_at, read_tracks
 from lposekit.shards.dataset import PoseDataset, open_dataset, read_members
 from lposekit.shards.pose_json import person_from_record
 from lposekit.skeleton import draw_skeleton
@@ -39,7 +39,6 @@ Estimate = Callable[[Path], PoseTracks]
 
 DEFAULT_SCORE_THRESHOLD = 0.3
 TRACKS_SUFFIX, STILL_SUFFIX = ".poses.json", ".pose.json"
-TRACKS_MEMBER = TRACKS_SUFFIX[1:]
 MAX_POSE_BYTES = 16 * 2**20
 
 
@@ -110,8 +109,8 @@ def sample_tracks(folder: Path, key: str) -> PoseTracks:
         members = read_members(shard, row)
         if "pose.json" in members:
             return still_tracks(members["pose.json"], f"{folder}:{key}")
-        if TRACKS_MEMBER in members:
-            return decode_tracks(members[TRACKS_MEMBER], f"--pose {folder}:{key}")
+        if MEMBER in members:
+            return decode_tracks(members[MEMBER], f"--pose {folder}:{key}")
         raise UsageError(
             f"--pose {folder}:{key}: the sample holds no pose. Estimate it with `lposekit pose --input {folder} "
             f"--output DIR`, and name DIR:{key}."
@@ -182,15 +181,12 @@ def draw_tracks(tracks: PoseTracks, request: PoseRequest) -> Frames:
 
 def draw_frame(tracks: PoseTracks, frame: int, request: PoseRequest) -> npt.NDArray[np.uint8]:
     """One skeleton image; black where nobody is."""
-    points = KEYPOINT_FORMATS[tracks.keypoint_format]
-    persons = persons_at(tracks, frame)
-    keypoints_PK3 = np.stack(persons) if persons else np.zeros((0, points.num_keypoints, 3), np.float32)
     threshold = request.how.score_threshold
     if threshold is None:
         stated = tracks.info.get("keypoint_score_threshold")
         threshold = float(stated) if isinstance(stated, int | float) else DEFAULT_SCORE_THRESHOLD
     return draw_skeleton(
-        request.fit.keypoints(keypoints_PK3, tracks.height, tracks.width),
+        request.fit.keypoints(persons_at(tracks, frame), tracks.height, tracks.width),
         request.height,
         request.width,
         style=request.style,

@@ -11,6 +11,7 @@ import os
 import string
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 import torch
@@ -86,15 +87,16 @@ def tiny_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=77)
 
 
-def tiny_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def tiny_text_encoder(tokenizer: CLIPTokenizer, width: int = TEXT_WIDTH) -> CLIPTextModel:
+    """A text encoder of two layers, with random weights."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=2 * TEXT_WIDTH,
+            hidden_size=width,
+            intermediate_size=2 * width,
             num_hidden_layers=2,
             num_attention_heads=4,
-            max_position_embeddings=77,
+            max_position_embeddings=tokenizer.model_max_length,
             bos_token_id=tokenizer.get_vocab()[START],
             eos_token_id=tokenizer.get_vocab()[END],
             pad_token_id=tokenizer.get_vocab()[END],
@@ -125,6 +127,12 @@ def tiny_unet() -> UNet2DConditionModel:
     )
 
 
-def tiny_scheduler() -> DDPMScheduler:
+def tiny_scheduler(prediction_type: Literal["epsilon", "v_prediction"] = "epsilon") -> DDPMScheduler:
     """The noise schedule of Stable Diffusion 1.4."""
-    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    return DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type=prediction_type,
+    )

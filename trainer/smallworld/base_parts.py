@@ -10,9 +10,10 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
-from trainer.smallworld.tokens import END, LENGTH, START, new_tokenizer
+from trainer.model.tiny import tiny_scheduler, tiny_text_encoder
+from trainer.smallworld.tokens import new_tokenizer
 from trainer.smallworld.vae import LATENT_CHANNELS
 
 WIDTHS = (72, 96)
@@ -33,7 +34,7 @@ def new_parts(seed: int) -> LearnedParts:
     """Both with random weights, drawn from `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LearnedParts(new_unet(), new_text_encoder(new_tokenizer()))
+        return LearnedParts(new_unet(), tiny_text_encoder(new_tokenizer(), TEXT_WIDTH))
 
 
 def new_unet() -> UNet2DConditionModel:
@@ -51,32 +52,10 @@ def new_unet() -> UNet2DConditionModel:
     )
 
 
-def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=2 * TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=HEADS,
-            max_position_embeddings=LENGTH,
-            bos_token_id=tokenizer.get_vocab()[START],
-            eos_token_id=tokenizer.get_vocab()[END],
-            pad_token_id=tokenizer.get_vocab()[END],
-        )
-    )
-
-
 def new_scheduler() -> DDPMScheduler:
     """The noise schedule of Stable Diffusion; the UNet predicts the velocity, as in version 2.1, since that weighs
     what shows at high noise (places and colours) more than noise prediction does."""
-    return DDPMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        prediction_type="v_prediction",
-    )
+    return tiny_scheduler("v_prediction")
 
 
 def save_base(folder: Path, vae: AutoencoderKL, parts: LearnedParts) -> None:

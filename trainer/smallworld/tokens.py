@@ -6,9 +6,9 @@ import string
 
 from transformers import CLIPTokenizer
 
+from trainer.model.tiny import END, START
 from trainer.smallworld.words import ALL_WORDS
 
-START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 16
 """Tokens of a caption, with start, end and padding."""
 

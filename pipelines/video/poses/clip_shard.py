@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from lposekit.errors import LposekitError, Outcome, Rejected
-from lposekit.pose.tracks import SUFFIX, TooManyPosesError, encode_tracks
+from lposekit.pose.tracks import MEMBER, TooManyPosesError, encode_tracks
 from lposekit.recipe import Claim, ShardReport
 from lposekit.records import Columns
 from lposekit.shards.dataset import read_members
@@ -28,8 +28,6 @@ from pipelines.video.poses.frames import FrameSource
 from pipelines.video.poses.poser import PosedVideo, VideoPoser
 from pipelines.video.rows import OWN_COLUMNS as VIDEO_COLUMNS
 
-MEMBER = SUFFIX[1:]
-"""Member of a sample: the bytes are those of a file `NAME.poses.json`."""
 OWN_COLUMNS: dict[str, pa.DataType] = {
     "key": pa.string(),
     "status": pa.string(),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from lposekit.errors import UsageError
@@ -12,7 +12,6 @@ from lposekit.records import shard_name
 from lposekit.shards.card import DatasetCard, read_card
 from lposekit.shards.index import shards_to_read
 from lposekit.shards.layout import DatasetLayout
-from lposekit.shards.stats import ShardStats
 
 REFUSED = {
     "image": "holds images, and their poses already (KEY.pose.json)",
@@ -46,15 +45,22 @@ class ClipSource:
         """What the clips were made with, JSON-ready: poses of others do not continue a folder."""
         return {"kind": self.card.kind, "made_with": dict(self.card.fixed or {})}
 
-    def shards(self) -> Iterator[SourceShard]:
-        """The committed shards, in order. Raises LposekitError: there is none, or a commit marker is damaged."""
-        for number in shards_to_read(self.layout):
-            stats = self.layout.read_stats(number)
-            yield SourceShard(number, stats.num_samples, self._tar_sha256(number, stats))
+    @cached_property
+    def shards(self) -> tuple[SourceShard, ...]:
+        """The committed shards, in order, as they were when first asked for.
+
+        Raises:
+            LposekitError: there is none, or a commit marker is damaged.
+        """
+        return tuple(map(self._shard, shards_to_read(self.layout)))
+
+    def __getstate__(self) -> dict[str, object]:
+        """What travels to the workers: their plans name the shards."""
+        return {name: value for name, value in self.__dict__.items() if name != "shards"}
 
     def refuse_changed(self, poses: DatasetLayout) -> None:
         """Raises UsageError: shards of this source are no longer those that the committed poses were found of."""
-        now = {shard.number: shard.tar_sha256 for shard in self.shards()}
+        now = {shard.number: shard.tar_sha256 for shard in self.shards}
         made_from = {number: poses.read_stats(number).source_sha256 for number in poses.committed_shards()}
         changed = [number for number, sha256 in made_from.items() if sha256 is not None and now.get(number) != sha256]
         if changed:
@@ -65,9 +71,10 @@ class ClipSource:
                 "command finds their poses anew."
             )
 
-    def _tar_sha256(self, number: int, stats: ShardStats) -> str:
-        described = stats.files.get(self.layout.relative(self.layout.tar(number)))
-        return "" if described is None else described.sha256
+    def _shard(self, number: int) -> SourceShard:
+        stats = self.layout.read_stats(number)
+        tar = stats.files.get(self.layout.relative(self.layout.tar(number)))
+        return SourceShard(number, stats.num_samples, "" if tar is None else tar.sha256)
 
 
 def open_clip_source(names: tuple[str, ...], output: Path) -> ClipSource:

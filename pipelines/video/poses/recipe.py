@@ -65,20 +65,18 @@ class PosesRecipe:
         }
 
     def dry_run_notes(self) -> Sequence[str]:
-        shards = list(self._source.shards())
+        shards = self._source.shards
         return [
             f"would find the poses of {sum(shard.num_clips for shard in shards)} clips in {len(shards)} shards",
             f"would use {self.settings.detector} and {self.settings.pose_model}",
         ]
 
     def num_rows(self) -> int | None:
-        return sum(shard.num_clips for shard in self._source.shards())
+        return sum(shard.num_clips for shard in self._source.shards)
 
     def plans(self, skip: Container[int] = ()) -> Iterator[PosesPlan]:
         self._source.refuse_changed(self._layout)
-        return (
-            PosesPlan(shard.number, shard.tar_sha256) for shard in self._source.shards() if shard.number not in skip
-        )
+        return (PosesPlan(shard.number, shard.tar_sha256) for shard in self._source.shards if shard.number not in skip)
 
     def retry_plans(self, layout: DatasetLayout, outcomes: frozenset[Outcome]) -> Iterator[PosesPlan]:
         """The clips are read again, so they and their decoder must be those of the folder."""
@@ -88,7 +86,7 @@ class PosesRecipe:
         if other:
             raise UsageError(f"{layout.root} was built from other things: {', '.join(other)}. Put the old ones back.")
         affected = set(shards_with(layout, outcomes))
-        unaffected = {shard.number for shard in self._source.shards()} - affected
+        unaffected = {shard.number for shard in self._source.shards} - affected
         return (PosesPlan(plan.shard, plan.tar_sha256, outcomes) for plan in self.plans(unaffected))
 
     def pool(self, machine: Machine) -> Pool:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-import numpy as np
-
-from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.pose.parts import Part, only_parts
 from lposekit.pose.resample import scale_tracks
 from lposekit.pose.tracks import PoseTracks, persons_at
@@ -32,13 +29,11 @@ def write_skeleton_video(
     """
     width, height = (max(_MIN_SIDE_PX, side + side % 2) for side in (tracks.width, tracks.height))
     scaled = scale_tracks(tracks, width, height)
-    num_keypoints = KEYPOINT_FORMATS[tracks.keypoint_format].num_keypoints
     try:
         with replacing(path, f".{path.stem}.partial{path.suffix}") as partial:
             writer = Mp4Writer(partial, (width, height), tracks.fps, EncodeSettings(crf=crf))
             for frame in range(tracks.num_frames):
-                persons_PK3 = np.array(persons_at(scaled, frame), np.float32).reshape(-1, num_keypoints, 3)
-                drawn_PK3 = drop_outside(only_parts(persons_PK3, parts), height, width)
+                drawn_PK3 = drop_outside(only_parts(persons_at(scaled, frame), parts), height, width)
                 rgb_HWC = draw_skeleton(drawn_PK3, height, width, style=style, score_threshold=score_threshold)
                 writer.write(yuv420(rgb_HWC))
             writer.finish()

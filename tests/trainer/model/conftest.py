@@ -1,16 +1,3 @@
-"""One torch thread: these models are too small for two, and waiting threads cost a busy machine most of its time."""
+"""One torch thread for every test here."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-
-import pytest
-import torch
-
-
-@pytest.fixture(autouse=True, scope="package")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from tests.support.one_thread import one_thread  # noqa: F401

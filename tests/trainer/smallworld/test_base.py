@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -79,13 +78,6 @@ def test_every_word_of_the_captions_is_one_token_and_others_are_letters() -> Non
     assert tokenizer.decode(tokenizer("zebra")["input_ids"], skip_special_tokens=True) == "zebra"
 
 
-@pytest.fixture
-def threads_as_before() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def settings(output: Path) -> PretrainSettings:
     counts = {"images": 60, "decoder_steps": 3, "decoder_batch": 2, "steps": 3, "batch": 4, "look_every": 0}
     return PretrainSettings(output=output, save_s=0, **counts)
@@ -106,7 +98,7 @@ def train(output: Path) -> Path:
 
 @pytest.mark.parametrize("point", ["base_step_2", pytest.param("decoder_step_2", marks=pytest.mark.more)])
 def test_a_base_trained_in_pieces_is_the_base_trained_in_one_go_and_the_trainer_loads_it(
-    point: str, tmp_path: Path, threads_as_before: None
+    point: str, tmp_path: Path
 ) -> None:
     # Mutations tried: the optimiser's state not restored -> red; timesteps from torch's global generator -> red; the
     # moving average not restored -> red.

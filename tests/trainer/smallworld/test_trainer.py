@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from trainer import train
 from trainer.inference.settings import SampleSettings
@@ -62,10 +61,8 @@ def run_stage(world: Path, stage: Stage, data: str) -> None:
 @pytest.mark.more  # full samplings, two minutes
 def test_both_stages_train_and_sample_on_the_small_world(world: Path) -> None:
     # Mutation tried: a VAE of three levels -> red.
-    before = torch.get_num_threads()
     run_stage(world, 1, "images")
     run_stage(world, 2, "clips")
-    torch.set_num_threads(before)
     sample = SampleSettings(run=world / "stage2")
     pipeline = load_pipeline(sample, read_facts(sample))
     drawn = pipeline("a small bear in red clothes on a mint background", num_frames=2, num_inference_steps=2)
