@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 import lposekit
+import pipelines.build
 from lposekit.errors import UsageError
 from lposekit.shards.card import DatasetTotals, read_card
 from lposekit.shards.layout import DatasetLayout
@@ -246,3 +248,27 @@ def test_missing_weights_are_a_usage_error_before_anything_is_started(
         with pytest.raises(UsageError, match=r"(?s)rtmdet_nano.*tinypose"):
             run(stub_settings(path, tmp_path / "d", **models), execute=_never)
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(("number", "stops"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_while_the_report_is_written_a_second_ctrl_c_stops_and_a_second_sigterm_does_not(
+    number: signal.Signals, stops: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutation tried: without `second_raises`, Ctrl-C is not heard.
+    write = pipelines.build.write_report
+
+    def interrupted(layout: DatasetLayout) -> Path:
+        for _ in range(2):
+            signal.raise_signal(number)
+        return write(layout)
+
+    monkeypatch.setattr(pipelines.build, "write_report", interrupted)
+    with served(stub_pages(2), tmp_path) as (_, path):
+        settings = stub_settings(path, tmp_path / "d")
+        if stops:
+            with pytest.raises(KeyboardInterrupt):
+                run(settings, execute=execute_here)
+        else:
+            report = run(settings, execute=execute_here)
+            assert report.report_path is not None
+            assert report.report_path.is_file()

@@ -4,8 +4,10 @@ whenever they are written.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ import lposekit
 from lposekit.errors import UsageError
 from lposekit.report.html import write_report
 from lposekit.shards.verify import verify_dataset
+from trainer.smallworld.clip_file import clip_bytes
 from trainer.smallworld.datasets import CLIP_FRAMES, write_clips, write_images
 from trainer.smallworld.scene import still
 
@@ -84,3 +87,12 @@ def test_clips_hold_frames_and_no_pose(clips: Path) -> None:
     random = SampleRandom(0, SampleRef(0, 0, 0, 0))
     frames = decode_clip(stored["mp4"], np.arange(CLIP_FRAMES), Framing(64), random)
     assert frames.shape == (CLIP_FRAMES, 64, 64, 3)
+
+
+def test_single_frames_of_a_clip_are_quick_to_read() -> None:
+    # Mutations tried: `key_frame_every` ignored; B-frames allowed.
+    frames = np.random.default_rng(0).integers(0, 255, (30, 64, 64, 3), np.uint8)
+    with av.open(io.BytesIO(clip_bytes(frames)), "r") as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    assert [i for i, packet in enumerate(packets) if packet.is_keyframe] == [0, 12, 24]
+    assert [packet.pts for packet in packets] == [packet.dts for packet in packets]
