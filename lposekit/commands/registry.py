@@ -84,6 +84,11 @@ COMMANDS = {
             can_dry_run=True,
         ),
         Command(
+            "smallworld",
+            "train both stages on a procedural world, and measure what they learn",
+            settings="trainer.smallworld.settings:SmallWorldSettings",
+        ),
+        Command(
             "refilter",
             "apply another keep rule to a dataset, without fetching or a GPU",
             settings="lposekit.commands.refilter:RefilterSettings",

@@ -27,6 +27,9 @@ from trainer.model.tiny import TINY, quiet_progress_bars, tiny_folder
 
 logger = logging.getLogger(__name__)
 
+SMALLWORLD = "smallworld"
+"""The name of the base that comes with the package; docs/guide/smallworld.md says what it draws."""
+SMALLWORLD_FOLDER = Path(__file__).parent.parent / "smallworld" / "base"
 PARTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
 WEIGHTED_PARTS = ("text_encoder", "vae", "unet")
 HUB_FILES = (
@@ -43,7 +46,7 @@ HUB_FILES = (
 """What a base needs from the hub: safetensors only, no half-precision or EMA copies."""
 WAYS_ON = (
     "Ways on: `--base FOLDER` with a local copy in diffusers layout (folders unet, vae, text_encoder, tokenizer, "
-    "scheduler), or `--base tiny` for a small random model that is built here."
+    "scheduler), `--base smallworld` for the small trained base that comes along, or `--base tiny` for a random one."
 )
 
 
@@ -86,6 +89,8 @@ def base_folder(name: str, files: Sequence[str] = HUB_FILES) -> Path:
     none."""
     if name == TINY:
         return tiny_folder()
+    if name == SMALLWORLD:
+        return SMALLWORLD_FOLDER
     if Path(name).is_dir():
         return Path(name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):

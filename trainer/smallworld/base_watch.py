@@ -6,7 +6,6 @@ import copy
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -19,6 +18,7 @@ from trainer.model.unet import VideoUNet, inflate
 from trainer.smallworld.base_parts import LearnedParts, new_scheduler
 from trainer.smallworld.draw import SIDE, Image
 from trainer.smallworld.measures import text_shares
+from trainer.smallworld.sheets import grid, write_sheet
 from trainer.smallworld.tokens import new_tokenizer
 from trainer.smallworld.vae import CELL, LATENT_CHANNELS
 from trainer.smallworld.words import HELD_OUT_WORDS, TRAINING_WORDS, Words
@@ -36,7 +36,7 @@ def look(vae: AutoencoderKL, parts: LearnedParts, sheet: Path) -> dict[str, floa
         images = draw_captions(vae, parts, list(words))
         measured |= {f"{name}/{key}": value for key, value in text_shares(images, list(words)).items()}
         rows.append(images[:32])
-    write_sheet(sheet, np.concatenate(rows))
+    write_sheet(sheet, grid(np.concatenate(rows), 16))
     return measured
 
 
@@ -57,8 +57,3 @@ def draw_captions(vae: AutoencoderKL, parts: LearnedParts, words: list[Words]) -
 def frames_unet(parts: LearnedParts) -> VideoUNet:
     """A copy of the UNet as stage 1 computes it."""
     return inflate(copy.deepcopy(parts.unet), replace(preset("official"), temporal_layers=False)).eval()
-
-
-def write_sheet(path: Path, images: Image, columns: int = 16) -> None:
-    grid = rearrange(images[: len(images) // columns * columns], "(r c) h w k -> (r h) (c w) k", c=columns)
-    cv2.imwrite(str(path), cv2.cvtColor(grid, cv2.COLOR_RGB2BGR))

@@ -1,4 +1,5 @@
-"""The body of a figure: from joint angles to COCO's 17 keypoints. Figures face the viewer: their left is our right.
+"""The body of a figure: from joint angles to COCO's 17 keypoints. Here, figures face the viewer: their left is
+our right.
 
 Angles are in radians, 0 hangs straight down, positive turns outwards, away from the body's middle line. Lengths are in
 heights of the standing figure. ``17x2``: keypoints in COCO's order, (x, y) in pixels, integers at pixel centres.

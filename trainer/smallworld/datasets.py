@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -30,7 +30,7 @@ from trainer.smallworld.draw import SIDE, Image
 from trainer.smallworld.scene import Scene, Split, still, walk
 from trainer.smallworld.words import SIZES, Words
 
-VERSION = 1
+VERSION = 2
 """Of the world; raise it with every change to what is drawn."""
 ROWS_PER_SHARD = 1000
 CLIP_FRAMES = 16
@@ -45,30 +45,55 @@ Written = tuple[dict[str, object], str, Mapping[str, bytes]]
 """Parquet row, key and members of one sample."""
 
 
-def write_images(root: Path, seed: int, split: Split, count: int) -> None:
+def write_images(root: Path, seed: int, split: Split, count: int, *, poses_shuffled: bool = False) -> None:
     """Writes, or completes, a folder of ``count`` images with captions and poses.
+
+    ``poses_shuffled``: every image has the pose of the next one, for a training that must fail.
 
     Raises:
         UsageError: the folder holds something else. LposekitError: the disk is full.
     """
     card = DatasetCard(
         kind="image",
-        fixed=_fixed(seed, split, count),
+        fixed=_fixed(seed, split, count, poses_shuffled=poses_shuffled),
         keep_rule=asdict(RULE),
         keypoint_format=FORMAT.name,
         models={"pose": {"name": POSE_MODEL, "weights": "the poses that the images were drawn from"}},
     )
-    _write(root, card, count, lambda key, number: _image(key, still(seed, split, number)), lambda rows: {})
+
+    def make(key: str, number: int) -> Written:
+        posed = (number + 1) % count if poses_shuffled else number
+        return _image(key, still(seed, split, number), still(seed, split, posed))
+
+    _write(root, card, count, make, lambda rows: {})
 
 
-def write_clips(root: Path, seed: int, split: Split, count: int, frames: int = CLIP_FRAMES) -> None:
-    """Writes, or completes, a folder of ``count`` clips with captions, without poses. Raises as `write_images`."""
-    card = DatasetCard(kind="video", fixed={**_fixed(seed, split, count), "frames": frames})
-    _write(root, card, count, lambda key, number: _clip(key, walk(seed, split, number, frames)), _windows)
+def write_clips(
+    root: Path, seed: int, split: Split, count: int, frames: int = CLIP_FRAMES, *, frames_shuffled: bool = False
+) -> None:
+    """Writes, or completes, a folder of ``count`` clips with captions, without poses.
+
+    ``frames_shuffled``: the frames of every clip are in another order, for a training that must fail.
+
+    Raises:
+        UsageError, LposekitError: as `write_images`.
+    """
+    fixed = {**_fixed(seed, split, count, frames_shuffled=frames_shuffled), "frames": frames}
+
+    def make(key: str, number: int) -> Written:
+        scene = walk(seed, split, number, frames)
+        if not frames_shuffled:
+            return _clip(key, scene)
+        order = np.random.Generator(np.random.Philox([seed, number])).permutation(frames)
+        return _clip(key, replace(scene, joints_F17x2=scene.joints_F17x2[order]))
+
+    _write(root, DatasetCard(kind="video", fixed=fixed), count, make, _windows)
 
 
-def _fixed(seed: int, split: Split, count: int) -> dict[str, JsonValue]:
-    return {"smallworld": VERSION, "seed": seed, "split": split, "count": count}
+def _fixed(seed: int, split: Split, count: int, **broken: bool) -> dict[str, JsonValue]:
+    """What decides the bytes. `broken`: what is wrong on purpose; named only if it is."""
+    wrong = {name: True for name, is_broken in broken.items() if is_broken}
+    return {"smallworld": VERSION, "seed": seed, "split": split, "count": count, **wrong}
 
 
 def _write(
@@ -108,10 +133,9 @@ def _table(rows: Sequence[Mapping[str, object]]) -> pa.Table:
     return pa.table({name: pa.array([row[name] for row in rows], _TYPES.get(name)) for name in rows[0]})
 
 
-def _image(key: str, scene: Scene) -> Written:
+def _image(key: str, scene: Scene, posed: Scene) -> Written:
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(scene.frames()[0], cv2.COLOR_RGB2BGR), _JPEG)
-    joints_17x2 = scene.joints_F17x2[0]
-    record = person_record(_person(joints_17x2, scene.words), SIDE, SIDE, RULE.keypoint_score_threshold, FORMAT)
+    record = person_record(_person(posed.joints_F17x2[0], posed.words), SIDE, SIDE, RULE.keypoint_score_threshold, FORMAT)
     row = {**_row(key, scene, jpeg.tobytes()), **_pose_columns(record)}
     members = {
         "jpg": jpeg.tobytes(),

@@ -1,9 +1,11 @@
-"""The look of a figure: flat colours on a flat background, every limb part in a colour of its own.
+"""The look of a figure: flat colours on a background of one colour, every limb part in a colour of its own.
 
 Drawn four times as large and averaged down, so that edges are smooth and a shift by a fraction of a pixel shows.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -36,10 +38,26 @@ _ARMS = ((5, 7), (7, 9), (6, 8), (8, 10))
 _LEGS = ((11, 13), (13, 15), (12, 14), (14, 16))
 
 
-def draw(words: Words, joints_17x2: Points) -> Image:
+@dataclass(frozen=True, slots=True)
+class Light:
+    """What is added to the background's colour, in levels of 0..255: ``shade`` everywhere; ``across`` at our right edge
+    and its opposite at the left one; ``down`` likewise, at the lower edge."""
+
+    shade: float
+    across: float
+    down: float
+
+    def on(self, colour: Rgb) -> Image:
+        """The canvas without a figure."""
+        ramp = np.linspace(-1, 1, SIDE * _FINER)
+        added_HW = self.shade + self.across * ramp[None] + self.down * ramp[:, None]
+        return np.clip(np.rint(added_HW[..., None] + colour), 0, 255).astype(np.uint8)
+
+
+def draw(words: Words, joints_17x2: Points, light: Light) -> Image:
     """The image of a figure, RGB uint8 [64, 64, 3]. ``joints_17x2``: pixels of it."""
     height = SIZES[words.size]
-    canvas = np.full((SIDE * _FINER, SIDE * _FINER, 3), BACKGROUNDS[words.background], np.uint8)
+    canvas = light.on(BACKGROUNDS[words.background])
     limb = LIMB_WIDTH * height
     for ends in _LEGS:
         _line(canvas, joints_17x2[list(ends)], LIMB_COLOURS[ends], limb)

@@ -8,7 +8,7 @@ of an image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,21 +28,16 @@ from trainer.smallworld.read_joints import read_joints
 from trainer.smallworld.scene import Scene
 from trainer.smallworld.vae import CELL
 
-Case = Literal["right", "shuffled", "swapped", "none"]
-"""Which skeleton a scene is drawn with: its own, the next scene's, its own with left and right exchanged, none."""
+Case = Literal["right", "shuffled", "mirrored", "swapped", "none"]
+"""Which skeleton a scene is drawn with: its own, the next scene's, its own with the colours of left and right exchanged,
+its own with red and blue exchanged (the mistake of mixing RGB and BGR), none."""
 GUIDANCE = 3.0
 STEPS = 20
 
 
-def measure_poses(pipeline: FollowYourPosePipeline, scenes: Sequence[Scene], seed: int) -> dict[Case, dict[str, float]]:
-    """PCK, OKS and shares of right words for each case, means over the scenes (all frames of them).
-
-    The pose that is measured against is always the scene's own. All cases start from the same noise.
-    """
-    return {case: _measure(draw_scenes(pipeline, scenes, case, seed), scenes) for case in get_args(Case)}
-
-
-def _measure(images_BFHWC: Image, scenes: Sequence[Scene]) -> dict[str, float]:
+def measure_images(images_BFHWC: Image, scenes: Sequence[Scene]) -> dict[str, float]:
+    """PCK, OKS and shares of right words, means over all frames of the scenes. The pose that is measured against is
+    the scene's own, whichever it was drawn with."""
     rows = [
         (read_joints(rgb_HWC), joints_17x2, scene.words)
         for frames_FHWC, scene in zip(images_BFHWC, scenes, strict=True)
@@ -58,17 +53,30 @@ def _measure(images_BFHWC: Image, scenes: Sequence[Scene]) -> dict[str, float]:
 
 @torch.no_grad()
 def draw_scenes(pipeline: FollowYourPosePipeline, scenes: Sequence[Scene], case: Case, seed: int) -> Image:
-    """The scenes as the pipeline draws them, RGB uint8 [B, F, 64, 64, 3]; all scenes have the same number of frames."""
+    """The scenes as the pipeline draws them, RGB uint8 [B, F, 64, 64, 3]; all scenes have the same number of frames.
+
+    Weights of stage 1 draw every frame by itself, from the same noise as those of stage 2.
+    """
+    frames = len(scenes[0].joints_F17x2)
     captions = [scene.words.caption for scene in scenes]
     said = tokenize(pipeline.tokenizer, captions), tokenize(pipeline.tokenizer, [""] * len(scenes))
     text, empty = (encode_text(pipeline.text_encoder, ids_BL) for ids_BL in said)
-    shape = (len(scenes), pipeline.unet.config["in_channels"], len(scenes[0].joints_F17x2), SIDE // CELL, SIDE // CELL)
+    shape = (len(scenes), pipeline.unet.config["in_channels"], frames, SIDE // CELL, SIDE // CELL)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     maps = _pose_maps(pipeline, scenes, case)
+    if pipeline.config["stage"] == 1:
+        noise, maps = _apart(noise), None if maps is None else [_apart(each) for each in maps]
+        text, empty = (each.repeat_interleave(frames, 0) for each in (text, empty))
     ddim = ddim_scheduler(pipeline.scheduler, STEPS)
     latents = ddim_sample(pipeline.unet, ddim, noise, text, empty, maps, guidance=GUIDANCE)
     rgb = (decode_latents(pipeline.vae, latents) + 1) * 127.5
-    return rearrange(rgb.round().to(torch.uint8), "b f c h w -> b f h w c").numpy()
+    images = rearrange(rgb.round().to(torch.uint8), "b f c h w -> (b f) h w c").numpy()
+    return rearrange(images, "(b f) h w c -> b f h w c", f=frames)
+
+
+def _apart(clips_BCFHW: Tensor) -> Tensor:
+    """Every frame a clip of its own."""
+    return rearrange(clips_BCFHW, "b c f h w -> (b f) c 1 h w")
 
 
 def _pose_maps(pipeline: FollowYourPosePipeline, scenes: Sequence[Scene], case: Case) -> list[Tensor] | None:
@@ -77,15 +85,17 @@ def _pose_maps(pipeline: FollowYourPosePipeline, scenes: Sequence[Scene], case: 
     assert pipeline.pose_encoder is not None, "these weights have no pose encoder"
     style, width = pipeline.config["pose_style"], pipeline.config["pose_line_width"]
     posed = [*scenes[1:], scenes[0]] if case == "shuffled" else scenes
-    skeletons_BFHWC = np.stack([skeletons(s.joints_F17x2, style, width, swapped=case == "swapped") for s in posed])
+    skeletons_BFHWC = np.stack([skeletons(s.joints_F17x2, style, width, mirrored=case == "mirrored") for s in posed])
+    if case == "swapped":
+        skeletons_BFHWC = np.ascontiguousarray(skeletons_BFHWC[..., ::-1])
     images = torch.from_numpy(rearrange(skeletons_BFHWC, "b f h w c -> (b f) c h w")).float() / 255
     return [rearrange(x, "(b f) c h w -> b c f h w", b=len(scenes)) for x in pipeline.pose_encoder(images)]
 
 
-def skeletons(joints_F17x2: Points, style: str, line_width: float | None, *, swapped: bool) -> npt.NDArray[np.uint8]:
-    """Skeleton images, RGB uint8 [F, 64, 64, 3]. ``swapped``: with left and right exchanged."""
+def skeletons(joints_F17x2: Points, style: str, line_width: float | None, *, mirrored: bool) -> npt.NDArray[np.uint8]:
+    """Skeleton images, RGB uint8 [F, 64, 64, 3]. ``mirrored``: with left and right exchanged."""
     order = np.arange(17)
-    if swapped:
+    if mirrored:
         for left, right in KEYPOINT_FORMATS["coco17"].flip_pairs:
             order[[left, right]] = right, left
     scores_F17x1 = np.ones((*joints_F17x2.shape[:2], 1))

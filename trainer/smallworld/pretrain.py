@@ -55,7 +55,7 @@ class PretrainSettings:
     """Images of each."""
     decoder_lr: float = 2e-3
     """Their highest learning rate."""
-    steps: int = 9000
+    steps: int = 6000
     """Steps of UNet and text encoder."""
     batch: int = 64
     """Images of each."""

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from trainer.smallworld.body import ANGLE_NAMES, RANGES, Angles, Points, draw_angles, joints
-from trainer.smallworld.draw import SIDE, Image, draw
+from trainer.smallworld.draw import SIDE, Image, Light, draw
 from trainer.smallworld.words import HELD_OUT_WORDS, SIZES, TRAINING_WORDS, Words
 
 Split = Literal["train", "held_out"]
@@ -25,6 +25,10 @@ PACES = (0.04, 0.08)
 """Slowest and fastest walk, in swings a frame."""
 DRIFT_PX = 0.25
 """Fastest sideways movement of a walk, a frame."""
+FROM_BEHIND = 0.5
+"""Share of figures that turn their back to the viewer: their left is our left. Only the pose says it."""
+DARKEST, TILT = -20.0, 6.0
+"""Of the light on the background, in levels of 0..255. No caption says it either, but it stays over a walk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,11 @@ class Scene:
 
     words: Words
     joints_F17x2: Points
+    light: Light
 
     def frames(self) -> Image:
         """RGB uint8 [F, 64, 64, 3]."""
-        return np.stack([draw(self.words, joints_17x2) for joints_17x2 in self.joints_F17x2])
+        return np.stack([draw(self.words, joints_17x2, self.light) for joints_17x2 in self.joints_F17x2])
 
 
 def still(seed: int, split: Split, number: int) -> Scene:
@@ -44,7 +49,7 @@ def still(seed: int, split: Split, number: int) -> Scene:
     random = _random(seed, split, "image", number)
     words = _words(random, split)
     joints_F17x2 = joints(draw_angles(random), SIZES[words.size])[None]
-    return Scene(words, _placed(joints_F17x2, random))
+    return _scene(words, joints_F17x2, random)
 
 
 def walk(seed: int, split: Split, number: int, frames: int) -> Scene:
@@ -60,7 +65,15 @@ def walk(seed: int, split: Split, number: int, frames: int) -> Scene:
     joints_F17x2 = np.stack([joints(pose, height) for pose in poses])
     drift = random.uniform(-DRIFT_PX, DRIFT_PX) * np.arange(frames)
     joints_F17x2[..., 0] += drift[:, None]
-    return Scene(words, _placed(joints_F17x2, random))
+    return _scene(words, joints_F17x2, random)
+
+
+def _scene(words: Words, joints_F17x2: Points, random: np.random.Generator) -> Scene:
+    """Seen from the front or from behind, at a place of its own, in a light of its own."""
+    if random.random() < FROM_BEHIND:
+        joints_F17x2 = joints_F17x2 * (-1, 1)
+    placed_F17x2 = _placed(joints_F17x2, random)
+    return Scene(words, placed_F17x2, Light(random.uniform(DARKEST, 0), *random.uniform(-TILT, TILT, 2)))
 
 
 def _inner(name: str) -> tuple[float, float]:

@@ -68,15 +68,15 @@ def test_both_stages_train_and_sample_on_the_small_world(world: Path) -> None:
     drawn = pipeline("a small bear in red clothes on a mint background", num_frames=2, num_inference_steps=2)
     assert drawn.frames.shape == (2, 64, 64, 3)
     measured = measure_poses(pipeline, [still(2, "held_out", number) for number in range(2)], seed=1)
-    assert set(measured) == {"right", "shuffled", "swapped", "none"}
+    assert set(measured) == {"right", "shuffled", "mirrored", "swapped", "none"}
     assert measured["right"]["pck"] < 0.5  # it has learned nothing
 
 
 def test_skeletons_of_the_world_carry_left_and_right_in_their_colours() -> None:
-    # Mutations tried: `swapped` ignored -> red; the head's pairs alone exchanged -> red.
+    # Mutations tried: `mirrored` ignored -> red; the head's pairs alone exchanged -> red.
     points = still(2, "held_out", 3).joints_F17x2
-    plain = skeletons(points, "followyourpose", 2, swapped=False)[0]
-    swapped = skeletons(points, "followyourpose", 2, swapped=True)[0]
+    plain = skeletons(points, "followyourpose", 2, mirrored=False)[0]
+    swapped = skeletons(points, "followyourpose", 2, mirrored=True)[0]
     left_elbow, right_elbow = (np.rint(points[0, joint]).astype(int) for joint in (7, 8))
     for (x, y), first, second in ((left_elbow, 1, 2), (right_elbow, 2, 1)):
         assert plain[y, x].argmax() == first

@@ -1,0 +1,72 @@
+"""Figures of an experiment: one file for each cell, and `results.json` with all of them.
+
+A cell's file is there from its start, with the settings that decide its figures; these follow when it is done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from lposekit.errors import UsageError
+from lposekit.json_values import JsonObject, JsonValue, read_json_object
+from lposekit.setting_values import plain_leaves
+from lposekit.shards.card import differing_fields
+from lposekit.shards.files import write_json
+from trainer.settings import TrainSettings
+from trainer.smallworld.cells import Cell
+from trainer.smallworld.datasets import VERSION
+
+RESULTS = "results.json"
+MAX_BYTES = 2**24
+PLACES = ("data", "output", "base", "pose_encoder", "compute.device", "compute.threads", "loader.workers")
+"""Settings that may differ between two machines that train the same cell."""
+
+
+def claim_cell(folder: Path, cell: Cell, settings: TrainSettings, base: str) -> JsonObject | None:
+    """The figures of a cell that is done; None: it is to be trained, and its file says so now.
+
+    Args:
+        base: fingerprint of its UNet.
+
+    Raises:
+        UsageError: the cell was begun with other settings.
+    """
+    path = cell_file(folder, cell)
+    leaves = {name: value for name, value in plain_leaves(settings) if name not in PLACES}
+    what = json.loads(json.dumps({"world": VERSION, "base": base, "data": cell.data, "settings": leaves}))
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, what)
+        return None
+    found = read_json_object(path, MAX_BYTES)
+    differing = differing_fields({name: found.get(name) for name in what}, what)
+    if differing:
+        raise UsageError(
+            f"{path}: this training was begun with other settings:\n  " + "\n  ".join(differing) + "\n"
+            "Go back to those, or name another --output."
+        )
+    return found if "figures" in found else None
+
+
+def finish_cell(folder: Path, cell: Cell, figures: JsonObject, seconds: float, machine: JsonObject) -> None:
+    """Adds the figures to the cell's file."""
+    path = cell_file(folder, cell)
+    what = read_json_object(path, MAX_BYTES)
+    write_json(path, {**what, "figures": figures, "seconds": round(seconds, 1), "machine": machine})
+
+
+def collect(folder: Path, cells: Sequence[Cell]) -> dict[str, JsonObject]:
+    """What is known of the cells that are done, by name."""
+    found = {cell.name: read_json_object(path, MAX_BYTES) for cell in cells if (path := cell_file(folder, cell)).exists()}
+    return {name: known for name, known in found.items() if "figures" in known}
+
+
+def write_results(folder: Path, known: dict[str, JsonObject], summary: JsonValue) -> None:
+    """`results.json`: every figure, and what they come to."""
+    write_json(folder / RESULTS, {"cells": known, "summary": summary})  # pyright: ignore
+
+
+def cell_file(folder: Path, cell: Cell) -> Path:
+    return folder / "cells" / f"{cell.name}.json"
