@@ -90,6 +90,13 @@ class ModelSettings:
     preset: Literal["official", "paper"] = "official"
     """`official`: what the released code computes. `paper`: zero-initialised pose and temporal output; only cross-frame
     and temporal attention are trained."""
+    temporal_layers: bool | None = None
+    """In stage 2, add temporal attention and convolution to every transformer block."""
+    cross_frame: bool | None = None
+    """Let the self-attention of a frame look at the first frame and the one before, not at itself."""
+    pose_at: Literal["levels", "first_level", "input"] | None = None
+    """Where pose features are added: after each down level of the UNet, after the first alone, or to the output of its
+    first convolution (what concatenating them to the latents computes). Stage 2 needs the same as its stage 1."""
     joint_group_norm: bool | None = None
     """Compute the statistics of the resnets' and the output's norms over all frames of a clip, not per frame."""
     attn_temp_init: Literal["random", "zero"] | None = None

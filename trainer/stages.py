@@ -21,8 +21,8 @@ from diffusers.training_utils import compute_snr
 from einops import reduce
 from torch import Tensor, nn
 
-from trainer.model.pose_encoder import POSE_PREFIX, PoseEncoder, build_pose_encoder
-from trainer.model.switches import ModelSwitches, trains_in_stage2
+from trainer.model.pose_encoder import BLOCKS_PER_LEVEL, POSE_PREFIX, PoseEncoder, build_pose_encoder
+from trainer.model.switches import ModelSwitches, trains_in_stage2, used_maps
 from trainer.model.unet import VideoUNet, inflate
 
 StageNumber = Literal[1, 2]
@@ -145,6 +145,10 @@ def freeze_all_but_trained(stage: StageModel) -> None:
     """Sets `requires_grad` on every parameter: True exactly for what the stage trains."""
     for name, parameter in stage.named_official():
         parameter.requires_grad_(is_trained(name, stage.number, stage.unet.switches))
+    if stage.pose_encoder is not None:
+        # what computes maps that are added nowhere has no gradient
+        used = used_maps(stage.unet.switches, len(stage.pose_encoder.widths))
+        stage.pose_encoder.body[BLOCKS_PER_LEVEL * used :].requires_grad_(False)
 
 
 def is_trained(official_name: str, number: StageNumber, switches: ModelSwitches) -> bool:

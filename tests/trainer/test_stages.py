@@ -89,6 +89,15 @@ def test_the_norm_before_temporal_attention_trains_by_switch_only() -> None:
     assert trains_in_stage2(name, dataclasses.replace(OFFICIAL, train_norm_temp=True))
 
 
+def test_parts_of_the_pose_encoder_that_reach_nothing_are_not_trained() -> None:
+    # mutation: leave the freezing out -> red (under torchrun, parameters without gradient would end the run)
+    stage = small_stage(1, dataclasses.replace(OFFICIAL, pose_at="first_level"))
+    stage(*stage_inputs(1)).mean().backward()
+    trained = stage.trainable()
+    assert trained
+    assert all(parameter.grad is not None for parameter in trained.values())
+
+
 def test_stage_2_never_computes_the_pose_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = small_stage(2)
 

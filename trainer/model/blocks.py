@@ -85,6 +85,7 @@ class VideoTransformerBlock(BasicTransformerBlock):
     attn_temp: Attention | None
     norm_temp: nn.LayerNorm | None
     conv_temporal: ConvTemporal | None
+    cross_frame: bool
     first_frame: FirstFrame | None = None
     """Set while a long clip is sampled in windows that all look at the clip's first frame."""
 
@@ -92,8 +93,12 @@ class VideoTransformerBlock(BasicTransformerBlock):
         """(BF)NC with text BLD (or (BF)LD) -> (BF)NC."""
         assert self.attn2 is not None
         normed = layer_norm(self.norm1, tokens)
-        first = None if self.first_frame is None else self.first_frame.meet(normed, frames)
-        tokens = tokens + sparse_causal_attention(self.attn1, normed, frames, first)
+        if self.cross_frame:
+            first = None if self.first_frame is None else self.first_frame.meet(normed, frames)
+            tokens = tokens + sparse_causal_attention(self.attn1, normed, frames, first)
+        else:
+            # with one frame it is ordinary self-attention
+            tokens = tokens + sparse_causal_attention(self.attn1, normed, 1)
         tokens = tokens + text_attention(self.attn2, layer_norm(self.norm2, tokens), text, frames)
         tokens = tokens + self.ff(layer_norm(self.norm3, tokens))
         if self.attn_temp is None:
@@ -138,6 +143,7 @@ def inflate_transformer_block(block: BasicTransformerBlock, switches: ModelSwitc
     block.__class__ = VideoTransformerBlock
     assert isinstance(block, VideoTransformerBlock)
     block.attn_temp, block.norm_temp, block.conv_temporal = None, None, None
+    block.cross_frame = switches.cross_frame
     for layer in block.ff.modules():
         if type(layer) is nn.Linear:
             layer.__class__ = ProjectedLinear

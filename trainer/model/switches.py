@@ -18,6 +18,12 @@ class ModelSwitches:
 
     temporal_layers: add `attn_temp`, `norm_temp` and `conv_temporal` to every transformer block. Off gives, at one
         frame, exactly the Stable Diffusion UNet: the net of stage 1.
+    cross_frame: the self-attention of frame i looks at frames 0 and i-1 (sparse-causal); off: at its own frame, as in
+        the base.
+    pose_at: where the pose encoder's maps are added. `levels`: each after its down level, as T2I-Adapter does;
+        `first_level`: only the first map; `input`: the first map, to the output of the UNet's first convolution. The
+        last is what a condition concatenated to the latents computes while the base is frozen: a convolution over
+        concatenated channels is the sum of two.
     joint_group_norm: the norms of the resnets and of the output take their statistics over all frames of a clip
         together, as the released code does; off: for each frame by itself.
     attn_temp_init: `random` draws the output projection of the temporal attention like every other linear layer, so a
@@ -30,6 +36,8 @@ class ModelSwitches:
     """
 
     temporal_layers: bool = True
+    cross_frame: bool = True
+    pose_at: Literal["levels", "first_level", "input"] = "levels"
     joint_group_norm: bool = True
     attn_temp_init: Literal["random", "zero"] = "random"
     pose_init: Literal["random", "zero"] = "random"
@@ -59,6 +67,11 @@ def trainable_modules(switches: ModelSwitches) -> tuple[str, ...]:
     """Endings of the names of the modules that stage 2 trains."""
     extra = ("norm_temp",) if switches.train_norm_temp else ()
     return TRAINABLE_MODULES[switches.trainable] + extra
+
+
+def used_maps(switches: ModelSwitches, levels: int) -> int:
+    """How many of the pose encoder's maps, from the first on, are added anywhere."""
+    return levels if switches.pose_at == "levels" else 1
 
 
 def trains_in_stage2(parameter_name: str, switches: ModelSwitches) -> bool:

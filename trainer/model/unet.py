@@ -99,7 +99,7 @@ class VideoUNet(UNet2DConditionModel):
         latents_BCFHW: noisy latents; any H and W from 8 up. timesteps_B: one step 0..999 for each clip (any dtype).
         text_BLD: one caption for each clip. pose_features: None, or one BCFHW map for each level (PoseEncoder's
         output); map i is added after the last layer of down level i, before its downsampler, so it also goes into
-        that skip connection.
+        that skip connection (unless the switch `pose_at` says otherwise).
 
         Raises:
             ValueError: maps that do not fit.
@@ -108,8 +108,11 @@ class VideoUNet(UNet2DConditionModel):
         dtype = self.conv_in.weight.dtype
         time_BT = self.time_embedding(self.time_proj(timesteps_B).to(dtype))
         x = self.conv_in(rearrange(latents_BCFHW.to(dtype), "b c f h w -> (b f) c h w"))
+        at_input, *maps = self._pose_maps(pose_features)
+        if at_input is not None:
+            x = add_pose(x, at_input)
         skips = [x]
-        for level, pose in zip(self.down_blocks, self._pose_maps(pose_features), strict=True):
+        for level, pose in zip(self.down_blocks, maps, strict=True):
             x, level_skips = self._down(level, x, time_BT, text_BLD, frames, pose)
             skips.extend(level_skips)
         x = self._middle(x, time_BT, text_BLD, frames)
@@ -120,11 +123,18 @@ class VideoUNet(UNet2DConditionModel):
         return rearrange(self.conv_out(self.conv_act(x)), "(b f) c h w -> b c f h w", f=frames)
 
     def _pose_maps(self, pose_features: Sequence[Tensor] | None) -> list[Tensor | None]:
+        """What to add to the first convolution's output, and after each down level."""
+        levels = len(self.down_blocks)
         if pose_features is None:
-            return [None] * len(self.down_blocks)
+            return [None] * (1 + levels)
         if len(pose_features) != len(self.down_blocks):
             raise ValueError(f"{len(pose_features)} pose feature maps for {len(self.down_blocks)} down levels")
-        return [rearrange(feature, "b c f h w -> (b f) c h w") for feature in pose_features]
+        maps: list[Tensor | None] = [rearrange(feature, "b c f h w -> (b f) c h w") for feature in pose_features]
+        if self.switches.pose_at == "input":
+            return [maps[0], *[None] * levels]
+        if self.switches.pose_at == "first_level":
+            return [None, maps[0], *[None] * (levels - 1)]
+        return [None, *maps]
 
     def _down(
         self, level: Any, x: Tensor, time_BT: Tensor, text_BLD: Tensor, frames: int, pose: Tensor | None

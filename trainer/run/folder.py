@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import nn
@@ -17,6 +18,7 @@ from lposekit.json_values import JsonObject
 from lposekit.setting_values import plain_leaves
 from lposekit.shards.card import differing_fields
 from lposekit.shards.files import disk_error, write_bytes
+from trainer.model.switches import ModelSwitches
 from trainer.settings import TrainSettings
 
 SETTINGS_NAME = "settings.toml"
@@ -60,6 +62,9 @@ def write_settings(run_dir: Path, settings: TrainSettings) -> None:
 
 def refuse_other_run(found: object, wanted: JsonObject, where: Path) -> None:
     """Raises UsageError if a checkpoint was made with other data or settings that decide the order of samples."""
+    if isinstance(found, dict) and isinstance(found.get("switches"), dict):
+        # a run of an older version computed what switches that came later do by default
+        found = {**found, "switches": {**asdict(ModelSwitches()), **found["switches"]}}
     differing = differing_fields(found, json.loads(json.dumps(wanted)))
     if differing:
         raise UsageError(

@@ -9,16 +9,18 @@ from lposekit.errors import LposekitError, UsageError
 from lposekit.keypoints import COCO17_NAMES, KEYPOINT_FORMATS
 from lposekit.skeleton_styles import STYLES
 from trainer.data.catalog import Dataset
+from trainer.model.switches import ModelSwitches
 from trainer.run.run_card import RunCard
 from trainer.settings import SkeletonSettings, TrainSettings
 
 
 def drawn_as_learned(settings: TrainSettings, run_card: RunCard | None) -> TrainSettings:
-    """The settings with the style and line width that the pose encoder's run was trained with; the width in proportion
-    to the size of the images. `run_card`: of that run, None where it is not known.
+    """The settings with the style and line width that the pose encoder's run was trained with (the width in proportion
+    to the size of the images), and with the place where its features were added. `run_card`: of that run, None where
+    it is not known.
 
     Raises:
-        UsageError: the settings name another style or line width.
+        UsageError: the settings name another style, line width or place.
         LposekitError: the run's style is none that this version knows.
     """
     if run_card is None or run_card.pose_style is None:
@@ -41,7 +43,12 @@ def drawn_as_learned(settings: TrainSettings, run_card: RunCard | None) -> Train
             raise UsageError(
                 f"--pose.{name.replace('_', '-')} {wanted}: the pose encoder was trained with {known}. Leave it out."
             )
-    return replace(settings, pose=learned)
+    pose_at = run_card.switches.get("pose_at", ModelSwitches().pose_at)
+    if settings.model.pose_at not in (None, pose_at):
+        raise UsageError(
+            f"--model.pose-at {settings.model.pose_at}: the pose encoder was trained with {pose_at}. Leave it out."
+        )
+    return replace(settings, pose=learned, model=replace(settings.model, pose_at=pose_at))
 
 
 def refuse_undrawable(settings: TrainSettings, datasets: Iterable[Dataset]) -> None:

@@ -78,12 +78,16 @@ BROKEN = (
 """What must show in the figures. Skeletons in exchanged colours need no training: see `Case`."""
 
 ABLATIONS = (
+    _stage1("at-input", "pose at the input (concatenated)", "ablation", "where", model__pose_at="input"),
+    _stage1("first-level", "pose at the first level alone", "ablation", "where", model__pose_at="first_level"),
     _stage1("pose-zero", "pose encoder zero-initialised", "ablation", "pose encoder", model__pose_init="zero"),
-    _stage1("dropout", "10 % of captions dropped", "ablation", "caption dropout", loss__caption_dropout=0.1),
-    _stage2("frame-norm", "norms per frame", "ablation", "norms", model__joint_group_norm=False),
+    _stage2("no-temporal", "cross-frame attention alone", "ablation", "frames", model__temporal_layers=False),
+    _stage2("no-cross-frame", "temporal layers alone", "ablation", "frames", model__cross_frame=False),
+    _stage2("frame-norm", "norms for each frame", "ablation", "norms", model__joint_group_norm=False),
+    _stage1("dropout", "10 % of captions dropped", "ablation", "captions", loss__caption_dropout=0.1),
     _stage2("paper", "preset paper", "ablation", "preset", model__preset="paper"),
-    _stage2("temp-zero", "temporal attention zero", "ablation", "temporal attention", model__attn_temp_init="zero"),
-    _stage2("norm-temp", "temporal norm trained", "ablation", "temporal norm", model__train_norm_temp=True),
-    _stage2("dropout", "10 % of captions dropped", "ablation", "caption dropout", loss__caption_dropout=0.1),
+    _stage2("temp-zero", "temporal attention zero-initialised", "ablation", "preset", model__attn_temp_init="zero"),
+    _stage2("norm-temp", "norm of temporal attention trained", "ablation", "norms", model__train_norm_temp=True),
+    _stage2("dropout", "10 % of captions dropped", "ablation", "captions", loss__caption_dropout=0.1),
 )
-"""One change each from the ordinary settings."""
+"""One change each from the ordinary settings, the most telling ones first."""

@@ -135,7 +135,9 @@ def _table(rows: Sequence[Mapping[str, object]]) -> pa.Table:
 
 def _image(key: str, scene: Scene, posed: Scene) -> Written:
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(scene.frames()[0], cv2.COLOR_RGB2BGR), _JPEG)
-    record = person_record(_person(posed.joints_F17x2[0], posed.words), SIDE, SIDE, RULE.keypoint_score_threshold, FORMAT)
+    record = person_record(
+        _person(posed.joints_F17x2[0], posed.words), SIDE, SIDE, RULE.keypoint_score_threshold, FORMAT
+    )
     row = {**_row(key, scene, jpeg.tobytes()), **_pose_columns(record)}
     members = {
         "jpg": jpeg.tobytes(),

@@ -89,9 +89,7 @@ def _image_panels(cells: Sequence[Cell], figures: Mapping[str, Any]) -> list[Pan
     if not cells:
         return []
     floors = [figures[cell.name]["cases"]["none"]["pck"] for cell in cells]
-    steps = [
-        convergence_step(figures[cell.name]["curve"], floor) for cell, floor in zip(cells, floors, strict=True)
-    ]
+    steps = [convergence_step(figures[cell.name]["curve"], floor) for cell, floor in zip(cells, floors, strict=True)]
     when = ", ".join("never" if step is None else f"step {step:,}" for step in steps)
     return [
         Panel(

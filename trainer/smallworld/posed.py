@@ -29,8 +29,8 @@ from trainer.smallworld.scene import Scene
 from trainer.smallworld.vae import CELL
 
 Case = Literal["right", "shuffled", "mirrored", "swapped", "none"]
-"""Which skeleton a scene is drawn with: its own, the next scene's, its own with the colours of left and right exchanged,
-its own with red and blue exchanged (the mistake of mixing RGB and BGR), none."""
+"""Which skeleton a scene is drawn with: its own, the next scene's, its own with the colours of left and right
+exchanged, its own with red and blue exchanged (as where RGB is taken for BGR), none."""
 GUIDANCE = 3.0
 STEPS = 20
 

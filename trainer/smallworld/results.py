@@ -59,7 +59,9 @@ def finish_cell(folder: Path, cell: Cell, figures: JsonObject, seconds: float, m
 
 def collect(folder: Path, cells: Sequence[Cell]) -> dict[str, JsonObject]:
     """What is known of the cells that are done, by name."""
-    found = {cell.name: read_json_object(path, MAX_BYTES) for cell in cells if (path := cell_file(folder, cell)).exists()}
+    found = {
+        cell.name: read_json_object(path, MAX_BYTES) for cell in cells if (path := cell_file(folder, cell)).exists()
+    }
     return {name: known for name, known in found.items() if "figures" in known}
 
 

@@ -19,7 +19,8 @@ class SmallWorldSettings:
     output: Path = Path("smallworld")
     """Folder of datasets, runs, figures and the page."""
     budget: BudgetName = "cpu"
-    """How much is trained. `quick`: a few minutes in all, for a look whether an installation works. `cpu`: up to 45 minutes a seed on two cores. `gpu`: ten times as many samples."""
+    """How much is trained. `quick`: as little as shows whether an installation learns, two minutes a stage on two
+    cores. `cpu`: enough for the figures of the guide. `gpu`: far more samples, for a GPU."""
     scope: Scope = "proof"
     """`stages`: both stages, each seed. `proof`: these, and training that is broken on purpose, which must show in the
     figures. `all`: also the ablations."""

@@ -238,3 +238,44 @@ def test_frames_zero_and_one_get_by_with_half_the_keys_exactly() -> None:
     previous = clip[:, [0, 0, 1, 2, 3]]
     pairs = rearrange(torch.cat([clip[:, :1].expand_as(previous), previous], dim=2), "b f n c -> (b f) n c")
     torch.testing.assert_close(found, attn(tokens, encoder_hidden_states=pairs), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_pose_at_the_input_is_a_pose_concatenated_to_the_latents() -> None:
+    # mutation: add the map after the first level instead -> red
+    latents, timesteps, text = inputs(frames=1, side=16)
+    features = small_encoder()(pose_images(frames=1, side=16))
+    at_input = inflate(small_unet2d(), dataclasses.replace(IMAGES_ONLY, pose_at="input"))
+    wider = inflate(small_unet2d(), IMAGES_ONLY)
+    first = wider.conv_in
+    wider.conv_in = torch.nn.Conv2d(first.in_channels + WIDTHS[0], WIDTHS[0], 3, padding=1)
+    taps = torch.zeros(WIDTHS[0], WIDTHS[0], 3, 3)
+    taps[:, :, 1, 1] = torch.eye(WIDTHS[0])
+    wider.conv_in.weight.copy_(torch.cat([first.weight, taps], dim=1))
+    wider.conv_in.bias.copy_(first.bias)  # pyright: ignore
+    concatenated = wider(torch.cat([latents, features[0]], dim=1), timesteps, text)
+    torch.testing.assert_close(at_input(latents, timesteps, text, features), concatenated, atol=2e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_pose_at_the_first_level_leaves_the_other_maps_out() -> None:
+    # mutation: pass all maps on -> red
+    latents, timesteps, text = inputs(frames=1, side=16)
+    features = small_encoder()(pose_images(frames=1, side=16))
+    first_only = inflate(small_unet2d(), dataclasses.replace(IMAGES_ONLY, pose_at="first_level"))
+    zeroed = [features[0], *(torch.zeros_like(feature) for feature in features[1:])]
+    expected = inflate(small_unet2d(), IMAGES_ONLY)(latents, timesteps, text, zeroed)
+    assert torch.equal(first_only(latents, timesteps, text, features), expected)
+
+
+@torch.no_grad()
+def test_without_cross_frame_attention_norms_and_layers_frames_are_images() -> None:
+    # mutation: ignore the switch in the block -> red
+    latents, timesteps, text = inputs(frames=3, side=16)
+    alone = dataclasses.replace(IMAGES_ONLY, cross_frame=False, joint_group_norm=False)
+    unet = inflate(small_unet2d(), alone)
+    together = unet(latents, timesteps, text)
+    for i in range(3):
+        torch.testing.assert_close(
+            together[:, :, i : i + 1], unet(latents[:, :, i : i + 1], timesteps, text), atol=2e-5, rtol=0
+        )

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lposekit.errors import LposekitError
+from lposekit.errors import LposekitError, UsageError
 from trainer.run.pose_style import drawn_as_learned
 from trainer.run.run_card import RunCard, read_run_card, write_run_card
-from trainer.settings import TrainSettings
+from trainer.settings import ModelSettings, TrainSettings
 
 STAGE_2: dict[str, object] = {
     "schema": 1,
@@ -69,3 +69,14 @@ def test_a_pose_style_that_this_version_does_not_know_is_refused(tmp_path: Path)
     (tmp_path / "run.json").write_text(json.dumps({**STAGE_1, "pose_style": "openpose25"}))
     with pytest.raises(LposekitError, match="'openpose25', which this lposekit cannot draw"):
         drawn_as_learned(TrainSettings(), read_run_card(tmp_path))
+
+
+def test_stage_2_adds_the_pose_where_its_encoder_learned_it(tmp_path: Path) -> None:
+    # Mutations tried: the place not taken over, another place not refused -> red.
+    card = {**STAGE_1, "switches": {"pose_at": "input"}}
+    (tmp_path / "run.json").write_text(json.dumps(card))
+    learned = read_run_card(tmp_path)
+    assert drawn_as_learned(TrainSettings(stage=2), learned).model.pose_at == "input"
+    other = TrainSettings(stage=2, model=ModelSettings(pose_at="levels"))
+    with pytest.raises(UsageError, match=r"--model.pose-at levels: the pose encoder was trained with input"):
+        drawn_as_learned(other, learned)
