@@ -44,12 +44,13 @@ BUDGETS: dict[BudgetName, Budget] = {
         walks=12,
     ),
     "cpu": Budget(
-        images=8000,
+        images=4000,
         clips=400,
         stages=(
-            StageBudget(steps=1500, batch_size=64, lr=1e-3, points=10),
-            StageBudget(steps=600, batch_size=8, lr=1e-3, points=6),
+            StageBudget(steps=300, batch_size=32, lr=1e-3, points=15),
+            StageBudget(steps=400, batch_size=4, lr=1e-3, points=5),
         ),
+        point_scenes=32,
     ),
     "gpu": Budget(
         images=24000,

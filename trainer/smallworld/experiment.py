@@ -20,7 +20,7 @@ from trainer.smallworld.cells import Cell, chosen_cells
 from trainer.smallworld.machine import machine_facts
 from trainer.smallworld.measure_cell import measure_cell
 from trainer.smallworld.page import PAGE_NAME, write_smallworld_page
-from trainer.smallworld.results import claim_cell, collect, finish_cell, write_results
+from trainer.smallworld.results import add_seconds, claim_cell, collect, finish_cell, write_results
 from trainer.smallworld.settings import SmallWorldSettings
 from trainer.smallworld.summary import summarise
 from trainer.smallworld.training import train_cell, train_settings, write_data
@@ -81,11 +81,11 @@ def run_cell(cell: Cell, base: str, settings: SmallWorldSettings) -> bool:
     started = time.monotonic()
     write_data(folder / "data", cell.data, budget, settings)
     report = train_cell(ordinary)
+    trained = time.monotonic()
+    add_seconds(folder, cell, trained - started)
     if report.interrupted:
         return False
-    trained = time.monotonic()
-    figures = measure_cell(cell, folder, budget)
-    finish_cell(folder, cell, figures, trained - started, machine_facts())
+    finish_cell(folder, cell, measure_cell(cell, folder, budget), machine_facts())
     log.info("%s: trained in %.0f s, measured in %.0f s", cell.title, trained - started, time.monotonic() - trained)
     return True
 

@@ -50,11 +50,19 @@ def claim_cell(folder: Path, cell: Cell, settings: TrainSettings, base: str) -> 
     return found if "figures" in found else None
 
 
-def finish_cell(folder: Path, cell: Cell, figures: JsonObject, seconds: float, machine: JsonObject) -> None:
-    """Adds the figures to the cell's file."""
+def add_seconds(folder: Path, cell: Cell, seconds: float) -> None:
+    """Counts the time of a training that was interrupted, or that has ended."""
     path = cell_file(folder, cell)
     what = read_json_object(path, MAX_BYTES)
-    write_json(path, {**what, "figures": figures, "seconds": round(seconds, 1), "machine": machine})
+    before = what.get("seconds", 0.0)
+    assert isinstance(before, int | float)
+    write_json(path, {**what, "seconds": round(before + seconds, 1)})
+
+
+def finish_cell(folder: Path, cell: Cell, figures: JsonObject, machine: JsonObject) -> None:
+    """Adds the figures to the cell's file."""
+    path = cell_file(folder, cell)
+    write_json(path, {**read_json_object(path, MAX_BYTES), "figures": figures, "machine": machine})
 
 
 def collect(folder: Path, cells: Sequence[Cell]) -> dict[str, JsonObject]:

@@ -16,7 +16,7 @@ from trainer.smallworld.budgets import BUDGETS
 from trainer.smallworld.cells import ABLATIONS, BROKEN, Cell, chosen_cells
 from trainer.smallworld.measure_cell import sheet_file
 from trainer.smallworld.page import write_smallworld_page
-from trainer.smallworld.results import claim_cell, collect, finish_cell, write_results
+from trainer.smallworld.results import add_seconds, claim_cell, collect, finish_cell, write_results
 from trainer.smallworld.settings import SmallWorldSettings
 from trainer.smallworld.sheets import write_moving_sheet, write_sheet
 from trainer.smallworld.summary import convergence_step, summarise
@@ -116,10 +116,13 @@ def test_a_cell_is_claimed_once_and_its_figures_are_found_again(tmp_path: Path) 
     settings = settings_of(cell, tmp_path)
     assert claim_cell(tmp_path, cell, settings, "base") is None
     assert claim_cell(tmp_path, cell, settings, "base") is None
-    finish_cell(tmp_path, cell, image_figures(), 61.04, MACHINE)
+    add_seconds(tmp_path, cell, 61.04)
+    add_seconds(tmp_path, cell, 2)
+    finish_cell(tmp_path, cell, image_figures(), MACHINE)
     found = claim_cell(tmp_path, cell, settings_of(cell, tmp_path, threads=1, device="cpu"), "base")
     assert found is not None
     assert found["figures"] == image_figures()
+    assert found["seconds"] == 63.0  # of both calls
     with pytest.raises(UsageError, match="base: 'base' -> 'another'"):
         claim_cell(tmp_path, cell, settings, "another")
     slower = train_settings(cell, tmp_path, BUDGETS["cpu"], SmallWorldSettings(output=tmp_path))
@@ -147,7 +150,8 @@ def test_the_page_shows_promises_curves_and_what_was_drawn(tmp_path: Path) -> No
         if cell.name == "stage2-frames-shuffled":
             continue  # not done yet
         assert claim_cell(tmp_path, cell, settings_of(cell, tmp_path), "base") is None
-        finish_cell(tmp_path, cell, figures[cell.name], 60, MACHINE)
+        add_seconds(tmp_path, cell, 60)
+        finish_cell(tmp_path, cell, figures[cell.name], MACHINE)
         if cell.stage == 1:
             write_sheet(sheet_file(tmp_path, cell), np.zeros((64, 64, 3), np.uint8))
         else:
