@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lposekit.errors import UsageError
+from trainer.model.base_check import load_part, refuse_unfit_configurations
 from trainer.model.tiny import TINY, quiet_progress_bars, tiny_folder
 
 logger = logging.getLogger(__name__)
@@ -63,22 +65,31 @@ class Base:
 
 
 def load_base(name: str) -> Base:
-    """The base of this name: a local folder in diffusers layout, a hub id `owner/name`, or `tiny`.
+    """The base of this name: a local folder in diffusers layout, a hub id `owner/name`, `smallworld` or
+    `tiny`.
 
-    A hub id is fetched into the hub's cache once. Raises UsageError, naming the ways on, for a base that is not found
-    or is not complete.
+    A hub id is fetched into the hub's cache once.
+
+    Raises:
+        UsageError: it is not found, is not complete, is damaged, or cannot be trained.
     """
     folder = base_folder(name)
     missing = missing_parts(folder)
     if missing:
         raise UsageError(f"the base {name} is not complete: {folder} lacks {', '.join(missing)}. {WAYS_ON}")
+    refuse_unfit_configurations(name, folder)
     quiet_progress_bars()
+
+    def part(loads: Any, where: str, **precision: torch.dtype) -> Any:
+        at = folder / where
+        return load_part(name, at, lambda: loads.from_pretrained(at, output_loading_info=True, **precision))
+
     # transformers would take the type of the file; training decides the precision of frozen parts itself
     return Base(
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
-        vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
-        unet=UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
+        text_encoder=part(CLIPTextModel, "text_encoder", dtype=torch.float32),
+        vae=part(AutoencoderKL, "vae", torch_dtype=torch.float32),
+        unet=part(UNet2DConditionModel, "unet", torch_dtype=torch.float32),
         scheduler=read_scheduler(folder / "scheduler"),
         source=str(folder),
     )

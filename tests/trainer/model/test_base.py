@@ -4,10 +4,12 @@ from."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lposekit.errors import UsageError
 from tests.support.fixtures import fixture_path
@@ -140,3 +142,44 @@ def test_real_configurations_give_a_random_base_of_true_width() -> None:
     stated = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     assert base.scheduler.config["beta_end"] == stated["beta_end"]
     assert base.scheduler.config["prediction_type"] == "epsilon"
+
+
+def changed(tiny: Base, tmp_path: Path, part: str, **values: object) -> Path:
+    """A copy of the tiny base with other values in a part's configuration."""
+    folder = tmp_path / "base"
+    shutil.copytree(tiny.source, folder)
+    path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "words"),
+    [
+        ("scheduler", {"prediction_type": "sample"}, "prediction type 'sample'"),
+        ("scheduler", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
+        ("unet", {"in_channels": 9}, "takes 9 channels, and its VAE gives 4: an inpainting model"),
+        ("unet", {"cross_attention_dim": 1024}, "reads text of width 1024, and its text encoder gives 32"),
+    ],
+)
+def test_a_base_that_cannot_be_trained_is_refused_with_the_reason(
+    part: str, values: dict[str, object], words: str, tiny: Base, tmp_path: Path
+) -> None:
+    # Mutations tried: each check left out -> red (the first two trained noise prediction without a word).
+    with pytest.raises(UsageError, match=f"cannot be trained: .*{words}"):
+        load_base(str(changed(tiny, tmp_path, part, **values)))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_that_are_cut_off_or_missing_are_refused_with_the_folder(part: str, tiny: Base, tmp_path: Path) -> None:
+    # Mutations tried: errors passed on as they are, missing weights left to chance -> red.
+    folder = changed(tiny, tmp_path, part)
+    [weights] = (folder / part).glob("*.safetensors")
+    whole = {name: value.clone() for name, value in load_file(weights).items()}
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(UsageError, match=rf"the weights in .*/{part} cannot be loaded"):
+        load_base(str(folder))
+    lost = sorted(whole)[0]
+    save_file({name: value for name, value in whole.items() if name != lost}, weights, metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=rf"/{part} lacks 1 of its weights, {lost}"):
+        load_base(str(folder))
