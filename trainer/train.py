@@ -33,7 +33,7 @@ from trainer.run.checkpoint import (
 )
 from trainer.run.data import RunData, open_data
 from trainer.run.distributed import World, choose_device, open_world
-from trainer.run.folder import fingerprint, own_folder, refuse_other_run, write_settings
+from trainer.run.folder import changed_settings, fingerprint, own_folder, refuse_other_run, write_settings
 from trainer.run.outcome import DryRunReport, TrainReport, describe_run
 from trainer.run.pose_style import drawn_as_learned, refuse_undrawable
 from trainer.run.pose_weights import FoundEncoder, find_pose_encoder, keep_pose_encoder
@@ -165,6 +165,9 @@ def choose_checkpoint(resume: str, output: Path) -> Path | None:
 
 def describe_folder(run: Run) -> None:
     """Write what the run is made from, and the pose encoder that it carries along."""
+    changed = changed_settings(run.output, run.settings) if run.step else []
+    if changed:
+        log.warning("from step %d on, the run has other settings than before: %s", run.step + 1, ", ".join(changed))
     write_settings(run.output, run.settings)
     if run.settings.stage == 2:
         run.card = replace(run.card, pose_encoder=keep_pose_encoder(run.pose_encoder, run.output))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -26,6 +27,7 @@ from trainer.settings import (
     CheckpointSettings,
     FramingSettings,
     LoaderSettings,
+    LossSettings,
     ModelSettings,
     SkeletonSettings,
     TrainSettings,
@@ -178,6 +180,21 @@ def test_a_run_is_not_resumed_with_another_model_image_or_vae(changes: dict, wor
     with pytest.raises(UsageError, match=rf"cannot be resumed(.|\n)*{words}"):
         run(settings_for(1, tmp_path / "run", **settings))
     assert [step for step, _ in losses(tmp_path / "run")] == [1]
+
+
+@pytest.mark.timeout(120)
+def test_other_settings_of_a_resumed_run_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    # mutations tried: no comparison -> red; all settings compared -> red
+    data = write_dataset(tmp_path / "data", [3, 2])
+    first = settings_for(1, tmp_path / "run", data=(data,), image=PLAIN, max_steps=1)
+    run(first)
+    run(replace(first, max_steps=2))
+    assert "other settings" not in caplog.text
+    run(replace(first, max_steps=3, loss=LossSettings(caption_dropout=0.5), optim=replace(first.optim, lr=0.5)))
+    assert "from step 3 on, the run has other settings than before" in caplog.text
+    assert "loss.caption_dropout: 0.0 -> 0.5" in caplog.text
+    assert "optim.lr: " in caplog.text
+    assert "max_steps" not in caplog.text
 
 
 def cache(data: Path) -> None:

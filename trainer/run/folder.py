@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 
 from lposekit.errors import UsageError
 from lposekit.json_values import JsonObject
-from lposekit.setting_values import plain_leaves
+from lposekit.setting_values import flatten, plain_leaves
 from lposekit.shards.card import differing_fields
 from lposekit.shards.files import disk_error, write_bytes
 from trainer.model.switches import ModelSwitches
@@ -23,6 +24,9 @@ from trainer.settings import TrainSettings
 
 SETTINGS_NAME = "settings.toml"
 SETTINGS_TABLE = "train"
+FREE_SETTINGS = ("data", "output", "base", "pose_encoder", "max_steps", "resume", "loader", "checkpoint", "watch")
+"""Settings and groups that may change between two parts of a run without a word: they say where things are and how
+they are watched, or their change is refused."""
 
 
 @contextlib.contextmanager
@@ -58,6 +62,20 @@ def write_settings(run_dir: Path, settings: TrainSettings) -> None:
     ]
     text = "\n".join([f"[{SETTINGS_TABLE}]", *lines]) + "\n"
     write_bytes(run_dir / SETTINGS_NAME, text.encode(errors="replace"))
+
+
+def changed_settings(run_dir: Path, settings: TrainSettings) -> list[str]:
+    """Settings that decide what is learned and are not those that the run was last started with, as `name: old -> new`;
+    none if it left no readable `settings.toml`."""
+    path = run_dir / SETTINGS_NAME
+    try:
+        before = dict(flatten(tomllib.loads(path.read_text(encoding="utf-8"))[SETTINGS_TABLE]))
+    except (OSError, ValueError, KeyError):
+        return []
+    now = {name: value for name, value in plain_leaves(settings) if name.split(".")[0] not in FREE_SETTINGS}
+    now = json.loads(json.dumps(now, default=str))
+    old = {name: before.get(name) for name in now}
+    return differing_fields(old, now)
 
 
 def refuse_other_run(found: object, wanted: JsonObject, where: Path) -> None:

@@ -94,5 +94,5 @@ def train_cell(settings: TrainSettings) -> TrainReport:
 
 def load_run(run: Path, step: int | None = None) -> FollowYourPosePipeline:
     """The weights of a run at a step; None: the last one."""
-    sample = SampleSettings(run=run, step=step)
+    sample = SampleSettings(run=run, step=step, safety_checker=False)
     return load_pipeline(sample, read_facts(sample))
