@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lposekit.errors import Outcome
 from lposekit.records import Columns
@@ -19,6 +18,7 @@ from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import ShardStats
+from lposekit.shards.tables import shard_table
 from lposekit.stage_times import sum_times
 
 LICENCE_COLUMNS = ("license", "licence")
@@ -126,7 +126,7 @@ def spread_rows(
         here = [ordinal - first for ordinal in ordinals if first <= ordinal < first + count]
         first += count
         if here:
-            rows = pq.read_table(layout.parquet(shard.shard), filters=pc.field("outcome") == outcome.value)
+            rows = shard_table(layout, layout.parquet(shard.shard), where=pc.field("outcome") == outcome.value)
             yield from ((shard, row) for row in _take(rows, here))
 
 

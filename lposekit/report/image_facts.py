@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lposekit.errors import Outcome
 from lposekit.keypoints import KeepRule, KeypointFormat
@@ -24,6 +23,7 @@ from lposekit.report.yields import (
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.tables import shard_table
 
 JUDGED_OUTCOMES = (Outcome.KEPT, Outcome.FEW_KEYPOINTS, Outcome.NO_PERSON)
 """Outcomes of rows that the keep rule judged: what the yield is a share of."""
@@ -72,7 +72,7 @@ def gather_image_facts(dataset: PoseDataset) -> ImageFacts:
     )
     layout = DatasetLayout(dataset.root)
     for shard in dataset.shards:
-        rows = pq.read_table(layout.parquet(shard.shard))
+        rows = shard_table(layout, layout.parquet(shard.shard))
         facts.add_shard(shard, layout.read_stats(shard.shard), rows)
         judged = rows.filter(pc.field("outcome").isin([outcome.value for outcome in JUDGED_OUTCOMES]))
         kept_R = np.array(judged["outcome"].to_pylist(), object) == Outcome.KEPT.value

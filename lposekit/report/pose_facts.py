@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-import pyarrow.parquet as pq
-
 from lposekit.report.facts import DatasetFacts
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.tables import shard_table
 
 MAX_PERSON_BARS = 10
 COVERAGE_BARS = 10
@@ -34,7 +33,7 @@ def gather_pose_facts(dataset: PoseDataset) -> PoseFacts:
     facts, layout = PoseFacts(), DatasetLayout(dataset.root)
     columns = ["num_frames", "fps", "num_persons", "coverage_filled"]
     for shard in dataset.shards:
-        rows = pq.read_table(layout.parquet(shard.shard))
+        rows = shard_table(layout, layout.parquet(shard.shard))
         facts.add_shard(shard, layout.read_stats(shard.shard), rows)
         for num_frames, fps, persons, coverage in zip(*(rows[name].to_pylist() for name in columns), strict=True):
             if persons is None:

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lposekit.report.facts import DatasetFacts
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.tables import shard_table
 
 MAX_CLIP_BARS = 10
 
@@ -63,7 +63,7 @@ def gather_video_facts(dataset: PoseDataset) -> VideoFacts:
     facts = VideoFacts()
     layout = DatasetLayout(dataset.root)
     for shard in dataset.shards:
-        rows, stats = pq.read_table(layout.parquet(shard.shard)), layout.read_stats(shard.shard)
+        rows, stats = shard_table(layout, layout.parquet(shard.shard)), layout.read_stats(shard.shard)
         facts.add_shard(shard, stats, rows)
         facts.num_windows += stats.windows or 0
         facts.num_clips += stats.clips or 0

@@ -24,6 +24,8 @@ from lposekit.json_values import (
 )
 from lposekit.shards.files import write_json
 from lposekit.shards.layout import SCHEMA_VERSION, DatasetLayout, sum_counts
+from lposekit.store import LocalStore
+from lposekit.store_reads import kind_of
 
 MAX_BYTES = 2**28
 """Of a card: it names every shard."""
@@ -129,7 +131,7 @@ def read_card(layout: DatasetLayout) -> DatasetCard:
         LposekitError: there is none, it is damaged, or it is of a newer schema.
     """
     try:
-        values = read_json_object(layout.card, MAX_BYTES)
+        values = read_json_object(layout.store, layout.relative(layout.card), MAX_BYTES)
     except FileNotFoundError:
         raise LposekitError(f"{layout.root}: no dataset card at {layout.card}. Is this a dataset folder?") from None
     except (OSError, ValueError) as error:
@@ -179,7 +181,7 @@ def claim_folder(layout: DatasetLayout, card: DatasetCard) -> None:
     Raises:
         UsageError: the folder belongs to other settings or versions, or holds files of something else.
     """
-    if layout.card.exists():
+    if kind_of(layout.store, layout.relative(layout.card)) is not None:
         assert card.fixed is not None
         # Through JSON, so that a tuple equals the list that it is stored as.
         fixed = json.loads(json.dumps(card.fixed))
@@ -221,7 +223,7 @@ def bind_models(layout: DatasetLayout, models: JsonObject) -> None:
 
 
 def _refuse_foreign_files(root: Path) -> None:
-    foreign = sorted(path.name for path in root.iterdir() if not path.name.startswith((".", "_dataset")))
+    foreign = [name for name in LocalStore(root).list() if not name.startswith((".", "_dataset"))]
     if foreign:
         names = ", ".join(foreign[:3]) + (", ..." if foreign[3:] else "")
         raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -15,14 +16,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from lposekit.errors import LposekitError
 from lposekit.records import Person
 from lposekit.shards.card import DatasetCard, read_card
-from lposekit.shards.index import ShardIndex, read_index
+from lposekit.shards.index import ShardIndex, read_index, size_problem
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import person_from_record
+from lposekit.shards.tables import shard_table
+from lposekit.store_reads import kind_of
 
 
 @dataclass(frozen=True)
@@ -113,32 +116,51 @@ class PoseDataset(Sequence[PoseSample]):
     def rows(self) -> pa.Table:
         """One row per input row of the list, kept or not, as in the parquet files."""
         layout = DatasetLayout(self.root)
-        tables = [pq.read_table(layout.parquet(shard.shard)) for shard in self.shards]
+        tables = [shard_table(layout, layout.parquet(shard.shard)) for shard in self.shards]
         return pa.concat_tables(tables, promote_options="permissive")
 
     def thumbnails(self) -> pa.Table:
         """Small images (column `jpeg`) of rows that were seen and turned down."""
         layout = DatasetLayout(self.root)
         return pa.concat_tables(
-            [pq.read_table(path) for shard in self.shards if (path := layout.thumbnails(shard.shard)).exists()]
+            [table for shard in self.shards if (table := thumbnails_of(layout, shard.shard)) is not None]
         )
+
+
+def thumbnails_of(layout: DatasetLayout, shard: int, where: pc.Expression | None = None) -> pa.Table | None:
+    """The small images of a shard (columns `key`, `outcome`, `jpeg`), those for which `where` holds; None if the shard
+    has none.
+
+    Raises:
+        LposekitError: they are damaged or refused.
+    """
+    path = layout.thumbnails(shard)
+    try:
+        there = kind_of(layout.store, layout.relative(path)) is not None
+    except OSError as error:
+        raise LposekitError(f"{path}: cannot be read ({error}).") from error
+    return shard_table(layout, path, where=where) if there else None
 
 
 def read_members(shard: ShardIndex, row: int) -> dict[str, bytes]:
     """The members of one sample, read by offset.
 
     Raises:
-        LposekitError: the tar is shorter than its index says.
+        LposekitError: the tar is shorter than its index says, or refused.
     """
     members = {}
-    with shard.tar_path.open("rb") as stream:
-        for name, (offset, size) in shard.members(row).items():
-            stream.seek(offset)
-            members[name] = stream.read(size)
-            if len(members[name]) != size:
-                raise LposekitError(
-                    f"shard {shard.tar_path}: cut short at sample {shard.keys[row]}. Run `lposekit verify` on it."
-                )
+    try:
+        with contextlib.closing(shard.store.open(shard.tar_name)) as file:
+            for name, (offset, size) in shard.members(row).items():
+                members[name] = file.read(offset, size)
+                if len(members[name]) != size:
+                    raise LposekitError(
+                        f"shard {shard.tar_path}: cut short at sample {shard.keys[row]}. Run `lposekit verify` on it."
+                    )
+    except OSError as error:
+        raise LposekitError(
+            f"shard {shard.tar_path}: sample {shard.keys[row]} cannot be read ({error}). Run `lposekit verify` on it."
+        ) from error
     return members
 
 
@@ -154,10 +176,6 @@ def open_dataset(dataset_dir: str | Path) -> PoseDataset:
     root = Path(dataset_dir)
     shards = read_index(root)
     for shard in shards:
-        found = shard.tar_path.stat().st_size if shard.tar_path.exists() else None
-        if found != shard.tar_bytes:
-            raise LposekitError(
-                f"shard {shard.tar_path}: {found} bytes, its commit says {shard.tar_bytes}. "
-                f"Run `lposekit verify {root}` to see all damage."
-            )
+        if (problem := size_problem(shard)) is not None:
+            raise LposekitError(f"shard {shard.tar_path}: {problem}. Run `lposekit verify {root}` to see all damage.")
     return PoseDataset(root, read_card(DatasetLayout(root)), shards)

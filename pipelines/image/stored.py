@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pyarrow.parquet as pq
-
 from lposekit.errors import Outcome
 from lposekit.records import ImageRow, Person
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import person_from_record
+from lposekit.shards.tables import shard_table
+from lposekit.store_reads import kind_of
 from pipelines.image.plan import ShardPlan
 from pipelines.image.plan_rows import PlannedRow
 from pipelines.image.rows import OWN_COLUMNS
@@ -60,4 +60,6 @@ def load_retry(layout: DatasetLayout, retry: RetryPlan) -> tuple[ShardPlan, Earl
 
 def _rows_that_need_pixels(layout: DatasetLayout) -> set[str]:
     path = layout.meta / NEEDS_PIXELS
-    return set(pq.read_table(path)["key"].to_pylist()) if path.exists() else set()
+    if kind_of(layout.store, layout.relative(path)) is None:
+        return set()
+    return set(shard_table(layout, path, columns=["key"])["key"].to_pylist())

@@ -16,7 +16,7 @@ from lposekit.errors import UsageError
 from lposekit.json_values import JsonObject
 from lposekit.setting_values import plain_leaves
 from lposekit.shards.card import differing_fields
-from lposekit.shards.files import disk_error, write_bytes
+from lposekit.shards.files import disk_error, open_own, refuse_links, write_bytes
 from trainer.settings import TrainSettings
 
 SETTINGS_NAME = "settings.toml"
@@ -28,11 +28,12 @@ def own_folder(run_dir: Path) -> Iterator[None]:
     """Makes the folder if need be, and holds it: two runs must not write one folder.
 
     Raises:
-        UsageError: another run holds it.
+        UsageError: another run holds it, or it holds links.
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        refuse_links(run_dir)
+        descriptor = open_own(run_dir / ".lock", os.O_RDWR)
     except OSError as error:
         raise disk_error(error, run_dir) from error
     try:
