@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from lposekit.report.facts import spread
 from lposekit.report.inline_images import Rgb, decode_jpeg, photo_uri
 from lposekit.report.video_facts import VideoFacts
 from lposekit.shards.dataset import PoseDataset, read_members
+from lposekit.stored_media import open_clip
 
 CLIPS_SHOWN = 24
 FRAME_SIDE_PX = 260
@@ -91,12 +91,11 @@ def _first_middle_last(count: int) -> tuple[int, int, int]:
 
 
 def _frames_of_mp4(mp4: bytes, num_frames: int, fps: float) -> list[Rgb]:
-    import av
     import av.error
 
     frames: list[Rgb] = []
     try:
-        with av.open(io.BytesIO(mp4), mode="r") as container:
+        with open_clip(mp4) as container:
             stream = container.streams.video[0]
             for index in _first_middle_last(num_frames):
                 # clips have a constant rate and a key frame every dozen frames, so that seeking is cheap

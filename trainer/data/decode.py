@@ -7,7 +7,6 @@ sample.
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.shards.pose_json import person_from_record
 from lposekit.skeleton import draw_skeleton
 from lposekit.skeleton_styles import StyleName
+from lposekit.stored_media import open_clip
 from trainer.data.geometry import Crop, Geometry, choose_geometry
 from trainer.data.random import SampleRandom
 
@@ -153,7 +153,7 @@ def decode_clip(
     """
     clip_FHWC = np.empty((len(wanted_F), framing.size, framing.size, 3), np.uint8)
     try:
-        with av.open(io.BytesIO(mp4), "r") as container:
+        with open_clip(mp4) as container:
             found = _decode_frames(container, wanted_F, framing, random, clip_FHWC)
     except (av.FFmpegError, IndexError) as error:
         raise DamagedSample(f"its clip cannot be decoded ({error})") from error
