@@ -30,7 +30,15 @@ def read_json_object(store: Store, name: str, max_bytes: int) -> dict[str, JsonV
         OSError: there is no such file, it is refused, or it cannot be read.
         ValueError: it is longer than `max_bytes`, or holds something else.
     """
-    data = read_whole(store, name, max_bytes)
+    return parse_json_object(read_whole(store, name, max_bytes))
+
+
+def parse_json_object(data: bytes) -> dict[str, JsonValue]:
+    """The JSON object that some bytes are.
+
+    Raises:
+        ValueError: they are none.
+    """
     try:
         value: JsonValue = json.loads(data.decode("utf-8"))
     except RecursionError:
@@ -69,7 +77,7 @@ class JsonFields:
             return None
         try:
             return kind.parse(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # a number of 400 digits
             raise ValueError(f"{self._where}{name} is {_shown(value)}, not {kind.words}") from None
 
     def need(self, name: str, kind: Kind[T]) -> T:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from lposekit.errors import Outcome
+from lposekit.errors import LposekitError, Outcome
 from lposekit.keypoints import num_detected
 from lposekit.records import Columns
 from lposekit.report.facts import spread_rows
@@ -84,7 +84,10 @@ def _tile(row: Columns, facts: ImageFacts, photo: str | None, side_px: int, *, p
     rule, body17 = facts.rule, facts.keypoint_format.body17
     # a row that ended before the pose model need not have a size
     height, width = row["height"] or 1, row["width"] or 1
-    persons = [person_from_record(person) for person in row.get("persons") or []]
+    try:
+        persons = [person_from_record(person, facts.keypoint_format) for person in row["persons"] or []]
+    except ValueError as error:
+        raise LposekitError(f"row {row['key']}: persons: {error}. Build its shard again.") from error
     counts = [
         num_detected(person.keypoints_K3, width, height, rule.keypoint_score_threshold, body17) for person in persons
     ]

@@ -161,10 +161,10 @@ def _rewrite_shard(work: _Refilter, shard: int, *, write: bool) -> None:
 def _judge(work: _Refilter, stored: StoredShard, position: int) -> tuple[Outcome, bool]:
     """A row's new outcome, and whether its sample is taken over."""
     old, columns = stored.outcome(position), stored.columns[position]
-    persons = stored_persons(stored, position)
+    layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
+    persons = stored_persons(stored, position, layout)
     if persons is None:
         return old, False
-    layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
     verdict = keep_verdict(persons, columns["width"], columns["height"], work.rule, layout)
     if verdict is not Outcome.KEPT:
         return verdict, False
@@ -195,11 +195,11 @@ def _refiltered(work: _Refilter, stored: StoredShard, position: int) -> RowResul
 
 def _kept(work: _Refilter, stored: StoredShard, position: int, result: RowResult) -> RowResult:
     """A sample taken over: image and caption as they are, the account and the detected counts anew."""
-    persons = stored_persons(stored, position)
+    layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
+    persons = stored_persons(stored, position, layout)
     assert persons is not None
     columns = {**result.columns, "outcome": Outcome.KEPT.value, "status": "success", "error_message": None}
     width, height = columns["width"], columns["height"]
-    layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
     records = [person_record(p, width, height, work.rule.keypoint_score_threshold, layout) for p in persons]
     columns |= {"max_detected": max((record["num_detected"] for record in records), default=None)}
     [(key, members)] = result.samples
