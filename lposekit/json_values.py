@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from lposekit.store import Store
 from lposekit.store_reads import read_whole
@@ -44,6 +44,26 @@ def parse_json_object(data: bytes) -> dict[str, JsonValue]:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     return _mapping(value)
+
+
+def strict_json(value: object, **how: Any) -> str:
+    """JSON as its standard has it: a number that is not finite, which Python would write as `NaN`, becomes null.
+
+    Args:
+        how: as of `json.dumps`.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **how)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False, **how)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from lposekit.errors import LposekitError, UsageError
-from lposekit.json_values import JsonValue
+from lposekit.json_values import JsonValue, strict_json
 from lposekit.store import REFUSALS, LocalStore, RefusedFile
 from lposekit.store_reads import walk
 
@@ -116,5 +115,5 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: JsonValue) -> None:
     """Replace `path` by `value` as JSON, atomically. Raises as `write_bytes`."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True)
+    text = strict_json(value, indent=1, ensure_ascii=False, sort_keys=True)
     write_bytes(path, f"{text}\n".encode())

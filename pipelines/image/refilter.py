@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lposekit.errors import Outcome, UsageError
+from lposekit.json_values import strict_json
 from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, keep_verdict
 from lposekit.recipe import Claim
 from lposekit.records import Columns
@@ -215,4 +216,4 @@ def _kept(work: _Refilter, stored: StoredShard, position: int, result: RowResult
 def _updated_json(old: bytes, columns: Columns) -> bytes:
     changed = ("outcome", "status", "error_message", "max_detected")
     value = json.loads(old) | {name: columns[name] for name in changed}
-    return json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8")
+    return strict_json(value, ensure_ascii=False, sort_keys=True).encode("utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -13,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lposekit.json_values import strict_json
 from lposekit.recipe import ShardReport
 from lposekit.shards.files import open_own
 from lposekit.stage_times import StageTimes
@@ -91,7 +91,7 @@ class BuildProgress:
 
     def _write(self, event: Mapping[str, object]) -> None:
         with open(open_own(self._log_path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"time": time.time(), **event}, sort_keys=True) + "\n")
+            stream.write(strict_json({"time": time.time(), **event}, sort_keys=True) + "\n")
 
     def _line(self) -> str:
         rows = self.new_rows
