@@ -24,6 +24,7 @@ from lposekit.json_values import (
 )
 from lposekit.shards.files import write_json
 from lposekit.shards.layout import SCHEMA_VERSION, DatasetLayout, sum_counts
+from lposekit.shards.private import keep_private, published
 from lposekit.store import LocalStore
 from lposekit.store_reads import kind_of
 
@@ -193,7 +194,8 @@ def claim_folder(layout: DatasetLayout, card: DatasetCard) -> None:
             )
         return
     _refuse_foreign_files(layout.root)
-    write_card(layout, card)
+    keep_private(layout, card)
+    write_card(layout, published(card))
 
 
 def _with_versions(old: DatasetCard, new_fixed: JsonObject) -> JsonObject | None:

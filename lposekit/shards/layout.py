@@ -38,6 +38,11 @@ class DatasetLayout:
         return self.meta / CARD_NAME
 
     @property
+    def private(self) -> Path:
+        """What the card does not tell the world: see `lposekit.shards.private`."""
+        return self.meta / "private.json"
+
+    @property
     def log(self) -> Path:
         return self.meta / "log.jsonl"
 

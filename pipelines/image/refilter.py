@@ -23,6 +23,7 @@ from lposekit.shards.card import DatasetCard, claim_folder, read_card, stated, u
 from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import SCHEMA_VERSION, DatasetLayout
 from lposekit.shards.pose_json import PoseHead, person_record, pose_card, pose_json
+from lposekit.shards.private import whole_settings
 from lposekit.stage_times import StageTimes
 from pipelines.image.stored import NEEDS_PIXELS, stored_persons
 from pipelines.image.worker import IMAGE_SHARDS
@@ -104,6 +105,7 @@ def _new_card(source: DatasetLayout, card: DatasetCard, rule: KeepRule, dedup: b
     return replace(
         card,
         schema=SCHEMA_VERSION,
+        settings=whole_settings(source, card),
         fixed={**fixed, "refilter": changed},
         keep_rule=keep_rule,
         totals=None,
