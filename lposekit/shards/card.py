@@ -30,6 +30,8 @@ from lposekit.store_reads import kind_of
 
 MAX_BYTES = 2**28
 """Of a card: it names every shard."""
+CHECKED_BY = "checked_by"
+"""Of a model: `sha256`, `sha256 prefix` where its publisher states no more, or `note` of the user."""
 T = TypeVar("T")
 
 
@@ -215,13 +217,22 @@ def bind_models(layout: DatasetLayout, models: JsonObject) -> None:
         UsageError: it was begun with others.
     """
     before = read_card(layout).models
-    if before and before != models and layout.committed_shards():
-        names = sorted(name for name in before.keys() | models.keys() if before.get(name) != models.get(name))
+    old, new = _without_checks(before or {}), _without_checks(models)
+    if before and old != new and layout.committed_shards():
+        names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         raise UsageError(
             f"{layout.root} was built with other models ({', '.join(names)} differ). Name another --output, or put the "
             "same weights and package versions back."
         )
     update_card(layout, models=models)
+
+
+def _without_checks(models: JsonObject) -> dict[str, JsonValue]:
+    """The models without what told that their weights are right: it decides no byte, and older cards lack it."""
+    return {
+        name: {key: item for key, item in value.items() if key != CHECKED_BY} if isinstance(value, Mapping) else value
+        for name, value in models.items()
+    }
 
 
 def _refuse_foreign_files(root: Path) -> None:
