@@ -196,6 +196,15 @@ def test_json_that_is_no_object_or_too_deep_is_told_without_a_traceback(
     assert "unexpected" not in told.err
 
 
+@pytest.mark.case(73)
+@pytest.mark.parametrize("name", ["x_stats.json.r.replaced", "00000_stats.json.a_stats.json.b.replaced"])
+def test_names_like_those_of_a_killed_run_end_no_command(layout: DatasetLayout, name: str) -> None:
+    # Mutation tried: names taken apart unseen -> red (ValueError).
+    (layout.root / name).write_text("{}")
+    assert retry(layout.root, ["dns"], execute=execute_here).exit_code == 0
+    assert name in str(verify_dataset(layout.root))
+
+
 @pytest.mark.case(71)
 def test_the_list_of_rows_that_need_pixels_is_no_link(layout: DatasetLayout) -> None:
     _link(layout, f"_dataset/{NEEDS_PIXELS}")
