@@ -89,7 +89,7 @@ def test_every_part_of_a_card_is_without_folders() -> None:
             "root": "C:\\me\\videos",
         },
         models={"pose": {"name": "stub", "file": "/home/me/weights/a.pth"}},
-        warnings=["/home/me/a.parquet looks old"],
+        warnings=["/home/me/lists/a.parquet looks old"],
         extra={"base": "/home/me/base/", "of": ["image", "file:///home/me/x"], "rate": 1 / 3},
     )
     found = published(card)
