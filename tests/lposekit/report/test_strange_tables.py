@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lposekit.errors import LposekitError
+from lposekit.report.clip_strips import ClipFacts
 from lposekit.report.html import write_report
+from lposekit.shards.dataset import open_dataset
 from lposekit.shards.layout import DatasetLayout, sha256_file
 from lposekit.shards.stats import FileFacts, write_stats
 from lposekit.shards.verify import verify_dataset
@@ -107,3 +109,12 @@ def test_a_shard_that_became_a_link_is_named_by_the_report(images: DatasetLayout
     layout.thumbnails(0).symlink_to(tmp_path / "aside")
     with pytest.raises(LposekitError, match=r"thumbnails/00000\.parquet: cannot be read .*a link"):
         write_report(layout.root)
+
+
+@pytest.mark.case(75)
+@pytest.mark.parametrize("data", [b'{"start_s": "0"}', b'{"end_s": NaN}', b'{"num_frames": -1}', b"[]", b'{"fps": []}'])
+def test_a_clip_whose_json_is_damaged_is_named(videos: DatasetLayout, data: bytes) -> None:
+    # Mutation tried: without the `except` of `ClipFacts` -> red.
+    (shard, *_) = open_dataset(videos.root).shards
+    with pytest.raises(LposekitError, match=r"shard .*00000\.tar: sample 0000000000000: json: "):
+        ClipFacts.of(shard, "0000000000000", {"json": data})

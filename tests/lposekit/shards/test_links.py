@@ -133,8 +133,8 @@ def _endless(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-# Mutations tried: `verify` without the finding of links; `_verify_files` that reads by path; `read_members`,
-# `size_problem` and `read_table` through pathlib -> red each (pipes by the time limit).
+# Mutations tried: `verify` without the finding of links; `_verify_files` that reads by path; `read_members`
+# and `read_table` through pathlib -> red each (pipes by the time limit).
 @pytest.mark.case(71, 73)
 @pytest.mark.parametrize("make", [_linked, _piped, _endless])
 @pytest.mark.parametrize("name", FILES)

@@ -71,7 +71,7 @@ def _saved(run_dir: Path, step: int) -> Path:
     return save_checkpoint(run_dir, Checkpoint(step, tensors, {"order": {}}))
 
 
-# Mutations tried: `_file_damage` and `_load` that open by path -> red for links; `list_steps` that takes links -> red.
+# Mutations tried: `_file_damage` that opens by path -> red for links; `list_steps` that takes links -> red.
 @pytest.mark.case(71, 73)
 @pytest.mark.parametrize("name", ["trainable.safetensors", "checkpoint.json"])
 def test_a_checkpoint_with_a_link_or_a_pipe_is_passed_over(run_dir: Path, name: str) -> None:
