@@ -20,6 +20,7 @@ from lposekit.commands.registry import COMMANDS
 from lposekit.errors import Interrupted, LposekitError, UsageError
 from lposekit.interrupts import ignore_stop_signals, raise_on_sigterm
 from lposekit.setting_values import nearest
+from lposekit.terminal import printable
 
 logger = logging.getLogger("lposekit")
 
@@ -28,6 +29,9 @@ OUR_PACKAGES = ("pipelines", "trainer")
 
 class _StderrHandler(logging.StreamHandler):
     """Writes to whatever `sys.stderr` is now, so that a progress bar that takes it over keeps its line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
     @property
     def stream(self) -> TextIO:

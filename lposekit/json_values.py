@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from lposekit.store import Store
+from lposekit.store_reads import read_whole
 
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 """What `json` writes and reads."""
@@ -23,29 +23,47 @@ MAX_SHOWN_CHARS = 60
 T = TypeVar("T")
 
 
-def read_json_object(path: Path, max_bytes: int) -> dict[str, JsonValue]:
+def read_json_object(store: Store, name: str, max_bytes: int) -> dict[str, JsonValue]:
     """The JSON object that a file holds.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
-        ValueError: it is no regular file, longer than `max_bytes`, or holds something else.
+        OSError: there is no such file, it is refused, or it cannot be read.
+        ValueError: it is longer than `max_bytes`, or holds something else.
     """
-    # not blocking: a pipe of this name would let the reader wait for ever
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("no regular file")
-        with open(descriptor, "rb", closefd=False) as stream:
-            data = stream.read(max_bytes + 1)
-    finally:
-        os.close(descriptor)
-    if len(data) > max_bytes:
-        raise ValueError(f"more than {max_bytes} bytes")
+    return parse_json_object(read_whole(store, name, max_bytes))
+
+
+def parse_json_object(data: bytes) -> dict[str, JsonValue]:
+    """The JSON object that some bytes are.
+
+    Raises:
+        ValueError: they are none.
+    """
     try:
         value: JsonValue = json.loads(data.decode("utf-8"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
     return _mapping(value)
+
+
+def strict_json(value: object, **how: Any) -> str:
+    """JSON as its standard has it: a number that is not finite, which Python would write as `NaN`, becomes null.
+
+    Args:
+        how: as of `json.dumps`.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **how)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False, **how)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +97,7 @@ class JsonFields:
             return None
         try:
             return kind.parse(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # a number of 400 digits
             raise ValueError(f"{self._where}{name} is {_shown(value)}, not {kind.words}") from None
 
     def need(self, name: str, kind: Kind[T]) -> T:

@@ -16,6 +16,7 @@ from lposekit.settings import stored_settings
 from lposekit.shards.card import DatasetCard, read_card, stated
 from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.private import whole_settings
 from pipelines.build import Execute, build, rebuild
 from pipelines.image.recipe import ImageRecipe
 from pipelines.image.settings import BuildImagesSettings
@@ -126,7 +127,7 @@ def retry(
     layout = DatasetLayout(dataset)
     card = read_card(layout)
     replaced = {**changes, "output": dataset}
-    settings = stated(card.settings, "settings", layout)
+    settings = stated(whole_settings(layout, card), "settings", layout)
     of_videos = {"video": _video_recipe, "poses": _poses_recipe}
     if card.kind in of_videos:
         recipe = of_videos[card.kind](settings, limits or {}, replaced)

@@ -28,6 +28,7 @@ from lposekit.json_values import JsonValue
 from lposekit.report.page import file_size
 from lposekit.setting_values import check_values
 from lposekit.shards.card import DatasetCard, claim_folder, update_card
+from lposekit.shards.files import refuse_links
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import ShardStats
@@ -119,6 +120,7 @@ def run(settings: CacheLatentsSettings, *, dry_run: bool = False) -> CacheReport
     missing = _missing_shards(dataset, layout)
     torch.nn.Module.to(vae, device, DTYPES[precision])
     if not dry_run:
+        refuse_links(settings.data)  # the folders on the way to the cache as well
         with own_folder(layout.root):
             _prepare(layout, fixed, vae, settings, dataset)
             encoder = _Encoder(vae, settings.batch_size, device)

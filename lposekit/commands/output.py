@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Protocol
+
+from lposekit.json_values import strict_json
+from lposekit.terminal import printable
 
 
 class Report(Protocol):
@@ -26,7 +28,7 @@ def finish(report: Report, *, as_json: bool) -> int:
 
 
 def write_result(value: Mapping[str, object] | Sequence[object], lines: Sequence[str], *, as_json: bool) -> None:
-    text = json.dumps(value, indent=1, default=str) if as_json else "\n".join(lines)
+    text = strict_json(value, indent=1, default=str) if as_json else printable("\n".join(lines))
     if text:
         # Names of files and captions may hold what a C locale cannot write: better escaped than lost.
         stream = sys.stdout

@@ -30,6 +30,8 @@ from lposekit.pose.weights import (
 )
 from lposekit.pose.zoo import WeightsFile
 from lposekit.shards.files import replacing
+from lposekit.store import LocalStore
+from lposekit.store_reads import local_path
 
 logger = logging.getLogger(__name__)
 
@@ -101,11 +103,14 @@ def read_checkpoint(path: Path) -> OrderedDict[str, torch.Tensor]:
         WeightsError: the file is damaged, asks for code, or holds no weights.
     """
     try:
-        with torch.serialization.safe_globals([(_Inert, name) for name in _INERT_NAMES]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with (
+            torch.serialization.safe_globals([(_Inert, name) for name in _INERT_NAMES]),
+            local_path(LocalStore(path.parent), path.name) as readable,
+        ):
+            content = torch.load(readable, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path}: not loaded, for it asks for more than tensors: {_first_lines(error)}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         # The unpickler's ways to stumble over bytes that are no checkpoint.
         raise WeightsError(f"{path}: no readable checkpoint ({type(error).__name__}: {_first_lines(error)})") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
@@ -130,14 +135,17 @@ def save_converted(state: OrderedDict[str, torch.Tensor], path: Path, source_sha
 def read_converted(path: Path, source_sha256: str) -> OrderedDict[str, torch.Tensor] | None:
     """What `save_converted` wrote; None if the file is damaged or came from another source."""
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with (
+            local_path(LocalStore(path.parent), path.name) as readable,
+            safe_open(readable, framework="pt", device="cpu") as file,
+        ):
             metadata = file.metadata() or {}
             if metadata.get("source_sha256") != source_sha256:
                 return None
             state = OrderedDict((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118 (no mapping)
             vars(state)["_metadata"] = json.loads(metadata["module_versions"])
             return state
-    except (SafetensorError, KeyError, ValueError):
+    except (SafetensorError, OSError, KeyError, ValueError):
         return None
 
 

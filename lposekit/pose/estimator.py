@@ -29,8 +29,10 @@ from lposekit.pose.models import load_detector, load_pose_model
 from lposekit.pose.oks import one_skeleton_each
 from lposekit.pose.protocol import Estimator, check_images
 from lposekit.pose.topdown import CutRequest, TopDownPose
+from lposekit.pose.weights import how_checked
 from lposekit.pose.zoo import DetectorEntry, PoseEntry, Precision, detector_entry, pose_entry
 from lposekit.records import Person, PoseFailure
+from lposekit.shards.card import CHECKED_BY
 from lposekit.stage_times import StageTimes
 from lposekit.versions import installed_versions
 
@@ -261,6 +263,7 @@ def _weights_card(entry: DetectorEntry | PoseEntry, sha256: dict[str, str]) -> d
         "config": entry.config,
         "weights": weights.file,
         "sha256": sha256[entry.name],
+        CHECKED_BY: how_checked(weights, sha256[entry.name]),
         "url": weights.url,
         "licence": weights.licence,
         "source": weights.source,

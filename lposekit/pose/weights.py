@@ -4,7 +4,8 @@ Looked for in: the folder given (`--weights-dir`), the folder in `LPOSEKIT_WEIGH
 them also in `pth/` below it. Then they are downloaded into the cache. The sha256 is checked first, whatever the place
 it came from; then `lposekit.pose.checkpoint` reads the file and keeps it as safetensors in the cache. Free of torch.
 
-A file with another hash is refused. To use it nevertheless, write its sha256 into `FILE.sha256` beside it.
+A file with another hash is refused. To use it nevertheless, write its sha256 into `FILE.sha256` in the user's cache: a
+note beside the file may have come with it. In a folder of weights only regular files are read, and no links followed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 from filelock import FileLock
@@ -23,11 +25,15 @@ from filelock import FileLock
 from lposekit.errors import LposekitError, UsageError
 from lposekit.pose.zoo import WeightsFile
 from lposekit.shards.files import replacing
+from lposekit.store import LocalStore
+from lposekit.store_reads import kind_of, read_whole, sha256_of
 
 _LOG = logging.getLogger(__name__)
 _DOWNLOAD_TIMEOUT_S = 60.0  # without a byte
 _MAX_BYTES = 2**31
 _CHUNK_BYTES = 2**20
+DIGEST_DIGITS = 64
+MAX_NOTE_BYTES = 4096
 
 
 class WeightsError(LposekitError):
@@ -63,36 +69,71 @@ def require_weights(
 
 
 def search_folders(weights_dir: Path | None) -> Iterator[Path]:
-    """The folders that are looked into, in order."""
+    """The folders that are looked into, in order; in each of them `pth/` as well."""
     named = os.environ.get("LPOSEKIT_WEIGHTS")
     for folder in (weights_dir, Path(named) if named else None, cache_folder()):
         if folder is not None:
             yield folder
-            yield folder / "pth"
 
 
 def find_weights(weights: WeightsFile, weights_dir: Path | None = None) -> Path | None:
-    """The first file of that name in the search folders; None if there is none."""
-    return next((path for folder in search_folders(weights_dir) if (path := folder / weights.file).is_file()), None)
+    """The first of that name in the search folders, be it a file or not, which its reader says; None if there is none.
+
+    Raises:
+        WeightsError: a folder cannot be searched.
+    """
+    for folder in search_folders(weights_dir):
+        for name in (weights.file, f"pth/{weights.file}"):
+            try:
+                kind = kind_of(LocalStore(folder), name)
+            except NotADirectoryError:
+                kind = None
+            except OSError as error:
+                raise WeightsError(f"{folder / name}: cannot be read ({error})") from error
+            if kind is not None:
+                return folder / name
+    return None
 
 
 def checked_sha256(path: Path, weights: WeightsFile) -> str:
     """The sha256 of a file of weights.
 
     Raises:
-        WeightsError: it is none of the accepted ones, and no `FILE.sha256` beside it vouches for it.
+        WeightsError: it is none of the accepted ones, and no `FILE.sha256` in the user's cache vouches for it.
     """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    note = path.with_name(path.name + ".sha256")
-    vouched = note.read_text(encoding="utf-8").split()[:1] if note.is_file() else []
-    if digest.startswith(weights.sha256) or vouched == [digest]:
+    try:
+        digest = sha256_of(LocalStore(path.parent), path.name)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error})") from error
+    if how_checked(weights, digest) != "note" or digest in _vouched(weights):
         return digest
+    note = _note(weights)
     raise WeightsError(
         f"{path} has the sha256 {digest}, but {_expected(weights)} is expected: it is damaged, or not the file it "
         f"claims to be. Delete it and fetch it again{f' from {weights.url}' if weights.url else ''}; if you trust this "
         f"very file, write its sha256 into {note}."
     )
+
+
+def how_checked(weights: WeightsFile, digest: str) -> Literal["sha256", "sha256 prefix", "note"]:
+    """What tells that a file of this sha256 is the right one: a whole hash, the digits that its publisher states, or
+    nothing but the user's note."""
+    if digest in weights.sha256:
+        return "sha256"
+    prefixes = tuple(each for each in weights.sha256 if len(each) < DIGEST_DIGITS)
+    return "sha256 prefix" if digest.startswith(prefixes) else "note"
+
+
+def _note(weights: WeightsFile) -> Path:
+    return cache_folder() / f"{weights.file}.sha256"
+
+
+def _vouched(weights: WeightsFile) -> list[str]:
+    note = _note(weights)
+    try:
+        return read_whole(LocalStore(note.parent), note.name, MAX_NOTE_BYTES).decode("utf-8").split()[:1]
+    except (OSError, ValueError):
+        return []
 
 
 def download(weights: WeightsFile, weights_dir: Path | None = None) -> Path:
@@ -133,7 +174,7 @@ def _fetch(url: str, target: Path) -> None:
 def _check_download(partial: Path, weights: WeightsFile) -> None:
     with partial.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(weights.sha256):
+    if how_checked(weights, digest) == "note":
         raise WeightsError(
             f"{weights.url} served a file with the sha256 {digest}, but {_expected(weights)} is expected: not kept. "
             f"Try again; if the publisher really replaced the file and you trust it, put it into {cache_folder()} "
@@ -147,11 +188,11 @@ def partial_name(target: Path) -> str:
 
 
 def _expected(weights: WeightsFile) -> str:
-    return " or ".join(digest if len(digest) == 64 else f"{digest}..." for digest in weights.sha256)
+    return " or ".join(digest if len(digest) == DIGEST_DIGITS else f"{digest}..." for digest in weights.sha256)
 
 
 def _ways_on(weights: WeightsFile, weights_dir: Path | None) -> str:
-    folders = ", ".join(str(folder) for folder in search_folders(weights_dir))
+    folders = ", ".join(f"{folder}, {folder / 'pth'}" for folder in search_folders(weights_dir))
     command = f"\n  curl -L --create-dirs -o {cache_folder() / weights.file} {weights.url}" if weights.url else ""
     return (
         f"Put {weights.file} (sha256 {_expected(weights)}) into one of the folders that are searched: {folders}; or "

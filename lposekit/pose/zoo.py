@@ -91,9 +91,9 @@ class PoseEntry:
 
 
 def _openmmlab(folder: str, file: str, sha256: tuple[str, ...] = ()) -> WeightsFile:
-    """A file of OpenMMLab, named `...-PREFIX.pth` or `...-PREFIX_DATE.pth`."""
+    """A file of OpenMMLab, named `...-PREFIX.pth` or `...-PREFIX_DATE.pth`; of a known hash the prefix is no proof."""
     prefix = file.removesuffix(".pth").rpartition("-")[2].partition("_")[0]
-    return WeightsFile(file, f"{_OPENMMLAB}/{folder}/{file}", (prefix, *sha256), _APACHE, "OpenMMLab")
+    return WeightsFile(file, f"{_OPENMMLAB}/{folder}/{file}", sha256 or (prefix,), _APACHE, "OpenMMLab")
 
 
 def _rtmpose(size: str, file: str) -> PoseEntry:

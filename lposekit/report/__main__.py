@@ -7,9 +7,10 @@ from pathlib import Path
 
 from lposekit.errors import LposekitError
 from lposekit.report.html import write_report
+from lposekit.terminal import printable
 
 if __name__ == "__main__":
     try:
         write_report(Path(sys.argv[1]), public=False)
     except LposekitError as error:
-        sys.exit(f"lposekit: {error}")
+        sys.exit(printable(f"lposekit: {error}"))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from lposekit.errors import LposekitError
+from lposekit.json_values import COUNT, NUMBER, TEXT, JsonFields, parse_json_object
 from lposekit.report.facts import spread
 from lposekit.report.inline_images import Rgb, decode_jpeg, photo_uri
 from lposekit.report.video_facts import VideoFacts
 from lposekit.shards.dataset import PoseDataset, read_members
+from lposekit.shards.index import ShardIndex
+from lposekit.stored_media import MAX_PIXELS, open_clip
 
 CLIPS_SHOWN = 24
 FRAME_SIDE_PX = 260
@@ -39,38 +40,73 @@ def can_decode() -> bool:
 
 def clip_strips(dataset: PoseDataset, facts: VideoFacts) -> list[Strip]:
     """Up to `CLIPS_SHOWN` clips, spread over all shards."""
-    return [_strip(key, members) for key, members in _spread_clips(dataset, facts)]
+    return [_strip(shard, key, members) for shard, key, members in _spread_clips(dataset, facts)]
 
 
-def _spread_clips(dataset: PoseDataset, facts: VideoFacts) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _spread_clips(dataset: PoseDataset, facts: VideoFacts) -> Iterator[tuple[ShardIndex, str, dict[str, bytes]]]:
     counts = [shard.num_samples for shard in facts.shards]
     ordinals = spread(sum(counts), CLIPS_SHOWN)
     first = 0
     for shard, count in zip(dataset.shards, counts, strict=True):
         for ordinal in ordinals:
             if first <= ordinal < first + count:
-                yield str(shard.keys[ordinal - first]), read_members(shard, ordinal - first)
+                yield shard, str(shard.keys[ordinal - first]), read_members(shard, ordinal - first)
         first += count
 
 
-def _strip(key: str, members: Mapping[str, bytes]) -> Strip:
-    metadata: dict[str, Any] = json.loads(members.get("json", b"{}"))
-    num_frames = int(metadata.get("num_frames") or 0)
-    frames = three_frames(members, num_frames, float(metadata.get("fps") or 0)) if can_decode() else []
-    width, height = metadata.get("width") or 16, metadata.get("height") or 9
-    motion = metadata.get("motion")
+@dataclass(frozen=True, slots=True)
+class ClipFacts:
+    """What the json of a clip says of it, as far as the page shows it."""
+
+    num_frames: int
+    fps: float
+    width: int
+    height: int
+    start_s: float
+    end_s: float
+    motion: float | None
+    source: str | None
+
+    @classmethod
+    def of(cls, shard: ShardIndex, key: str, members: Mapping[str, bytes]) -> ClipFacts:
+        """The facts of a sample.
+
+        Raises:
+            LposekitError: they are damaged; names the sample and the field.
+        """
+        try:
+            fields = JsonFields(parse_json_object(members.get("json", b"{}")))
+            return cls(
+                num_frames=fields.take("num_frames", COUNT) or 0,
+                fps=fields.take("fps", NUMBER) or 0,
+                width=fields.take("width", COUNT) or 16,
+                height=fields.take("height", COUNT) or 9,
+                start_s=fields.take("start_s", NUMBER) or 0,
+                end_s=fields.take("end_s", NUMBER) or 0,
+                motion=fields.take("motion", NUMBER),
+                source=fields.take("source", TEXT),
+            )
+        except ValueError as error:
+            raise LposekitError(
+                f"shard {shard.tar_path}: sample {key}: json: {error}. Build the shard again."
+            ) from error
+
+
+def _strip(shard: ShardIndex, key: str, members: Mapping[str, bytes]) -> Strip:
+    facts = ClipFacts.of(shard, key, members)
+    frames = three_frames(members, facts.num_frames, facts.fps) if can_decode() else []
     parts = [
-        f"{metadata.get('start_s', 0):.2f} to {metadata.get('end_s', 0):.2f} s",
-        f"{num_frames} frames at {metadata.get('fps', 0):.4g} fps",
-        f"{width} x {height}",
-        *([] if motion is None else [f"motion {motion:.3f}"]),
+        f"{facts.start_s:.2f} to {facts.end_s:.2f} s",
+        f"{facts.num_frames} frames at {facts.fps:.4g} fps",
+        f"{facts.width} x {facts.height}",
+        *([] if facts.motion is None else [f"motion {facts.motion:.3f}"]),
     ]
     return Strip(
         key=key,
         caption=members.get("txt", b"").decode("utf-8", "replace"),
-        address=metadata.get("source"),
+        address=facts.source,
         frames=[photo_uri(rgb_HWC, FRAME_SIDE_PX) for rgb_HWC in frames],
-        ratio=width / height,
+        ratio=facts.width / facts.height,
         note=", ".join(parts),
     )
 
@@ -91,13 +127,14 @@ def _first_middle_last(count: int) -> tuple[int, int, int]:
 
 
 def _frames_of_mp4(mp4: bytes, num_frames: int, fps: float) -> list[Rgb]:
-    import av
     import av.error
 
     frames: list[Rgb] = []
     try:
-        with av.open(io.BytesIO(mp4), mode="r") as container:
+        with open_clip(mp4) as container:
             stream = container.streams.video[0]
+            if stream.width * stream.height > MAX_PIXELS:
+                return []
             for index in _first_middle_last(num_frames):
                 # clips have a constant rate and a key frame every dozen frames, so that seeking is cheap
                 target = round(index / fps / stream.time_base) if fps and stream.time_base else 0

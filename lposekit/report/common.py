@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lposekit.errors import OUTCOME_FACTS
+from lposekit.errors import OUTCOME_FACTS, LposekitError
 from lposekit.records import Columns
 from lposekit.report.facts import DatasetFacts
 from lposekit.report.page import PUBLIC_NAME, flatten, without_places
@@ -41,8 +41,19 @@ class OutcomeLine:
 
 
 def page_path(dataset: PoseDataset, *, public: bool) -> Path:
-    """Where a dataset's page goes. The public one has a name of its own: every build writes the private one anew."""
-    private = DatasetLayout(dataset.root).report
+    """Where a dataset's page goes. The public one has a name of its own: every build writes the private one anew.
+
+    Raises:
+        LposekitError: a link leads out of the dataset folder.
+    """
+    layout = DatasetLayout(dataset.root)
+    private = layout.report
+    try:
+        layout.store.list(layout.relative(private.parent))
+    except FileNotFoundError:
+        pass  # it is made when the page is written
+    except OSError as error:
+        raise LposekitError(f"{private.parent}: the report cannot be written there ({error}).") from error
     return private.with_name(PUBLIC_NAME) if public else private
 
 

@@ -6,15 +6,16 @@ One shard's columns are in memory at a time; what stays are counts, and the rows
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lposekit.errors import Outcome
 from lposekit.records import Columns
+from lposekit.report.rows import report_rows
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
@@ -48,6 +49,8 @@ class ShardFacts:
 class DatasetFacts:
     """Counts over all committed shards. `num_rows_stated`: rows by the commit markers; `num_rows`: by the tables."""
 
+    columns: ClassVar[Mapping[str, pa.DataType]] = {}
+    """Of the table of this kind, beside those of all kinds."""
     shards: list[ShardFacts] = field(default_factory=list)
     num_rows_stated: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -126,7 +129,7 @@ def spread_rows(
         here = [ordinal - first for ordinal in ordinals if first <= ordinal < first + count]
         first += count
         if here:
-            rows = pq.read_table(layout.parquet(shard.shard), filters=pc.field("outcome") == outcome.value)
+            rows = report_rows(layout, shard.shard, facts.columns, pc.field("outcome") == outcome.value)
             yield from ((shard, row) for row in _take(rows, here))
 
 

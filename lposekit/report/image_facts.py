@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from lposekit.errors import Outcome
+from lposekit.errors import LposekitError, Outcome
 from lposekit.keypoints import KeepRule, KeypointFormat
 from lposekit.report.facts import DatasetFacts
+from lposekit.report.rows import report_rows
 from lposekit.report.yields import (
     PersonColumns,
     deciding_counts,
@@ -27,6 +30,9 @@ from lposekit.shards.layout import DatasetLayout
 
 JUDGED_OUTCOMES = (Outcome.KEPT, Outcome.FEW_KEYPOINTS, Outcome.NO_PERSON)
 """Outcomes of rows that the keep rule judged: what the yield is a share of."""
+PERSON = pa.struct(
+    [("bbox", pa.list_(pa.float64())), ("bbox_score", pa.float64()), ("keypoints", pa.list_(pa.float64()))]
+)
 MAX_PERSON_BARS = 10
 MIN_DETECTED_STEPS = tuple(i * 1000 // 17 / 1000 for i in range(18))
 """0/17 to 17/17, rounded down to the thousandths that the keep rule compares: step i asks for i keypoints."""
@@ -36,6 +42,10 @@ MIN_DETECTED_STEPS = tuple(i * 1000 // 17 / 1000 for i in range(18))
 class ImageFacts(DatasetFacts):
     """Counts over all committed shards of an image dataset."""
 
+    columns: ClassVar[Mapping[str, pa.DataType]] = {
+        **dict.fromkeys(("width", "height", "num_persons"), pa.int64()),
+        "persons": pa.list_(PERSON),
+    }
     rule: KeepRule
     keypoint_format: KeypointFormat
     score_steps: tuple[float, ...]
@@ -72,11 +82,17 @@ def gather_image_facts(dataset: PoseDataset) -> ImageFacts:
     )
     layout = DatasetLayout(dataset.root)
     for shard in dataset.shards:
-        rows = pq.read_table(layout.parquet(shard.shard))
+        rows = report_rows(layout, shard.shard, facts.columns)
         facts.add_shard(shard, layout.read_stats(shard.shard), rows)
         judged = rows.filter(pc.field("outcome").isin([outcome.value for outcome in JUDGED_OUTCOMES]))
         kept_R = np.array(judged["outcome"].to_pylist(), object) == Outcome.KEPT.value
-        _add_persons(facts, person_columns(judged, keypoint_format), kept_R)
+        try:
+            persons = person_columns(judged, keypoint_format)
+        except ValueError as error:
+            raise LposekitError(
+                f"{layout.parquet(shard.shard)}: {error}. Build the shard again, or verify the dataset."
+            ) from error
+        _add_persons(facts, persons, kept_R)
     return facts
 
 

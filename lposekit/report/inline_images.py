@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lposekit.skeleton import draw_skeleton, drop_outside, scale_keypoints
+from lposekit.stored_media import decode_stored_jpeg
 
 Rgb = npt.NDArray[np.uint8]
 JPEG_QUALITY = 82
@@ -33,9 +34,11 @@ def photo_uri(rgb_HWC: Rgb, side_px: int) -> str:
 
 
 def decode_jpeg(data: bytes) -> Rgb | None:
-    """The image in some bytes, or None if there is none."""
-    bgr_HWC = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    return None if bgr_HWC is None else np.ascontiguousarray(bgr_HWC[..., ::-1], np.uint8)
+    """The image in a stored JPEG, or None if it is none, or damaged."""
+    try:
+        return decode_stored_jpeg(data)
+    except ValueError:
+        return None
 
 
 def skeleton_uri(

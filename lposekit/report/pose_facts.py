@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
+from lposekit.errors import LposekitError
 from lposekit.report.facts import DatasetFacts
+from lposekit.report.rows import report_rows
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.layout import DatasetLayout
 
@@ -23,6 +27,12 @@ class PoseFacts(DatasetFacts):
     their frames with the largest person, gaps filled, in steps of 1 / `COVERAGE_BARS`.
     """
 
+    columns: ClassVar[Mapping[str, pa.DataType]] = {
+        "num_frames": pa.int64(),
+        "fps": pa.float64(),
+        "num_persons": pa.int64(),
+        "coverage_filled": pa.float64(),
+    }
     num_frames: int = 0
     seconds: float = 0.0
     persons: Counter[int] = field(default_factory=Counter)
@@ -32,17 +42,22 @@ class PoseFacts(DatasetFacts):
 def gather_pose_facts(dataset: PoseDataset) -> PoseFacts:
     """Read all rows of a dataset of poses once."""
     facts, layout = PoseFacts(), DatasetLayout(dataset.root)
-    columns = ["num_frames", "fps", "num_persons", "coverage_filled"]
     for shard in dataset.shards:
-        rows = pq.read_table(layout.parquet(shard.shard))
+        rows = report_rows(layout, shard.shard, facts.columns)
         facts.add_shard(shard, layout.read_stats(shard.shard), rows)
-        for num_frames, fps, persons, coverage in zip(*(rows[name].to_pylist() for name in columns), strict=True):
+        cells = (rows[name].to_pylist() for name in ("key", *facts.columns))
+        for key, num_frames, fps, persons, coverage in zip(*cells, strict=True):
             if persons is None:
                 continue
+            if num_frames is None or not (fps or 0) > 0 or not 0 <= (coverage or 0) <= 1:
+                raise LposekitError(
+                    f"{layout.parquet(shard.shard)}: row {key}: its frames, fps or coverage cannot be "
+                    f"({num_frames}, {fps}, {coverage}). Build the shard again."
+                )
             facts.num_frames += num_frames
             facts.seconds += num_frames / fps
             facts.persons[min(persons, MAX_PERSON_BARS)] += 1
             if persons:
                 # the small addition, so that 0.3 falls into the bin from 0.3 on
-                facts.coverage[min(int(coverage * COVERAGE_BARS + 1e-9), COVERAGE_BARS - 1)] += 1
+                facts.coverage[min(int((coverage or 0) * COVERAGE_BARS + 1e-9), COVERAGE_BARS - 1)] += 1
     return facts

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from lposekit.errors import Outcome
+from lposekit.errors import LposekitError, Outcome
 from lposekit.keypoints import num_detected
 from lposekit.records import Columns
 from lposekit.report.facts import spread_rows
 from lposekit.report.image_facts import ImageFacts
 from lposekit.report.inline_images import Rgb, decode_jpeg, photo_uri, skeleton_uri
-from lposekit.shards.dataset import PoseDataset, read_members
+from lposekit.shards.dataset import PoseDataset, read_members, thumbnails_of
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import person_from_record
@@ -77,18 +76,18 @@ def _stored_image(shard: ShardIndex, key: str) -> Rgb | None:
 
 
 def _thumbnail(layout: DatasetLayout, shard: ShardIndex, key: str) -> Rgb | None:
-    path = layout.thumbnails(shard.shard)
-    if not path.exists():
-        return None
-    found = pq.read_table(path, columns=["jpeg"], filters=pc.field("key") == key)["jpeg"].to_pylist()
-    return decode_jpeg(found[0]) if found else None
+    thumbnails = thumbnails_of(layout, shard.shard, pc.field("key") == key)
+    return None if thumbnails is None or not len(thumbnails) else decode_jpeg(thumbnails["jpeg"][0].as_py())
 
 
 def _tile(row: Columns, facts: ImageFacts, photo: str | None, side_px: int, *, public: bool) -> Tile:
     rule, body17 = facts.rule, facts.keypoint_format.body17
     # a row that ended before the pose model need not have a size
     height, width = row["height"] or 1, row["width"] or 1
-    persons = [person_from_record(person) for person in row.get("persons") or []]
+    try:
+        persons = [person_from_record(person, facts.keypoint_format) for person in row["persons"] or []]
+    except ValueError as error:
+        raise LposekitError(f"row {row['key']}: persons: {error}. Build its shard again.") from error
     counts = [
         num_detected(person.keypoints_K3, width, height, rule.keypoint_score_threshold, body17) for person in persons
     ]

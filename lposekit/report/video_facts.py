@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lposekit.report.facts import DatasetFacts
+from lposekit.report.rows import report_rows
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.layout import DatasetLayout
 
 MAX_CLIP_BARS = 10
+MAX_SHOWN = 1e7
 
 WINDOW_WORDS = {
     "cut": "too short, because a cut ended it",
@@ -34,6 +37,12 @@ WINDOW_WORDS = {
 class VideoFacts(DatasetFacts):
     """Counts over all committed shards of a video dataset. `motion` is the share of the image that moves, 0..1."""
 
+    columns: ClassVar[Mapping[str, pa.DataType]] = {
+        "duration_s": pa.float64(),
+        **dict.fromkeys(("cuts_s", "clip_duration_s", "clip_motion"), pa.list_(pa.float64())),
+        "num_clips": pa.int64(),
+        "clip_keys": pa.list_(pa.string()),
+    }
     num_windows: int = 0
     num_clips: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -63,7 +72,7 @@ def gather_video_facts(dataset: PoseDataset) -> VideoFacts:
     facts = VideoFacts()
     layout = DatasetLayout(dataset.root)
     for shard in dataset.shards:
-        rows, stats = pq.read_table(layout.parquet(shard.shard)), layout.read_stats(shard.shard)
+        rows, stats = report_rows(layout, shard.shard, facts.columns), layout.read_stats(shard.shard)
         facts.add_shard(shard, stats, rows)
         facts.num_windows += stats.windows or 0
         facts.num_clips += stats.clips or 0
@@ -73,13 +82,17 @@ def gather_video_facts(dataset: PoseDataset) -> VideoFacts:
 
 
 def _add_rows(facts: VideoFacts, rows: pa.Table) -> None:
-    facts.source_seconds += float(np.nansum(_floats(rows["duration_s"])))
+    facts.source_seconds += float(_sane(_floats(rows["duration_s"])).sum())
     facts.num_cuts += len(_values(rows, "cuts_s"))
-    durations_s, motions = _values(rows, "clip_duration_s"), _values(rows, "clip_motion")
-    facts.clip_durations_s.append(durations_s)
-    facts.clip_motions.append(motions[~np.isnan(motions)])
-    clips = [min(number or 0, MAX_CLIP_BARS) for number in rows["num_clips"].to_pylist()]
+    facts.clip_durations_s.append(_sane(_values(rows, "clip_duration_s")))
+    facts.clip_motions.append(_sane(_values(rows, "clip_motion")))
+    clips = [min(max(number or 0, 0), MAX_CLIP_BARS) for number in rows["num_clips"].to_pylist()]
     facts.clips_per_video.update(clips)
+
+
+def _sane(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Those that a chart can show: neither missing nor of a size that only damage has."""
+    return values[(values >= 0) & (values < MAX_SHOWN)]
 
 
 def _values(rows: pa.Table, name: str) -> npt.NDArray[np.float64]:

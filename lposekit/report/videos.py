@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +13,18 @@ from lposekit.errors import Outcome
 from lposekit.records import Columns
 from lposekit.report import charts
 from lposekit.report.charts import ChartWithNumbers
-from lposekit.report.clip_strips import can_decode, clip_strips
+from lposekit.report.clip_strips import ClipFacts, can_decode, clip_strips
 from lposekit.report.common import common_values, page_path
 from lposekit.report.facts import spread_rows
 from lposekit.report.page import duration, share, write_page
-from lposekit.report.video_facts import MAX_CLIP_BARS, WINDOW_WORDS, VideoFacts, gather_video_facts, histogram
+from lposekit.report.video_facts import (
+    MAX_CLIP_BARS,
+    MAX_SHOWN,
+    WINDOW_WORDS,
+    VideoFacts,
+    gather_video_facts,
+    histogram,
+)
 from lposekit.shards.dataset import PoseDataset, read_members
 from lposekit.shards.index import ShardIndex
 
@@ -62,8 +68,8 @@ def timelines(dataset: PoseDataset, facts: VideoFacts) -> list[Timeline]:
     """Up to `TIMELINES_SHOWN` videos that have clips, spread over all shards."""
     lines = []
     for shard, row in spread_rows(dataset, facts, Outcome.KEPT, TIMELINES_SHOWN):
-        seconds = row["duration_s"] or 0.0
-        cuts_s = row["cuts_s"] or []
+        seconds = _seconds(row["duration_s"])
+        cuts_s = [_seconds(cut_s) for cut_s in row["cuts_s"] or []]
         spans_s = _clip_spans(shard, row)
         counted = [f"{len(spans_s)} clips", f"{len(cuts_s)} cuts"]
         note = ", ".join([duration(seconds), *(text[:-1] if text.startswith("1 ") else text for text in counted)])
@@ -77,9 +83,13 @@ def _clip_spans(shard: ShardIndex, row: Columns) -> list[tuple[float, float]]:
     spans = []
     for key in row["clip_keys"] or []:
         if (position := shard.row_of(key)) is not None:
-            metadata = json.loads(read_members(shard, position).get("json", b"{}"))
-            spans.append((float(metadata.get("start_s", 0)), float(metadata.get("end_s", 0))))
+            metadata = ClipFacts.of(shard, key, read_members(shard, position))
+            spans.append((metadata.start_s, metadata.end_s))
     return spans
+
+
+def _seconds(value: float | None) -> float:
+    return value if value is not None and 0 <= value < MAX_SHOWN else 0.0
 
 
 def _duration_chart(facts: VideoFacts) -> ChartWithNumbers:

@@ -41,14 +41,20 @@ class PersonColumns:
 
 
 def person_columns(rows: pa.Table, keypoint_format: KeypointFormat) -> PersonColumns:
-    """The persons of a table with the columns `width`, `height`, `persons`; rows without persons have none."""
+    """The persons of a table with the columns `width`, `height`, `persons`; rows without persons have none.
+
+    Raises:
+        ValueError: a person has not as many numbers as its format asks for.
+    """
     persons = rows["persons"].combine_chunks()
     counts_R = pc.fill_null(pc.list_value_length(persons), 0).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
     flat = persons.flatten()
     row_P = np.repeat(np.arange(len(rows)), counts_R)
     # added in double precision, as person_from_record does: a box at the edge of a gate falls on the same side
-    xywh_P4 = _numbers(flat, "bbox").reshape(-1, 4).astype(np.float64)
-    keypoints_PK3 = _numbers(flat, "keypoints").reshape(-1, keypoint_format.num_keypoints, 3)
+    xywh_P4 = _numbers(flat, "bbox", 4).reshape(-1, 4).astype(np.float64)
+    keypoints_PK3 = _numbers(flat, "keypoints", 3 * keypoint_format.num_keypoints).reshape(
+        -1, keypoint_format.num_keypoints, 3
+    )
     return PersonColumns(
         num_rows=len(rows),
         row_P=row_P,
@@ -60,9 +66,12 @@ def person_columns(rows: pa.Table, keypoint_format: KeypointFormat) -> PersonCol
     )
 
 
-def _numbers(persons: pa.Array, name: str) -> Floats:
+def _numbers(persons: pa.Array, name: str, count: int) -> Floats:
     """The values of a list column of all persons one after the other; null (a number that was not finite) is NaN."""
     lists = pc.struct_field(persons, name)  # pyright: ignore[reportAttributeAccessIssue]
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)  # pyright: ignore[reportAttributeAccessIssue]
+    if (lengths != count).any():
+        raise ValueError(f"persons: {name} has {lengths[lengths != count][0]} values, not {count}")
     return lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
 
 

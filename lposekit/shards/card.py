@@ -24,9 +24,14 @@ from lposekit.json_values import (
 )
 from lposekit.shards.files import write_json
 from lposekit.shards.layout import SCHEMA_VERSION, DatasetLayout, sum_counts
+from lposekit.shards.private import keep_private, published
+from lposekit.store import LocalStore
+from lposekit.store_reads import kind_of
 
 MAX_BYTES = 2**28
 """Of a card: it names every shard."""
+CHECKED_BY = "checked_by"
+"""Of a model: `sha256`, `sha256 prefix` where its publisher states no more, or `note` of the user."""
 T = TypeVar("T")
 
 
@@ -129,7 +134,7 @@ def read_card(layout: DatasetLayout) -> DatasetCard:
         LposekitError: there is none, it is damaged, or it is of a newer schema.
     """
     try:
-        values = read_json_object(layout.card, MAX_BYTES)
+        values = read_json_object(layout.store, layout.relative(layout.card), MAX_BYTES)
     except FileNotFoundError:
         raise LposekitError(f"{layout.root}: no dataset card at {layout.card}. Is this a dataset folder?") from None
     except (OSError, ValueError) as error:
@@ -179,7 +184,7 @@ def claim_folder(layout: DatasetLayout, card: DatasetCard) -> None:
     Raises:
         UsageError: the folder belongs to other settings or versions, or holds files of something else.
     """
-    if layout.card.exists():
+    if kind_of(layout.store, layout.relative(layout.card)) is not None:
         assert card.fixed is not None
         # Through JSON, so that a tuple equals the list that it is stored as.
         fixed = json.loads(json.dumps(card.fixed))
@@ -191,7 +196,8 @@ def claim_folder(layout: DatasetLayout, card: DatasetCard) -> None:
             )
         return
     _refuse_foreign_files(layout.root)
-    write_card(layout, card)
+    keep_private(layout, card)
+    write_card(layout, published(card))
 
 
 def _with_versions(old: DatasetCard, new_fixed: JsonObject) -> JsonObject | None:
@@ -211,8 +217,9 @@ def bind_models(layout: DatasetLayout, models: JsonObject) -> None:
         UsageError: it was begun with others.
     """
     before = read_card(layout).models
-    if before and before != models and layout.committed_shards():
-        names = sorted(name for name in before.keys() | models.keys() if before.get(name) != models.get(name))
+    old, new = _without_checks(before or {}), _without_checks(models)
+    if before and old != new and layout.committed_shards():
+        names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         raise UsageError(
             f"{layout.root} was built with other models ({', '.join(names)} differ). Name another --output, or put the "
             "same weights and package versions back."
@@ -220,8 +227,16 @@ def bind_models(layout: DatasetLayout, models: JsonObject) -> None:
     update_card(layout, models=models)
 
 
+def _without_checks(models: JsonObject) -> dict[str, JsonValue]:
+    """The models without what told that their weights are right: it decides no byte, and older cards lack it."""
+    return {
+        name: {key: item for key, item in value.items() if key != CHECKED_BY} if isinstance(value, Mapping) else value
+        for name, value in models.items()
+    }
+
+
 def _refuse_foreign_files(root: Path) -> None:
-    foreign = sorted(path.name for path in root.iterdir() if not path.name.startswith((".", "_dataset")))
+    foreign = [name for name in LocalStore(root).list() if not name.startswith((".", "_dataset"))]
     if foreign:
         names = ", ".join(foreign[:3]) + (", ..." if foreign[3:] else "")
         raise UsageError(

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from lposekit.errors import LposekitError
+from lposekit.json_values import parse_json_object
 from lposekit.records import Person
 from lposekit.shards.card import DatasetCard, read_card
-from lposekit.shards.index import ShardIndex, read_index
+from lposekit.shards.index import ShardIndex, read_index, size_problem
 from lposekit.shards.layout import DatasetLayout
-from lposekit.shards.pose_json import person_from_record
+from lposekit.shards.pose_json import StoredPose, read_pose
+from lposekit.shards.tables import shard_table
+from lposekit.store_reads import kind_of
+from lposekit.stored_media import decode_stored_jpeg
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,10 @@ class PoseSample:
         Raises:
             LposekitError: the sample has no image, or its bytes are damaged.
         """
-        data = np.frombuffer(self.members.get("jpg", b""), np.uint8)
-        bgr_HWC = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-        if bgr_HWC is None:
-            raise LposekitError(f"sample {self.key}: no readable image. Run `lposekit verify` on its folder.")
-        return np.ascontiguousarray(bgr_HWC[:, :, ::-1]).astype(np.uint8, copy=False)
+        try:
+            return decode_stored_jpeg(self.members.get("jpg", b""))
+        except ValueError as error:
+            raise self._damaged(f"no readable image, {error}") from error
 
     @property
     def caption(self) -> str:
@@ -52,17 +54,21 @@ class PoseSample:
     @cached_property
     def metadata(self) -> dict[str, Any]:
         """The sample's row as stored in `KEY.json`."""
-        return json.loads(self.members.get("json", b"{}"))
+        return self._json("json")
 
     @cached_property
     def pose(self) -> dict[str, Any]:
         """`KEY.pose.json` as stored; empty for a video clip."""
-        return json.loads(self.members.get("pose.json", b"{}"))
+        return self._json("pose.json")
 
     @cached_property
     def persons(self) -> list[Person]:
-        """The persons, in pixels of `rgb_HWC`."""
-        return [person_from_record(record) for record in self.pose.get("persons", [])]
+        """The persons, in pixels of `rgb_HWC`; none for a video clip.
+
+        Raises:
+            LposekitError: `KEY.pose.json` is damaged.
+        """
+        return self._stored_pose.persons if "pose.json" in self.members else []
 
     def skeleton(self, style: str = "followyourpose", size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
         """The persons drawn as a skeleton image, uint8 [H, W, 3], RGB.
@@ -73,14 +79,31 @@ class PoseSample:
         """
         from lposekit.skeleton import draw_skeleton, drop_outside, scale_keypoints
 
-        height, width = self.pose["height"], self.pose["width"]
+        pose = self._stored_pose
+        height, width = pose.height, pose.width
         out_height, out_width = size or (height, width)
         keypoints_PK3 = np.zeros((0, 17, 3), np.float32)
         if self.persons:
             keypoints_PK3 = drop_outside(np.stack([person.keypoints_K3 for person in self.persons]), height, width)
             keypoints_PK3 = scale_keypoints(keypoints_PK3, out_width / width, out_height / height)
-        threshold = self.pose["keypoint_score_threshold"]
+        threshold = pose.keypoint_score_threshold
         return draw_skeleton(keypoints_PK3, out_height, out_width, style=style, score_threshold=threshold)
+
+    @cached_property
+    def _stored_pose(self) -> StoredPose:
+        try:
+            return read_pose(self.members.get("pose.json", b""))
+        except ValueError as error:
+            raise self._damaged(f"pose.json: {error}") from error
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            return parse_json_object(self.members.get(name, b"{}"))
+        except ValueError as error:
+            raise self._damaged(f"{name}: {error}") from error
+
+    def _damaged(self, what: str) -> LposekitError:
+        return LposekitError(f"sample {self.key}: {what}. Run `lposekit verify` on its folder.")
 
 
 class PoseDataset(Sequence[PoseSample]):
@@ -113,32 +136,51 @@ class PoseDataset(Sequence[PoseSample]):
     def rows(self) -> pa.Table:
         """One row per input row of the list, kept or not, as in the parquet files."""
         layout = DatasetLayout(self.root)
-        tables = [pq.read_table(layout.parquet(shard.shard)) for shard in self.shards]
+        tables = [shard_table(layout, layout.parquet(shard.shard)) for shard in self.shards]
         return pa.concat_tables(tables, promote_options="permissive")
 
     def thumbnails(self) -> pa.Table:
         """Small images (column `jpeg`) of rows that were seen and turned down."""
         layout = DatasetLayout(self.root)
         return pa.concat_tables(
-            [pq.read_table(path) for shard in self.shards if (path := layout.thumbnails(shard.shard)).exists()]
+            [table for shard in self.shards if (table := thumbnails_of(layout, shard.shard)) is not None]
         )
+
+
+def thumbnails_of(layout: DatasetLayout, shard: int, where: pc.Expression | None = None) -> pa.Table | None:
+    """The small images of a shard (columns `key`, `outcome`, `jpeg`), those for which `where` holds; None if the shard
+    has none.
+
+    Raises:
+        LposekitError: they are damaged or refused.
+    """
+    path = layout.thumbnails(shard)
+    try:
+        there = kind_of(layout.store, layout.relative(path)) is not None
+    except OSError as error:
+        raise LposekitError(f"{path}: cannot be read ({error}).") from error
+    return shard_table(layout, path, where=where) if there else None
 
 
 def read_members(shard: ShardIndex, row: int) -> dict[str, bytes]:
     """The members of one sample, read by offset.
 
     Raises:
-        LposekitError: the tar is shorter than its index says.
+        LposekitError: the tar is shorter than its index says, or refused.
     """
     members = {}
-    with shard.tar_path.open("rb") as stream:
-        for name, (offset, size) in shard.members(row).items():
-            stream.seek(offset)
-            members[name] = stream.read(size)
-            if len(members[name]) != size:
-                raise LposekitError(
-                    f"shard {shard.tar_path}: cut short at sample {shard.keys[row]}. Run `lposekit verify` on it."
-                )
+    try:
+        with contextlib.closing(shard.store.open(shard.tar_name)) as file:
+            for name, (offset, size) in shard.members(row).items():
+                members[name] = file.read(offset, size)
+                if len(members[name]) != size:
+                    raise LposekitError(
+                        f"shard {shard.tar_path}: cut short at sample {shard.keys[row]}. Run `lposekit verify` on it."
+                    )
+    except OSError as error:
+        raise LposekitError(
+            f"shard {shard.tar_path}: sample {shard.keys[row]} cannot be read ({error}). Run `lposekit verify` on it."
+        ) from error
     return members
 
 
@@ -154,10 +196,6 @@ def open_dataset(dataset_dir: str | Path) -> PoseDataset:
     root = Path(dataset_dir)
     shards = read_index(root)
     for shard in shards:
-        found = shard.tar_path.stat().st_size if shard.tar_path.exists() else None
-        if found != shard.tar_bytes:
-            raise LposekitError(
-                f"shard {shard.tar_path}: {found} bytes, its commit says {shard.tar_bytes}. "
-                f"Run `lposekit verify {root}` to see all damage."
-            )
+        if (problem := size_problem(shard)) is not None:
+            raise LposekitError(f"shard {shard.tar_path}: {problem}. Run `lposekit verify {root}` to see all damage.")
     return PoseDataset(root, read_card(DatasetLayout(root)), shards)

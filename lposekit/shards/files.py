@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from lposekit.errors import LposekitError
-from lposekit.json_values import JsonValue
+from lposekit.errors import LposekitError, UsageError
+from lposekit.json_values import JsonValue, strict_json
+from lposekit.store import REFUSALS, LocalStore, RefusedFile
+from lposekit.store_reads import walk
 
+_OWN = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -21,6 +24,42 @@ def disk_error(error: OSError, path: Path, num_bytes: int | None = None) -> Lpos
         need = f" ({num_bytes} bytes were to be written)" if num_bytes else ""
         return LposekitError(f"{path}: the disk is full{need}. Free space, then run the same command again to resume.")
     return LposekitError(f"{path}: {error.strerror or error}. Check the folder, then run the same command to resume.")
+
+
+def refuse_links(root: Path) -> None:
+    """Make sure that whoever writes below a folder writes into that folder alone.
+
+    Raises:
+        UsageError: there is a link, or something that is neither a file nor a folder; names the first ones.
+    """
+    try:
+        strange = [name for name, kind in walk(LocalStore(root)) if kind in ("link", "other")]
+    except FileNotFoundError:
+        return
+    if strange:
+        names = ", ".join(strange[:3]) + (", ..." if strange[3:] else "")
+        raise UsageError(
+            f"{root}: holds links, pipes or devices ({names}), and nothing is written through them. Remove them, or "
+            "put the files themselves in their place."
+        )
+
+
+def open_own(path: Path, flags: int) -> int:
+    """A descriptor of a file that is kept open to write to, such as a lock or a log; it is made if need be.
+
+    Raises:
+        OSError: it cannot be written, or is a link, a pipe or a device.
+    """
+    try:
+        descriptor = os.open(path, flags | _OWN, 0o644)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise RefusedFile(errno.ELOOP, REFUSALS["link"], str(path)) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise RefusedFile(errno.ELOOP, REFUSALS["other"], str(path))
+    return descriptor
 
 
 def sync_file(path: Path) -> None:
@@ -50,6 +89,7 @@ def replacing(path: Path, partial_name: str | None = None) -> Iterator[Path]:
     partial = path.with_name(partial_name or f"{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        partial.unlink(missing_ok=True)  # a link of that name would lead the write elsewhere
         yield partial
         sync_file(partial)
         partial.replace(path)
@@ -67,13 +107,13 @@ def write_bytes(path: Path, data: bytes) -> None:
         LposekitError: the disk is full or the folder cannot be written; what was there before stays.
     """
     try:
-        with replacing(path) as partial:
-            partial.write_bytes(data)
+        with replacing(path) as partial, partial.open("xb") as stream:
+            stream.write(data)
     except OSError as error:
         raise disk_error(error, path, len(data)) from error
 
 
 def write_json(path: Path, value: JsonValue) -> None:
     """Replace `path` by `value` as JSON, atomically. Raises as `write_bytes`."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True)
+    text = strict_json(value, indent=1, ensure_ascii=False, sort_keys=True)
     write_bytes(path, f"{text}\n".encode())

@@ -5,6 +5,7 @@ Arrays rather than mappings: an index of millions of clips stays small, and fork
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lposekit.errors import LposekitError
+from lposekit.records import shard_name
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import load_stats
+from lposekit.shards.tables import read_table
+from lposekit.store import REFUSALS, Store
 
+MAX_MEMBER_BYTES = 2**31 - 2**12
+"""Of one member: as much as one read of a local file gives."""
 Members = dict[str, tuple[int, int]]
 """Member name (`jpg`, `pose.json`) -> (absolute offset of its data in the tar, size in bytes)."""
 
@@ -31,7 +36,8 @@ class ShardIndex:
     """
 
     shard: int
-    tar_path: Path
+    store: Store
+    tar_name: str
     tar_bytes: int
     tar_sha256: str
     keys: npt.NDArray[np.str_]
@@ -42,11 +48,12 @@ class ShardIndex:
 
     @property
     def name(self) -> str:
-        return self.tar_path.stem
+        return shard_name(self.shard)
 
     @property
-    def tar_name(self) -> str:
-        return self.tar_path.name
+    def tar_path(self) -> Path:
+        """For messages."""
+        return Path(str(self.store), self.tar_name)
 
     def members(self, row: int) -> Members:
         """The members of one sample, in tar order."""
@@ -66,18 +73,19 @@ def read_shard_index(layout: DatasetLayout, shard: int) -> ShardIndex:
     Raises:
         LposekitError: the index or the commit marker is missing or damaged.
     """
-    tar = layout.tar(shard)
+    tar, store = layout.tar(shard), layout.store
     try:
-        described = load_stats(layout.stats(shard)).files[layout.relative(tar)]
-        table = pq.read_table(layout.index(shard)).combine_chunks()
+        described = load_stats(store, layout.relative(layout.stats(shard))).files[tar.name]
+        table = read_table(store, layout.relative(layout.index(shard))).combine_chunks()
         keys = np.asarray(table["key"].to_pylist(), dtype=np.str_)
         places = _places(table)
+        _refuse_wild_places(keys, places, described.bytes)
     except (OSError, KeyError, TypeError, ValueError) as error:  # ValueError: damaged JSON or parquet
         raise LposekitError(
             f"shard {tar.stem} of {layout.root}: its index or commit marker cannot be read ({error}). "
             f"Run `lposekit verify {layout.root}` to see all damage."
         ) from error
-    return ShardIndex(shard, tar, described.bytes, described.sha256, keys, places)
+    return ShardIndex(shard, store, tar.name, described.bytes, described.sha256, keys, places)
 
 
 def _places(table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
@@ -98,6 +106,23 @@ def _places(table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
     return places
 
 
+def _refuse_wild_places(
+    keys: npt.NDArray[np.str_], places: Mapping[str, npt.NDArray[np.int64]], tar_bytes: int
+) -> None:
+    """Raises ValueError: a member lies outside its tar, or is longer than one may be: nobody is to read a TiB."""
+    for name, places_N2 in places.items():
+        # compared without a sum, which might overflow
+        offsets, sizes = places_N2[:, 0], places_N2[:, 1]
+        absent = (offsets == -1) & (sizes == -1)
+        sane = (offsets >= 0) & (sizes >= 0) & (sizes <= MAX_MEMBER_BYTES) & (offsets <= tar_bytes - sizes)
+        if len(wild := np.flatnonzero(~(sane | absent))):
+            row = wild[0]
+            raise ValueError(
+                f"sample {keys[row]}: member {name!r} is said to have {sizes[row]} bytes from {offsets[row]} on, "
+                f"in a tar of {tar_bytes}"
+            )
+
+
 def shards_to_read(layout: DatasetLayout) -> list[int]:
     """The committed shards of a folder, in order.
 
@@ -111,6 +136,21 @@ def shards_to_read(layout: DatasetLayout) -> list[int]:
             "`lposekit build-video-shards` wrote."
         )
     return shards
+
+
+def size_problem(shard: ShardIndex) -> str | None:
+    """What to say of a tar that is gone, refused, or not as long as when it was committed; None if it is right."""
+    try:
+        found = shard.store.stat(shard.tar_name)
+    except FileNotFoundError:
+        return f"{shard.tar_name} is missing"
+    except OSError as error:
+        return str(error)
+    if found.kind != "file":
+        return f"{shard.tar_name} is {REFUSALS[found.kind]}"
+    if found.size != shard.tar_bytes:
+        return f"{shard.tar_name} has {found.size} bytes, its commit says {shard.tar_bytes}"
+    return None
 
 
 def read_index(dataset_dir: Path) -> list[ShardIndex]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lposekit.records import shard_name
 from lposekit.shards.stats import ShardStats, read_stats
+from lposekit.store import LocalStore, Store
 
 META_DIR = "_dataset"
 CARD_NAME = "dataset.json"
@@ -24,12 +25,22 @@ class DatasetLayout:
     root: Path
 
     @property
+    def store(self) -> Store:
+        """What the folder is read through; the paths below are for writing, and for messages."""
+        return LocalStore(self.root)
+
+    @property
     def meta(self) -> Path:
         return self.root / META_DIR
 
     @property
     def card(self) -> Path:
         return self.meta / CARD_NAME
+
+    @property
+    def private(self) -> Path:
+        """What the card does not tell the world: see `lposekit.shards.private`."""
+        return self.meta / "private.json"
 
     @property
     def log(self) -> Path:
@@ -64,9 +75,11 @@ class DatasetLayout:
 
     def committed_shards(self) -> list[int]:
         """Shards with a commit marker, in order. What has none does not exist for a reader."""
-        if not self.root.is_dir():
+        try:
+            names = self.store.list()
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        found = (_STATS_NAME.match(entry.name) for entry in self.root.iterdir())
+        found = map(_STATS_NAME.match, names)
         return sorted(int(match.group(1)) for match in found if match)
 
     def read_stats(self, shard: int) -> ShardStats:
@@ -75,7 +88,7 @@ class DatasetLayout:
         Raises:
             LposekitError: it is missing or damaged.
         """
-        return read_stats(self.stats(shard))
+        return read_stats(self.store, self.relative(self.stats(shard)))
 
 
 def sha256_file(path: Path) -> str:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
 
-from lposekit.keypoints import KeepRule, KeypointFormat, num_detected
+from lposekit.json_values import COUNT, MAX_SHOWN_CHARS, NUMBER, OBJECT, TEXT, JsonFields, list_of, parse_json_object
+from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, KeypointFormat, num_detected
 from lposekit.records import Columns, Person
 
 SCHEMA = 1
 PIXEL_DECIMALS = 2
 SCORE_DECIMALS = 4
+MAX_NUMBER = 1e6
+"""Of pixels and scores: what is beyond is damage."""
 
 
 class PersonRecord(TypedDict):
@@ -92,12 +96,65 @@ def pose_json(records: Sequence[PersonRecord], width: int, height: int, head: Po
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
-def person_from_record(record: Columns) -> Person:
-    """A stored person (from `pose.json` or the parquet column) as `Person`; null becomes NaN."""
-    x, y, w, h = (float(v) for v in record["bbox"])
-    values = [math.nan if v is None else float(v) for v in record["keypoints"]]
+@dataclass(frozen=True, slots=True)
+class StoredPose:
+    """What a `KEY.pose.json` says, checked: persons in pixels of an image of `width` x `height`."""
+
+    width: int
+    height: int
+    keypoint_format: KeypointFormat
+    keypoint_score_threshold: float
+    persons: list[Person]
+
+
+def read_pose(data: bytes) -> StoredPose:
+    """The persons of one image.
+
+    Raises:
+        ValueError: names the field that is missing or wrong.
+    """
+    pose = parse_json_object(data)
+    fields = JsonFields(pose)
+    name = fields.need("keypoint_format", TEXT)
+    if name not in KEYPOINT_FORMATS:
+        raise ValueError(f"keypoint_format is {name[:MAX_SHOWN_CHARS]!r}, none of {', '.join(KEYPOINT_FORMATS)}")
+    layout = KEYPOINT_FORMATS[name]
+    persons = fields.need("persons", list_of(OBJECT))
+    return StoredPose(
+        fields.need("width", COUNT),
+        fields.need("height", COUNT),
+        layout,
+        fields.need("keypoint_score_threshold", NUMBER),
+        [person_from_record(record, layout, f"persons[{i}].") for i, record in enumerate(persons)],
+    )
+
+
+def person_from_record(record: Columns, keypoint_format: KeypointFormat, where: str = "") -> Person:
+    """A stored person (from `pose.json` or the parquet column) as `Person`; null becomes NaN.
+
+    Args:
+        where: what to put before the names of fields in messages.
+
+    Raises:
+        ValueError: names the field that is missing or wrong.
+    """
+    x, y, w, h = _numbers(record.get("bbox"), 4, f"{where}bbox")
+    (score,) = _numbers([record.get("bbox_score")], 1, f"{where}bbox_score")
+    keypoints = _numbers(record.get("keypoints"), 3 * keypoint_format.num_keypoints, f"{where}keypoints")
     return Person(
         np.array([x, y, x + w, y + h], np.float32),
-        round(float(record["bbox_score"]), SCORE_DECIMALS),  # the parquet column is float32: 0.7 comes back as 0.69999
-        np.array(values, np.float32).reshape(-1, 3),
+        round(score, SCORE_DECIMALS),  # the parquet column is float32: 0.7 comes back as 0.69999
+        np.array(keypoints, np.float32).reshape(-1, 3),
     )
+
+
+def _numbers(values: object, count: int, name: str) -> list[float]:
+    """Finite numbers as they were stored, null as NaN."""
+    if not isinstance(values, list) or len(values) != count:
+        found = f"{len(values)} values" if isinstance(values, list) else "no list"
+        raise ValueError(f"{name} has {found}, not {count} numbers")
+    for value in values:
+        # a NaN compares false; true and false are whole numbers to Python, and texts may spell one
+        if value is not None and not (type(value) in (float, int) and abs(value) <= MAX_NUMBER):
+            raise ValueError(f"{name} holds {str(value)[:MAX_SHOWN_CHARS]!r}, no number within {MAX_NUMBER:g}")
+    return [math.nan if value is None else value for value in values]

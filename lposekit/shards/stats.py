@@ -20,6 +20,7 @@ from lposekit.json_values import (
     read_json_object,
 )
 from lposekit.shards.files import write_json
+from lposekit.store import Store
 
 MAX_BYTES = 2**24
 
@@ -113,27 +114,27 @@ def _files(values: Mapping[str, JsonObject]) -> dict[str, FileFacts]:
     return files
 
 
-def load_stats(path: Path) -> ShardStats:
+def load_stats(store: Store, name: str) -> ShardStats:
     """The commit marker of a shard, for callers with words of their own.
 
     Raises:
         OSError, ValueError: no marker, or a damaged one.
     """
-    return ShardStats.from_json(read_json_object(path, MAX_BYTES))
+    return ShardStats.from_json(read_json_object(store, name, MAX_BYTES))
 
 
-def read_stats(path: Path) -> ShardStats:
+def read_stats(store: Store, name: str) -> ShardStats:
     """The commit marker of a shard.
 
     Raises:
         LposekitError: it is missing or damaged.
     """
     try:
-        return load_stats(path)
+        return load_stats(store, name)
     except (OSError, ValueError) as error:
         raise LposekitError(
-            f"{path}: the commit marker cannot be read ({error}). "
-            f"Run `lposekit verify {path.parent}` to see all damage."
+            f"{store}/{name}: the commit marker cannot be read ({error}). "
+            f"Run `lposekit verify {store}` to see all damage."
         ) from error
 
 

@@ -10,19 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lposekit.errors import LposekitError, Outcome
 from lposekit.records import Columns
 from lposekit.shards.card import DatasetCard, read_card
-from lposekit.shards.layout import DatasetLayout, sha256_file, sum_counts
+from lposekit.shards.index import MAX_MEMBER_BYTES
+from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.shards.stats import FileFacts, ShardStats, load_stats
+from lposekit.shards.tables import read_table
+from lposekit.store import REFUSALS, Store
+from lposekit.store_reads import MAX_DEPTH, sha256_of, stream_of, walk
 
 MEMBERS = {"image": frozenset({"jpg", "txt", "json", "pose.json"}), "poses": frozenset({"poses.json"})}
 """Members of a sample, of the kinds whose rows have at most one sample, under the row's key."""
 CLIP_MEMBERS = frozenset({"txt", "json"})
 CLIP_COLUMNS = ["key", "outcome", "num_windows", "num_clips", "dropped", "clip_keys"]
-MAX_MEMBER_BYTES = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +59,29 @@ def verify_dataset(dataset_dir: Path) -> list[Finding]:
 
 
 def _strange_files(layout: DatasetLayout) -> Iterator[Finding]:
-    """Files that no commit marker speaks of."""
+    """Files that no commit marker speaks of, and whatever is neither a file nor a folder."""
     committed = layout.committed_shards()
     known = {p.name for s in committed for p in (layout.tar(s), layout.parquet(s), layout.stats(s))}
-    for path in sorted(layout.root.iterdir()):
-        if path.name == "_dataset" or path.name.startswith(".") or path.name in known:
+    for path, kind in walk(layout.store):
+        top, _, below = path.partition("/")
+        if kind in ("link", "other"):
+            yield Finding(path, f"{REFUSALS[kind]}: remove it, or put the file itself in its place")
+        elif kind == "folder" and path.count("/") == MAX_DEPTH:
+            yield Finding(path, "lies deeper than any folder of a dataset, and was not looked into")
+        elif below or top == "_dataset" or top.startswith(".") or top in known:
             continue
-        if ".partial" in path.name or path.name.endswith((".new", ".replaced")):
-            yield Finding(path.name, "left by a killed run; the same command, run again, removes it and resumes")
-        elif path.suffix in (".tar", ".parquet"):
-            yield Finding(path.name, "has no commit marker; the same command, run again, redoes the shard")
+        elif ".partial" in top or top.endswith((".new", ".replaced")):
+            yield Finding(top, "left by a killed run; the same command, run again, removes it and resumes")
+        elif top.endswith((".tar", ".parquet")):
+            yield Finding(top, "has no commit marker; the same command, run again, redoes the shard")
         else:
-            yield Finding(path.name, "does not belong to the dataset")
+            yield Finding(top, "does not belong to the dataset")
 
 
 def _verify_shard(layout: DatasetLayout, shard: int, card: DatasetCard, seen: dict[str, str]) -> Iterator[Finding]:
     name = layout.stats(shard).name
     try:
-        stats = load_stats(layout.stats(shard))
+        stats = load_stats(layout.store, name)
     except (OSError, ValueError) as error:
         yield Finding(name, f"the commit marker cannot be read ({error})")
         return
@@ -90,13 +97,16 @@ def _verify_shard(layout: DatasetLayout, shard: int, card: DatasetCard, seen: di
 
 def _verify_files(layout: DatasetLayout, files: Mapping[str, FileFacts]) -> Iterator[Finding]:
     for relative, described in sorted(files.items()):
-        path = layout.root / relative
-        if not path.is_file():
+        try:
+            found = layout.store.stat(relative)
+            if found.kind == "file" and found.size != described.bytes:
+                yield Finding(relative, f"{found.size} bytes, its commit says {described.bytes}")
+            elif sha256_of(layout.store, relative) != described.sha256:
+                yield Finding(relative, "sha256 differs from its commit: bytes were changed")
+        except FileNotFoundError:
             yield Finding(relative, "missing")
-        elif path.stat().st_size != described.bytes:
-            yield Finding(relative, f"{path.stat().st_size} bytes, its commit says {described.bytes}")
-        elif sha256_file(path) != described.sha256:
-            yield Finding(relative, "sha256 differs from its commit: bytes were changed")
+        except OSError as error:
+            yield Finding(relative, f"cannot be read: {error.strerror}")
 
 
 def _verify_content(
@@ -105,10 +115,10 @@ def _verify_content(
     """A shard whose bytes are those of its commit: does it also make sense?"""
     tar_name = layout.tar(shard).name
     try:
-        table = pq.read_table(layout.parquet(shard))
-        index = pq.read_table(layout.index(shard)).to_pylist()
-        members = list(_tar_members(layout.tar(shard)))
-    except (OSError, pa.ArrowException, tarfile.TarError, LposekitError) as error:
+        table = read_table(layout.store, layout.parquet(shard).name)
+        index = read_table(layout.store, layout.relative(layout.index(shard))).to_pylist()
+        members = list(_tar_members(layout.store, tar_name))
+    except (OSError, ValueError, tarfile.TarError, LposekitError) as error:
         yield Finding(tar_name, str(error))
         return
     yield from _verify_tar(tar_name, members, index, card.kind)
@@ -118,13 +128,13 @@ def _verify_content(
             yield Finding(tar_name, f"key {key} also occurs in {seen[key]}")
 
 
-def _tar_members(path: Path) -> Iterator[tuple[str, int, int]]:
+def _tar_members(store: Store, name: str) -> Iterator[tuple[str, int, int]]:
     """Name, data offset and size of each member.
 
     Raises:
         LposekitError: a member that is no plain file, or of an absurd size.
     """
-    with tarfile.open(path, "r:", ignore_zeros=False) as tar:
+    with stream_of(store, name) as stream, tarfile.open(fileobj=stream, mode="r:", ignore_zeros=False) as tar:
         for info in tar:
             if not info.isreg() or info.size > MAX_MEMBER_BYTES:
                 raise LposekitError(f"member {info.name!r} is not a plain file of a sane size")

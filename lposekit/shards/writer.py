@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,7 @@ INDEX_SCHEMA = pa.schema(
         ),
     ]
 )
+_ASIDE_NAME = re.compile(r"(\d{5,18})_stats\.json\.([^.]+)\.replaced")
 THUMBNAIL_SCHEMA = pa.schema([("key", pa.string()), ("outcome", pa.string()), ("jpeg", pa.binary())])
 
 
@@ -200,8 +202,10 @@ def finish_replacements(layout: DatasetLayout) -> list[int]:
     """
     done = []
     for aside in sorted(layout.root.glob("*_stats.json.*.replaced")):
-        base, run_id = aside.name.removesuffix(".replaced").split("_stats.json.")
-        shard = int(base)
+        named = _ASIDE_NAME.fullmatch(aside.name)
+        if named is None:
+            continue  # none of ours; `verify` names it
+        shard, run_id = int(named[1]), named[2]
         new_marker = layout.root / f"{shard_name(shard)}_stats.json.{run_id}.new"
         if new_marker.exists():
             finals = _final_files(layout, shard)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lposekit.errors import Outcome, UsageError
+from lposekit.json_values import strict_json
 from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, keep_verdict
 from lposekit.recipe import Claim
 from lposekit.records import Columns
@@ -22,6 +23,7 @@ from lposekit.shards.card import DatasetCard, claim_folder, read_card, stated, u
 from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import SCHEMA_VERSION, DatasetLayout
 from lposekit.shards.pose_json import PoseHead, person_record, pose_card, pose_json
+from lposekit.shards.private import whole_settings
 from lposekit.stage_times import StageTimes
 from pipelines.image.stored import NEEDS_PIXELS, stored_persons
 from pipelines.image.worker import IMAGE_SHARDS
@@ -103,6 +105,7 @@ def _new_card(source: DatasetLayout, card: DatasetCard, rule: KeepRule, dedup: b
     return replace(
         card,
         schema=SCHEMA_VERSION,
+        settings=whole_settings(source, card),
         fixed={**fixed, "refilter": changed},
         keep_rule=keep_rule,
         totals=None,
@@ -161,10 +164,10 @@ def _rewrite_shard(work: _Refilter, shard: int, *, write: bool) -> None:
 def _judge(work: _Refilter, stored: StoredShard, position: int) -> tuple[Outcome, bool]:
     """A row's new outcome, and whether its sample is taken over."""
     old, columns = stored.outcome(position), stored.columns[position]
-    persons = stored_persons(stored, position)
+    layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
+    persons = stored_persons(stored, position, layout)
     if persons is None:
         return old, False
-    layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
     verdict = keep_verdict(persons, columns["width"], columns["height"], work.rule, layout)
     if verdict is not Outcome.KEPT:
         return verdict, False
@@ -195,11 +198,11 @@ def _refiltered(work: _Refilter, stored: StoredShard, position: int) -> RowResul
 
 def _kept(work: _Refilter, stored: StoredShard, position: int, result: RowResult) -> RowResult:
     """A sample taken over: image and caption as they are, the account and the detected counts anew."""
-    persons = stored_persons(stored, position)
+    layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
+    persons = stored_persons(stored, position, layout)
     assert persons is not None
     columns = {**result.columns, "outcome": Outcome.KEPT.value, "status": "success", "error_message": None}
     width, height = columns["width"], columns["height"]
-    layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
     records = [person_record(p, width, height, work.rule.keypoint_score_threshold, layout) for p in persons]
     columns |= {"max_detected": max((record["num_detected"] for record in records), default=None)}
     [(key, members)] = result.samples
@@ -215,4 +218,4 @@ def _kept(work: _Refilter, stored: StoredShard, position: int, result: RowResult
 def _updated_json(old: bytes, columns: Columns) -> bytes:
     changed = ("outcome", "status", "error_message", "max_detected")
     value = json.loads(old) | {name: columns[name] for name in changed}
-    return json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8")
+    return strict_json(value, ensure_ascii=False, sort_keys=True).encode("utf-8")

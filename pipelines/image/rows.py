@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from lposekit.errors import Outcome
+from lposekit.json_values import strict_json
 from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, KeypointFormat, is_valid_person, keep_verdict
 from lposekit.records import Columns, ImageRow, Person, PoseFailure
 from lposekit.shards.pose_json import PersonRecord, PoseHead, person_record, pose_json, round_person
@@ -146,4 +146,4 @@ def _pose_columns(persons: Sequence[Person], records: Sequence[PersonRecord]) ->
 
 
 def _json_bytes(value: Columns) -> bytes:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str).encode("utf-8", "replace")
+    return strict_json(value, ensure_ascii=False, sort_keys=True, default=str).encode("utf-8", "replace")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pyarrow.parquet as pq
-
-from lposekit.errors import Outcome
+from lposekit.errors import LposekitError, Outcome
+from lposekit.keypoints import KeypointFormat
 from lposekit.records import ImageRow, Person
+from lposekit.shards.card import read_card
+from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import person_from_record
+from lposekit.shards.tables import shard_table
+from lposekit.store_reads import kind_of
 from pipelines.image.plan import ShardPlan
 from pipelines.image.plan_rows import PlannedRow
 from pipelines.image.rows import OWN_COLUMNS
@@ -36,20 +39,29 @@ def input_row(stored: StoredShard, position: int) -> ImageRow:
     return ImageRow(columns["key"], columns["url"], columns["caption"] or "", extra)
 
 
-def stored_persons(stored: StoredShard, position: int) -> list[Person] | None:
-    """The persons that the pose model found; None when it never saw the image."""
-    records = stored.columns[position]["persons"]
-    return None if records is None else [person_from_record(record) for record in records]
+def stored_persons(stored: StoredShard, position: int, keypoint_format: KeypointFormat) -> list[Person] | None:
+    """The persons that the pose model found; None when it never saw the image.
+
+    Raises:
+        LposekitError: they are damaged; names the row.
+    """
+    columns = stored.columns[position]
+    try:
+        records = columns["persons"]
+        return None if records is None else [person_from_record(record, keypoint_format) for record in records]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        where = f"row {columns.get('key')} of shard {stored.index.tar_path}"
+        raise LposekitError(f"{where}: its persons cannot be read ({error}). Build the shard again.") from error
 
 
 def load_retry(layout: DatasetLayout, retry: RetryPlan) -> tuple[ShardPlan, EarlierRows]:
     """The shard's plan, and what of its earlier build stays."""
     stored = read_stored_shard(layout, retry.shard)
-    wanted = _rows_that_need_pixels(layout)
+    wanted, (_, keypoint_format) = _rows_that_need_pixels(layout), keep_rule_of(read_card(layout))
     carried: dict[str, RowResult] = {}
     known: dict[str, KnownPose] = {}
     for position, columns in enumerate(stored.columns):
-        key, persons = columns["key"], stored_persons(stored, position)
+        key, persons = columns["key"], stored_persons(stored, position, keypoint_format)
         if stored.outcome(position) not in retry.outcomes or (persons is not None and key not in wanted):
             carried[key] = stored.result(position)
         elif persons is not None:
@@ -60,4 +72,6 @@ def load_retry(layout: DatasetLayout, retry: RetryPlan) -> tuple[ShardPlan, Earl
 
 def _rows_that_need_pixels(layout: DatasetLayout) -> set[str]:
     path = layout.meta / NEEDS_PIXELS
-    return set(pq.read_table(path)["key"].to_pylist()) if path.exists() else set()
+    if kind_of(layout.store, layout.relative(path)) is None:
+        return set()
+    return set(shard_table(layout, path, columns=["key"])["key"].to_pylist())

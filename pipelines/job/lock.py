@@ -21,11 +21,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lposekit.errors import LposekitError, UsageError
-from lposekit.shards.files import disk_error, write_json
+from lposekit.shards.files import disk_error, open_own, refuse_links, write_json
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.writer import finish_replacements, remove_partials
+from lposekit.store_reads import read_whole
 
 ORPHAN_WAIT_S = 120.0
+MAX_RUN_ID_BYTES = 4096
 
 
 class StaleRun(LposekitError):
@@ -41,8 +43,9 @@ def driver_lock(layout: DatasetLayout, run_id: str) -> Iterator[None]:
         LposekitError: writers of an older run did not end in time.
     """
     try:
+        refuse_links(layout.root)
         layout.meta.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(layout.meta / "driver.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = open_own(layout.meta / "driver.lock", os.O_RDWR)
     except OSError as error:
         raise UsageError(
             f"{layout.root} cannot be written: {error.strerror}. Name another folder with --output."
@@ -140,7 +143,7 @@ def _wait_for_orphans(layout: DatasetLayout, run_id: str) -> None:
 
 @contextlib.contextmanager
 def _open_writers_lock(layout: DatasetLayout) -> Iterator[int]:
-    descriptor = os.open(layout.meta / "writers.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_own(layout.meta / "writers.lock", os.O_RDWR)
     try:
         yield descriptor
     finally:
@@ -156,14 +159,14 @@ def writer_lock(layout: DatasetLayout, run_id: str) -> Iterator[None]:
     """
     with _open_writers_lock(layout) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-        owner = _read_run_id(layout.meta / "run_id")
+        owner = _read_run_id(layout)
         if owner != run_id:
             raise StaleRun(f"{layout.root} belongs to run {owner} now; run {run_id} stops writing there.")
         yield
 
 
-def _read_run_id(path: Path) -> str | None:
+def _read_run_id(layout: DatasetLayout) -> str | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_whole(layout.store, layout.relative(layout.meta / "run_id"), MAX_RUN_ID_BYTES))
     except (OSError, ValueError):
         return None

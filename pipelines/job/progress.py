@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import sys
 import time
 from collections import Counter
@@ -12,7 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lposekit.json_values import strict_json
 from lposekit.recipe import ShardReport
+from lposekit.shards.files import open_own
 from lposekit.stage_times import StageTimes
 
 if TYPE_CHECKING:
@@ -88,8 +90,8 @@ class BuildProgress:
             logger.info("shard %05d is done; so far %s", report.shard, self._line())
 
     def _write(self, event: Mapping[str, object]) -> None:
-        with self._log_path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"time": time.time(), **event}, sort_keys=True) + "\n")
+        with open(open_own(self._log_path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8") as stream:
+            stream.write(strict_json({"time": time.time(), **event}, sort_keys=True) + "\n")
 
     def _line(self) -> str:
         rows = self.new_rows

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pyarrow.parquet as pq
-
 from lposekit.errors import Outcome
 from lposekit.records import Columns
-from lposekit.shards.dataset import read_members
+from lposekit.shards.dataset import read_members, thumbnails_of
 from lposekit.shards.index import ShardIndex, read_shard_index
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.tables import shard_table
 from pipelines.job.rows import RowResult, Sample
 
 
@@ -58,10 +57,10 @@ def read_stored_shard(layout: DatasetLayout, shard: int) -> StoredShard:
         LposekitError: its index is missing or damaged.
     """
     index = read_shard_index(layout, shard)
-    thumbnails = pq.read_table(layout.thumbnails(shard)).to_pylist() if layout.thumbnails(shard).exists() else []
+    thumbnails = thumbnails_of(layout, shard)
     return StoredShard(
-        pq.read_table(layout.parquet(shard)).to_pylist(),
-        {row["key"]: row["jpeg"] for row in thumbnails},
+        shard_table(layout, layout.parquet(shard)).to_pylist(),
+        {} if thumbnails is None else {row["key"]: row["jpeg"] for row in thumbnails.to_pylist()},
         index,
         {key: place for place, key in enumerate(index.keys)},
     )

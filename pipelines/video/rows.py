@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from lposekit.json_values import JsonValue
+from lposekit.json_values import JsonValue, strict_json
 from lposekit.records import Columns
 from lposekit.shards.layout import sum_counts
 from pipelines.job.rows import RowResult, Sample, row_columns
@@ -129,7 +129,7 @@ def _clip_json(key: str, video_key: str, row: VideoRow, result: VideoResult, cli
         "source_fps": result.info.get("fps"),
         "sha256": clip.sha256,
     }
-    return json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8")
+    return strict_json(value, ensure_ascii=False, sort_keys=True).encode("utf-8")
 
 
 VIDEO_SHARDS = ShardKind(OWN_COLUMNS, window_account)

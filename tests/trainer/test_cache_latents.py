@@ -63,6 +63,19 @@ def test_a_dry_run_writes_nothing(tmp_path: Path):
     assert not (data / "_dataset/latents").exists()
 
 
+@pytest.mark.case(71)
+def test_no_cache_is_written_or_read_where_a_link_leads(tmp_path: Path):
+    # mutations tried: `cache_latents` without `refuse_links`; the caches listed through pathlib
+    data = write_dataset(tmp_path / "data", [3])
+    (tmp_path / "elsewhere").mkdir()
+    (data / "_dataset/latents").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="_dataset/latents"):
+        cache(data)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    with pytest.raises(LposekitError, match="latents: a link"):
+        use(data, tmp_path / "run")
+
+
 def use(data: Path, run_dir: Path, **changes: object) -> None:
     loader = LoaderSettings(workers=0, latents=True)
     values = {"data": (data,), "max_steps": 1, "image": FramingSettings(size=64), "loader": loader}

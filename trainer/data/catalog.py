@@ -11,9 +11,9 @@ import numpy as np
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.shards.card import DatasetCard, read_card
-from lposekit.shards.index import ShardIndex, read_shard_index, shards_to_read
+from lposekit.shards.index import ShardIndex, read_shard_index, shards_to_read, size_problem
 from lposekit.shards.layout import DatasetLayout
-from trainer.data.source import ByteSource, LocalFiles
+from trainer.data.source import OpenFiles
 
 REQUIRED_MEMBERS = {"image": ("jpg", "txt", "pose.json"), "video": ("mp4", "txt", "json"), "latents": ("latents.npy",)}
 HASHED_AT_ONCE = 1 << 22
@@ -28,7 +28,7 @@ class Dataset:
     kind: str
     card: DatasetCard
     shards: tuple[ShardIndex, ...]
-    source: ByteSource
+    source: OpenFiles
 
     def digest(self) -> str:
         """SHA-256 over the names and hashes of all shards: changes when any byte of the data does."""
@@ -60,14 +60,8 @@ class Dataset:
     def check_sizes(self) -> None:
         """Refuse, naming it, any shard that is gone or not as long as when it was committed."""
         for shard in self.shards:
-            found = self.source.size(shard.tar_name)
-            if found is None:
-                raise LposekitError(f"{self.describe(shard)}: {shard.tar_name} is missing. {self._advice()}")
-            if found != shard.tar_bytes:
-                raise LposekitError(
-                    f"{self.describe(shard)}: {shard.tar_name} has {found} bytes, its commit says {shard.tar_bytes}. "
-                    f"{self._advice()}"
-                )
+            if (problem := size_problem(shard)) is not None:
+                raise LposekitError(f"{self.describe(shard)}: {problem}. {self._advice()}")
 
     def hash_problem(self, shard: ShardIndex) -> str | None:
         """What to say of a shard with another SHA-256 than when it was committed, None if it is right. Reads all of
@@ -121,7 +115,7 @@ def open_dataset_folder(root: Path) -> Dataset:
     for shard in shards:
         _refuse_missing_members(root, shard, REQUIRED_MEMBERS[kind])
     _refuse_shared_keys(root, shards)
-    return Dataset(root, kind, card, shards, LocalFiles(root))
+    return Dataset(root, kind, card, shards, OpenFiles(layout.store))
 
 
 def _refuse_missing_members(root: Path, shard: ShardIndex, required: Sequence[str]) -> None:

@@ -7,9 +7,8 @@ sample.
 
 from __future__ import annotations
 
-import io
-import json
 from dataclasses import dataclass
+from typing import Any
 
 import av
 import av.container
@@ -17,11 +16,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lposekit.jpeg import read_jpeg_header
-from lposekit.keypoints import KEYPOINT_FORMATS
-from lposekit.shards.pose_json import person_from_record
+from lposekit.json_values import parse_json_object
+from lposekit.shards.pose_json import read_pose
 from lposekit.skeleton import draw_skeleton
 from lposekit.skeleton_styles import StyleName
+from lposekit.stored_media import MAX_PIXELS, jpeg_size, open_clip
 from trainer.data.geometry import Crop, Geometry, choose_geometry
 from trainer.data.random import SampleRandom
 
@@ -67,8 +66,18 @@ def decode_training_image(
 
 def image_geometry(jpeg: bytes, framing: Framing, random: SampleRandom) -> Geometry:
     """The geometry of a stored JPEG's training image, from its header alone."""
-    height, width = jpeg_size(jpeg)
-    return choose_geometry(height, width, framing.size, framing.crop, framing.flip, random)
+    try:
+        height, width = jpeg_size(jpeg)
+    except ValueError as error:
+        raise DamagedSample(f"its image is {error}") from error
+    return _geometry(height, width, framing, random)
+
+
+def _geometry(height: int, width: int, framing: Framing, random: SampleRandom) -> Geometry:
+    geometry = choose_geometry(height, width, framing.size, framing.crop, framing.flip, random)
+    if geometry.height * geometry.width > MAX_PIXELS:
+        raise DamagedSample(f"its image of {width} x {height} pixels is too elongated")
+    return geometry
 
 
 def _reduction(geometry: Geometry) -> tuple[int, int]:
@@ -78,26 +87,14 @@ def _reduction(geometry: Geometry) -> tuple[int, int]:
     return 1, cv2.IMREAD_COLOR
 
 
-def jpeg_size(jpeg: bytes) -> tuple[int, int]:
-    """(height, width) from the frame header, without decoding."""
-    try:
-        header = read_jpeg_header(jpeg)
-    except ValueError as error:
-        raise DamagedSample("its image is no JPEG with a size") from error
-    if not header.height or not header.width:
-        raise DamagedSample("its image is no JPEG with a size")
-    return header.height, header.width
-
-
 def decode_skeleton(pose_json: bytes, geometry: Geometry, skeleton: Skeleton) -> npt.NDArray[np.uint8]:
     """The skeleton of all persons, uint8 [size, size, 3], drawn at the training image's size."""
     try:
-        pose = json.loads(pose_json)
-        points = KEYPOINT_FORMATS[pose["keypoint_format"]]
-        persons = [person_from_record(record).keypoints_K3 for record in pose["persons"]]
-        threshold = pose["keypoint_score_threshold"] if skeleton.score_threshold is None else skeleton.score_threshold
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedSample(f"its pose.json cannot be read ({error!r})") from error
+        pose = read_pose(pose_json)
+    except ValueError as error:
+        raise DamagedSample(f"its pose.json cannot be read ({error})") from error
+    points, persons = pose.keypoint_format, [person.keypoints_K3 for person in pose.persons]
+    threshold = pose.keypoint_score_threshold if skeleton.score_threshold is None else skeleton.score_threshold
     empty = np.zeros((0, points.num_keypoints, 3), np.float32)
     keypoints_PK3 = geometry.keypoints(np.stack(persons) if persons else empty, points)
     return draw_skeleton(
@@ -135,9 +132,9 @@ class ClipPlan:
 def read_clip_facts(sample_json: bytes) -> tuple[int, float]:
     """(num_frames, fps) of a stored clip."""
     try:
-        facts = json.loads(sample_json)
+        facts: dict[str, Any] = parse_json_object(sample_json)
         num_frames, fps = int(facts["num_frames"]), float(facts["fps"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise DamagedSample(f"its json lacks num_frames or fps ({error!r})") from error
     if num_frames < 1 or not fps > 0:
         raise DamagedSample(f"its json says {num_frames} frames at {fps} a second")
@@ -153,7 +150,7 @@ def decode_clip(
     """
     clip_FHWC = np.empty((len(wanted_F), framing.size, framing.size, 3), np.uint8)
     try:
-        with av.open(io.BytesIO(mp4), "r") as container:
+        with open_clip(mp4) as container:
             found = _decode_frames(container, wanted_F, framing, random, clip_FHWC)
     except (av.FFmpegError, IndexError) as error:
         raise DamagedSample(f"its clip cannot be decoded ({error})") from error
@@ -171,6 +168,8 @@ def _decode_frames(
 ) -> int:
     """Fills `clip_FHWC`; returns how many of its frames were found."""
     stream = container.streams.video[0]
+    if stream.width * stream.height > MAX_PIXELS:
+        raise DamagedSample(f"its clip is said to be {stream.width} x {stream.height} pixels")
     # workers are the parallelism; a decoder with threads of its own would only fight them
     stream.thread_type, stream.codec_context.thread_count = "SLICE", 1
     rate, unit, origin = stream.average_rate, stream.time_base, stream.start_time or 0
@@ -189,7 +188,7 @@ def _decode_frames(
         if index > wanted_F[found]:
             raise DamagedSample(f"its clip lacks frame {wanted_F[found]}")
         if geometry is None:
-            geometry = choose_geometry(frame.height, frame.width, framing.size, framing.crop, framing.flip, random)
+            geometry = _geometry(frame.height, frame.width, framing, random)
         image = geometry.cut(_to_rgb(frame, geometry))
         while found < len(wanted_F) and wanted_F[found] == index:
             clip_FHWC[found] = image

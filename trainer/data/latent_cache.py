@@ -20,6 +20,7 @@ from lposekit.json_values import COUNT, JsonFields, JsonObject, JsonValue, list_
 from lposekit.shards.card import differing_fields, read_card, stated
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
+from lposekit.store_reads import kind_of
 from trainer.data.catalog import Dataset, open_dataset_folder
 
 log = logging.getLogger(__name__)
@@ -124,10 +125,7 @@ def _shape(folder: Dataset) -> tuple[int, int, int]:
 def _matching_caches(dataset: Dataset, identity: JsonObject) -> list[Path]:
     """At least one, whole or not."""
     matching, described = [], []
-    folders = caches_folder(dataset.root)
-    for root in sorted(folders.iterdir()) if folders.is_dir() else []:
-        if not DatasetLayout(root).card.exists():
-            continue
+    for root in _cache_folders(dataset):
         found = read_card(DatasetLayout(root)).fixed or {}
         differing = differing_fields({name: found.get(name) for name in identity}, dict(identity))
         if differing:
@@ -141,6 +139,20 @@ def _matching_caches(dataset: Dataset, identity: JsonObject) -> list[Path]:
         f"{dataset.root} has no latent cache for this base and size. {have} "
         "Run `lposekit cache-latents` with the same --base and --size, or switch --loader.latents off."
     )
+
+
+def _cache_folders(dataset: Dataset) -> list[Path]:
+    """Those with a card, sorted by name."""
+    layout = DatasetLayout(dataset.root)
+    folders = layout.relative(caches_folder(dataset.root))
+    try:
+        names = [name for name, kind in layout.store.list(folders).items() if kind == "folder"]
+        cards = {name: f"{folders}/{name}/{layout.relative(layout.card)}" for name in names}
+        return [layout.root / folders / name for name, card in cards.items() if kind_of(layout.store, card) == "file"]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise LposekitError(f"{layout.root}: its latent caches cannot be read ({error}).") from error
 
 
 def _check_origin(layout: DatasetLayout, dataset: Dataset, shard: ShardIndex, cached: ShardIndex) -> None:

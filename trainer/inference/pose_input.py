@@ -6,7 +6,6 @@ style that the weights know. A skeleton video is checked and, where possible, co
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import stat
@@ -23,7 +22,7 @@ from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.pose.choose import select_persons
 from lposekit.pose.tracks import MEMBER, PersonTrack, PoseTracks, decode_tracks, persons_at, read_tracks
 from lposekit.shards.dataset import PoseDataset, open_dataset, read_members
-from lposekit.shards.pose_json import person_from_record
+from lposekit.shards.pose_json import read_pose
 from lposekit.skeleton import draw_skeleton
 from lposekit.skeleton_check import EXAMINED_FRAMES, check_skeletons, describe_fixes, looks_drawn
 from lposekit.skeleton_styles import STYLES
@@ -141,24 +140,20 @@ def read_bytes(path: Path) -> bytes:
 def still_tracks(pose_json: bytes, source: str) -> PoseTracks:
     """The persons of one image (`KEY.pose.json`) as poses of one frame."""
     try:
-        pose = json.loads(pose_json)
-        points = KEYPOINT_FORMATS[pose["keypoint_format"]]
-        persons = [person_from_record(record) for record in pose["persons"]]
-        width, height = int(pose["width"]), int(pose["height"])
-        threshold = float(pose["keypoint_score_threshold"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        pose = read_pose(pose_json)
+        if not pose.width or not pose.height:
+            raise ValueError("an image without a size")
+    except ValueError as error:
         raise LposekitError(
-            f"--pose {source}: not a pose file ({error!r}). Build the dataset again, or verify it."
+            f"--pose {source}: not a pose file ({error}). Build the dataset again, or verify it."
         ) from error
-    if width < 1 or height < 1 or any(person.keypoints_K3.shape != (points.num_keypoints, 3) for person in persons):
-        raise LposekitError(f"--pose {source}: its size or its keypoints do not fit {points.name}. Verify the dataset.")
     tracks = []
-    for i, person in enumerate(persons):
+    for i, person in enumerate(pose.persons):
         left, top, right, bottom = person.bbox_xyxy.tolist()
         box_F5 = np.array([[left, top, right - left, bottom - top, person.bbox_score]], np.float32)
         tracks.append(PersonTrack(i, person.keypoints_K3[None], box_F5))
-    info = {"keypoint_score_threshold": threshold}
-    return PoseTracks(Fraction(1), width, height, 1, points.name, tuple(tracks), info)
+    info = {"keypoint_score_threshold": pose.keypoint_score_threshold}
+    return PoseTracks(Fraction(1), pose.width, pose.height, 1, pose.keypoint_format.name, tuple(tracks), info)
 
 
 def draw_tracks(tracks: PoseTracks, request: PoseRequest) -> Frames:

@@ -14,6 +14,8 @@ from pathlib import Path
 from torch import Tensor
 
 from lposekit.errors import UsageError
+from lposekit.store import LocalStore
+from lposekit.store_reads import kind_of
 from trainer.model.pose_encoder import BLOCKS_PER_LEVEL, POSE_PREFIX, PoseEncoder, build_pose_encoder
 from trainer.model.switches import OFFICIAL
 from trainer.model.tensor_files import load_strictly, read_safetensors, read_torch, write_weights
@@ -54,10 +56,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def weights_file(path: Path) -> Path:
     """The file itself, or the first known weights file in a folder."""
     if path.is_file():
-        return path
-    for name in FOLDER_FILES:
-        if (path / name).is_file():
-            return path / name
+        return path.resolve()  # the user's own word, which may be a link
+    try:
+        for name in FOLDER_FILES if path.is_dir() else ():
+            if kind_of(LocalStore(path), name) is not None:
+                return path / name
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error}).") from error
     raise UsageError(f"no weights at {path}: expected a .pth, .bin or .safetensors file, or a folder with one of them.")
 
 

@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lposekit.errors import UsageError
+from lposekit.store import LocalStore
+from lposekit.store_reads import local_path
 
 LISTED_DIFFERENCES = 5
 
@@ -23,7 +25,8 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         UsageError: it is damaged or cannot be read.
     """
     try:
-        return load_file(file)
+        with local_path(LocalStore(file.parent), file.name) as path:
+            return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{file} is not a valid safetensors file ({error}). Fetch it again.") from error
 
@@ -35,7 +38,8 @@ def read_torch(file: Path) -> dict[str, object]:
         UsageError: it is damaged, needs code to be run, or holds no state dict.
     """
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+        with local_path(LocalStore(file.parent), file.name) as path:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UsageError(
             f"{file} is refused: it is damaged, or it would run code while loading ({first_line(error)}). "

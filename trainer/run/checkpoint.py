@@ -25,13 +25,17 @@ from torch import Tensor
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.faults import fault_point
+from lposekit.json_values import OBJECT, JsonFields, JsonObject, object_of, read_json_object
 from lposekit.shards.files import disk_error, sync_file, sync_folder
 from lposekit.shards.layout import sha256_file
+from lposekit.store import LocalStore
+from lposekit.store_reads import local_path, sha256_of
 from trainer.model.tensor_files import LISTED_DIFFERENCES, differences
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+MAX_FACTS_BYTES = 2**26
 FACTS_NAME = "checkpoint.json"
 WEIGHTS, EMA, OPTIMIZER, RANDOM = "trainable", "ema", "optimizer", "random"
 _NAME = re.compile(r"^step-(\d{6,})$")
@@ -57,9 +61,18 @@ def step_folder(run_dir: Path, step: int) -> Path:
 
 
 def list_steps(run_dir: Path) -> list[int]:
-    """Steps with a checkpoint folder, whole or not, newest first."""
-    folder = checkpoints_folder(run_dir)
-    found = (_NAME.match(entry.name) for entry in folder.iterdir()) if folder.is_dir() else ()
+    """Steps with a checkpoint folder, whole or not, newest first.
+
+    Raises:
+        LposekitError: the folder of the checkpoints is a link, or cannot be read.
+    """
+    try:
+        there = LocalStore(run_dir).list(checkpoints_folder(run_dir).name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise LposekitError(f"{run_dir}: its checkpoints cannot be read ({error}).") from error
+    found = (_NAME.match(name) for name, kind in there.items() if kind == "folder")
     return sorted((int(match.group(1)) for match in found if match), reverse=True)
 
 
@@ -120,8 +133,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError, OSError: it is damaged, of another schema, or cannot be read.
     """
-    facts = json.loads((folder / FACTS_NAME).read_text(encoding="utf-8"))
-    if not isinstance(facts, dict) or facts.pop("digest", None) != _digest(facts):
+    facts: dict[str, Any] = read_json_object(LocalStore(folder), FACTS_NAME, MAX_FACTS_BYTES)
+    if facts.pop("digest", None) != _digest(facts):
         raise ValueError("its digest does not match")
     if facts.get("schema") != SCHEMA:
         raise ValueError(f"schema {facts.get('schema')} is not {SCHEMA}")
@@ -131,19 +144,26 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, reading all of it; None if it is whole."""
     try:
-        facts = read_facts(folder)
+        files = JsonFields(read_facts(folder)).need("files", object_of(OBJECT))
     except (OSError, ValueError) as error:
         return f"{FACTS_NAME} cannot be read ({error})"
-    for name, described in facts["files"].items():
-        path = folder / name
-        if path.name != name or path.suffix != ".safetensors":
-            return f"it lists {name!r}, which is no file of a checkpoint"
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != described["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes, {described['bytes']} were written"
-        if sha256_file(path) != described["sha256"]:
+    return next((problem for name, facts in files.items() if (problem := _file_damage(folder, name, facts))), None)
+
+
+def _file_damage(folder: Path, name: str, facts: JsonObject) -> str | None:
+    if "/" in name or not name.endswith(".safetensors"):
+        return f"it lists {name!r}, which is no file of a checkpoint"
+    store = LocalStore(folder)
+    try:
+        found = store.stat(name)
+        if found.kind == "file" and found.size != facts.get("bytes"):
+            return f"{name} has {found.size} bytes, {facts.get('bytes')} were written"
+        if sha256_of(store, name) != facts.get("sha256"):
             return f"{name} has other bytes than were written"
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except OSError as error:
+        return str(error)
     return None
 
 
@@ -177,10 +197,15 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         )
     facts = read_facts(folder)
     try:
-        tensors = {Path(name).stem: load_file(folder / name) for name in facts["files"]}
+        tensors = {Path(name).stem: _load(folder, name) for name in facts["files"]}
     except SafetensorError as error:
         raise LposekitError(f"checkpoint {folder}: not readable as safetensors ({error}). Name another one.") from error
     return Checkpoint(facts["step"], tensors, facts)
+
+
+def _load(folder: Path, name: str) -> dict[str, Tensor]:
+    with local_path(LocalStore(folder), name) as path:
+        return load_file(path)
 
 
 def remove_leftovers(run_dir: Path) -> None:

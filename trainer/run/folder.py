@@ -18,12 +18,15 @@ from lposekit.errors import UsageError
 from lposekit.json_values import JsonObject
 from lposekit.setting_values import flatten, plain_leaves
 from lposekit.shards.card import differing_fields
-from lposekit.shards.files import disk_error, write_bytes
+from lposekit.shards.files import disk_error, open_own, refuse_links, write_bytes
+from lposekit.store import LocalStore
+from lposekit.store_reads import read_whole
 from trainer.model.switches import ModelSwitches
 from trainer.settings import TrainSettings
 
 SETTINGS_NAME = "settings.toml"
 SETTINGS_TABLE = "train"
+MAX_SETTINGS_BYTES = 2**20
 FREE_SETTINGS = ("data", "output", "base", "pose_encoder", "max_steps", "resume", "loader", "checkpoint", "watch")
 """Settings and groups that may change between two parts of a run without a word: they say where things are and how
 they are watched, or their change is refused."""
@@ -34,11 +37,12 @@ def own_folder(run_dir: Path) -> Iterator[None]:
     """Makes the folder if need be, and holds it: two runs must not write one folder.
 
     Raises:
-        UsageError: another run holds it.
+        UsageError: another run holds it, or it holds links.
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        refuse_links(run_dir)
+        descriptor = open_own(run_dir / ".lock", os.O_RDWR)
     except OSError as error:
         raise disk_error(error, run_dir) from error
     try:
@@ -67,9 +71,9 @@ def write_settings(run_dir: Path, settings: TrainSettings) -> None:
 def changed_settings(run_dir: Path, settings: TrainSettings) -> list[str]:
     """Settings that decide what is learned and are not those that the run was last started with, as `name: old -> new`;
     none if it left no readable `settings.toml`."""
-    path = run_dir / SETTINGS_NAME
     try:
-        before = dict(flatten(tomllib.loads(path.read_text(encoding="utf-8"))[SETTINGS_TABLE]))
+        text = read_whole(LocalStore(run_dir), SETTINGS_NAME, MAX_SETTINGS_BYTES).decode("utf-8")
+        before = dict(flatten(tomllib.loads(text)[SETTINGS_TABLE]))
     except (OSError, ValueError, KeyError):
         return []
     now = {name: value for name, value in plain_leaves(settings) if name.split(".")[0] not in FREE_SETTINGS}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,7 +21,10 @@ import numpy.typing as npt
 import psutil
 import torch
 
-from lposekit.shards.files import disk_error, write_bytes
+from lposekit.errors import LposekitError
+from lposekit.shards.files import disk_error, open_own, write_bytes
+from lposekit.store import LocalStore
+from lposekit.store_reads import kind_of, read_whole
 from trainer.model.linear import project
 
 if TYPE_CHECKING:
@@ -29,16 +33,30 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METRICS_NAME = "metrics.jsonl"
+MAX_METRICS_BYTES = 2**31 - 2**12
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file; one that a kill cut short is left out."""
+    """The whole lines of a metrics file; one that a kill cut short is left out, and all behind it.
+
+    Raises:
+        LposekitError: the file is refused, too large, or cannot be read.
+    """
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    try:
+        data = read_whole(LocalStore(path.parent), path.name, MAX_METRICS_BYTES)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise LposekitError(f"{path}: cannot be read ({error}).") from error
+    for text in data.splitlines():
         try:
-            lines.append(json.loads(line))
-        except ValueError:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            break
+        lines.append(line)
     return lines
 
 
@@ -48,7 +66,7 @@ def rewind(path: Path, step: int) -> None:
     At step 0 there is no checkpoint and all is made again, the validation before the first step as well. Raises
     LposekitError if the disk is full.
     """
-    if not path.exists():
+    if kind_of(LocalStore(path.parent), path.name) is None:
         return
     kept = [line for line in read_metrics(path) if line["step"] <= step] if step else []
     write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
@@ -77,7 +95,7 @@ class JsonLines:
         finite = {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
         with _named_disk_error(self.path):
             if self._stream is None:
-                self._stream = self.path.open("a", encoding="utf-8")
+                self._stream = os.fdopen(open_own(self.path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8")
             self._stream.write(json.dumps(finite, allow_nan=False) + "\n")
             self._stream.flush()
 

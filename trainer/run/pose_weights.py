@@ -13,6 +13,8 @@ from torch import Tensor
 from lposekit.errors import LposekitError, UsageError
 from lposekit.shards.files import replacing
 from lposekit.shards.layout import sha256_file
+from lposekit.store import REFUSALS, LocalStore
+from lposekit.store_reads import kind_of
 from trainer.model.base import weights_digest
 from trainer.model.official_weights import load_pose_encoder, pose_encoder_part
 from trainer.model.pose_encoder import POSE_PREFIX, PoseEncoder, build_pose_encoder
@@ -79,8 +81,8 @@ def _named(source: str, widths: Sequence[int]) -> FoundEncoder:
             f"--pose-encoder {source}: nothing there. Train stage 1 first (lposekit train --stage 1), or name a "
             "weights file, or `none`."
         )
-    is_run = (path / RUN_NAME).is_file()
-    if (is_run or checkpoints_folder(path).is_dir()) and not (path / COPY_NAME).exists():
+    is_run = path.is_dir() and kind_of(LocalStore(path), RUN_NAME) is not None
+    if (is_run or checkpoints_folder(path).is_dir()) and own_copy(path) is None:
         encoder = _from_run(path, widths)
     else:
         encoder = load_pose_encoder(path, widths)
@@ -89,12 +91,24 @@ def _named(source: str, widths: Sequence[int]) -> FoundEncoder:
 
 def _own_copy(run_dir: Path, widths: Sequence[int]) -> FoundEncoder | None:
     """The copy in a stage-2 run's folder, None if there is none. Its source is what the run said when it took it."""
-    path = run_dir / COPY_NAME
-    if not path.exists():
+    path = own_copy(run_dir)
+    if path is None:
         return None
     card = read_run_card(run_dir)
     source = card.pose_encoder.source if card.pose_encoder else None
     return _found(load_pose_encoder(path, widths), source, path, card)
+
+
+def own_copy(run_dir: Path) -> Path | None:
+    """The pose encoder's file in a run folder, None if there is none.
+
+    Raises:
+        LposekitError: what has its name is no file.
+    """
+    kind = kind_of(LocalStore(run_dir), COPY_NAME)
+    if kind not in (None, "file"):
+        raise LposekitError(f"{run_dir / COPY_NAME}: {REFUSALS[kind]}. Put the file itself in its place.")
+    return None if kind is None else run_dir / COPY_NAME
 
 
 def _found(encoder: PoseEncoder, source: str | None, origin: Path, run_card: RunCard | None) -> FoundEncoder:

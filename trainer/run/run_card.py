@@ -20,6 +20,7 @@ from lposekit.json_values import (
     read_json_object,
 )
 from lposekit.shards.files import write_json
+from lposekit.store import LocalStore
 
 RUN_NAME = "run.json"
 SCHEMA = 1
@@ -131,7 +132,7 @@ def read_run_card(run_dir: Path) -> RunCard:
     """
     path = run_dir / RUN_NAME
     try:
-        values = read_json_object(path, MAX_BYTES)
+        values = read_json_object(LocalStore(run_dir), RUN_NAME, MAX_BYTES)
     except FileNotFoundError:
         raise LposekitError(f"{run_dir} is no run folder: it has no {RUN_NAME}") from None
     except (OSError, ValueError) as error:

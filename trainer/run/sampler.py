@@ -13,8 +13,9 @@ from transformers import BaseImageProcessor
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.json_values import JsonObject, JsonValue, read_json_object
-from lposekit.shards.layout import sha256_file
 from lposekit.skeleton_styles import STYLES
+from lposekit.store import LocalStore
+from lposekit.store_reads import sha256_of
 from trainer.inference.pipeline import FollowYourPosePipeline
 from trainer.inference.schedulers import make_scheduler
 from trainer.inference.settings import SampleSettings
@@ -33,7 +34,7 @@ from trainer.model.tiny import TINY, quiet_progress_bars
 from trainer.model.unet import VideoUNet, inflate
 from trainer.run.checkpoint import EMA, WEIGHTS, copy_weights, load_checkpoint, newest_whole, step_folder
 from trainer.run.folder import fingerprint
-from trainer.run.pose_weights import COPY_NAME
+from trainer.run.pose_weights import COPY_NAME, own_copy
 from trainer.run.run_card import BaseFacts, RunCard, read_run_card
 from trainer.stages import build_stage
 
@@ -163,10 +164,12 @@ def kept_encoder(run_dir: Path, base: Base, card: RunCard) -> PoseEncoder | None
 
     Raises LposekitError if it is another one than the run's: the result would only look a little worse.
     """
-    path = run_dir / COPY_NAME
-    if card.pose_encoder is not None and (not path.is_file() or sha256_file(path) != card.pose_encoder.sha256):
-        raise LposekitError(f"{path}: missing, or not as the run wrote it. Restore it from a copy.")
-    return load_pose_encoder(path, base.unet.config["block_out_channels"]) if path.exists() else None
+    path = own_copy(run_dir)
+    if card.pose_encoder is not None and (
+        path is None or sha256_of(LocalStore(run_dir), COPY_NAME) != card.pose_encoder.sha256
+    ):
+        raise LposekitError(f"{run_dir / COPY_NAME}: missing, or not as the run wrote it. Restore it from a copy.")
+    return None if path is None else load_pose_encoder(path, base.unet.config["block_out_channels"])
 
 
 def from_official(path: Path, base: Base, facts: WeightsFacts) -> FollowYourPosePipeline:
@@ -293,6 +296,8 @@ def safety_modules(base_name: str) -> dict[str, ModelMixin | BaseImageProcessor 
 def _index(folder: Path) -> dict[str, JsonValue]:
     path = folder / MODEL_INDEX
     try:
-        return read_json_object(path, MAX_INDEX_BYTES)
+        # the hub's cache, where a base may lie, is made of links: the file itself is what the user named
+        file = path.resolve()
+        return read_json_object(LocalStore(file.parent), file.name, MAX_INDEX_BYTES)
     except (OSError, ValueError) as error:
         raise LposekitError(f"{path}: cannot be read ({error}). Save the pipeline again.") from error

@@ -4,6 +4,7 @@ time."""
 from __future__ import annotations
 
 import base64
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +16,17 @@ from markupsafe import Markup
 from lposekit.errors import LposekitError
 from lposekit.report.curves import Curve, chart, smooth
 from lposekit.report.page import PUBLIC_NAME, flatten, write_page
+from lposekit.store import LocalStore, Store
+from lposekit.store_reads import read_whole
 from trainer.run.checkpoint import list_steps
-from trainer.run.folder import SETTINGS_NAME, SETTINGS_TABLE
+from trainer.run.folder import MAX_SETTINGS_BYTES, SETTINGS_NAME, SETTINGS_TABLE
 from trainer.run.metrics import METRICS_NAME, read_metrics
 from trainer.run.run_card import read_run_card
 
 REPORT_NAME = "report.html"
 MAX_IMAGES = 24
+MAX_IMAGE_BYTES = 2**24
+_IMAGE_NAME = re.compile(r"step-\d{1,12}\.jpg")
 Line = dict[str, Any]
 
 
@@ -154,16 +159,31 @@ def _mean(steps: Sequence[Line], field: str) -> float:
 
 def _images(run_dir: Path) -> list[tuple[str, str]]:
     """(caption, data URI) of the validation images, newest first, spread over the run if there are many."""
-    files = sorted((run_dir / "samples").glob("step-*.jpg"))
-    count = min(len(files), MAX_IMAGES)
-    chosen = [files[round(i * (len(files) - 1) / max(1, count - 1))] for i in range(count)]
-    return [(f"step {int(path.stem.removeprefix('step-')):,}", _data_uri(path)) for path in reversed(chosen)]
+    store = LocalStore(run_dir)
+    try:
+        files = [name for name in store.list("samples") if _IMAGE_NAME.fullmatch(name)]
+        count = min(len(files), MAX_IMAGES)
+        chosen = [files[round(i * (len(files) - 1) / max(1, count - 1))] for i in range(count)]
+        return [(f"step {_step(name):,}", _data_uri(store, f"samples/{name}")) for name in reversed(chosen)]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise LposekitError(f"{run_dir}: its validation images cannot be read ({error}).") from error
 
 
-def _data_uri(jpeg: Path) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg.read_bytes()).decode()
+def _step(name: str) -> int:
+    return int(name.removeprefix("step-").removesuffix(".jpg"))
+
+
+def _data_uri(store: Store, name: str) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(read_whole(store, name, MAX_IMAGE_BYTES)).decode()
 
 
 def _settings(run_dir: Path) -> list[tuple[str, str]]:
-    path = run_dir / SETTINGS_NAME
-    return flatten(tomllib.loads(path.read_text(encoding="utf-8"))[SETTINGS_TABLE]) if path.exists() else []
+    try:
+        text = read_whole(LocalStore(run_dir), SETTINGS_NAME, MAX_SETTINGS_BYTES).decode("utf-8")
+        return flatten(tomllib.loads(text).get(SETTINGS_TABLE, {}))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, AttributeError, RecursionError) as error:  # AttributeError: no table of that name
+        raise LposekitError(f"{run_dir / SETTINGS_NAME}: cannot be read ({error}).") from error

@@ -14,6 +14,7 @@ from lposekit.json_values import JsonObject, JsonValue, read_json_object
 from lposekit.setting_values import plain_leaves
 from lposekit.shards.card import differing_fields
 from lposekit.shards.files import write_json
+from lposekit.store import LocalStore
 from trainer.settings import TrainSettings
 from trainer.smallworld.cells import Cell
 from trainer.smallworld.datasets import VERSION
@@ -40,7 +41,7 @@ def claim_cell(folder: Path, cell: Cell, settings: TrainSettings, base: str) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, what)
         return None
-    found = read_json_object(path, MAX_BYTES)
+    found = _read(path)
     differing = differing_fields({name: found.get(name) for name in what}, what)
     if differing:
         raise UsageError(
@@ -53,7 +54,7 @@ def claim_cell(folder: Path, cell: Cell, settings: TrainSettings, base: str) -> 
 def add_seconds(folder: Path, cell: Cell, seconds: float) -> None:
     """Counts the time of a training that was interrupted, or that has ended."""
     path = cell_file(folder, cell)
-    what = read_json_object(path, MAX_BYTES)
+    what = _read(path)
     before = what.get("seconds", 0.0)
     assert isinstance(before, int | float)
     write_json(path, {**what, "seconds": round(before + seconds, 1)})
@@ -62,14 +63,12 @@ def add_seconds(folder: Path, cell: Cell, seconds: float) -> None:
 def finish_cell(folder: Path, cell: Cell, figures: JsonObject, machine: JsonObject) -> None:
     """Adds the figures to the cell's file."""
     path = cell_file(folder, cell)
-    write_json(path, {**read_json_object(path, MAX_BYTES), "figures": figures, "machine": machine})
+    write_json(path, {**_read(path), "figures": figures, "machine": machine})
 
 
 def collect(folder: Path, cells: Sequence[Cell]) -> dict[str, JsonObject]:
     """What is known of the cells that are done, by name."""
-    found = {
-        cell.name: read_json_object(path, MAX_BYTES) for cell in cells if (path := cell_file(folder, cell)).exists()
-    }
+    found = {cell.name: _read(path) for cell in cells if (path := cell_file(folder, cell)).exists()}
     return {name: known for name, known in found.items() if "figures" in known}
 
 
@@ -80,3 +79,7 @@ def write_results(folder: Path, known: dict[str, JsonObject], summary: JsonValue
 
 def cell_file(folder: Path, cell: Cell) -> Path:
     return folder / "cells" / f"{cell.name}.json"
+
+
+def _read(path: Path) -> JsonObject:
+    return read_json_object(LocalStore(path.parent), path.name, MAX_BYTES)

@@ -16,8 +16,9 @@ from lposekit.records import Columns
 from lposekit.shards.dataset import read_members
 from lposekit.shards.files import disk_error
 from lposekit.shards.index import ShardIndex, read_shard_index
-from lposekit.shards.layout import DatasetLayout, sha256_file
+from lposekit.shards.layout import DatasetLayout
 from lposekit.stage_times import StageTimes
+from lposekit.store_reads import sha256_of
 from pipelines.job.lock import work_folder
 from pipelines.job.rows import LIST_COLUMNS, RowResult, row_columns
 from pipelines.job.shard import ShardKind, write_shard
@@ -125,7 +126,7 @@ def _read_index(clips: DatasetLayout, plan: PosesPlan) -> ShardIndex:
     """The index of a shard whose tar is the one that was committed. Raises LposekitError: it is not."""
     index = read_shard_index(clips, plan.shard)
     try:
-        found = sha256_file(index.tar_path)
+        found = sha256_of(index.store, index.tar_name)
     except OSError as error:
         raise LposekitError(f"{index.tar_path}: cannot be read: {error.strerror}. Restore it from a copy.") from error
     if found != plan.tar_sha256:

@@ -12,6 +12,7 @@ from lposekit.records import shard_name
 from lposekit.shards.card import DatasetCard, read_card
 from lposekit.shards.index import shards_to_read
 from lposekit.shards.layout import DatasetLayout
+from lposekit.store_reads import kind_of
 
 REFUSED = {
     "image": "holds images, and their poses already (KEY.pose.json)",
@@ -22,7 +23,11 @@ REFUSED = {
 
 def is_dataset(path: Path) -> bool:
     """Whether it is a dataset folder, of whatever kind."""
-    return DatasetLayout(path).card.is_file()
+    layout = DatasetLayout(path)
+    try:
+        return kind_of(layout.store, layout.relative(layout.card)) is not None
+    except OSError:  # a file, a link on the way
+        return False
 
 
 @dataclass(frozen=True, slots=True)

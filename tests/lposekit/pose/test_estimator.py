@@ -333,10 +333,12 @@ def test_half_precision_stays_near_float32(estimator: PoseEstimator) -> None:
     assert float(np.abs(exact - coarse)[..., 2][detected].max()) < 0.02
 
 
+@pytest.mark.case(76)
 def test_the_card_names_models_hashes_thresholds_and_versions(estimator: PoseEstimator) -> None:
     card = json.loads(json.dumps(estimator.card()))
     assert card["detector"]["sha256"] == zoo.DETECTORS[PAIR[0]].weights.sha256[0]
     assert card["pose_model"]["sha256"] == zoo.POSE_MODELS[PAIR[1]].weights.sha256[0]
+    assert card["pose_model"]["checked_by"] == card["detector"]["checked_by"] == "sha256"
     assert card["pose_model"]["keypoint_score_threshold"] == estimator.keypoint_score_threshold
     assert card["settings"]["box_score_threshold"] == estimator.box_score_threshold
     assert {"provisional", "score_scale", "licence", "flip_test"} <= set(card["pose_model"])

@@ -25,7 +25,7 @@ from lposekit.errors import UsageError
 from lposekit.pose.checkpoint import load_into, load_weights, read_checkpoint, read_converted
 from lposekit.pose.models import build_pose_model
 from lposekit.pose.openmmlab import ensure_openmmlab
-from lposekit.pose.weights import WeightsError, cache_folder, find_weights, require_weights
+from lposekit.pose.weights import WeightsError, cache_folder, find_weights, how_checked, require_weights
 from lposekit.pose.zoo import DETECTORS, POSE_MODELS, WeightsFile
 from tests.support.fixtures import fixture_path
 
@@ -132,7 +132,8 @@ def test_a_tampered_download_is_refused_and_not_kept(publisher: tuple[Path, str]
     assert {path.suffix for path in cache_folder().iterdir()} == {".lock"}
 
 
-# Mutation: return the digest unchecked in checked_sha256.
+# Mutations: return the digest unchecked in checked_sha256; look for the note beside the file.
+@pytest.mark.case(76)
 def test_a_tampered_file_in_a_folder_is_refused_unless_the_user_vouches_for_it(
     publisher: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -142,8 +143,50 @@ def test_a_tampered_file_in_a_folder_is_refused_unless_the_user_vouches_for_it(
     digest = openmmlab_checkpoint(own / weights.file, {key: value * 2 for key, value in state.items()})
     with pytest.raises(WeightsError, match=f"sha256 {digest}, but {weights.sha256[0]}"):
         load_weights(weights, own)
-    (own / f"{weights.file}.sha256").write_text(f"{digest}  {weights.file}\n")
+    note = f"{digest}  {weights.file}\n"
+    (own / f"{weights.file}.sha256").write_text(note)  # it may have come with the file
+    with pytest.raises(WeightsError, match=rf"write its sha256 into {cache_folder()}/"):
+        load_weights(weights, own)
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    (cache_folder() / f"{weights.file}.sha256").write_text(note)
     assert load_weights(weights, own).sha256 == digest
+    assert how_checked(weights, digest) == "note"
+
+
+# Mutation: a prefix that counts where the whole hash is known.
+@pytest.mark.case(76)
+def test_a_prefix_is_enough_only_where_no_whole_hash_is_known() -> None:
+    whole, of_prefix = "0123abcd" + "5" * 56, "0123abcd" + "7" * 56
+    by_prefix = WeightsFile("a.pth", None, ("0123abcd",), "", "")
+    assert how_checked(by_prefix, whole) == "sha256 prefix"
+    by_hash = WeightsFile("a.pth", None, (whole,), "", "")
+    assert [how_checked(by_hash, digest) for digest in (whole, of_prefix)] == ["sha256", "note"]
+    for entry in (*DETECTORS.values(), *POSE_MODELS.values()):
+        assert len({len(digest) for digest in entry.weights.sha256}) == 1, entry.name
+
+
+# Mutations: a file opened by its path in `checked_sha256`, in `read_checkpoint` -> red.
+@pytest.mark.case(71, 73)
+@pytest.mark.parametrize("place", ["", "pth"])
+@pytest.mark.timeout(20)
+def test_weights_that_are_a_link_or_a_pipe_are_named_and_not_read(tmp_path: Path, place: str) -> None:
+    weights = WeightsFile("a.pth", None, ("00000000",), "", "")
+    (tmp_path / "w" / place).mkdir(parents=True)
+    path = tmp_path / "w" / place / "a.pth"
+    for make, why in ((os.mkfifo, "no regular file"), (lambda link: link.symlink_to("/dev/zero"), "a link")):
+        make(path)
+        for read in (lambda: load_weights(weights, tmp_path / "w"), lambda: read_checkpoint(path)):
+            with pytest.raises(WeightsError, match=why):
+                read()
+        path.unlink()
+
+
+def test_a_folder_of_weights_may_itself_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.pth").touch()
+    (tmp_path / "named").symlink_to(tmp_path / "real")
+    weights = WeightsFile("a.pth", None, ("00000000",), "", "")
+    assert find_weights(weights, tmp_path / "named") == tmp_path / "named" / "a.pth"
 
 
 class _Canary:
@@ -202,7 +245,7 @@ def test_weights_of_another_model_do_not_fit(publisher: tuple[Path, str]) -> Non
         load_into(module, load_weights(weights).state, "rtmpose-s")
 
 
-# Mutation: leave `folder / "pth"` out of search_folders.
+# Mutation: leave `pth/` out of find_weights.
 def test_folders_are_searched_in_order_and_in_pth_below_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = WeightsFile("a.pth", None, ("00000000",), "", "")
     given, named = tmp_path / "given", tmp_path / "named"

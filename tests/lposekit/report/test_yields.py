@@ -54,7 +54,7 @@ def table_of(rows: list[dict[str, Any]]) -> pa.Table:
 def verdicts(rows: list[dict[str, Any]], rule: KeepRule, format_name: str) -> int:
     kept = 0
     for row in table_of(rows).to_pylist():
-        persons = [person_from_record(record) for record in row["persons"] or []]
+        persons = [person_from_record(record, KEYPOINT_FORMATS[format_name]) for record in row["persons"] or []]
         kept += keep_verdict(persons, row["width"], row["height"], rule, KEYPOINT_FORMATS[format_name]) is Outcome.KEPT
     return kept
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lposekit.errors import LposekitError
-from lposekit.shards.card import DatasetCard, read_card, update_card, write_card
+from lposekit.errors import LposekitError, UsageError
+from lposekit.shards.card import CHECKED_BY, DatasetCard, bind_models, read_card, update_card, write_card
 from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import write_stats
@@ -116,3 +116,16 @@ def test_the_keep_rule_of_a_card_is_checked(tmp_path: Path) -> None:
             keep_rule_of(DatasetCard(keep_rule=wrong, keypoint_format="coco17"))
     with pytest.raises(LposekitError, match="no keep rule and keypoint format"):
         keep_rule_of(DatasetCard(keep_rule=card.keep_rule, keypoint_format="coco18"))
+
+
+@pytest.mark.case(76)
+def test_a_folder_goes_on_with_the_same_weights_whatever_told_that_they_are_right(tmp_path: Path) -> None:
+    # Mutation tried: models compared whole -> red: a folder of an older version is refused.
+    layout = make_dataset(tmp_path / "d", 1)
+    older = {"pose_model": {"name": "stub", "sha256": "0" * 64}}
+    bind_models(layout, older)
+    stated = {"pose_model": {**older["pose_model"], CHECKED_BY: "sha256 prefix"}}
+    bind_models(layout, stated)
+    assert read_card(layout).models == stated
+    with pytest.raises(UsageError, match=r"other models \(pose_model differ\)"):
+        bind_models(layout, {"pose_model": {**stated["pose_model"], "sha256": "1" * 64}})

@@ -3,8 +3,7 @@ clip is made of the frames that were asked for; the same draw gives the same sam
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -18,6 +17,7 @@ from lposekit.shards.card import DatasetCard, claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import ShardStats
 from lposekit.shards.writer import ShardWriter
+from tests.support.memory_store import MemoryStore
 from tests.support.train_data import clip_members, color_of, image_members, keypoints_of, write_dataset
 from trainer.data.catalog import open_catalog, open_dataset_folder
 from trainer.data.decode import (
@@ -33,6 +33,7 @@ from trainer.data.geometry import choose_geometry
 from trainer.data.order import SampleRef
 from trainer.data.random import SampleRandom
 from trainer.data.reader import NoiseRecipe, SampleReader, SampleRecipe
+from trainer.data.source import OpenFiles
 from trainer.run.data import check_hashes
 
 COCO = KEYPOINT_FORMATS["coco17"]
@@ -234,22 +235,6 @@ def test_clips_stored_as_images_are_refused_with_the_way_to_store_them(tmp_path:
 
 
 @dataclass(frozen=True)
-class InMemory:
-    """A byte source that is no folder, and counts what is read of each file."""
-
-    files: dict[str, bytes]
-    read_bytes: Counter[str] = field(default_factory=Counter)
-
-    def size(self, name: str) -> int | None:
-        return len(self.files[name]) if name in self.files else None
-
-    def read(self, name: str, offset: int, size: int) -> bytes:
-        chunk = self.files[name][offset : offset + size]
-        self.read_bytes[name] += len(chunk)
-        return chunk
-
-
-@dataclass(frozen=True)
 class Alone:
     """One of several processes, as if the others found nothing."""
 
@@ -260,20 +245,20 @@ class Alone:
         return [value]
 
 
-def test_processes_share_the_hashing_and_read_only_through_the_source(tmp_path: Path):
-    # mutations tried: `mine` of all shards on rank 0; a hash of the folder's files instead of the source's
+def test_processes_share_the_hashing_and_read_only_through_the_store(tmp_path: Path):
+    # mutations tried: `mine` of all shards on rank 0; a hash of the folder's files instead of the store's
     (dataset,) = open_catalog([write_dataset(tmp_path / "data", [2, 2, 2, 0, 1])], "image")
     files = {shard.tar_name: (tmp_path / "data" / shard.tar_name).read_bytes() for shard in dataset.shards}
     for name in files:
         (tmp_path / "data" / name).unlink()
     hashed = []
     for rank in range(2):
-        source = InMemory(files)
-        check_hashes([replace(dataset, source=source)], Alone(rank, 2))  # pyright: ignore
-        assert all(source.read_bytes[name] == len(files[name]) for name in source.read_bytes)
-        hashed.append(sorted(source.read_bytes))
+        store = MemoryStore(files)
+        check_hashes([replace(dataset, source=OpenFiles(store))], Alone(rank, 2))  # pyright: ignore
+        assert all(store.read_bytes[name] == len(files[name]) for name in store.read_bytes)
+        hashed.append(sorted(store.read_bytes))
     assert hashed == [["00000.tar", "00002.tar", "00004.tar"], ["00001.tar", "00003.tar"]]
     files["00003.tar"] = files["00003.tar"][:-1] + b"x"
-    check_hashes([replace(dataset, source=InMemory(files))], Alone(0, 2))  # pyright: ignore
+    check_hashes([replace(dataset, source=OpenFiles(MemoryStore(files)))], Alone(0, 2))  # pyright: ignore
     with pytest.raises(LposekitError, match=r"shard 00003 of .* other bytes"):
-        check_hashes([replace(dataset, source=InMemory(files))], Alone(1, 2))  # pyright: ignore
+        check_hashes([replace(dataset, source=OpenFiles(MemoryStore(files)))], Alone(1, 2))  # pyright: ignore

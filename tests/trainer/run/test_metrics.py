@@ -3,6 +3,7 @@ stays; a full disk ends the run with words that name the file, not with a traceb
 
 from __future__ import annotations
 
+import resource
 import time
 from pathlib import Path
 
@@ -28,10 +29,16 @@ def test_a_run_that_starts_over_keeps_not_even_its_validation_before_the_first_s
 
 def test_a_full_disk_is_named_when_a_line_is_written(tmp_path: Path):
     # mutation tried: without the except clause, OSError
-    lines = JsonLines(Path("/dev/full"))
-    with pytest.raises(LposekitError, match=r"/dev/full: the disk is full.*Free space"):
-        lines.write({"step": 1})
-    lines.close()
+    lines = JsonLines(tmp_path / "metrics.jsonl")
+    # a limit on the size of files makes the kernel refuse the write, as a full disk does
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, limits[1]))
+    try:
+        with pytest.raises(LposekitError, match=r"metrics\.jsonl: the disk is full.*Free space"):
+            lines.write({"step": 1})
+        lines.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_tensorboard_in_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
