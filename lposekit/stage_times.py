@@ -49,9 +49,9 @@ class StageTimes:
             self.add(name, value)
 
     def as_dict(self) -> dict[str, float]:
-        """Seconds by stage, in the order in which the stages first ended, to the millisecond."""
+        """Seconds by stage, in the order in which the stages first ended, to the microsecond."""
         with self._lock:
-            return {name: round(seconds, 3) for name, seconds in self._seconds.items()}
+            return {name: round(seconds, 6) for name, seconds in self._seconds.items()}
 
 
 def sum_times(times: Iterable[Mapping[str, float]]) -> dict[str, float]:
