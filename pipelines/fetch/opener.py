@@ -29,6 +29,7 @@ from pipelines.fetch.addresses import AddressGuard, Resolver, SystemResolver
 from pipelines.fetch.body import read_body
 from pipelines.fetch.deadline import Deadline
 from pipelines.fetch.pool import HostSlots, IdleConnections
+from pipelines.fetch.response import GuardedResponse
 from pipelines.fetch.retry import RetryPolicy, TryAgain, status_problem
 from pipelines.fetch.settings import FetchSettings
 from pipelines.fetch.transport import Transport
@@ -151,7 +152,7 @@ class GuardedOpener:
         """Close the connections at rest."""
         self.transport.idle.close()
 
-    def _follow(self, url: WebUrl, deadline: Deadline, sink: _Sink) -> tuple[http.client.HTTPResponse, WebUrl, int]:
+    def _follow(self, url: WebUrl, deadline: Deadline, sink: _Sink) -> tuple[GuardedResponse, WebUrl, int]:
         for _ in range(self.settings.max_redirects + 1):
             self.transport.resting.check(url.host)
             self.rules.check_request(url, deadline)
@@ -162,7 +163,7 @@ class GuardedOpener:
             url = redirect_target(url, location)
         raise Rejected(Outcome.REDIRECT, f"more than {self.settings.max_redirects} redirects")
 
-    def _keep(self, url: WebUrl, response: http.client.HTTPResponse, sink: _Sink) -> int:
+    def _keep(self, url: WebUrl, response: GuardedResponse, sink: _Sink) -> int:
         if response.status < 200 or 300 <= response.status < 400:
             raise Rejected(Outcome.REDIRECT, f"status {response.status} leads nowhere")
         if response.status >= 400:

@@ -17,6 +17,8 @@ class TransportSettings:
     """Timeout for establishing a connection, including the TLS handshake."""
     idle_timeout_s: Annotated[Seconds, MAY_CHANGE] = 5.0
     """Longest time without data from the server during a response."""
+    min_bytes_per_s: Annotated[NotNegative, MAY_CHANGE] = 1024
+    """Minimum transfer rate, taken over `idle_timeout_s`; slower answers end as `timeout`. 0: none."""
     total_timeout_s: Annotated[Seconds, MAY_CHANGE] = 20.0
     """Timeout for one row, including all redirects and retries."""
     max_body_bytes: Positive = 32 * 2**20

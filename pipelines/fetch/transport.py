@@ -14,6 +14,7 @@ from pipelines.fetch.addresses import AddressGuard
 from pipelines.fetch.connection import GuardedConnection, make_tls_context
 from pipelines.fetch.deadline import Deadline
 from pipelines.fetch.pool import HostSlots, IdleConnections, RestingHosts
+from pipelines.fetch.response import GuardedResponse
 from pipelines.fetch.retry import TryAgain, describe
 from pipelines.fetch.settings import FetchSettings
 from pipelines.fetch.urls import WebUrl
@@ -34,7 +35,7 @@ class Transport:
     _tls_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextmanager
-    def answer(self, url: WebUrl, deadline: Deadline) -> Iterator[http.client.HTTPResponse]:
+    def answer(self, url: WebUrl, deadline: Deadline) -> Iterator[GuardedResponse]:
         """Send a GET and yield the answer, header read. One of the host's slots is held until the block ends.
 
         The connection is kept for the next request only if nothing of this answer can be left in it.
@@ -56,7 +57,7 @@ class Transport:
                     response.close()
                     connection.close()
 
-    def _request(self, url: WebUrl, deadline: Deadline) -> tuple[GuardedConnection, http.client.HTTPResponse]:
+    def _request(self, url: WebUrl, deadline: Deadline) -> tuple[GuardedConnection, GuardedResponse]:
         kept = self.idle.take(url.origin)
         if kept is not None:
             try:
@@ -64,10 +65,10 @@ class Transport:
             except TryAgain:
                 pass  # the server closed the connection while it rested: that is no failed attempt
         tls = self._tls_context() if url.scheme == "https" else None
-        fresh = GuardedConnection(url, self.guard, tls, self.settings.connect_timeout_s)
+        fresh = GuardedConnection(url, self.guard, tls, self.settings.connect_timeout_s, self.settings.min_bytes_per_s)
         return fresh, self._send(fresh, url, deadline)
 
-    def _send(self, connection: GuardedConnection, url: WebUrl, deadline: Deadline) -> http.client.HTTPResponse:
+    def _send(self, connection: GuardedConnection, url: WebUrl, deadline: Deadline) -> GuardedResponse:
         connection.deadline = deadline
         headers = {"User-Agent": self.settings.user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
         where = url.authority
