@@ -6,9 +6,7 @@ understood makes the row keep less (no span, no time), never the run fail (see `
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -33,6 +31,7 @@ from pipelines.video.cells import (
     whole_number,
 )
 from pipelines.video.clips.records import Span, TimedCaption, VideoRow
+from pipelines.video.places import ListPlace
 from pipelines.video.settings import VideoFormat
 
 PATH_ALIASES = ("path", "file", "video", "video_path", "filename", "file_name", "file_path")
@@ -59,26 +58,6 @@ _CAPTIONS: dict[VideoFormat, tuple[str, ...]] = {
     "panda70m": ("caption",),
 }
 """Where captions stand. HD-VILA-100M has none but those that its clips may hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListPlace:
-    """How a list is read: relative paths count from `folder` (the list's own, or `--video-root`), and captions stand in
-    the column `caption` where `--caption-column` names one."""
-
-    folder: Path
-    caption: str | None = None
-
-    def path(self, name: str) -> str:
-        return str(self.folder / name)
-
-    def existing(self, *names: str) -> str | None:
-        """The first of these names that is one of a file here."""
-        return next((name for name in names if os.path.isfile(self.folder / name)), None)
-
-    def captions(self, aliases: tuple[str, ...] = CAPTION_ALIASES) -> tuple[str, ...]:
-        """The aliases of the caption's column."""
-        return aliases if self.caption is None else (self.caption.lower(),)
 
 
 def detect_format(columns: Iterable[str]) -> VideoFormat | None:
@@ -170,6 +149,7 @@ def generic_row(record: Record, place: ListPlace) -> VideoRow:
     return VideoRow(
         name=text_cell(record, ("key", "id", "video_id", "videoid")) or path or url,
         path=place.path(listed) if listed else None,
+        root=place.root,
         listed_path=listed,
         url=url or None,
         caption=caption_of(cell(record, captions)),
@@ -189,6 +169,7 @@ def webvid_row(record: Record, place: ListPlace) -> VideoRow:
     return VideoRow(
         name=name,
         path=place.path(listed) if listed else None,
+        root=place.root,
         listed_path=listed,
         url=text_cell(record, ("contenturl",)) or None,
         caption=caption_of(cell(record, captions)),
@@ -205,6 +186,7 @@ def hdvila_row(record: Record, place: ListPlace) -> VideoRow:
     return VideoRow(
         name=name,
         path=place.path(listed) if listed else None,
+        root=place.root,
         listed_path=listed,
         url=text_cell(record, ("url",)) or None,
         caption=caption_of(cell(record, place.captions())),
@@ -237,6 +219,7 @@ def hdvila_caption_rows(records: Iterable[Record], place: ListPlace) -> Iterator
         yield VideoRow(
             name=name,
             path=place.path(name),
+            root=place.root,
             listed_path=name,
             caption=captions[0].text,
             captions=tuple(captions),
@@ -270,6 +253,7 @@ def panda70m_row(record: Record, place: ListPlace) -> VideoRow:
     return VideoRow(
         name=name,
         path=place.path(listed) if listed else None,
+        root=place.root,
         listed_path=listed,
         url=text_cell(record, ("url",)) or None,
         caption=spans[0].caption or "" if spans else "",

@@ -37,7 +37,9 @@ def iter_plans(settings: BuildVideoSettings, skip: Container[int] = ()) -> Itera
         UsageError: a missing file or column, captions of another list.
         LposekitError: a damaged list; one that shows its damage only later raises while iterating.
     """
-    inputs = open_inputs(settings.input, settings.format, settings.video_root, settings.caption_column)
+    inputs = open_inputs(
+        settings.input, settings.format, settings.video_root, settings.caption_column, settings.allow_outside_paths
+    )
     for each in inputs:
         if isinstance(each, ListInput):
             check_tail(each.opened.file)

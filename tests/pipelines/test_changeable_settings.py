@@ -21,6 +21,7 @@ BOTH = {
     "fetch.connect_timeout_s",
     "fetch.idle_timeout_s",
     "fetch.total_timeout_s",
+    "fetch.min_bytes_per_s",
     "fetch.retries",
     "fetch.user_agent",
     "fetch.ca_file",
@@ -39,7 +40,14 @@ IMAGE = {
     "pose.actors_per_gpu",
     "pose.attempts",
 }
-VIDEO = {"captions", "video_root", "limits.timeout_s", "limits.heartbeat_timeout_s", "limits.memory_bytes"}
+VIDEO = {
+    "captions",
+    "video_root",
+    "allow_outside_paths",
+    "limits.timeout_s",
+    "limits.heartbeat_timeout_s",
+    "limits.memory_bytes",
+}
 
 
 @pytest.mark.parametrize(

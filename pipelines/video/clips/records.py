@@ -34,14 +34,15 @@ class Span:
 class VideoRow:
     """One input row: where the video is, and what is said about it.
 
-    `path`: the file, to be opened on any machine of the run; `listed_path`: the same as the list writes it, or below
-    the input folder. `spans`: the parts to use; empty: the whole video. `captions`: timed ones, in any order. `cuts_s`:
+    `path`: the file, to be opened on any machine of the run; `root`: the folder that it must lie in, links followed;
+    `listed_path`: the path as the list writes it, or below the input folder. `spans`: the parts to use; empty: the whole video. `captions`: timed ones, in any order. `cuts_s`:
     known cuts, in seconds; None: find them. `extra`: the list's other columns, as text. All texts but `path` are valid
     UTF-8.
     """
 
     name: str
     path: str | None = None
+    root: str | None = None
     listed_path: str | None = None
     url: str | None = None
     caption: str = ""

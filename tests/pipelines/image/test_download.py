@@ -203,6 +203,7 @@ class Broken:
         raise ZeroDivisionError("a bug")
 
 
+@pytest.mark.case(59)
 def test_a_bug_in_the_opener_is_named_in_its_rows(tmp_path: Path) -> None:
     (fetched,) = fetched_rows(rows_of("http://example.com/"), tmp_path, opener=Broken()).values()
     assert fetched.outcome is Outcome.WORKER_CRASH
