@@ -35,9 +35,9 @@ class VideoRow:
     """One input row: where the video is, and what is said about it.
 
     `path`: the file, to be opened on any machine of the run; `root`: the folder that it must lie in, links followed;
-    `listed_path`: the path as the list writes it, or below the input folder. `spans`: the parts to use; empty: the whole video. `captions`: timed ones, in any order. `cuts_s`:
-    known cuts, in seconds; None: find them. `extra`: the list's other columns, as text. All texts but `path` are valid
-    UTF-8.
+    `listed_path`: the path as the list writes it, or below the input folder. `spans`: the parts to use; empty: the
+    whole video. `captions`: timed ones, in any order. `cuts_s`: known cuts, in seconds; None: find them. `extra`: the
+    list's other columns, as text. All texts but `path` and `root` are valid UTF-8.
     """
 
     name: str

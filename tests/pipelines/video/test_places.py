@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import lposekit
-from lposekit.errors import UsageError
 from pipelines.recipes import build_videos as run
 from pipelines.video.inputs import open_inputs, read_rows
 from pipelines.video.settings import BuildVideoSettings
