@@ -10,9 +10,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.types as pt
-
 from lposekit.errors import UsageError
 from pipelines.lists.columns import CAPTION_ALIASES, caption_column, find_column
 from pipelines.lists.files import ListFile, OpenedList, damage_named, parquet_batches
@@ -43,6 +40,7 @@ END_ALIASES = ("end", "end_s", "end_time", "clip_end", "stop")
 TIMED_ALIASES = ("captions", "timed_captions")
 CUTS_ALIASES = ("cuts", "cuts_s", "scene_cuts_s")
 TIME_ALIASES = ("time", "time_s", "timestamp", "second")
+_MAX_CELL_CHARS = 2**20  # Panda-70M keeps the times of all clips of a video in one cell
 FRAME_ALIASES = ("frame", "frame_id", "frame_index")
 _NEEDED: dict[VideoFormat, tuple[tuple[str, ...], ...]] = {
     "generic": ((*PATH_ALIASES, *URL_ALIASES),),
@@ -100,27 +98,11 @@ def list_records(opened: OpenedList) -> Iterator[Record]:
     file = opened.file
     if opened.footer is None:
         with damage_named(file):
-            yield from text_rows(file.path, file.kind)
+            yield from text_rows(file.path, file.kind, _MAX_CELL_CHARS)
         return
-    for batch in parquet_batches(opened, 1000):
-        columns = [_values(column) for column in batch.columns]
+    for batch in parquet_batches(opened, _MAX_CELL_CHARS):
+        columns = [column_values(column) for column in batch.columns]
         yield from (dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True))
-
-
-def _values(column: pa.Array) -> list[object]:
-    if pt.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    try:
-        return column_values(column)
-    except (ValueError, OverflowError):  # one value within: a text in a list that is no UTF-8, a year beyond Python's
-        return [_value(scalar) for scalar in column]
-
-
-def _value(scalar: pa.Scalar) -> object:
-    try:
-        return scalar.as_py()
-    except (ValueError, OverflowError):
-        return None
 
 
 def video_rows(records: Iterable[Record], kind: VideoFormat, place: ListPlace) -> Iterator[VideoRow]:

@@ -14,8 +14,9 @@ from itertools import islice
 from pathlib import Path
 
 from lposekit.errors import UsageError
-from pipelines.lists.files import check_tail, find_lists
+from pipelines.lists.files import find_lists
 from pipelines.lists.fingerprint import lists_fingerprint
+from pipelines.lists.tail import check_tail
 from pipelines.video.captions import ROWS_CHECKED, NewCaption, check_keys, read_captions, with_captions
 from pipelines.video.clips.records import VideoRow
 from pipelines.video.inputs import ListInput, VideoInput, folder_videos, open_inputs, read_rows
