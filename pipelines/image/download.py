@@ -26,8 +26,11 @@ from pipelines.fetch.opener import Fetched
 from pipelines.fetch.settings import FetchSettings
 from pipelines.image import engine
 from pipelines.image.decode import DecodedImage, TooSmall
+from pipelines.image.turns import RowTurns
 
 _MAX_WAITING_BYTES = 256 * 2**20
+_LOOK_AHEAD = 4
+"""Rows begun beyond the oldest that has not ended, in multiples of the threads."""
 _POLL_S = 0.1
 
 
@@ -119,25 +122,36 @@ class _Shard:
         self._facts: dict[int, tuple[str, int, int]] = {}  # sha256, num_bytes, http_status of a row
         self._rejections: dict[int, Rejected] = {}
         self._missing = set(range(len(rows)))
+        urls = [row.url for row in rows]
+        self._turns = RowTurns(urls, settings.per_host_connections, _LOOK_AHEAD * settings.threads)
+        self._turn_of: dict[int, int] = {}  # by the engine's number, which says when a row begins, not which one
 
     def fetch(self, index: int) -> Fetched:
-        """One row's body, from one of the engine's threads. Raises `Rejected`, which the engine turns into text."""
-        try:
-            return self._fetch(index)
-        except Rejected as rejected:
-            self._rejections[index] = rejected
-            raise
+        """The body of the row whose turn it is, from one of the engine's threads.
 
-    def _fetch(self, index: int) -> Fetched:
-        row = self._rows[index]
+        Raises:
+            Rejected: the engine turns it into text, and `deliver` finds it again.
+        """
         self._bodies.wait_for_room(self.stopped)
-        if self.stopped.is_set():
+        turn = self._turns.take(self.stopped)
+        if turn is None:
             raise Rejected(Outcome.CONNECT, "the download was stopped")
+        self._turn_of[index] = turn
+        try:
+            return self._fetch(turn)
+        except Rejected as rejected:
+            self._rejections[turn] = rejected
+            raise
+        finally:
+            self._turns.end(turn)
+
+    def _fetch(self, turn: int) -> Fetched:
+        row = self._rows[turn]
         if row.url is None:
             raise Rejected(Outcome.BAD_URL, "the row has no URL")
         with self._times.stage("fetch"):
             fetched = self._opener.fetch(row.url)
-        self._facts[index] = hashlib.sha256(fetched.body).hexdigest(), len(fetched.body), fetched.http_status
+        self._facts[turn] = hashlib.sha256(fetched.body).hexdigest(), len(fetched.body), fetched.http_status
         expected = listed_hash(row.extra) if self._verify_hash else None
         if expected is not None:
             expected.check(fetched.body)
@@ -149,6 +163,7 @@ class _Shard:
         while self.stopped.is_set() or not self.slots.acquire(timeout=_POLL_S):
             if self.stopped.is_set():
                 return
+        index = self._turn_of.pop(index)
         if body is not None:
             self._decoders.submit(self._decoded, index, body).add_done_callback(self._results.put)
             return

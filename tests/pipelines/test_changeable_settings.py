@@ -22,6 +22,8 @@ BOTH = {
     "fetch.idle_timeout_s",
     "fetch.total_timeout_s",
     "fetch.min_bytes_per_s",
+    "fetch.host_timeouts",
+    "fetch.host_rest_s",
     "fetch.retries",
     "fetch.user_agent",
     "fetch.ca_file",

@@ -193,6 +193,28 @@ def test_a_chunk_size_below_zero_costs_its_video_alone(video: Path, tmp_path: Pa
     assert outcomes(tmp_path) == ["short_read", "kept"]
 
 
+# mutations tried: `watched` left out for platforms: five calls; `timed_out` that returns at once: five hits: red each
+@pytest.mark.case(61)
+def test_rows_of_a_host_that_only_times_out_end_at_once_files_and_platforms_alike(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site" / "yt_dlp"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    calls = tmp_path / "calls"
+    (package / "__main__.py").write_text(f"import time; open({str(calls)!r}, 'a').write('x'); time.sleep(60)")
+    monkeypatch.syspath_prepend(package.parent)
+    times = {"total_timeout_s": 1.0, "idle_timeout_s": 0.3, "connect_timeout_s": 0.3}
+    with BadServer() as server:
+        rows = [{"url": f"{server.url}/mute?{number}"} for number in range(5)]
+        rows += [{"url": f"https://vimeo.com/{number}"} for number in range(5)]
+        settings = listed(tmp_path, [*rows, {"path": str(video)}], fetch=fetched_by(times, (), tmp_path))
+        run(replace(settings, allow_private_addresses=True), execute=execute_here)
+        assert len(server.hits) == 3
+    assert outcomes(tmp_path) == [*["timeout"] * 10, "kept"]
+    assert calls.read_text() == "xxx"
+
+
 # mutation tried: the system's temporary folder in place of `work_folder`: red
 def test_files_on_their_way_lie_in_the_dataset_and_not_in_memory(
     video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
