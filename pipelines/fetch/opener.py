@@ -156,7 +156,7 @@ class GuardedOpener:
 
     def _follow(self, url: WebUrl, deadline: Deadline, sink: _Sink) -> tuple[GuardedResponse, WebUrl, int]:
         for _ in range(self.settings.max_redirects + 1):
-            self.transport.resting.check(url.host, deadline)
+            self.transport.resting.check(url.host)
             self.rules.check_request(url, deadline)
             with self.transport.answer(url, deadline) as response:
                 location = response.headers.get("Location")

@@ -32,18 +32,17 @@ class RestingHosts:
     _hosts: OrderedDict[str, _Rest] = field(default_factory=OrderedDict, repr=False)
     _timeouts: OrderedDict[str, int] = field(default_factory=OrderedDict, repr=False)
 
-    def check(self, host: str, deadline: Deadline, *, is_request: bool = False) -> None:
+    def check(self, host: str, request: Deadline | None = None) -> None:
         """Raises `Rejected` with what the host is known for, instead of asking it again.
 
         That is `TryAgain` with the time that is left if the host named one.
 
         Args:
-            deadline: of the row that asks.
-            is_request: a request follows at once: after a rest, it is the one that tries the host.
+            request: clock of the row whose request follows at once: after a rest, it is the one that tries the host.
         """
         with self._lock:
             rest = self._hosts.get(host)
-            if rest is None or rest.tried_by is deadline:
+            if rest is None:
                 return
             left_s = rest.until - time.monotonic()
             if rest.is_asked and left_s > 0:
@@ -52,8 +51,8 @@ class RestingHosts:
                 del self._hosts[host]
             elif left_s > 0 or (rest.tried_by is not None and rest.tried_by.remaining_s() > 0):
                 raise Rejected(rest.outcome, f"{host} is left alone: {rest.detail}")
-            elif is_request:
-                rest.tried_by = deadline
+            else:
+                rest.tried_by = request
 
     def answered(self, host: str) -> None:
         """The host did something other than let a request time out."""

@@ -65,7 +65,7 @@ class Transport:
 
         A timeout after a moment is that of a row whose time was spent elsewhere.
         """
-        self.resting.check(host, deadline, is_request=True)
+        self.resting.check(host, deadline)
         started_at = time.monotonic()
         try:
             yield

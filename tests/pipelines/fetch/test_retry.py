@@ -7,7 +7,6 @@ import time
 import pytest
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.fetch.deadline import Deadline
 from pipelines.fetch.resting import RestingHosts
 from pipelines.fetch.retry import RetryPolicy, TryAgain, status_problem
 
@@ -69,7 +68,7 @@ def test_temporary_answers_are_worth_another_try(status: int, outcome: Outcome, 
 def rest_of(hosts: RestingHosts, host: str) -> float | None:
     """Seconds for which a host is left alone; None if it may be asked."""
     try:
-        hosts.check(host, Deadline.start(5.0, 5.0))
+        hosts.check(host)
     except TryAgain as why:
         return why.retry_after_s
     return None

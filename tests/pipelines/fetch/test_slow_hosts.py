@@ -74,7 +74,7 @@ def test_a_host_that_answers_between_its_timeouts_never_rests(server: BadServer)
     assert len(server.hits) == 7
 
 
-# Mutation: no second `check` in `watched`, or the row that fetches robots.txt is refused its own page.
+# Mutation: the `check` of `_follow` names the row (the row that fetches robots.txt is refused it).
 def test_with_robots_the_row_that_tries_a_host_gets_its_page(server: BadServer) -> None:
     asked, url = opener(robots=True), server.url_as("slow.test")
     asked.rules.robots.keep_failure_s = 0.0  # type: ignore[attr-defined]
