@@ -26,6 +26,7 @@ from pipelines.fetch.opener import Fetched
 from pipelines.fetch.settings import FetchSettings
 from pipelines.image import engine
 from pipelines.image.decode import DecodedImage, TooSmall
+from pipelines.image.decode_budget import DecodeBudget
 from pipelines.image.turns import RowTurns
 
 _MAX_WAITING_BYTES = 256 * 2**20
@@ -69,14 +70,16 @@ def download_rows(
     work_dir: Path,
     times: StageTimes | None = None,
     cancel: threading.Event | None = None,
+    budget: DecodeBudget | None = None,
     decode_threads: int = 1,
     max_waiting: int = 32,
 ) -> Generator[FetchedRow, None, None]:
     """Fetch and decode all rows; yields each exactly once, in the order in which they end.
 
     While the caller works on a row, at most `max_waiting` rows wait for it, decoded or not, and the downloads pause.
-    `decode` is called from `decode_threads` threads. `times` gets `fetch` and `decode`, added up over threads.
-    img2dataset's own files (input, statistics) live and die in `work_dir`.
+    `decode` is called from `decode_threads` threads, as long as the host of an image has time left in `budget`. `times`
+    gets `fetch` and `decode`, added up over threads. img2dataset's own files (input, statistics) live and die in
+    `work_dir`.
 
     Raises what `decode` raises (but `Rejected`), and `Interrupted` within a second after `cancel` is set. When the
     caller stops asking, downloads that are under way end on their own, within their total time; the end of the process
@@ -85,7 +88,9 @@ def download_rows(
     if not rows:
         return
     decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
-    shard = _Shard(rows, opener, decode, settings, decoders, max_waiting, times or StageTimes())
+    shard = _Shard(
+        rows, opener, decode, settings, decoders, max_waiting, times or StageTimes(), budget or DecodeBudget()
+    )
     running = engine.start(shard, len(rows), settings.threads, work_dir)
     try:
         for _ in rows:
@@ -108,6 +113,7 @@ class _Shard:
         decoders: ThreadPoolExecutor,
         max_waiting: int,
         times: StageTimes,
+        budget: DecodeBudget,
     ) -> None:
         self.stopped = threading.Event()
         self.slots = threading.Semaphore(max_waiting)
@@ -118,6 +124,7 @@ class _Shard:
         self._verify_hash = settings.verify_hash
         self._decoders = decoders
         self._times = times
+        self._budget = budget
         self._bodies = _ByteBudget(_MAX_WAITING_BYTES)
         self._facts: dict[int, tuple[str, int, int]] = {}  # sha256, num_bytes, http_status of a row
         self._rejections: dict[int, Rejected] = {}
@@ -190,7 +197,7 @@ class _Shard:
         try:
             if self.stopped.is_set():
                 raise Rejected(Outcome.WORKER_CRASH, "the download was stopped")
-            with self._times.stage("decode"):
+            with self._times.stage("decode"), self._budget.image_of(self._rows[index].url or ""):
                 image = self._decode(body)
             return self._row(index, image=image)
         except TooSmall as rejected:

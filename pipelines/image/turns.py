@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+
+from pipelines.image.decode_budget import host_of
 
 _POLL_S = 0.1
 
@@ -18,7 +19,7 @@ class RowTurns:
     """
 
     def __init__(self, urls: Sequence[str | None], per_host: int, look_ahead: int) -> None:
-        self._hosts = [_host_of(url) for url in urls]
+        self._hosts = [host_of(url) for url in urls]
         self._per_host = per_host
         self._look_ahead = look_ahead
         self._busy: Counter[str] = Counter()
@@ -66,11 +67,3 @@ class RowTurns:
     def _has_room(self, index: int) -> bool:
         host = self._hosts[index]
         return not host or self._busy[host] < self._per_host
-
-
-def _host_of(url: str | None) -> str:
-    """The host that is asked first; empty for what is no address."""
-    try:
-        return (urlsplit(url or "").hostname or "").removesuffix(".")
-    except ValueError:
-        return ""
