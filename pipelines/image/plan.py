@@ -152,8 +152,8 @@ def count_rows(settings: BuildImagesSettings, sources: Sequence[Source] | None =
 def list_warnings(settings: BuildImagesSettings, sources: Sequence[Source] | None = None) -> list[str]:
     """What a user should know about these lists before fetching them; goes to the log and to the dataset card."""
     sources = open_sources(settings) if sources is None else sources
-    opened = [source.opened for source in sources]
-    warnings = [warning for each in opened for warning in safety_warnings(each.file.path, each.types)]
+    lists = {source.opened.file.path: source.opened.types for source in sources}
+    warnings = safety_warnings(lists, settings.list_source)
     columns = extra_types(sources)
     limits = metadata_limits(settings.filter)
     bound = [limit for limit, _ in bind_limits(limits, columns)]
@@ -161,4 +161,4 @@ def list_warnings(settings: BuildImagesSettings, sources: Sequence[Source] | Non
         if limit not in bound:
             flag = "--filter." + limit.setting.replace("_", "-")
             warnings.append(f"{flag} is set, but the list has no column {limit.metadata}: it turns nothing down.")
-    return list(dict.fromkeys(warnings))
+    return warnings

@@ -30,6 +30,7 @@ BOTH = {
     "fetch.blocklist",
 }
 IMAGE = {
+    "list_source",
     "weights_dir",
     "network_failure_limit",
     "network_failure_window",
