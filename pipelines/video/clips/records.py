@@ -9,6 +9,7 @@ from typing import Any
 
 from lposekit.errors import Outcome
 from lposekit.json_values import JsonObject
+from lposekit.records import without_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ class VideoRow:
     def source(self) -> str | None:
         """What is stored as the video's origin: never where this machine keeps it, so that a moved copy of the input
         gives the same bytes."""
-        return self.url or self.listed_path or self.name or None
+        source = self.url or self.listed_path or self.name
+        return without_user(source) if source else None
 
     def to_plain(self) -> dict[str, object]:
         """What the builder needs of the row, as plain values."""
