@@ -54,6 +54,11 @@ class RestingHosts:
             else:
                 rest.tried_by = request
 
+    def is_doubtful(self, host: str) -> bool:
+        """Whether its last request timed out: then one at a time is enough to learn more."""
+        with self._lock:
+            return host in self._timeouts
+
     def answered(self, host: str) -> None:
         """The host did something other than let a request time out."""
         with self._lock:

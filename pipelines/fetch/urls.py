@@ -65,7 +65,7 @@ def parse_web_url(text: object) -> WebUrl:
     try:
         parts = parse_url(text.strip())
     except LocationParseError as problem:
-        raise Rejected(Outcome.BAD_URL, "not a URL") from problem  # the problem repeats it, a password included
+        raise Rejected(Outcome.BAD_URL, f"not a URL: {problem!s:.200}") from problem
     if parts.scheme not in DEFAULT_PORTS:
         raise Rejected(Outcome.BAD_URL, f"scheme {parts.scheme or 'missing'!r} is not http or https")
     if parts.auth is not None:

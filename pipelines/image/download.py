@@ -71,13 +71,15 @@ def download_rows(
     times: StageTimes | None = None,
     cancel: threading.Event | None = None,
     budget: DecodeBudget | None = None,
+    is_doubtful: Callable[[str], bool] = lambda host: False,
     decode_threads: int = 1,
     max_waiting: int = 32,
 ) -> Generator[FetchedRow, None, None]:
     """Fetch and decode all rows; yields each exactly once, in the order in which they end.
 
     While the caller works on a row, at most `max_waiting` rows wait for it, decoded or not, and the downloads pause.
-    `decode` is called from `decode_threads` threads, as long as the host of an image has time left in `budget`. `times`
+    `decode` is called from `decode_threads` threads, as long as the host of an image has time left in `budget`. A host
+    that `is_doubtful` is asked for one row at a time. `times`
     gets `fetch` and `decode`, added up over threads. img2dataset's own files (input, statistics) live and die in
     `work_dir`.
 
@@ -89,7 +91,15 @@ def download_rows(
         return
     decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
     shard = _Shard(
-        rows, opener, decode, settings, decoders, max_waiting, times or StageTimes(), budget or DecodeBudget()
+        rows,
+        opener,
+        decode,
+        settings,
+        decoders,
+        max_waiting,
+        times or StageTimes(),
+        budget or DecodeBudget(),
+        is_doubtful,
     )
     running = engine.start(shard, len(rows), settings.threads, work_dir)
     try:
@@ -114,6 +124,7 @@ class _Shard:
         max_waiting: int,
         times: StageTimes,
         budget: DecodeBudget,
+        is_doubtful: Callable[[str], bool],
     ) -> None:
         self.stopped = threading.Event()
         self.slots = threading.Semaphore(max_waiting)
@@ -130,7 +141,7 @@ class _Shard:
         self._rejections: dict[int, Rejected] = {}
         self._missing = set(range(len(rows)))
         urls = [row.url for row in rows]
-        self._turns = RowTurns(urls, settings.per_host_connections, _LOOK_AHEAD * settings.threads)
+        self._turns = RowTurns(urls, settings.per_host_connections, _LOOK_AHEAD * settings.threads, is_doubtful)
         self._turn_of: dict[int, int] = {}  # by the engine's number, which says when a row begins, not which one
 
     def fetch(self, index: int) -> Fetched:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pipelines.image.decode_budget import host_of
 
@@ -14,14 +14,20 @@ _POLL_S = 0.1
 class RowTurns:
     """Hands out rows in order, passing over those whose host is busy until it is free.
 
+    A host has room for `per_host` requests, and for one only while `is_doubtful`: else a row would begin as often as
+    one of a host that hangs ends.
+
     At most `look_ahead` rows beyond the oldest that has not ended are begun: what ends early waits, decoded, for its
     neighbours (see `pose_batches.in_runs`).
     """
 
-    def __init__(self, urls: Sequence[str | None], per_host: int, look_ahead: int) -> None:
+    def __init__(
+        self, urls: Sequence[str | None], per_host: int, look_ahead: int, is_doubtful: Callable[[str], bool]
+    ) -> None:
         self._hosts = [host_of(url) for url in urls]
         self._per_host = per_host
         self._look_ahead = look_ahead
+        self._is_doubtful = is_doubtful
         self._busy: Counter[str] = Counter()
         self._passed_over: list[int] = []
         self._next = 0
@@ -66,4 +72,5 @@ class RowTurns:
 
     def _has_room(self, index: int) -> bool:
         host = self._hosts[index]
-        return not host or self._busy[host] < self._per_host
+        num_busy = self._busy[host] if host else 0
+        return num_busy < self._per_host and not (num_busy and self._is_doubtful(host))

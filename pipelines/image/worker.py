@@ -94,6 +94,7 @@ def load_download(settings: BuildImagesSettings, allowed_local: frozenset[str] =
             times=times,
             cancel=cancel,
             budget=budget,
+            is_doubtful=opener.transport.resting.is_doubtful,
             decode_threads=decoder.parallel,
         )
 

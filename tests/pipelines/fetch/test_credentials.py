@@ -18,6 +18,7 @@ from pipelines.video.settings import BuildVideoSettings
 from tests.pipelines.fetch.conftest import Naps, outcome, quick_settings, rejection
 from tests.support.bad_server import BadServer
 from tests.support.execute_here import execute_here
+from tests.support.videos import moving, write_video
 
 pytestmark = pytest.mark.timeout(60)
 ADDRESSES = {
@@ -59,7 +60,7 @@ def test_an_address_is_shown_without_its_user(address: str, shown: str) -> None:
     assert without_user(address) == shown
 
 
-# Mutations: `_shown` returns its value; the message repeats the address.
+# Mutations: `_shown` returns its value; no look at `parts.auth`.
 @pytest.mark.case(65)
 def test_a_row_is_stored_without_the_user_of_its_address_and_never_asked_for(tmp_path: Path) -> None:
     with BadServer() as server:
@@ -80,13 +81,13 @@ def test_a_row_is_stored_without_the_user_of_its_address_and_never_asked_for(tmp
 # Mutation: `VideoRow.source` as the list has it.
 @pytest.mark.case(65)
 def test_a_video_dataset_holds_no_user_of_an_address(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text(
-        "url,caption,page\nhttps://user:secret@h.test/a.mp4,c,http://me:secret@h.test/\n"
-    )
+    write_video(tmp_path / "a.mp4", [moving(number) for number in range(30)])
+    row = "https://user:secret@h.test/a.mp4,c,http://me:secret@h.test/"
+    (tmp_path / "list.csv").write_text(f"url,caption,page,path\n{row},\n{row},a.mp4\n")
     settings = BuildVideoSettings(input=(str(tmp_path / "list.csv"),), output=tmp_path / "d", workers=1)
     report = build_videos(settings, execute=execute_here)
-    assert report.outcomes == {"bad_url": 1}
+    assert report.outcomes == {"bad_url": 1, "kept": 1}
     table = pq.read_table(tmp_path / "d" / "00000.parquet")
-    assert table["url"].to_pylist() == ["https://h.test/a.mp4"]
+    assert table["url"].to_pylist() == ["https://h.test/a.mp4"] * 2
     texts = [path.read_bytes() for path in (tmp_path / "d").rglob("*") if path.is_file()]
     assert not any(b"secret" in text for text in texts)
