@@ -42,6 +42,7 @@ class RowTurns:
                 index = self._find()
                 if index is not None:
                     self._busy[self._hosts[index]] += 1
+                    self._changed.notify()  # one thread wakes the next, as long as there are rows for them
                     return index
                 self._changed.wait(_POLL_S)
         return None
@@ -56,7 +57,7 @@ class RowTurns:
             self._ended[index] = True
             while self._oldest < len(self._ended) and self._ended[self._oldest]:
                 self._oldest += 1
-            self._changed.notify_all()
+            self._changed.notify()
 
     def _find(self) -> int | None:
         for place, index in enumerate(self._passed_over):
