@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 Columns: TypeAlias = Mapping[str, Any]
 """One row of a shard's parquet table, by column. What pyarrow makes of a cell has no type."""
+_USER = re.compile(r"^(\s*(?:[a-z][a-z0-9+.-]*:)?//)[^/?#\s]*@", re.IGNORECASE)
 KEY_ROW_DIGITS = 4
 KEY_SHARD_DIGITS = 5
 
@@ -59,3 +61,8 @@ class PoseFailure:
 
     detail: str
     outcome_crash: bool = False
+
+
+def without_user(url: str) -> str:
+    """The address without a user name and password: it may be stored and shown."""
+    return _USER.sub(r"\1", url)

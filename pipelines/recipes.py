@@ -35,6 +35,7 @@ class MachineSettings(TypedDict, total=False):
     ray_address: str | None
     weights_dir: Path | None
     allow_private_addresses: bool
+    allow_outside_paths: bool
 
 
 def build_images(
@@ -117,8 +118,8 @@ def retry(
         only: outcomes to retry; default: those that another try may change.
         limits: of a video dataset, fields of `DecodeLimits` in place of those that it was built with; of a dataset of
             poses, fields of `FrameLimits`.
-        changes: settings of the machine at hand: `workers`, `ray_address`, `allow_private_addresses`, and of
-            images and poses `weights_dir`.
+        changes: settings of the machine at hand: `workers`, `ray_address`, `allow_private_addresses`, of
+            images and poses `weights_dir`, of videos `allow_outside_paths`.
 
     Raises:
         UsageError: an unknown outcome, or limits where there are no videos.
@@ -134,13 +135,13 @@ def retry(
         return rebuild(recipe, outcomes, dry_run=dry_run, execute=execute)
     if limits:
         raise UsageError(f"{dataset} holds images: --limits are those of videos.")
-    with _image_recipe(card, settings, replaced) as recipe:
+    with _image_recipe(card, settings, _without(replaced, "allow_outside_paths")) as recipe:
         return rebuild(recipe, outcomes, dry_run=dry_run, execute=execute)
 
 
 def _video_recipe(settings: JsonObject, limits: Mapping[str, object], changes: Mapping[str, object]) -> AnyRecipe:
     stored = stored_settings(BuildVideoSettings, settings, "dataset card")
-    changes = {name: value for name, value in changes.items() if name != "weights_dir"}  # clips have no models
+    changes = _without(changes, "weights_dir")  # clips have no models
     return VideoRecipe(replace(stored, limits=replace(stored.limits, **limits), min_success=None, **changes))
 
 
@@ -148,8 +149,7 @@ def _poses_recipe(settings: JsonObject, limits: Mapping[str, object], changes: M
     stored = stored_settings(PosesSettings, settings, "dataset card")
     if "timeout_s" in limits:
         raise UsageError("--limits.timeout-s: poses have no such limit. Set --limits.heartbeat-timeout-s.")
-    # nothing is fetched
-    changes = {name: value for name, value in changes.items() if name != "allow_private_addresses"}
+    changes = _without(changes, "allow_private_addresses", "allow_outside_paths")  # nothing is fetched
     return PosesRecipe(replace(stored, limits=replace(stored.limits, **limits), min_success=None, **changes))
 
 
@@ -170,6 +170,10 @@ def _image_recipe(card: DatasetCard, stored: JsonObject, changes: Mapping[str, o
 
     with served_list() as (_, server):
         yield ImageRecipe(settings, server, rule)
+
+
+def _without(changes: Mapping[str, object], *names: str) -> dict[str, object]:
+    return {name: value for name, value in changes.items() if name not in names}
 
 
 def _outcomes(only: Collection[str]) -> frozenset[Outcome]:

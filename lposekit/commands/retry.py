@@ -43,6 +43,8 @@ class RetrySettings:
     """First folder to search for weights; then LPOSEKIT_WEIGHTS, the user's cache, and the publisher."""
     allow_private_addresses: Annotated[bool, FLAG_ONLY] = False
     """Also fetch from private addresses. Flag only: refused in settings files and the environment."""
+    allow_outside_paths: Annotated[bool, FLAG_ONLY] = False
+    """Also read videos outside of the folder that their paths count from. Flag only, as the one before."""
     limits: RetryLimits = field(default_factory=RetryLimits)
 
 
@@ -56,6 +58,7 @@ def run(argv: Sequence[str]) -> int:
         settings.data,
         [name.strip() for name in (settings.only or "").split(",") if name.strip()],
         allow_private_addresses=settings.allow_private_addresses,
+        allow_outside_paths=settings.allow_outside_paths,
         workers=settings.workers,
         ray_address=settings.ray_address,
         weights_dir=settings.weights_dir,

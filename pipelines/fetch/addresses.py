@@ -24,26 +24,37 @@ Resolver = Callable[[str], Sequence[str]]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _GLOBAL_UNICAST_6 = ipaddress.ip_network("2000::/3")
-# Inside 2000::/3, yet not plain public hosts. The first two carry an IPv4 address, reached through a relay.
+# Inside 2000::/3, yet not plain public hosts: 6to4 (an IPv4 address, reached through a relay), all protocol assignments
+# (Teredo, AMT, AS112, ORCHID, ...), documentation, AS112.
 # (https://www.iana.org/assignments/iana-ipv6-special-registry; older Pythons call some of these global.)
 _SPECIAL_6 = tuple(
-    ipaddress.ip_network(text)
-    for text in ("2002::/16", "2001::/32", "2001:2::/48", "2001:10::/28", "2001:20::/28", "2001:db8::/32", "3fff::/20")
+    ipaddress.ip_network(text) for text in ("2002::/16", "2001::/23", "2001:db8::/32", "3fff::/20", "2620:4f:8000::/48")
 )
-_SPECIAL_4 = tuple(ipaddress.ip_network(text) for text in ("100.64.0.0/10", "192.0.0.0/24", "192.88.99.0/24"))
+# CGNAT, protocol assignments, 6to4 relays, AS112 (twice), AMT.
+_SPECIAL_4 = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        *("100.64.0.0/10", "192.0.0.0/24", "192.88.99.0/24"),
+        *("192.31.196.0/24", "192.175.48.0/24", "192.52.193.0/24"),
+    )
+)
+_ISATAP = (0x0000_5EFE, 0x0200_5EFE)
+"""The third quarter of an IPv6 address whose last is an IPv4 address behind a tunnel, whatever its network."""
 
 
 def is_public(address: Address) -> bool:
     """True for addresses of public hosts only.
 
     False for private, loopback, link-local, shared (CGNAT), multicast, reserved and documentation ranges, and for every
-    IPv6 form that embeds an IPv4 address (mapped, compatible, NAT64, 6to4, Teredo), whatever it embeds.
+    IPv6 form that embeds an IPv4 address (mapped, compatible, NAT64, 6to4, Teredo, ISATAP), whatever it embeds.
     """
     if address.is_multicast or address.is_reserved or not address.is_global:
         return False
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _SPECIAL_4)
     if address.scope_id is not None or address not in _GLOBAL_UNICAST_6:
+        return False
+    if int(address) >> 32 & 0xFFFF_FFFF in _ISATAP:
         return False
     return not any(address in network for network in _SPECIAL_6)
 
@@ -80,12 +91,16 @@ class AddressGuard:
 
     def _resolve(self, host: str) -> list[Address]:
         try:
-            found = [ipaddress.ip_address(text) for text in self.resolver(host)]
+            texts = self.resolver(host)
         except socket.gaierror as problem:
             detail = f"{host}: {problem.strerror or problem}"
             if problem.errno == socket.EAI_AGAIN:
                 raise TryAgain(Outcome.DNS, detail) from problem
             raise Rejected(Outcome.DNS, detail) from problem
+        try:
+            found = [ipaddress.ip_address(text) for text in texts]
+        except ValueError as problem:
+            raise Rejected(Outcome.DNS, f"{host}: the resolver's answer is no address: {problem!s:.100}") from problem
         if not found:
             raise Rejected(Outcome.DNS, f"{host}: no address")
         return found

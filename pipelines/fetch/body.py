@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.fetch.connection import READ_BYTES
+from pipelines.fetch.response import READ_BYTES, GuardedResponse
 from pipelines.fetch.retry import TryAgain, describe
 
 
-def read_body(
-    response: http.client.HTTPResponse, sink: BinaryIO, max_body_bytes: int, *, cut_at_cap: bool = False
-) -> int:
+def read_body(response: GuardedResponse, sink: BinaryIO, max_body_bytes: int, *, cut_at_cap: bool = False) -> int:
     """Write the decoded body to `sink` as it arrives and return its number of bytes.
 
     `max_body_bytes` holds for the body as sent and as decoded; a larger Content-Length is refused unread. With
@@ -24,6 +22,7 @@ def read_body(
     decoder = _decoder_for(response.headers)
     if response.length is not None and response.length > max_body_bytes and not cut_at_cap:
         raise Rejected(Outcome.TOO_BIG, f"Content-Length {response.length} (limit {max_body_bytes})")
+    response.allow(max_body_bytes)
     num_raw = num_decoded = 0
     while chunk := _read_chunk(response):
         num_raw += len(chunk)

@@ -8,7 +8,6 @@ without replacing private parts; its URL parser and Retry-After rules are used a
 from __future__ import annotations
 
 import http.client
-import io
 import socket
 import ssl
 import time
@@ -18,11 +17,11 @@ import certifi
 
 from lposekit.errors import Outcome, Rejected, UsageError
 from pipelines.fetch.addresses import AddressGuard
-from pipelines.fetch.deadline import Deadline
+from pipelines.fetch.deadline import Deadline, Pace
+from pipelines.fetch.response import GuardedResponse
 from pipelines.fetch.retry import TryAgain
 from pipelines.fetch.urls import DEFAULT_PORTS, WebUrl
 
-READ_BYTES = 64 * 1024
 MAX_DIALLED_ADDRESSES = 4
 
 
@@ -54,12 +53,20 @@ class GuardedConnection(http.client.HTTPConnection):
     a kept connection serves many.
     """
 
-    def __init__(self, url: WebUrl, guard: AddressGuard, tls: ssl.SSLContext | None, connect_timeout_s: float) -> None:
+    def __init__(
+        self,
+        url: WebUrl,
+        guard: AddressGuard,
+        tls: ssl.SSLContext | None,
+        connect_timeout_s: float,
+        min_bytes_per_s: float,
+    ) -> None:
         super().__init__(url.host, url.port)
         self.url = url
         self.guard = guard
         self.tls = tls
         self.connect_timeout_s = connect_timeout_s
+        self.min_bytes_per_s = min_bytes_per_s
         self.deadline: Deadline
         self.idle_since = 0.0
         self.default_port = DEFAULT_PORTS[url.scheme]  # http.client leaves it out of the Host header
@@ -77,12 +84,14 @@ class GuardedConnection(http.client.HTTPConnection):
             sock.close()
             raise
 
-    def send_get(self, target: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+    def send_get(self, target: str, headers: dict[str, str]) -> GuardedResponse:
         """Send one GET and read the answer's header. Raises `OSError` or `http.client.HTTPException`."""
         if self.sock is not None:
             self.sock.settimeout(self.deadline.next_wait_s())
         self.request("GET", target, headers=headers)
-        return self.getresponse()
+        response = self.getresponse()
+        assert isinstance(response, GuardedResponse)
+        return response
 
     def _start_tls(self, tls: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:
         try:
@@ -96,33 +105,11 @@ class GuardedConnection(http.client.HTTPConnection):
 
     def response_class(  # pyright: ignore[reportIncompatibleVariableOverride]
         self, sock: socket.socket, *args: object, **kwargs: object
-    ) -> http.client.HTTPResponse:
-        """What http.client calls to read an answer: its own class, over a reader that minds the deadline."""
-        response = http.client.HTTPResponse(sock, *args, **kwargs)  # pyright: ignore[reportArgumentType]
-        raw = response.fp.detach()
-        timed = _TimedReader(raw, sock, self.deadline)
-        response.fp = io.BufferedReader(timed, READ_BYTES)  # pyright: ignore[reportArgumentType]
-        return response
-
-
-class _TimedReader(io.RawIOBase):
-    """Asks the deadline before every read of the socket, header lines and chunk sizes included."""
-
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: Deadline) -> None:
-        self._raw = raw
-        self._sock = sock
-        self._deadline = deadline
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray) -> int | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        self._sock.settimeout(self._deadline.next_wait_s())
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
+    ) -> GuardedResponse:
+        """What http.client calls to read an answer."""
+        return GuardedResponse(
+            sock, self.deadline, Pace(self.min_bytes_per_s, self.deadline.idle_timeout_s), *args, **kwargs
+        )
 
 
 def _dial(addresses: list[str], port: int, dial_end: float) -> socket.socket:

@@ -40,3 +40,27 @@ class Deadline:
         """Give back time that was spent waiting for our own queue."""
         self.patience_s -= waited_s
         self.ends_at += waited_s
+
+
+@dataclass(slots=True)
+class Pace:
+    """How fast one answer comes. A server that drips keeps every wait short, and a connection busy to the row's end."""
+
+    min_bytes_per_s: float
+    window_s: float
+    """Seconds over which the rate is taken; after the first byte, so that a slow start is no drip."""
+    _since: float | None = None
+    _num_bytes: int = 0
+
+    def note(self, num_bytes: int) -> None:
+        """Count bytes that came. Raises `Rejected(TIMEOUT)` if too few came within a window."""
+        now = time.monotonic()
+        self._num_bytes += num_bytes
+        if self._since is None:
+            self._since = now
+        passed_s = now - self._since
+        if passed_s < self.window_s:
+            return
+        if self._num_bytes < self.min_bytes_per_s * passed_s:
+            raise Rejected(Outcome.TIMEOUT, f"{self._num_bytes} bytes in {passed_s:.1f} s")
+        self._since, self._num_bytes = now, 0

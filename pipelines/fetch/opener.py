@@ -10,7 +10,7 @@ img2dataset's Downloader. What it promises, for hostile lists, servers and name 
   connections (`pool`);
 - a body is never larger than the cap, as sent or as decoded (`body`);
 - temporary failures are tried again a bounded number of times, as late as the server asks (`retry`); meanwhile no
-  other row asks it either (`pool`).
+  other row asks it either, nor for a while a host that only lets requests time out (`resting`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from pipelines.fetch.addresses import AddressGuard, Resolver, SystemResolver
 from pipelines.fetch.body import read_body
 from pipelines.fetch.deadline import Deadline
 from pipelines.fetch.pool import HostSlots, IdleConnections
+from pipelines.fetch.response import GuardedResponse
+from pipelines.fetch.resting import RestingHosts
 from pipelines.fetch.retry import RetryPolicy, TryAgain, status_problem
 from pipelines.fetch.settings import FetchSettings
 from pipelines.fetch.transport import Transport
@@ -109,6 +111,7 @@ class GuardedOpener:
             ),
             HostSlots(settings.per_host_connections),
             IdleConnections(max_connections=2 * settings.threads),
+            RestingHosts(settings.host_timeouts, settings.host_rest_s),
             ssl_context,
         )
         self._retry = RetryPolicy(settings.retries)
@@ -151,7 +154,7 @@ class GuardedOpener:
         """Close the connections at rest."""
         self.transport.idle.close()
 
-    def _follow(self, url: WebUrl, deadline: Deadline, sink: _Sink) -> tuple[http.client.HTTPResponse, WebUrl, int]:
+    def _follow(self, url: WebUrl, deadline: Deadline, sink: _Sink) -> tuple[GuardedResponse, WebUrl, int]:
         for _ in range(self.settings.max_redirects + 1):
             self.transport.resting.check(url.host)
             self.rules.check_request(url, deadline)
@@ -162,12 +165,12 @@ class GuardedOpener:
             url = redirect_target(url, location)
         raise Rejected(Outcome.REDIRECT, f"more than {self.settings.max_redirects} redirects")
 
-    def _keep(self, url: WebUrl, response: http.client.HTTPResponse, sink: _Sink) -> int:
+    def _keep(self, url: WebUrl, response: GuardedResponse, sink: _Sink) -> int:
         if response.status < 200 or 300 <= response.status < 400:
             raise Rejected(Outcome.REDIRECT, f"status {response.status} leads nowhere")
         if response.status >= 400:
             problem = status_problem(response.status, response.headers.get("Retry-After"))
-            self.transport.resting.note(url.host, problem)
+            self.transport.resting.asked_for(url.host, problem)
             raise problem
         if response.status == 206:
             raise Rejected(Outcome.SHORT_READ, "status 206: a part that nobody asked for")

@@ -1,4 +1,4 @@
-"""Connections at rest, how many may be open to one host, and hosts that want none for a while."""
+"""Connections at rest, and how many may be open to one host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from lposekit.errors import Outcome, Rejected
 from pipelines.fetch.connection import GuardedConnection
 from pipelines.fetch.deadline import Deadline
-from pipelines.fetch.retry import TryAgain
 
 
 @dataclass(slots=True)
@@ -103,42 +102,6 @@ class HostSlots:
                 slot.num_users -= 1
                 if slot.num_users == 0:
                     del self._hosts[host]
-
-
-@dataclass(slots=True)
-class RestingHosts:
-    """Hosts that asked to be left alone for a while (429 or 503 with Retry-After): all rows of a host heed it."""
-
-    max_hosts: int = 10_000
-    longest_rest_s: float = 3600.0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _hosts: OrderedDict[str, _Rest] = field(default_factory=OrderedDict, repr=False)
-
-    def note(self, host: str, problem: Rejected) -> None:
-        """Remember what `problem` says of the host, if it names a time."""
-        if not isinstance(problem, TryAgain) or not problem.retry_after_s:
-            return
-        rest_s = min(problem.retry_after_s, self.longest_rest_s)
-        with self._lock:
-            self._hosts[host] = _Rest(time.monotonic() + rest_s, problem.outcome, problem.detail)
-            self._hosts.move_to_end(host)
-            if len(self._hosts) > self.max_hosts:
-                self._hosts.popitem(last=False)
-
-    def check(self, host: str) -> None:
-        """Raises `TryAgain` with the host's own outcome, and the time that is left, instead of asking it again."""
-        with self._lock:
-            rest = self._hosts.get(host)
-        left_s = rest.until - time.monotonic() if rest else 0.0
-        if rest and left_s > 0:
-            raise TryAgain(rest.outcome, f"{host} answered another row: {rest.detail}", left_s)
-
-
-@dataclass(frozen=True, slots=True)
-class _Rest:
-    until: float
-    outcome: Outcome
-    detail: str
 
 
 @dataclass(slots=True)

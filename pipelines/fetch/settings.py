@@ -17,8 +17,14 @@ class TransportSettings:
     """Timeout for establishing a connection, including the TLS handshake."""
     idle_timeout_s: Annotated[Seconds, MAY_CHANGE] = 5.0
     """Longest time without data from the server during a response."""
+    min_bytes_per_s: Annotated[NotNegative, MAY_CHANGE] = 1024
+    """Minimum transfer rate, taken over `idle_timeout_s`; slower answers end as `timeout`. 0: none."""
     total_timeout_s: Annotated[Seconds, MAY_CHANGE] = 20.0
     """Timeout for one row, including all redirects and retries."""
+    host_timeouts: Annotated[Positive, MAY_CHANGE] = 3
+    """After this many timeouts in a row a host rests, and its rows end as `timeout` at once."""
+    host_rest_s: Annotated[Seconds, MAY_CHANGE] = 60.0
+    """First rest of such a host; each further one is twice as long, at most 10 minutes."""
     max_body_bytes: Positive = 32 * 2**20
     """Maximum size of a body, both as sent and decoded; larger ones end as `too_big`."""
     max_redirects: NotNegative = 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ from lposekit.errors import Outcome, Rejected
 from pipelines.fetch.addresses import AddressGuard
 from pipelines.fetch.connection import GuardedConnection, make_tls_context
 from pipelines.fetch.deadline import Deadline
-from pipelines.fetch.pool import HostSlots, IdleConnections, RestingHosts
+from pipelines.fetch.pool import HostSlots, IdleConnections
+from pipelines.fetch.response import GuardedResponse
+from pipelines.fetch.resting import RestingHosts
 from pipelines.fetch.retry import TryAgain, describe
 from pipelines.fetch.settings import FetchSettings
 from pipelines.fetch.urls import WebUrl
@@ -29,18 +32,18 @@ class Transport:
     guard: AddressGuard
     slots: HostSlots
     idle: IdleConnections
+    resting: RestingHosts
     tls: ssl.SSLContext | None = None
-    resting: RestingHosts = field(default_factory=RestingHosts)
     _tls_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextmanager
-    def answer(self, url: WebUrl, deadline: Deadline) -> Iterator[http.client.HTTPResponse]:
+    def answer(self, url: WebUrl, deadline: Deadline) -> Iterator[GuardedResponse]:
         """Send a GET and yield the answer, header read. One of the host's slots is held until the block ends.
 
         The connection is kept for the next request only if nothing of this answer can be left in it.
-        Raises `Rejected`: PRIVATE_ADDRESS, DNS, CONNECT, TLS, TIMEOUT.
+        Raises `Rejected`: PRIVATE_ADDRESS, DNS, CONNECT, TLS, TIMEOUT; at once where the host rests.
         """
-        with self.slots.hold(url.host, deadline):
+        with self.slots.hold(url.host, deadline), self.watched(url.host, deadline):
             connection, response = self._request(url, deadline)
             is_reusable = False
             try:
@@ -56,7 +59,26 @@ class Transport:
                     response.close()
                     connection.close()
 
-    def _request(self, url: WebUrl, deadline: Deadline) -> tuple[GuardedConnection, http.client.HTTPResponse]:
+    @contextmanager
+    def watched(self, host: str, deadline: Deadline) -> Iterator[None]:
+        """Note whether the host answers the request made in this block; raises at once where it rests.
+
+        A timeout after a moment is that of a row whose time was spent elsewhere.
+        """
+        self.resting.check(host, deadline)
+        started_at = time.monotonic()
+        try:
+            yield
+        except Rejected as problem:
+            waited_s = time.monotonic() - started_at
+            if problem.outcome is not Outcome.TIMEOUT:
+                self.resting.answered(host)
+            elif waited_s >= min(self.settings.idle_timeout_s, self.settings.connect_timeout_s) / 2:
+                self.resting.timed_out(host, problem, deadline)
+            raise
+        self.resting.answered(host)
+
+    def _request(self, url: WebUrl, deadline: Deadline) -> tuple[GuardedConnection, GuardedResponse]:
         kept = self.idle.take(url.origin)
         if kept is not None:
             try:
@@ -64,10 +86,10 @@ class Transport:
             except TryAgain:
                 pass  # the server closed the connection while it rested: that is no failed attempt
         tls = self._tls_context() if url.scheme == "https" else None
-        fresh = GuardedConnection(url, self.guard, tls, self.settings.connect_timeout_s)
+        fresh = GuardedConnection(url, self.guard, tls, self.settings.connect_timeout_s, self.settings.min_bytes_per_s)
         return fresh, self._send(fresh, url, deadline)
 
-    def _send(self, connection: GuardedConnection, url: WebUrl, deadline: Deadline) -> http.client.HTTPResponse:
+    def _send(self, connection: GuardedConnection, url: WebUrl, deadline: Deadline) -> GuardedResponse:
         connection.deadline = deadline
         headers = {"User-Agent": self.settings.user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
         where = url.authority

@@ -18,6 +18,7 @@ Legend: H, W height and width in pixels, C = 3 channels in the order red, green,
 from __future__ import annotations
 
 import queue
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -36,6 +37,13 @@ RGB = npt.NDArray[np.uint8]
 
 _BAND_ROWS = 256  # rows converted at a time, so that a conversion needs no second image in memory
 _THUMBNAIL_SIDE, _THUMBNAIL_QUALITY = 160, 80
+_CHEAP_PIXELS = 10_000_000
+"""Images up to this size may be as plain as they like: they are decoded within a second."""
+_MAX_PIXELS_PER_BYTE = 100
+"""Photos have 1 to 30, at poor quality 60."""
+_MAX_SCANNED_PIXELS = 1_500_000_000
+"""Ten scans are usual; so many of the largest image take about a second."""
+_SCAN = re.compile(b"\xff\xda")  # faster than `bytes.count`
 _OUT_OF_MEMORY = -4  # cv::Error::StsNoMem
 
 cv2.setNumThreads(1)  # workers are the parallelism; the pixels do not depend on it
@@ -73,6 +81,8 @@ def decode_image(data: bytes, settings: ImageSettings) -> DecodedImage:
     header = read_header(data)
     if header.width * header.height > settings.max_pixels:
         detail = f"{header.width} x {header.height} is more than {settings.max_pixels} pixels"
+        raise Rejected(Outcome.TOO_MANY_PIXELS, detail)
+    if detail := _why_too_costly(data, header):
         raise Rejected(Outcome.TOO_MANY_PIXELS, detail)
     width, height = stored_size(header.width, header.height, settings.size)
     rgb_HWC = _decode_jpeg(data, header, width, height) if header.format == "jpeg" else _decode_other(data, header)
@@ -242,6 +252,18 @@ def _upright(rgb_HWC: RGB, orientation: int) -> RGB:
     if orientation in (3, 4, 7, 8):
         rgb_HWC = rgb_HWC[::-1]
     return np.ascontiguousarray(rgb_HWC)
+
+
+def _why_too_costly(data: bytes, header: Header) -> str:
+    """A kilobyte may stand for a hundred million pixels, and each scan of a progressive JPEG goes over all of them."""
+    num_pixels = header.width * header.height
+    if header.format == "jpeg":
+        # within a scan the two bytes of this marker cannot follow each other; a few in metadata do no harm
+        num_scans = len(_SCAN.findall(data))
+        is_costly = num_scans * num_pixels > _MAX_SCANNED_PIXELS
+        return f"{header.width} x {header.height} pixels in {num_scans} scans" if is_costly else ""
+    is_costly = num_pixels > _CHEAP_PIXELS and num_pixels > _MAX_PIXELS_PER_BYTE * len(data)
+    return f"{header.width} x {header.height} pixels in {len(data)} bytes" if is_costly else ""
 
 
 def _why_too_small(width: int, height: int, settings: ImageSettings) -> str:

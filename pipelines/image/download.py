@@ -26,8 +26,12 @@ from pipelines.fetch.opener import Fetched
 from pipelines.fetch.settings import FetchSettings
 from pipelines.image import engine
 from pipelines.image.decode import DecodedImage, TooSmall
+from pipelines.image.decode_budget import DecodeBudget
+from pipelines.image.turns import RowTurns
 
 _MAX_WAITING_BYTES = 256 * 2**20
+_LOOK_AHEAD = 4
+"""Rows begun beyond the oldest that has not ended, in multiples of the threads."""
 _POLL_S = 0.1
 
 
@@ -66,14 +70,18 @@ def download_rows(
     work_dir: Path,
     times: StageTimes | None = None,
     cancel: threading.Event | None = None,
+    budget: DecodeBudget | None = None,
+    is_doubtful: Callable[[str], bool] = lambda host: False,
     decode_threads: int = 1,
     max_waiting: int = 32,
 ) -> Generator[FetchedRow, None, None]:
     """Fetch and decode all rows; yields each exactly once, in the order in which they end.
 
     While the caller works on a row, at most `max_waiting` rows wait for it, decoded or not, and the downloads pause.
-    `decode` is called from `decode_threads` threads. `times` gets `fetch` and `decode`, added up over threads.
-    img2dataset's own files (input, statistics) live and die in `work_dir`.
+    `decode` is called from `decode_threads` threads, as long as the host of an image has time left in `budget`. A host
+    that `is_doubtful` is asked for one row at a time. `times`
+    gets `fetch` and `decode`, added up over threads. img2dataset's own files (input, statistics) live and die in
+    `work_dir`.
 
     Raises what `decode` raises (but `Rejected`), and `Interrupted` within a second after `cancel` is set. When the
     caller stops asking, downloads that are under way end on their own, within their total time; the end of the process
@@ -82,7 +90,17 @@ def download_rows(
     if not rows:
         return
     decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
-    shard = _Shard(rows, opener, decode, settings, decoders, max_waiting, times or StageTimes())
+    shard = _Shard(
+        rows,
+        opener,
+        decode,
+        settings,
+        decoders,
+        max_waiting,
+        times or StageTimes(),
+        budget or DecodeBudget(),
+        is_doubtful,
+    )
     running = engine.start(shard, len(rows), settings.threads, work_dir)
     try:
         for _ in rows:
@@ -105,6 +123,8 @@ class _Shard:
         decoders: ThreadPoolExecutor,
         max_waiting: int,
         times: StageTimes,
+        budget: DecodeBudget,
+        is_doubtful: Callable[[str], bool],
     ) -> None:
         self.stopped = threading.Event()
         self.slots = threading.Semaphore(max_waiting)
@@ -115,29 +135,41 @@ class _Shard:
         self._verify_hash = settings.verify_hash
         self._decoders = decoders
         self._times = times
+        self._budget = budget
         self._bodies = _ByteBudget(_MAX_WAITING_BYTES)
         self._facts: dict[int, tuple[str, int, int]] = {}  # sha256, num_bytes, http_status of a row
         self._rejections: dict[int, Rejected] = {}
         self._missing = set(range(len(rows)))
+        urls = [row.url for row in rows]
+        self._turns = RowTurns(urls, settings.per_host_connections, _LOOK_AHEAD * settings.threads, is_doubtful)
+        self._turn_of: dict[int, int] = {}  # by the engine's number, which says when a row begins, not which one
 
     def fetch(self, index: int) -> Fetched:
-        """One row's body, from one of the engine's threads. Raises `Rejected`, which the engine turns into text."""
-        try:
-            return self._fetch(index)
-        except Rejected as rejected:
-            self._rejections[index] = rejected
-            raise
+        """The body of the row whose turn it is, from one of the engine's threads.
 
-    def _fetch(self, index: int) -> Fetched:
-        row = self._rows[index]
+        Raises:
+            Rejected: the engine turns it into text, and `deliver` finds it again.
+        """
         self._bodies.wait_for_room(self.stopped)
-        if self.stopped.is_set():
+        turn = self._turns.take(self.stopped)
+        if turn is None:
             raise Rejected(Outcome.CONNECT, "the download was stopped")
+        self._turn_of[index] = turn
+        try:
+            return self._fetch(turn)
+        except Rejected as rejected:
+            self._rejections[turn] = rejected
+            raise
+        finally:
+            self._turns.end(turn)
+
+    def _fetch(self, turn: int) -> Fetched:
+        row = self._rows[turn]
         if row.url is None:
             raise Rejected(Outcome.BAD_URL, "the row has no URL")
         with self._times.stage("fetch"):
             fetched = self._opener.fetch(row.url)
-        self._facts[index] = hashlib.sha256(fetched.body).hexdigest(), len(fetched.body), fetched.http_status
+        self._facts[turn] = hashlib.sha256(fetched.body).hexdigest(), len(fetched.body), fetched.http_status
         expected = listed_hash(row.extra) if self._verify_hash else None
         if expected is not None:
             expected.check(fetched.body)
@@ -149,6 +181,7 @@ class _Shard:
         while self.stopped.is_set() or not self.slots.acquire(timeout=_POLL_S):
             if self.stopped.is_set():
                 return
+        index = self._turn_of.pop(index)
         if body is not None:
             self._decoders.submit(self._decoded, index, body).add_done_callback(self._results.put)
             return
@@ -175,7 +208,7 @@ class _Shard:
         try:
             if self.stopped.is_set():
                 raise Rejected(Outcome.WORKER_CRASH, "the download was stopped")
-            with self._times.stage("decode"):
+            with self._times.stage("decode"), self._budget.image_of(self._rows[index].url or ""):
                 image = self._decode(body)
             return self._row(index, image=image)
         except TooSmall as rejected:

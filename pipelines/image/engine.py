@@ -43,7 +43,8 @@ class RowSource(Protocol):
     """Who wants rows fetched. Only `fetch` is called from several threads."""
 
     def fetch(self, index: int) -> Fetched:
-        """Fetch one row. What it raises reaches `deliver` as text."""
+        """Fetch one row, whichever the source likes: `index` is its name from now on. What it raises reaches
+        `deliver` as text."""
         ...
 
     def deliver(self, index: int, body: bytes | None, message: str | None) -> None:

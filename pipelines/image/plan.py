@@ -21,7 +21,8 @@ from pipelines.image.plan_rows import PlannedRow, RowRules, bind_limits, metadat
 from pipelines.image.settings import BuildImagesSettings
 from pipelines.image.sources import Source, extra_types, open_sources, source_tables
 from pipelines.lists.columns import safety_warnings
-from pipelines.lists.files import check_tail
+from pipelines.lists.tail import check_tail
+from pipelines.lists.text import MAX_CELL_CHARS
 from pipelines.lists.values import column_values
 
 SHUFFLE_BLOCK_ROWS = 65_536
@@ -79,7 +80,10 @@ def _shard_tables(
     def wanted(unit: int) -> bool:
         return any(shard not in skip for shard in range(unit * shards_per_unit, (unit + 1) * shards_per_unit))
 
-    for unit, table in _units(sources, size * shards_per_unit, settings.max_rows, wanted):
+    max_cell_chars = max(
+        MAX_CELL_CHARS, 4 * (settings.filter.max_caption_chars + 1)
+    )  # one more: it is counted as trimmed
+    for unit, table in _units(sources, size * shards_per_unit, settings.max_rows, wanted, max_cell_chars):
         ordered = table if seed is None else table.take(_permutation(table.num_rows, seed, unit))
         for offset in range(0, ordered.num_rows, size):
             shard = unit * shards_per_unit + offset // size
@@ -95,11 +99,15 @@ def _permutation(num_rows: int, seed: int, unit: int) -> list[int]:
 
 
 def _units(
-    sources: Sequence[Source], unit_rows: int, max_rows: int | None, wanted: Callable[[int], bool]
+    sources: Sequence[Source],
+    unit_rows: int,
+    max_rows: int | None,
+    wanted: Callable[[int], bool],
+    max_cell_chars: int,
 ) -> Iterator[tuple[int, pa.Table]]:
     parts: list[pa.Table] = []
     end = 0
-    for begin, end, table in _runs(sources, unit_rows, wanted):
+    for begin, end, table in _runs(sources, unit_rows, wanted, max_cell_chars):
         end = end if max_rows is None else min(end, max_rows)
         for unit in range(begin // unit_rows, -(-end // unit_rows)):
             first, last = max(begin, unit * unit_rows), min(end, (unit + 1) * unit_rows)
@@ -115,7 +123,7 @@ def _units(
 
 
 def _runs(
-    sources: Sequence[Source], unit_rows: int, wanted: Callable[[int], bool]
+    sources: Sequence[Source], unit_rows: int, wanted: Callable[[int], bool], max_cell_chars: int
 ) -> Iterator[tuple[int, int, pa.Table | None]]:
     """The rows of all lists as (begin, end, table), begin and end counted over all lists."""
     types, position = extra_types(sources), 0
@@ -126,7 +134,7 @@ def _runs(
             begin, end = start + first, start + first + num_rows
             return any(wanted(unit) for unit in range(begin // unit_rows, -(-end // unit_rows)))
 
-        for num_rows, table in source_tables(source, types, rows_wanted):
+        for num_rows, table in source_tables(source, types, rows_wanted, max_cell_chars):
             yield position, position + num_rows, table
             position += num_rows
 
@@ -144,8 +152,8 @@ def count_rows(settings: BuildImagesSettings, sources: Sequence[Source] | None =
 def list_warnings(settings: BuildImagesSettings, sources: Sequence[Source] | None = None) -> list[str]:
     """What a user should know about these lists before fetching them; goes to the log and to the dataset card."""
     sources = open_sources(settings) if sources is None else sources
-    opened = [source.opened for source in sources]
-    warnings = [warning for each in opened for warning in safety_warnings(each.file.path, each.types)]
+    lists = {source.opened.file.path: source.opened.types for source in sources}
+    warnings = safety_warnings(lists, settings.list_source)
     columns = extra_types(sources)
     limits = metadata_limits(settings.filter)
     bound = [limit for limit, _ in bind_limits(limits, columns)]
@@ -153,4 +161,4 @@ def list_warnings(settings: BuildImagesSettings, sources: Sequence[Source] | Non
         if limit not in bound:
             flag = "--filter." + limit.setting.replace("_", "-")
             warnings.append(f"{flag} is set, but the list has no column {limit.metadata}: it turns nothing down.")
-    return list(dict.fromkeys(warnings))
+    return warnings

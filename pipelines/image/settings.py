@@ -101,6 +101,8 @@ class BuildImagesSettings:
     """Caption column of the list; default: found by its name (caption, text, alt, ...)."""
     url_column: str | None = None
     """URL column of the list; default: found by its name (url, image_url, ...)."""
+    list_source: Annotated[Literal["re-laion-5b", "laion-5b", "other"] | None, MAY_CHANGE] = None
+    """What the lists are, where their names or columns look like those of LAION-5B, which was withdrawn."""
     rows_per_shard: Annotated[int, Interval(ge=1, le=10_000)] = 1000
     """Rows per shard: the unit of work, loss and resume."""
     workers: Annotated[Positive | None, MAY_CHANGE] = None

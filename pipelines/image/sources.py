@@ -12,7 +12,7 @@ from pipelines.image.settings import BuildImagesSettings
 from pipelines.lists.columns import caption_column, url_column
 from pipelines.lists.files import OpenedList, find_lists, open_list, read_pieces
 from pipelines.lists.text import text_or_none
-from pipelines.lists.values import decoded, is_text
+from pipelines.lists.values import column_values, decoded, is_text
 
 URL, CAPTION = "url", "caption"
 
@@ -68,14 +68,14 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def source_tables(
-    source: Source, types: dict[str, pa.DataType], wanted: Callable[[int, int], bool]
+    source: Source, types: dict[str, pa.DataType], wanted: Callable[[int, int], bool], max_cell_chars: int
 ) -> Iterator[tuple[int, pa.Table | None]]:
     """Runs of rows: how many, and their table with the columns url, caption and `types`; None where `wanted` (see
-    `read_pieces`) said no."""
+    `read_pieces`) said no. Longer texts are cut to `max_cell_chars`."""
     columns = [name for name in (source.url, source.caption, *source.extra.values()) if name is not None]
     schema = {URL: pa.string(), CAPTION: pa.string(), **types}
     names = {URL: source.url, CAPTION: source.caption, **source.extra}
-    for piece in read_pieces(source.opened, columns, wanted):
+    for piece in read_pieces(source.opened, columns, wanted, max_cell_chars):
         if piece.batch is None:
             yield piece.num_rows, None
         else:
@@ -87,10 +87,8 @@ def _column(batch: pa.RecordBatch, name: str | None, kind: pa.DataType) -> pa.Ar
     if name is None or name not in batch.schema.names:
         return pa.nulls(batch.num_rows, kind)
     column = batch.column(name)
-    if pt.is_dictionary(column.type):
-        column = column.dictionary_decode()
     if column.type == kind:
         return column
     if is_text(column.type):
         return column.cast(kind)
-    return pa.array([text_or_none(decoded(value)) for value in column.to_pylist()], kind)
+    return pa.array([text_or_none(decoded(value)) for value in column_values(column)], kind)

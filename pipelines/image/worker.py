@@ -73,13 +73,14 @@ def load_download(settings: BuildImagesSettings, allowed_local: frozenset[str] =
     """The fetch and decode stage of a worker: opener, decoder children, img2dataset; loaded once a process."""
     from pipelines.fetch.polite import polite_opener
     from pipelines.image.decode import ImageDecoder
+    from pipelines.image.decode_budget import DecodeBudget
     from pipelines.image.download import download_rows
 
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     opener = polite_opener(
         settings.fetch, allow_private_addresses=settings.allow_private_addresses, allowed_local=allowed_local
     )
-    decoder = ImageDecoder(settings.image)
+    decoder, budget = ImageDecoder(settings.image), DecodeBudget()
 
     def download(
         rows: Sequence[ImageRow], work_dir: Path, times: StageTimes, cancel: threading.Event | None = None
@@ -92,6 +93,8 @@ def load_download(settings: BuildImagesSettings, allowed_local: frozenset[str] =
             work_dir=work_dir,
             times=times,
             cancel=cancel,
+            budget=budget,
+            is_doubtful=opener.transport.resting.is_doubtful,
             decode_threads=decoder.parallel,
         )
 

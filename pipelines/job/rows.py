@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from lposekit.errors import Outcome
-from lposekit.records import Columns
+from lposekit.records import Columns, without_user
 
 MAX_ERROR_CHARS = 500
 LIST_COLUMNS = ("url", "caption")
@@ -45,19 +45,26 @@ def row_columns(
     detail: str,
     stored: bool,
 ) -> dict[str, object]:
-    """The list's columns as they came, then ours (`own`): empty, but for key, status, outcome and message."""
+    """The list's columns as they came, then ours (`own`): empty, but for key, status, outcome and message.
+
+    User names and passwords of addresses are left out: a dataset is shown and shared.
+    """
     own = tuple(own)
     message = None if outcome is Outcome.KEPT else f"{outcome.value}: {detail}"[:MAX_ERROR_CHARS]
     return {
-        "url": url,
+        "url": _shown(url),
         "caption": caption,
-        **{name: value for name, value in extra.items() if name not in own},
+        **{name: _shown(value) for name, value in extra.items() if name not in own},
         **dict.fromkeys(own),
         "key": key,
         "status": img2dataset_status(outcome, stored),
         "error_message": message,
         "outcome": outcome.value,
     }
+
+
+def _shown(value: object) -> object:
+    return without_user(value) if isinstance(value, str) and "@" in value else value
 
 
 def rows_table(rows: Sequence[Columns], own: Mapping[str, pa.DataType]) -> pa.Table:

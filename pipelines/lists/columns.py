@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lposekit.errors import UsageError
 from lposekit.setting_values import nearest
@@ -30,9 +30,9 @@ NO_SAFETY_COLUMN = (
     "Prefer a list that was checked, as Re-LAION-5B research-safe."
 )
 LOOKS_LIKE_LAION5B = (
-    "{path} looks like a part of LAION-5B, which was withdrawn in December 2023 because it links to illegal images. "
-    "Use Re-LAION-5B (research-safe), where those links are removed; if this is Re-LAION, a file or folder name with "
-    "'re-laion' in it says so."
+    "{what}. LAION-5B, which was published in this form, was withdrawn in December 2023 because it links to illegal "
+    "images; Re-LAION-5B (research-safe) is free of those links. Say which one this is with --list-source re-laion-5b, "
+    "or other."
 )
 
 
@@ -74,18 +74,33 @@ def _found(columns: Collection[str]) -> str:
     return f"The columns are: {', '.join(columns)}."
 
 
-def safety_warnings(path: str, columns: Collection[str]) -> list[str]:
-    """Warnings about one list; empty for one that looks harmless."""
+def safety_warnings(lists: Mapping[str, Collection[str]], source: str | None = None) -> list[str]:
+    """Warnings about the lists of a run, each once; empty for lists that look harmless.
+
+    Args:
+        lists: their columns, by path.
+        source: what the user says that they are, if anything.
+    """
     warnings = []
-    if find_column(columns, SAFETY_COLUMNS) is None:
+    if any(find_column(columns, SAFETY_COLUMNS) is None for columns in lists.values()):
         warnings.append(NO_SAFETY_COLUMN)
-    nearby = "/".join(path.split("/")[-2:])
-    if not _RELAION_NAME.search(path) and (_LAION5B_NAME.search(nearby) or _has_laion5b_columns(columns)):
-        warnings.append(LOOKS_LIKE_LAION5B.format(path=path))
+    seen = [what for path, columns in lists.items() if (what := _laion5b_signs(path, columns))]
+    if seen and source in (None, "laion-5b"):
+        more = f" (so {'does 1 more list' if len(seen) == 2 else f'do {len(seen) - 1} more lists'})" if seen[1:] else ""
+        warnings.append(LOOKS_LIKE_LAION5B.format(what=seen[0] + more))
     return warnings
 
 
-def _has_laion5b_columns(columns: Collection[str]) -> bool:
-    """LAION's first releases write URL and TEXT in capitals, beside a set of columns of their own."""
-    own = {column.lower() for column in columns} & set(_LAION5B_COLUMNS)
-    return {"URL", "TEXT"} <= set(columns) and len(own) >= 4
+def _laion5b_signs(path: str, columns: Collection[str]) -> str:
+    """What about a list looks like LAION's withdrawn ones; empty for others. LAION's first releases write URL and TEXT
+    in capitals, beside a set of columns of their own; so do lists that were made of them, and Re-LAION."""
+    if _RELAION_NAME.search(path):
+        return ""
+    folder_and_name = path.split("/")[-2:]
+    named = _LAION5B_NAME.search("/".join(folder_and_name))
+    if named:
+        return f"{folder_and_name[-1]} has {named[0]!r} in its name or that of its folder"
+    own = [column for column in columns if column.lower() in _LAION5B_COLUMNS]
+    if {"URL", "TEXT"} <= set(columns) and len(own) >= 4:
+        return f"{folder_and_name[-1]} has columns that are named as LAION's: URL, TEXT, {', '.join(own)}"
+    return ""

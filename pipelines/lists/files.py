@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lposekit.errors import LposekitError, UsageError
-from pipelines.lists.text import text_batch, text_columns, text_rows, text_type
+from pipelines.lists.text import MAX_CELL_CHARS, MAX_COLUMNS, text_batch, text_columns, text_rows, text_type
+from pipelines.lists.values import plain_and_cut
 
 KINDS = {
     ".parquet": "parquet",
@@ -34,7 +35,8 @@ KINDS = {
 }
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 TEXT_BATCH_ROWS = 1000
-_TAIL_BYTES = 4 * 2**20
+PARQUET_BATCH_ROWS = 64
+"""Few: texts that a page holds once may stand in every row, and are written out before they can be cut."""
 _DAMAGE = (OSError, EOFError, zlib.error, pa.ArrowException, csv.Error, UnicodeError)
 
 
@@ -130,88 +132,63 @@ def open_list(file: ListFile) -> OpenedList:
     """A list with its columns and their types, from its head (of parquet: its footer).
 
     Raises:
+        UsageError: a column comes twice, or there are more than any list has.
         LposekitError: the file is damaged or empty.
     """
     with damage_named(file):
         if file.kind == "parquet":
             with _open_parquet(file) as parquet:
                 types = {field.name: field.type for field in parquet.schema_arrow}
+                _check_columns(file, [field.name for field in parquet.schema_arrow])
                 return OpenedList(file, types, parquet.metadata)
         names = text_columns(file.path, file.kind)
+        _check_columns(file, names)
     if not names:
         raise LposekitError(f"input {file.path}: no columns were found, the file is empty. Check how it was written.")
     return OpenedList(file, {name: text_type(name) for name in names})
 
 
-def check_tail(file: ListFile, *, limit_bytes: int = 256 * 2**20) -> None:
-    """Finds a truncated text before any work starts, as far as that is cheap: a compressed one by decompressing up to
-    `limit_bytes`, JSON lines by their last line. Parquet shows it when it is opened.
-
-    Raises:
-        LposekitError: the file is damaged.
-    """
-    if file.kind == "parquet":
-        return
-    with damage_named(file):
-        filesystem, path = fsspec.core.url_to_fs(file.path)
-        size = filesystem.size(path)
-        if file.compressed:
-            if size is not None and size <= limit_bytes:
-                _decompress(file)
-        elif file.kind == "json" and size:
-            tail = filesystem.cat_file(path, start=max(0, size - _TAIL_BYTES))
-            _check_last_json_line(tail, whole=size <= _TAIL_BYTES)
+def _check_columns(file: ListFile, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UsageError(f"input {file.path}: {len(twice)} columns come twice ({twice[0]!r:.80}). Rename one of each.")
+    if len(names) > MAX_COLUMNS:
+        raise UsageError(
+            f"input {file.path}: {len(names)} columns (limit {MAX_COLUMNS}). Leave out what is not needed."
+        )
 
 
-def _decompress(file: ListFile) -> None:
-    with cast(Any, fsspec.open(file.path, "rb", compression="infer")) as stream:
-        while stream.read(2**20):
-            pass
-
-
-def _check_last_json_line(tail: bytes, *, whole: bool) -> None:
-    text = tail.decode("utf-8", "replace").rstrip().removeprefix("\ufeff")
-    if whole and text.lstrip().startswith("["):
-        complete = text.endswith("]")
-    else:
-        _, newline, last = text.rpartition("\n")
-        complete = text.endswith("]") or (not newline and not whole) or _is_json(last)
-    if not complete:
-        raise EOFError("its last line is not complete JSON")
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
-def read_pieces(opened: OpenedList, columns: Sequence[str], wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
+def read_pieces(
+    opened: OpenedList,
+    columns: Sequence[str],
+    wanted: Callable[[int, int], bool],
+    max_cell_chars: int = MAX_CELL_CHARS,
+) -> Iterator[Piece]:
     """The rows of a list in order, memory bounded by one batch.
 
     Args:
         columns: those to read; one that the file lacks is left out.
         wanted: asked with (first row, number of rows) of a run; where it says no, nothing is built, and of parquet
             whole row groups are not even read.
+        max_cell_chars: longer texts are cut; of parquet those of more bytes.
 
     Raises:
         LposekitError: the file turned out to be damaged.
     """
     with damage_named(opened.file):
         pieces = _text_pieces if opened.footer is None else _parquet_pieces
-        yield from pieces(opened, columns, wanted)
+        yield from pieces(opened, columns, wanted, max_cell_chars)
 
 
-def parquet_batches(opened: OpenedList, batch_rows: int) -> Iterator[pa.RecordBatch]:
+def parquet_batches(opened: OpenedList, max_cell_chars: int) -> Iterator[pa.RecordBatch]:
     """All rows of a parquet list.
 
     Raises:
         LposekitError: the file turned out to be damaged.
     """
     with damage_named(opened.file), _open_parquet(opened.file, opened.footer) as parquet:
-        yield from parquet.iter_batches(batch_rows, use_threads=False)
+        for batch in parquet.iter_batches(PARQUET_BATCH_ROWS, use_threads=False):
+            yield plain_and_cut(batch, max_cell_chars)
 
 
 @contextmanager
@@ -222,7 +199,9 @@ def _open_parquet(file: ListFile, footer: pq.FileMetaData | None = None) -> Iter
         yield pq.ParquetFile(stream, metadata=footer, pre_buffer=False)
 
 
-def _parquet_pieces(opened: OpenedList, columns: Sequence[str], wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
+def _parquet_pieces(
+    opened: OpenedList, columns: Sequence[str], wanted: Callable[[int, int], bool], max_cell_chars: int
+) -> Iterator[Piece]:
     with _open_parquet(opened.file, opened.footer) as parquet:
         there = [name for name in columns if name in opened.types]
         first = 0
@@ -231,15 +210,18 @@ def _parquet_pieces(opened: OpenedList, columns: Sequence[str], wanted: Callable
             if not wanted(first, num_rows):
                 yield Piece(num_rows, None)
             else:
-                for batch in parquet.iter_batches(2048, row_groups=[group], columns=there, use_threads=False):
-                    yield Piece(batch.num_rows, batch)
+                batches = parquet.iter_batches(PARQUET_BATCH_ROWS, row_groups=[group], columns=there, use_threads=False)
+                for batch in batches:
+                    yield Piece(batch.num_rows, plain_and_cut(batch, max_cell_chars))
             first += num_rows
 
 
-def _text_pieces(opened: OpenedList, columns: Sequence[str], wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
+def _text_pieces(
+    opened: OpenedList, columns: Sequence[str], wanted: Callable[[int, int], bool], max_cell_chars: int
+) -> Iterator[Piece]:
     file = opened.file
     there = [name for name in columns if name in opened.types]
-    rows, first = text_rows(file.path, file.kind), 0
+    rows, first = text_rows(file.path, file.kind, max_cell_chars), 0
     while chunk := list(itertools.islice(rows, TEXT_BATCH_ROWS)):
         yield Piece(len(chunk), text_batch(chunk, there) if wanted(first, len(chunk)) else None)
         first += len(chunk)

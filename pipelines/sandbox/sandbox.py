@@ -164,13 +164,13 @@ def _spawn(name: str) -> _Child:
             stdout=output_fd,
             stderr=output_fd,
             pass_fds=(theirs.fileno(), arena_fd),
-            env=_child_environment(),
+            env=child_environment(),
             process_group=0,  # a kill takes what the decoder started along
         )
     return _Child(name, process, ours, Arena(arena_fd), output_fd)
 
 
-def _child_environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """No credentials, our own import path, one thread to each native library unless the target says otherwise."""
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipelines.lists.columns import find_column
-from pipelines.lists.text import text_or_none
+from pipelines.lists.text import MAX_CELL_CHARS, text_or_none
 
 Record = Mapping[str, object]
+MAX_CAPTION_CHARS = 10_000
 OWN_NAMES = ("url", "caption")
 
 
@@ -32,9 +33,11 @@ def text_cell(record: Record, aliases: tuple[str, ...]) -> str:
 
 
 def text_of(value: object) -> str | None:
-    """The value as text, lists and objects as JSON; None for no value, which pandas writes as NaN."""
+    """The value as text, lists and objects as JSON; None for no value, which pandas writes as NaN.
+    What is longer than any text of a list is cut."""
     if isinstance(value, float) and math.isnan(value):
         return None
+    value = value[:MAX_CELL_CHARS] if isinstance(value, str | bytes) else value
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     try:
@@ -49,6 +52,7 @@ def caption_of(value: object) -> str:
     """A caption without NUL, which ends a text in many a reader. Of a list of captions the first counts."""
     if isinstance(value, list | tuple):
         value = next((item for item in value if isinstance(item, str)), None)
+    value = value[:MAX_CAPTION_CHARS] if isinstance(value, str | bytes) else value
     return "" if isinstance(value, Mapping) else (text_of(value) or "").replace("\0", "\ufffd")
 
 

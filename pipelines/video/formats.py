@@ -6,14 +6,9 @@ understood makes the row keep less (no span, no time), never the run fail (see `
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.types as pt
 
 from lposekit.errors import UsageError
 from pipelines.lists.columns import CAPTION_ALIASES, caption_column, find_column
@@ -33,6 +28,7 @@ from pipelines.video.cells import (
     whole_number,
 )
 from pipelines.video.clips.records import Span, TimedCaption, VideoRow
+from pipelines.video.places import ListPlace
 from pipelines.video.settings import VideoFormat
 
 PATH_ALIASES = ("path", "file", "video", "video_path", "filename", "file_name", "file_path")
@@ -44,6 +40,7 @@ END_ALIASES = ("end", "end_s", "end_time", "clip_end", "stop")
 TIMED_ALIASES = ("captions", "timed_captions")
 CUTS_ALIASES = ("cuts", "cuts_s", "scene_cuts_s")
 TIME_ALIASES = ("time", "time_s", "timestamp", "second")
+_MAX_CELL_CHARS = 2**20  # Panda-70M keeps the times of all clips of a video in one cell
 FRAME_ALIASES = ("frame", "frame_id", "frame_index")
 _NEEDED: dict[VideoFormat, tuple[tuple[str, ...], ...]] = {
     "generic": ((*PATH_ALIASES, *URL_ALIASES),),
@@ -59,26 +56,6 @@ _CAPTIONS: dict[VideoFormat, tuple[str, ...]] = {
     "panda70m": ("caption",),
 }
 """Where captions stand. HD-VILA-100M has none but those that its clips may hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListPlace:
-    """How a list is read: relative paths count from `folder` (the list's own, or `--video-root`), and captions stand in
-    the column `caption` where `--caption-column` names one."""
-
-    folder: Path
-    caption: str | None = None
-
-    def path(self, name: str) -> str:
-        return str(self.folder / name)
-
-    def existing(self, *names: str) -> str | None:
-        """The first of these names that is one of a file here."""
-        return next((name for name in names if os.path.isfile(self.folder / name)), None)
-
-    def captions(self, aliases: tuple[str, ...] = CAPTION_ALIASES) -> tuple[str, ...]:
-        """The aliases of the caption's column."""
-        return aliases if self.caption is None else (self.caption.lower(),)
 
 
 def detect_format(columns: Iterable[str]) -> VideoFormat | None:
@@ -121,27 +98,11 @@ def list_records(opened: OpenedList) -> Iterator[Record]:
     file = opened.file
     if opened.footer is None:
         with damage_named(file):
-            yield from text_rows(file.path, file.kind)
+            yield from text_rows(file.path, file.kind, _MAX_CELL_CHARS)
         return
-    for batch in parquet_batches(opened, 1000):
-        columns = [_values(column) for column in batch.columns]
+    for batch in parquet_batches(opened, _MAX_CELL_CHARS):
+        columns = [column_values(column) for column in batch.columns]
         yield from (dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True))
-
-
-def _values(column: pa.Array) -> list[object]:
-    if pt.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    try:
-        return column_values(column)
-    except (ValueError, OverflowError):  # one value within: a text in a list that is no UTF-8, a year beyond Python's
-        return [_value(scalar) for scalar in column]
-
-
-def _value(scalar: pa.Scalar) -> object:
-    try:
-        return scalar.as_py()
-    except (ValueError, OverflowError):
-        return None
 
 
 def video_rows(records: Iterable[Record], kind: VideoFormat, place: ListPlace) -> Iterator[VideoRow]:
@@ -170,6 +131,7 @@ def generic_row(record: Record, place: ListPlace) -> VideoRow:
     return VideoRow(
         name=text_cell(record, ("key", "id", "video_id", "videoid")) or path or url,
         path=place.path(listed) if listed else None,
+        root=place.root,
         listed_path=listed,
         url=url or None,
         caption=caption_of(cell(record, captions)),
@@ -189,6 +151,7 @@ def webvid_row(record: Record, place: ListPlace) -> VideoRow:
     return VideoRow(
         name=name,
         path=place.path(listed) if listed else None,
+        root=place.root,
         listed_path=listed,
         url=text_cell(record, ("contenturl",)) or None,
         caption=caption_of(cell(record, captions)),
@@ -205,6 +168,7 @@ def hdvila_row(record: Record, place: ListPlace) -> VideoRow:
     return VideoRow(
         name=name,
         path=place.path(listed) if listed else None,
+        root=place.root,
         listed_path=listed,
         url=text_cell(record, ("url",)) or None,
         caption=caption_of(cell(record, place.captions())),
@@ -237,6 +201,7 @@ def hdvila_caption_rows(records: Iterable[Record], place: ListPlace) -> Iterator
         yield VideoRow(
             name=name,
             path=place.path(name),
+            root=place.root,
             listed_path=name,
             caption=captions[0].text,
             captions=tuple(captions),
@@ -270,6 +235,7 @@ def panda70m_row(record: Record, place: ListPlace) -> VideoRow:
     return VideoRow(
         name=name,
         path=place.path(listed) if listed else None,
+        root=place.root,
         listed_path=listed,
         url=text_cell(record, ("url",)) or None,
         caption=spans[0].caption or "" if spans else "",

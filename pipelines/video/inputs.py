@@ -15,7 +15,6 @@ from pipelines.lists.files import ListFile, OpenedList, find_lists, open_list
 from pipelines.video.cells import Record, caption_of, cell, seconds, seconds_of, text_of
 from pipelines.video.clips.records import Span, VideoRow
 from pipelines.video.formats import (
-    ListPlace,
     check_columns,
     detect_format,
     lacks_captions,
@@ -23,9 +22,12 @@ from pipelines.video.formats import (
     timed_captions,
     video_rows,
 )
+from pipelines.video.places import ListPlace
 from pipelines.video.settings import VideoFormat
 
 log = logging.getLogger(__name__)
+
+_MAX_ANNOTATION_CHARS = 4 * 2**20
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv"}
@@ -77,11 +79,13 @@ def open_inputs(
     kind: VideoFormat | None = None,
     video_root: Path | None = None,
     caption_column: str | None = None,
+    allow_outside_paths: bool = False,
 ) -> list[VideoInput]:
     """The inputs, in order, with what is to be known of them before any work.
 
     kind: the format of the lists; default: from their columns. video_root: where relative paths of lists count from;
     default: the folder of the list. caption_column: the lists' column of captions; default: found by its name.
+    allow_outside_paths: also take files outside of the folder that paths count from.
 
     Raises:
         UsageError: an input is missing or names no video.
@@ -89,15 +93,15 @@ def open_inputs(
     """
     if not inputs:
         raise UsageError("no input is named. Give --input FOLDER, or FILE: a list of videos and captions.")
-    opened: list[VideoInput] = []
+    confined, opened = not allow_outside_paths, list[VideoInput]()
     for name in inputs:
         folder = Path(name).resolve()
         videos = folder_videos(folder) if folder.is_dir() else []
         if videos:
-            opened.append(FolderInput(name, ListPlace(folder, caption_column), tuple(videos)))
+            opened.append(FolderInput(name, ListPlace(folder, caption_column, confined), tuple(videos)))
             continue
         for file in find_lists([name]):
-            place = ListPlace((video_root or Path(file.path).resolve().parent).resolve(), caption_column)
+            place = ListPlace((video_root or Path(file.path).resolve().parent).resolve(), caption_column, confined)
             opened.append(_list_input(file, kind, place))
     return opened
 
@@ -137,12 +141,13 @@ def folder_row(place: ListPlace, video: Path) -> VideoRow:
     """
     name = text_of(video.relative_to(place.folder).as_posix()) or ""  # on disk a name need not be UTF-8
     text = video.with_suffix(".txt")
-    annotation = _annotation(video)
-    caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else None
+    annotation = _annotation(place, video)
+    caption = _read(text).strip() if place.holds(text) else None
     start_s, end_s, cuts = seconds(annotation.get("start")), seconds(annotation.get("end")), annotation.get("cuts")
     return VideoRow(
         name=name,
         path=str(video),
+        root=place.root,
         listed_path=name,
         caption=caption_of(cell(annotation, place.captions()) if caption is None else caption),
         spans=() if start_s is None and end_s is None else (Span(start_s or 0.0, end_s),),
@@ -151,13 +156,13 @@ def folder_row(place: ListPlace, video: Path) -> VideoRow:
     )
 
 
-def _annotation(video: Path) -> Record:
+def _annotation(place: ListPlace, video: Path) -> Record:
     """The object in the json beside a video; a text or a list in it is its caption or its timed captions."""
     path = video.with_suffix(".json")
-    if not path.is_file():
+    if not place.holds(path):
         return {}
     try:
-        annotation = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        annotation = json.loads(_read(path))
     except (ValueError, RecursionError):
         log.warning("%s is no JSON: the video beside it gets no caption from it", path)
         return {}
@@ -166,3 +171,8 @@ def _annotation(video: Path) -> Record:
     if isinstance(annotation, list):
         return {"captions": annotation}
     return {"caption": annotation} if isinstance(annotation, str) else {}
+
+
+def _read(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        return stream.read(_MAX_ANNOTATION_CHARS)

@@ -14,8 +14,9 @@ from itertools import islice
 from pathlib import Path
 
 from lposekit.errors import UsageError
-from pipelines.lists.files import check_tail, find_lists
+from pipelines.lists.files import find_lists
 from pipelines.lists.fingerprint import lists_fingerprint
+from pipelines.lists.tail import check_tail
 from pipelines.video.captions import ROWS_CHECKED, NewCaption, check_keys, read_captions, with_captions
 from pipelines.video.clips.records import VideoRow
 from pipelines.video.inputs import ListInput, VideoInput, folder_videos, open_inputs, read_rows
@@ -37,7 +38,9 @@ def iter_plans(settings: BuildVideoSettings, skip: Container[int] = ()) -> Itera
         UsageError: a missing file or column, captions of another list.
         LposekitError: a damaged list; one that shows its damage only later raises while iterating.
     """
-    inputs = open_inputs(settings.input, settings.format, settings.video_root, settings.caption_column)
+    inputs = open_inputs(
+        settings.input, settings.format, settings.video_root, settings.caption_column, settings.allow_outside_paths
+    )
     for each in inputs:
         if isinstance(each, ListInput):
             check_tail(each.opened.file)

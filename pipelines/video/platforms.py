@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from lposekit.errors import Outcome, Rejected
 from pipelines.sandbox import child_limits
+from pipelines.sandbox.sandbox import child_environment
 
 PLATFORM_HOSTS = frozenset(
     {"youtube.com", "youtu.be", "youtube-nocookie.com", "vimeo.com", "dailymotion.com", "bilibili.com"}
@@ -86,7 +87,7 @@ def fetch_platform_video(
 
 def _run(command: list[str], folder: Path, timeout_s: float) -> tuple[int, str]:
     """Exit code of the program, and what it says. Its process group does not outlive this call."""
-    environment = {**os.environ, "TMPDIR": str(folder)}
+    environment = {**child_environment(), "TMPDIR": str(folder)}  # no tokens: it runs code that changes every week
     process = subprocess.Popen(
         command,
         cwd=folder,

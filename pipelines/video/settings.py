@@ -50,7 +50,8 @@ class BuildVideoSettings:
     captions: Annotated[str | None, MAY_CHANGE] = None
     """A file of captions, joined by key: csv, jsonl or parquet; a local path or an fsspec URL."""
     video_root: Annotated[Path | None, MAY_CHANGE] = None
-    """Base folder of relative paths in lists; default: the folder of the list."""
+    """Base folder of relative paths in lists; default: the folder of the list. What lies
+    outside ends as `bad_url`."""
     rows_per_shard: Annotated[int, Interval(ge=1, le=10_000)] = 32
     """Videos per shard. They are built one after the other, and after a kill the shard starts again: use few if videos
     are long, many if they last seconds."""
@@ -58,6 +59,9 @@ class BuildVideoSettings:
     """Shards built in parallel; default: one per core."""
     allow_private_addresses: Annotated[bool, FLAG_ONLY, MAY_CHANGE] = False
     """Also fetch from private addresses. Flag only: refused in settings files and the environment."""
+    allow_outside_paths: Annotated[bool, FLAG_ONLY, MAY_CHANGE] = False
+    """Also read files that a list names, or a link leads to, outside of `video_root`. Flag only: refused in settings
+    files and the environment."""
     ray_address: Annotated[str | None, MAY_CHANGE] = None
     """Address of a running Ray cluster; default: start a local one."""
     min_success: Annotated[Fraction | None, MAY_CHANGE] = None

@@ -13,8 +13,10 @@ from lposekit.shards.files import DISK_FULL, disk_error
 from lposekit.shards.layout import sha256_file
 from pipelines.fetch.hashes import listed_hash
 from pipelines.fetch.policy import Blocklist
+from pipelines.fetch.retry import describe
 from pipelines.fetch.urls import parse_web_url
 from pipelines.video.clips.records import VideoRow
+from pipelines.video.places import lies_within
 
 Fetch = Callable[[str, Path], None]
 """Fetches a URL into a file that does not exist yet; raises `Rejected`."""
@@ -40,6 +42,12 @@ class VideoSource:
         """
         if row.path is None:
             return self._fetched(row, work_dir / "source")
+        if not lies_within(row.path, row.root):
+            raise Rejected(
+                Outcome.BAD_URL,
+                f"{row.source} leads outside of the folder that it counts from: name the right one with --video-root, "
+                "or permit such paths with --allow-outside-paths",
+            )
         if not os.path.isfile(row.path):  # pathlib's raises for names that no file can have
             raise Rejected(Outcome.BAD_URL, f"no file at {row.source}")
         self._check_origin(row)
@@ -76,6 +84,10 @@ class VideoSource:
             if error.errno in DISK_FULL:
                 raise disk_error(error, path) from error
             raise Rejected(Outcome.WORKER_CRASH, f"the file could not be kept: {error.strerror or error}") from error
+        except Rejected:
+            raise
+        except Exception as error:  # an answer that nobody thought of must not cost the rows beside it
+            raise Rejected(Outcome.WORKER_CRASH, f"unexpected {describe(error)}") from error
         return path
 
     def _check_origin(self, row: VideoRow) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lposekit.recipe import Claim, ShardReport
 from lposekit.stage_times import StageTimes
+from pipelines.fetch.deadline import Deadline
 from pipelines.fetch.policy import Blocklist
 from pipelines.fetch.polite import polite_opener
 from pipelines.fetch.settings import FetchSettings, TransportSettings
@@ -54,8 +55,11 @@ class VideoWorker:
     def _fetch(self, url: str, path: Path) -> None:
         fetch = self._fetch_settings
         if is_platform_url(url):
-            self._blocklist.check_url(parse_web_url(url))
-            fetch_platform_video(url, path, max_bytes=fetch.max_body_bytes, timeout_s=fetch.total_timeout_s)
+            page = parse_web_url(url)
+            self._blocklist.check_url(page)
+            deadline = Deadline.start(fetch.total_timeout_s, fetch.idle_timeout_s)
+            with self._opener.transport.watched(page.host, deadline):
+                fetch_platform_video(url, path, max_bytes=fetch.max_body_bytes, timeout_s=fetch.total_timeout_s)
             return
         with path.open("wb") as stream:
             self._opener.fetch(url, into=stream)

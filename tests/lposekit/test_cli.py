@@ -221,15 +221,20 @@ def test_stage_has_a_table_of_its_own_over_the_common_one(tmp_path: Path) -> Non
     assert (second.data, second.output, second.max_steps, second.base) == ((Path("two"),), Path("o2"), 7, "b")
 
 
-def test_private_addresses_are_allowed_by_flag_only(tmp_path: Path) -> None:
-    # Mutation tried: without the flag-only check both of these build from private addresses.
-    name = "build-laion-pose"
+@pytest.mark.case(67)
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("build-laion-pose", "allow_private_addresses"), ("build-video-shards", "allow_outside_paths")],
+)
+def test_what_opens_a_network_or_a_disk_is_allowed_by_flag_only(tmp_path: Path, name: str, setting: str) -> None:
+    # Mutation tried: without the flag-only check, or the mark, both of these build from private addresses.
     flags = ("--input", "a.csv", "--output", "d")
-    assert loaded(name, *flags, "--allow-private-addresses", folder=tmp_path).settings.allow_private_addresses is True
-    with pytest.raises(UsageError, match=r"LPOSEKIT_ALLOW_PRIVATE_ADDRESSES.*flag only"):
-        loaded(name, *flags, folder=tmp_path, LPOSEKIT_ALLOW_PRIVATE_ADDRESSES="1")
-    (tmp_path / "lposekit.toml").write_text(f"[{name}]\nallow_private_addresses = true\n")
-    with pytest.raises(UsageError, match=r"lposekit.toml \[build-laion-pose\] allow_private_addresses.*flag only"):
+    flag, variable = f"--{setting.replace('_', '-')}", f"LPOSEKIT_{setting.upper()}"
+    assert getattr(loaded(name, *flags, flag, folder=tmp_path).settings, setting) is True
+    with pytest.raises(UsageError, match=rf"{variable}.*flag only"):
+        loaded(name, *flags, folder=tmp_path, **{variable: "1"})
+    (tmp_path / "lposekit.toml").write_text(f"[{name}]\n{setting} = true\n")
+    with pytest.raises(UsageError, match=rf"lposekit.toml \[{name}\] {setting}.*flag only"):
         loaded(name, *flags, folder=tmp_path)
 
 

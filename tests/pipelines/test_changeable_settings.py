@@ -21,12 +21,16 @@ BOTH = {
     "fetch.connect_timeout_s",
     "fetch.idle_timeout_s",
     "fetch.total_timeout_s",
+    "fetch.min_bytes_per_s",
+    "fetch.host_timeouts",
+    "fetch.host_rest_s",
     "fetch.retries",
     "fetch.user_agent",
     "fetch.ca_file",
     "fetch.blocklist",
 }
 IMAGE = {
+    "list_source",
     "weights_dir",
     "network_failure_limit",
     "network_failure_window",
@@ -39,7 +43,14 @@ IMAGE = {
     "pose.actors_per_gpu",
     "pose.attempts",
 }
-VIDEO = {"captions", "video_root", "limits.timeout_s", "limits.heartbeat_timeout_s", "limits.memory_bytes"}
+VIDEO = {
+    "captions",
+    "video_root",
+    "allow_outside_paths",
+    "limits.timeout_s",
+    "limits.heartbeat_timeout_s",
+    "limits.memory_bytes",
+}
 
 
 @pytest.mark.parametrize(

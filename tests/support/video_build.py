@@ -11,7 +11,9 @@ from pipelines.video.settings import BuildVideoSettings
 
 
 def listed(folder: Path, rows: Sequence[Mapping[str, Any]], **changes: Any) -> BuildVideoSettings:
-    """Settings of a build over these rows, into `folder`/d; a caption where a row has none."""
+    """Settings of a build over these rows, into `folder`/d; a caption where a row has none. Videos may lie anywhere."""
     path = folder / "list.jsonl"
     path.write_text("".join(json.dumps({"caption": "somebody walks", **row}) + "\n" for row in rows))
-    return BuildVideoSettings(input=(str(path),), output=folder / "d", workers=1, **changes)
+    return BuildVideoSettings(
+        input=(str(path),), output=folder / "d", workers=1, **{"allow_outside_paths": True, **changes}
+    )

@@ -9,6 +9,7 @@ from typing import Any
 
 from lposekit.errors import Outcome
 from lposekit.json_values import JsonObject
+from lposekit.records import without_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +35,15 @@ class Span:
 class VideoRow:
     """One input row: where the video is, and what is said about it.
 
-    `path`: the file, to be opened on any machine of the run; `listed_path`: the same as the list writes it, or below
-    the input folder. `spans`: the parts to use; empty: the whole video. `captions`: timed ones, in any order. `cuts_s`:
-    known cuts, in seconds; None: find them. `extra`: the list's other columns, as text. All texts but `path` are valid
-    UTF-8.
+    `path`: the file, to be opened on any machine of the run; `root`: the folder that it must lie in, links followed;
+    `listed_path`: the path as the list writes it, or below the input folder. `spans`: the parts to use; empty: the
+    whole video. `captions`: timed ones, in any order. `cuts_s`: known cuts, in seconds; None: find them. `extra`: the
+    list's other columns, as text. All texts but `path` and `root` are valid UTF-8.
     """
 
     name: str
     path: str | None = None
+    root: str | None = None
     listed_path: str | None = None
     url: str | None = None
     caption: str = ""
@@ -54,7 +56,8 @@ class VideoRow:
     def source(self) -> str | None:
         """What is stored as the video's origin: never where this machine keeps it, so that a moved copy of the input
         gives the same bytes."""
-        return self.url or self.listed_path or self.name or None
+        source = self.url or self.listed_path or self.name
+        return without_user(source) if source else None
 
     def to_plain(self) -> dict[str, object]:
         """What the builder needs of the row, as plain values."""

@@ -27,16 +27,30 @@ PRIVATE = """
     255.255.255.255 ::1 :: ::ffff:10.0.0.1 ::ffff:8.8.8.8 ::8.8.8.8 64:ff9b::a00:1 64:ff9b::808:808 64:ff9b:1::1
     2002:a00:1:: 2002:808:808:: 2001::1 2001:db8::1 3fff::1 100::1 fc00::1 fd12::1 fe80::1 fe80::1%eth0 fec0::1
     ff02::1 5f00::1
+    192.31.196.1 192.175.48.1 192.52.193.1 2001:3::1 2001:4:112::1 2001:1::1 2001:30::1 2620:4f:8000::1
+    2606:4700:0:1:0:5efe:a00:1 2a00:1450:4001:1:200:5efe:808:808
 """.split()  # noqa: SIM905
 
 
-# Mutations: return True; leave out `_SPECIAL_6`, `_SPECIAL_4`, `_GLOBAL_UNICAST_6`, or `is_multicast`.
+# Mutations: return True; leave out `_SPECIAL_6`, `_SPECIAL_4`, `_GLOBAL_UNICAST_6`, `_ISATAP`, or `is_multicast`.
+@pytest.mark.case(63)
 @pytest.mark.parametrize("address", PRIVATE)
 def test_special_addresses_are_not_public(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "93.184.216.34", "2606:4700::1111", "2a00:1450:4001::200e"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "8.8.8.8",
+        "192.31.195.1",
+        "93.184.216.34",
+        "2606:4700::1111",
+        "2a00:1450::5efe",
+        "2001:200::1",
+        "2001:4860::8888",
+    ],
+)
 def test_addresses_of_public_hosts_are_public(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
 
@@ -57,6 +71,14 @@ def test_every_spelling_of_a_local_address_is_refused_before_connecting(server: 
     opener = GuardedOpener(quick_settings(), resolver=names({}))
     assert outcome(opener, f"http://{host}:{server.port}/ok") is Outcome.PRIVATE_ADDRESS
     assert server.num_connections == 0
+
+
+# Mutation: the answer is parsed outside of its `try` (a `ValueError`).
+@pytest.mark.case(63)
+@pytest.mark.parametrize("answer", ["localhost", "", "127.0.0.1/8", "1.2.3", "\x00"])
+def test_an_answer_of_the_resolver_that_is_no_address_is_a_failure_of_names(server: BadServer, answer: str) -> None:
+    opener = GuardedOpener(quick_settings(), allow_private_addresses=True, resolver=names({"odd.test": [answer]}))
+    assert outcome(opener, f"{server.url_as('odd.test')}/ok") is Outcome.DNS
 
 
 # Mutation: check `found[:1]` only.

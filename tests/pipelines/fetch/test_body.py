@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
-import http.client
 import io
 import random
+import socket
+import threading
 import tracemalloc
 
 import pytest
 
 from lposekit.errors import Outcome, Rejected
 from pipelines.fetch.body import read_body
+from pipelines.fetch.deadline import Deadline, Pace
+from pipelines.fetch.response import GuardedResponse
 from tests.pipelines.fetch.conftest import MIB, opener_for, outcome, rejection
 from tests.support.bad_server import BadServer
 from tests.support.misbehaviours import encoded_body
@@ -59,23 +63,23 @@ def test_an_empty_body_is_empty_whatever_its_encoding() -> None:
         assert opener_for(server).fetch(f"{server.url}/empty").body == b""
 
 
-def raw_response(body: bytes, *headers: str) -> http.client.HTTPResponse:
-    """An answer without a Content-Length, which ends with its connection."""
-    head = "\r\n".join(["HTTP/1.1 200 OK", "Connection: close", *headers, "", ""]).encode()
-
-    class Connection:
-        def makefile(self, *_: object) -> io.BytesIO:
-            return io.BytesIO(head + body)
-
-    response = http.client.HTTPResponse(Connection())  # type: ignore[arg-type]
-    response.begin()
-    return response
-
-
 def read(body: bytes, cap_bytes: int, *headers: str) -> bytes:
-    sink = io.BytesIO()
-    read_body(raw_response(body, *headers), sink, cap_bytes)
-    return sink.getvalue()
+    """What `read_body` takes of an answer without a Content-Length, which ends with its connection."""
+    head = "\r\n".join(["HTTP/1.1 200 OK", "Connection: close", *headers, "", ""]).encode()
+    server, client = socket.socketpair()
+    with server, client:
+        threading.Thread(target=_send, args=(server, head + body)).start()
+        response = GuardedResponse(client, Deadline.start(5.0, 5.0), Pace(0, 5.0))
+        response.begin()
+        sink = io.BytesIO()
+        read_body(response, sink, cap_bytes)
+        return sink.getvalue()
+
+
+def _send(server: socket.socket, answer: bytes) -> None:
+    with contextlib.suppress(OSError):
+        server.sendall(answer)
+        server.shutdown(socket.SHUT_WR)
 
 
 # Mutations: `>=` in place of `>`, as sent and as decoded; `decompress(chunk, room)`, one byte too few to notice.

@@ -93,7 +93,7 @@ def test_a_body_of_exactly_the_cap_is_taken() -> None:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_dripping_server_holds_a_thread_no_longer_than_the_total_time(path: str, scheme: str, authority) -> None:
     with BadServer(tls=authority.server_context("127.0.0.1") if scheme == "https" else None) as server:
-        opener = opener_for(server, ca_file=authority.ca_file, total_timeout_s=1.5)
+        opener = opener_for(server, ca_file=authority.ca_file, total_timeout_s=1.5, min_bytes_per_s=0)
         started_at = time.monotonic()
         assert outcome(opener, server.url + path) is Outcome.TIMEOUT
         assert 1.3 < time.monotonic() - started_at < 3.5

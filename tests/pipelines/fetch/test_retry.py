@@ -7,7 +7,7 @@ import time
 import pytest
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.fetch.pool import RestingHosts
+from pipelines.fetch.resting import RestingHosts
 from pipelines.fetch.retry import RetryPolicy, TryAgain, status_problem
 
 RESET = TryAgain(Outcome.SHORT_READ, "reset")
@@ -74,29 +74,29 @@ def rest_of(hosts: RestingHosts, host: str) -> float | None:
     return None
 
 
-# Mutation: no `longest_rest_s`.
+# Mutation: no `_LONGEST_ASKED_S`.
 def test_no_host_rests_for_more_than_an_hour() -> None:
-    hosts = RestingHosts()
-    hosts.note("a", asking(7200))
+    hosts = RestingHosts(3, 60.0)
+    hosts.asked_for("a", asking(7200))
     assert rest_of(hosts, "a") == pytest.approx(3600, abs=60)
 
 
 # Mutations: `>=` in place of `>`; no `move_to_end`.
 def test_of_too_many_resting_hosts_the_one_noted_longest_ago_is_forgotten() -> None:
-    hosts = RestingHosts(max_hosts=2)
+    hosts = RestingHosts(3, 60.0, max_hosts=2)
     for host in ("a", "b"):
-        hosts.note(host, asking(60))
+        hosts.asked_for(host, asking(60))
     assert None not in (rest_of(hosts, "a"), rest_of(hosts, "b"))
     for host in ("a", "c"):
-        hosts.note(host, asking(60))
+        hosts.asked_for(host, asking(60))
     assert [rest_of(hosts, host) is None for host in "abc"] == [False, True, False]
 
 
 def test_only_an_answer_that_names_a_time_makes_a_host_rest() -> None:
-    hosts = RestingHosts()
+    hosts = RestingHosts(3, 60.0)
     for problem in (RESET, asking(0), Rejected(Outcome.HTTP_4XX, "status 404")):
-        hosts.note("a", problem)
+        hosts.asked_for("a", problem)
     assert rest_of(hosts, "a") is None
-    hosts.note("a", asking(0.01))
+    hosts.asked_for("a", asking(0.01))
     time.sleep(0.02)
     assert rest_of(hosts, "a") is None

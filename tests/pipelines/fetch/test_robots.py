@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -178,3 +179,63 @@ def test_robots_txt_shares_the_time_of_its_row(server: BadServer) -> None:
     with pytest.raises(Rejected) as caught:
         opener.fetch(f"{server.url}/ok")
     assert caught.value.outcome is Outcome.TIMEOUT
+
+
+# Mutations: no `MAX_WILDCARDS_TIMES_URL` (0.1 s of CPU and more a row); no `MAX_LINES` (as long for each host).
+@pytest.mark.case(62)
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "Disallow: /*a*b$\n" * 9_000,
+        "Disallow: /" + "*a" * 200_000,
+        "Disallow: /*a*a*a*a*a*a*a{}b$\n",
+        "Disallow: /{}\n",
+    ],
+    ids=["many", "one", "different", "plain"],
+)
+def test_rules_made_to_be_slow_cost_a_long_address_little(server: BadServer, rules: str) -> None:
+    text = "".join(rules.format(number) for number in range(30_000)) if "{" in rules else rules
+    opener = polite(with_robots(server, f"User-agent: *\n{text}"[: 512 * 1024]))
+    url = f"{server.url}/ok?" + "a" * 8_000
+    assert outcome(opener, url) is Outcome.ROBOTS
+    started_s = time.process_time()
+    for _ in range(20):
+        assert outcome(opener, url) is Outcome.ROBOTS
+    assert time.process_time() - started_s < 0.4
+    assert len(server.hits_of("/robots.txt")) == 1
+
+
+# Mutation: a file is parsed at each check (20 ms of CPU each).
+@pytest.mark.case(62)
+def test_rules_are_parsed_once_a_host(server: BadServer) -> None:
+    rules = RobotsRules(opener_for(with_robots(server, "User-agent: *\n" + "Disallow: /a\n" * 4_000)), "lposekit")
+    assert is_asked(rules, server)
+    started_s = time.process_time()
+    assert all(is_asked(rules, server) for _ in range(200))
+    assert time.process_time() - started_s < 0.2
+
+
+# Mutations: no `_has_room` (all five are parsed); small files turned down too; nothing forgotten (`_num_lines` grows).
+@pytest.mark.case(62, 87)
+def test_large_files_of_many_hosts_take_no_more_than_their_share(server: BadServer) -> None:
+    hosts = {f"h{number}.test": ["127.0.0.1"] for number in range(40)}
+    opener = GuardedOpener(quick_settings(), allow_private_addresses=True, resolver=names(hosts))
+    rules = RobotsRules(opener, "lposekit", max_lines=9_100)
+
+    def is_free(number: int) -> bool:
+        try:
+            rules.check(parse_web_url(server.url_as(f"h{number}.test") + "/ok"), Deadline.start(3, 1))
+        except Rejected:
+            return False
+        return True
+
+    with_robots(server, "User-agent: *\n" + "Disallow: /a\n" * 1_500)
+    assert [is_free(number) for number in range(5)] == [True, True, False, False, False]
+    with_robots(server, "User-agent: *\n" + "Disallow: /a\n" * 900)
+    assert all(is_free(number) for number in range(10, 40))
+    assert rules._num_lines <= 9_100 + 901
+    asked = len(server.hits_of("/robots.txt"))
+    assert is_free(39)
+    assert len(server.hits_of("/robots.txt")) == asked
+    assert is_free(10)
+    assert len(server.hits_of("/robots.txt")) == asked + 1, "the one asked longest ago was forgotten"

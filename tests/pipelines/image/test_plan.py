@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -25,7 +26,7 @@ from pipelines.image.plan import count_rows, iter_shards, list_warnings
 from pipelines.image.plan_rows import PlannedRow, clean_caption
 from pipelines.image.recipe import ImageRecipe
 from pipelines.image.settings import BuildImagesSettings, FilterSettings
-from pipelines.lists.columns import LOOKS_LIKE_LAION5B, NO_SAFETY_COLUMN
+from pipelines.lists.columns import NO_SAFETY_COLUMN
 from pipelines.lists.files import find_lists
 from pipelines.lists.fingerprint import lists_fingerprint
 from pipelines.recipes import build_images
@@ -332,18 +333,46 @@ def test_list_without_safety_column_is_warned_about(tmp_path: Path) -> None:
     assert list_warnings(build(write(tmp_path / "c.csv", [{"url": "u", "caption": "c", "NSFW": "UNLIKELY"}]))) == []
 
 
+@pytest.mark.case(70)
 @pytest.mark.parametrize(
-    ("name", "columns", "warned"),
+    ("name", "columns", "sign"),
     [
-        ("part-00000.parquet", ["URL", "TEXT", "WIDTH", "HEIGHT", "similarity", "punsafe", "pwatermark"], True),
-        ("laion2B-en-aesthetic.parquet", ["url", "caption", "punsafe"], True),
-        ("relaion2B-en-research-safe.parquet", ["URL", "TEXT", "WIDTH", "HEIGHT", "similarity", "punsafe"], False),
-        ("mine.parquet", ["url", "caption", "punsafe", "width", "height"], False),
+        (
+            "part-00000.parquet",
+            ["URL", "TEXT", "WIDTH", "HEIGHT", "similarity", "punsafe"],
+            "columns.* WIDTH, HEIGHT, sim",
+        ),
+        ("laion2B-en-aesthetic.parquet", ["url", "caption", "punsafe"], "has 'laion2B' in its name"),
+        ("relaion2B-en-research-safe.parquet", ["URL", "TEXT", "WIDTH", "HEIGHT", "similarity", "punsafe"], None),
+        ("mine.parquet", ["url", "caption", "punsafe", "width", "height"], None),
+        ("mine.parquet", ["URL", "TEXT", "punsafe"], None),
     ],
 )
-def test_the_withdrawn_list_is_recognised(tmp_path: Path, name: str, columns: list[str], warned: bool) -> None:
+def test_the_withdrawn_list_is_recognised(tmp_path: Path, name: str, columns: list[str], sign: str | None) -> None:
+    # Mutations tried: no `_laion5b_signs`; the sign of another reason; three own columns are enough.
     path = write(tmp_path / name, [dict.fromkeys(columns, "1")])
-    assert (LOOKS_LIKE_LAION5B.format(path=path) in list_warnings(build(path))) is warned
+    warnings = list_warnings(build(path))
+    assert len(warnings) == (sign is not None)
+    if sign is not None:
+        assert re.match(rf"{path.name} has .*{sign}|{path.name} {sign}", warnings[0])
+        assert "withdrawn in December 2023" in warnings[0]
+        assert str(tmp_path) not in warnings[0]
+
+
+@pytest.mark.case(70)
+def test_what_many_lists_look_like_is_said_once_and_the_user_may_say_what_they_are(tmp_path: Path) -> None:
+    # Mutations tried: a warning for each list; `source` not looked at.
+    paths = [
+        write(tmp_path / f"laion2B-{number}.parquet", [{"url": "u", "caption": "c", "nsfw": ""}]) for number in range(5)
+    ]
+    [warning] = list_warnings(build(*paths))
+    assert warning.startswith("laion2B-0.parquet has 'laion2B' in its name or that of its folder (so do 4 more lists).")
+    assert list_warnings(build(*paths, list_source="laion-5b")) == [warning]
+    assert (
+        list_warnings(build(*paths, list_source="re-laion-5b"))
+        == list_warnings(build(*paths, list_source="other"))
+        == []
+    )
 
 
 def test_filter_without_its_column_is_warned_about(tmp_path: Path) -> None:

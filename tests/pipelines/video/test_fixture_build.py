@@ -37,7 +37,9 @@ def _captions() -> dict[str, str]:
 
 
 def _build(given: Path, output: Path) -> BuildReport:
-    settings = BuildVideoSettings(input=(str(given),), output=output, rows_per_shard=10, encode=SMALL)
+    settings = BuildVideoSettings(
+        input=(str(given),), output=output, rows_per_shard=10, encode=SMALL, allow_outside_paths=True
+    )
     return run(settings, execute=execute_here)
 
 

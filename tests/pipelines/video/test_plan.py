@@ -215,5 +215,5 @@ def test_a_run_continues_after_its_list_its_captions_and_its_videos_moved(tmp_pa
         run(replace(settings, output=tmp_path / "d"), execute=take_plans)
     first, second = (plan.rows[0] for plan in plans)
     assert (first.path, second.path) == (str(here / "videos/a.mp4"), str(there / "videos/a.mp4"))
-    assert replace(first, path=None) == replace(second, path=None)
+    assert replace(first, path=None, root=None) == replace(second, path=None, root=None)
     assert (first.source, first.caption) == ("a.mp4", "d")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lposekit.errors import Outcome, Rejected
+from pipelines.sandbox.sandbox import child_environment
 from pipelines.video.platforms import fetch_platform_video, is_platform_url
 from tests.support.build_process import wait_until
 from tests.support.fixtures import REPOSITORY
@@ -59,6 +60,25 @@ def test_video_arrives_and_parts_do_not(tmp_path: Path) -> None:
     parts += "; echo half > video.f137.mp4; echo half > video.part; echo half > video.temp"
     assert fetch(tmp_path, f"{parts}; echo whole > video.mp4") == b"whole\n"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["python", "target"]
+
+
+# mutation tried: `os.environ` for `child_environment()`: red
+@pytest.mark.case(64, 66)
+def test_program_gets_no_tokens_and_no_proxies_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = (
+        "AWS_SECRET_ACCESS_KEY",
+        "HF_TOKEN",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "https_proxy",
+        "NETRC",
+        "ANYTHING",
+    )
+    for name in secrets:
+        monkeypatch.setenv(name, "secret")
+    environment = fetch(tmp_path, "env > video.mp4").decode()
+    assert "secret" not in environment
+    names = {line.partition("=")[0] for line in environment.splitlines()}
+    assert names - {"PWD", "SHLVL", "_", "OLDPWD"} <= set(child_environment()) | {"TMPDIR"}
 
 
 # mutation tried: exit code not looked at: red

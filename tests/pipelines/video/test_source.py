@@ -27,6 +27,7 @@ from pipelines.video.source import VideoSource
 from tests.support.bad_server import BadServer
 from tests.support.execute_here import execute_here
 from tests.support.pages import Page
+from tests.support.raw_server import raw_server
 from tests.support.video_build import listed
 from tests.support.videos import moving, write_video
 
@@ -168,6 +169,50 @@ def test_file_that_cannot_be_kept_for_another_reason_is_the_rows(tmp_path: Path)
     with pytest.raises(Rejected) as caught:
         source(fetch).file(VideoRow("a", url="https://example.org/a.mp4"), tmp_path)
     assert caught.value.outcome is Outcome.WORKER_CRASH
+
+
+# mutation tried: no `except Exception` in VideoSource._fetched: the error leaves the shard: red
+@pytest.mark.case(59)
+def test_an_error_that_nobody_thought_of_costs_its_row_alone(video: Path, tmp_path: Path) -> None:
+    def fetch(url: str, path: Path) -> None:
+        raise ValueError("negative count")
+
+    with pytest.raises(Rejected, match="unexpected ValueError: negative count") as caught:
+        source(fetch).file(VideoRow("a", url="https://example.org/a.mp4"), tmp_path)
+    assert caught.value.outcome is Outcome.WORKER_CRASH
+
+
+# mutation tried: http.client's own reading of chunks, and no `except Exception`: the shard is never committed: red
+@pytest.mark.case(59)
+def test_a_chunk_size_below_zero_costs_its_video_alone(video: Path, tmp_path: Path) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\nab\r\n0\r\n\r\n"
+    with raw_server(answer) as url:
+        rows = [{"url": f"{url}/a.mp4"}, {"path": str(video)}]
+        settings = listed(tmp_path, rows, fetch=fetched_by({}, (), tmp_path))
+        assert run(replace(settings, allow_private_addresses=True), execute=execute_here).exit_code == 0
+    assert outcomes(tmp_path) == ["short_read", "kept"]
+
+
+# mutations tried: `watched` left out for platforms: five calls; `timed_out` that returns at once: five hits: red each
+@pytest.mark.case(61)
+def test_rows_of_a_host_that_only_times_out_end_at_once_files_and_platforms_alike(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site" / "yt_dlp"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    calls = tmp_path / "calls"
+    (package / "__main__.py").write_text(f"import time; open({str(calls)!r}, 'a').write('x'); time.sleep(60)")
+    monkeypatch.syspath_prepend(package.parent)
+    times = {"total_timeout_s": 1.0, "idle_timeout_s": 0.3, "connect_timeout_s": 0.3}
+    with BadServer() as server:
+        rows = [{"url": f"{server.url}/mute?{number}"} for number in range(5)]
+        rows += [{"url": f"https://vimeo.com/{number}"} for number in range(5)]
+        settings = listed(tmp_path, [*rows, {"path": str(video)}], fetch=fetched_by(times, (), tmp_path))
+        run(replace(settings, allow_private_addresses=True), execute=execute_here)
+        assert len(server.hits) == 3
+    assert outcomes(tmp_path) == [*["timeout"] * 10, "kept"]
+    assert calls.read_text() == "xxx"
 
 
 # mutation tried: the system's temporary folder in place of `work_folder`: red
