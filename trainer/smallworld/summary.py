@@ -139,8 +139,9 @@ def _broken_bars(figures: Mapping[str, Figures]) -> list[Bar]:
 
 
 def convergence_step(curve: Sequence[Mapping[str, Any]], floor: float, name: str = "pck") -> int | None:
-    """The first step of a curve at which a measure is half-way from the floor to its last value."""
-    if not curve or curve[-1][name] <= floor:
+    """The first step of a curve at which a measure is half-way from the floor to its last value; None for one that
+    ends near the floor."""
+    if not curve or curve[-1][name] < FLOOR_FACTOR * floor:
         return None
     half = (floor + curve[-1][name]) / 2
     return next(point["step"] for point in curve if point[name] >= half)

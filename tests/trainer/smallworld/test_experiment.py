@@ -103,7 +103,7 @@ def test_the_step_of_convergence_is_half_way_from_the_floor() -> None:
     curve = image_figures(0.8)["curve"]
     assert convergence_step(curve, floor=0.1) == 20
     assert convergence_step(curve, floor=0.4) == 30
-    assert convergence_step(curve, floor=0.8) is None
+    assert convergence_step(curve, floor=0.6) is None
 
 
 def settings_of(cell: Cell, folder: Path, **changes: Any) -> Any:
