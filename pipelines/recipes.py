@@ -12,6 +12,7 @@ from typing import TypedDict, Unpack
 from lposekit.errors import Outcome, UsageError
 from lposekit.json_values import JsonObject
 from lposekit.recipe import AnyRecipe
+from lposekit.setting_values import nearest
 from lposekit.settings import stored_settings
 from lposekit.shards.card import DatasetCard, read_card, stated
 from lposekit.shards.keep_rule import keep_rule_of
@@ -181,6 +182,9 @@ def _outcomes(only: Collection[str]) -> frozenset[Outcome]:
         return frozenset(outcome for outcome in Outcome if outcome.facts.retryable)
     unknown = sorted(set(only) - {outcome.value for outcome in Outcome} - {"kept"})
     if unknown or "kept" in only:
-        wrong = ", ".join(unknown or ["kept"])
-        raise UsageError(f"--only {wrong}: no such outcome to retry. Known: {', '.join(Outcome)}.")
+        wrong = unknown or ["kept"]
+        known = [outcome.value for outcome in Outcome if outcome != "kept"]
+        raise UsageError(
+            f"--only {', '.join(wrong)}: no such outcome to retry{nearest(wrong[0], known)} Known: {', '.join(known)}."
+        )
     return frozenset(Outcome(name) for name in only)

@@ -116,8 +116,13 @@ def test_retry_fetches_only_the_outcomes_named_and_leaves_the_other_samples_as_t
     assert verify_dataset(tmp_path / "d") == []
 
 
-def test_retry_refuses_an_outcome_that_does_not_exist(tmp_path: Path) -> None:
+def test_retry_refuses_an_outcome_that_does_not_exist_and_names_the_nearest(tmp_path: Path) -> None:
     with served(stub_pages(4), tmp_path) as (_, path):
         run(stub_settings(path, tmp_path / "d"), execute=execute_here)
-    with pytest.raises(UsageError, match="no such outcome to retry"):
-        retry(tmp_path / "d", ["nds"])
+    # mutation: `nearest` left out
+    for typed, meant in (("dsn", "dns"), ("timout", "timeout")):
+        with pytest.raises(UsageError, match=rf"{typed}: no such outcome to retry\. Did you mean {meant}\?"):
+            retry(tmp_path / "d", [typed])
+    with pytest.raises(UsageError, match="kept: no such outcome to retry") as refusal:
+        retry(tmp_path / "d", ["kept"])
+    assert "kept" not in str(refusal.value).partition("Known:")[2]
