@@ -99,7 +99,14 @@ def test_unknown_command_is_wrong_usage_and_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["verify", "nowhere"], 1, "no dataset card"),
+        # mutation: `require_dataset` left out, in each command
+        pytest.param(["verify", "nowhere"], 2, "no dataset card", marks=pytest.mark.case(93)),
+        pytest.param(
+            ["train", "--stage", "1", "--data", "nowhere", "--output", "r", "--base", "tiny"],
+            2,
+            "no dataset card",
+            marks=pytest.mark.case(93),
+        ),
         (["verify"], 2, "no folder is named"),
         (["build-laion-pose", "--input", "a.csv"], 2, "no output is named. Give --output DIR"),
         (["build-laion-pose", "--input", "nowhere.csv", "--output", "d"], 2, "no such file or folder"),
