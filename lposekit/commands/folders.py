@@ -29,5 +29,5 @@ def require_dataset(folder: Path) -> None:
     """
     if not holds(folder, DATASET_CARD):
         raise UsageError(
-            f"{folder}: no dataset card ({DATASET_CARD}). Name the dataset folder that was given as --output to a build."
+            f"{folder}: no dataset card ({DATASET_CARD}). Name the folder that was given as --output to a build."
         )
