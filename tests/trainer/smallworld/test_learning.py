@@ -26,7 +26,7 @@ REDUCED = Budget(
     clips=100,
     stages=(
         StageBudget(steps=48, batch_size=32, lr=1e-3, points=1),
-        StageBudget(steps=60, batch_size=4, lr=1e-3, points=1),
+        StageBudget(steps=150, batch_size=4, lr=1e-3, points=1),
     ),
 )
 CASES: tuple[Case, ...] = ("right", "shuffled")
@@ -36,7 +36,7 @@ POSE_GAP, ORDER_GAP = 0.25, 0.02
 
 def gap(folder: Path, cell: Cell) -> float:
     """By which share the loss of the last probe grows in the wrong case."""
-    settings = SmallWorldSettings(output=folder, threads=2)
+    settings = SmallWorldSettings(output=folder, threads=1)
     write_data(folder / "data", cell.data, REDUCED, settings)
     train_cell(train_settings(cell, folder, REDUCED, settings))
     last: dict[str, Any] = [
@@ -50,7 +50,7 @@ def _probe(line: dict[str, Any]) -> bool:
     return any(name.startswith("probe/") for name in line)
 
 
-@pytest.mark.more  # six trainings, three minutes
+@pytest.mark.more  # six trainings, two minutes
 @pytest.mark.timeout(900)
 def test_probes_tell_sound_training_from_broken_training(tmp_path: Path) -> None:
     # The broken cells are the mutations.
