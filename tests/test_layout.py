@@ -1,4 +1,4 @@
-"""Contract: the README's path of a record names files that exist, in the order in which a record passes them; links
+"""Contract: the path of a record names files that exist, in the order in which a record passes them; links
 lead somewhere; pins are complete.
 """
 
@@ -13,12 +13,12 @@ from tests.support.fixtures import REPOSITORY
 
 
 def _path_of_a_record() -> list[str]:
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    table = readme.split("## The path of one record")[1].split("\n\n")[2]
+    page = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = page.split("## The path of one record")[1].split("\n\n")[2]
     return re.findall(r"`([\w/]+\.py)`", table)
 
 
-def test_the_readmes_path_of_a_record_has_at_most_twelve_files_that_exist() -> None:
+def test_the_path_of_a_record_has_at_most_twelve_files_that_exist() -> None:
     # Mutation tried: a row with a wrong file name -> red.
     files = _path_of_a_record()
     assert 9 <= len(files) <= 12
@@ -30,11 +30,11 @@ STAGES_OF_AN_IMAGE = [
     ("pipelines/image/pose_batches.py", "with_poses"),
     ("pipelines/image/rows.py", "_stored"),
 ]
-"""Files of the README's table, and what `image_rows` calls for each."""
+"""Files of the table, and what `image_rows` calls for each."""
 
 
-def test_a_record_goes_through_the_files_of_the_readme_in_their_order() -> None:
-    # Mutation tried: poses asked for after the rows are encoded, in `image_rows` -> red; two rows of the README's table
+def test_a_record_goes_through_the_files_of_the_table_in_their_order() -> None:
+    # Mutation tried: poses asked for after the rows are encoded, in `image_rows` -> red; two rows of the table
     # exchanged -> red.
     page = ast.parse((REPOSITORY / "pipelines/image/shard.py").read_text(encoding="utf-8"))
     [rows] = [node for node in page.body if isinstance(node, ast.FunctionDef) and node.name == "image_rows"]

@@ -37,16 +37,17 @@ def order_gap(pipeline: FollowYourPosePipeline, scenes: Sequence[Scene]) -> floa
     the weights know nothing of order."""
     scheduler: DDPMScheduler = DDPMScheduler.from_config(pipeline.scheduler.config)  # pyright: ignore
     stage = StageModel(2, pipeline.unet, None, scheduler)
-    clips_BFHWC = torch.from_numpy(np.stack([scene.frames() for scene in scenes]))
+    clips_BFHWC = torch.from_numpy(np.stack([scene.frames() for scene in scenes])).to(pipeline.device)
     moments = encode_images(pipeline.vae, vae_input_BF3HW(clips_BFHWC))
     random = torch.Generator().manual_seed(ORDER_SEED)
     latents = draw_latents(pipeline.vae, moments, torch.zeros_like(moments.chunk(2, dim=2)[0]))
-    noise = torch.randn(latents.shape, generator=random)
+    noise = torch.randn(latents.shape, generator=random).to(pipeline.device)
     order = torch.randperm(latents.shape[2], generator=random)
-    text = encode_text(pipeline.text_encoder, tokenize(pipeline.tokenizer, [s.words.caption for s in scenes]))
+    ids_BL = tokenize(pipeline.tokenizer, [scene.words.caption for scene in scenes])
+    text = encode_text(pipeline.text_encoder, ids_BL.to(pipeline.device))
     in_order, shuffled = (
         sum(
-            float(stage.losses(clips, noise, torch.full((len(scenes),), timestep), text).mean())
+            float(stage.losses(clips, noise, torch.full((len(scenes),), timestep, device=pipeline.device), text).mean())
             for timestep in ORDER_TIMESTEPS
         )
         for clips in (latents, latents[:, :, order])

@@ -27,13 +27,17 @@ SHOWN = 8
 """Scenes or walks on a sheet."""
 
 
-def measure_cell(cell: Cell, folder: Path, budget: Budget) -> JsonObject:
-    """Curve and final figures of a trained cell."""
+def measure_cell(cell: Cell, folder: Path, budget: Budget, device: str) -> JsonObject:
+    """Curve and final figures of a trained cell.
+
+    Raises:
+        LposekitError: a file of the run is damaged or missing.
+    """
     run = run_folder(folder, cell.name)
     return {
-        "curve": [_point(cell, run, step, budget) for step in sorted(list_steps(run))],
+        "curve": [_point(cell, load_run(run, device, step), step, budget) for step in sorted(list_steps(run))],
         "probes": _probes(run),
-        **(_final_images(cell, folder, budget) if cell.stage == 1 else _final_clips(cell, folder, budget)),
+        **(_final_images if cell.stage == 1 else _final_clips)(cell, folder, budget, device),
     }
 
 
@@ -50,8 +54,7 @@ def held_out_walks(count: int) -> list[Scene]:
     return [walk(SEED, "held_out", number, CLIP_FRAMES) for number in range(count)]
 
 
-def _point(cell: Cell, run: Path, step: int, budget: Budget) -> JsonObject:
-    pipeline = load_run(run, step)
+def _point(cell: Cell, pipeline: FollowYourPosePipeline, step: int, budget: Budget) -> JsonObject:
     if cell.stage == 1:
         scenes = held_out_scenes(budget.point_scenes)
         figures = measure_images(draw_scenes(pipeline, scenes, "right", SEED), scenes)
@@ -61,21 +64,21 @@ def _point(cell: Cell, run: Path, step: int, budget: Budget) -> JsonObject:
     return {"step": step, **figures}
 
 
-def _final_images(cell: Cell, folder: Path, budget: Budget) -> JsonObject:
+def _final_images(cell: Cell, folder: Path, budget: Budget, device: str) -> JsonObject:
     """Every case from the same noise, and a sheet of them: a row of skeletons, then a row for each case."""
-    pipeline, scenes = load_run(run_folder(folder, cell.name)), held_out_scenes(budget.scenes)
+    pipeline, scenes = load_run(run_folder(folder, cell.name), device), held_out_scenes(budget.scenes)
     drawn = {case: draw_scenes(pipeline, scenes, case, SEED) for case in get_args(Case)}
     rows = [_skeletons(pipeline, scenes[:SHOWN])[:, 0], *(images[:SHOWN, 0] for images in drawn.values())]
     write_sheet(sheet_file(folder, cell), grid(np.concatenate(rows), SHOWN))
     return {"cases": {case: measure_images(images, scenes) for case, images in drawn.items()}}
 
 
-def _final_clips(cell: Cell, folder: Path, budget: Budget) -> JsonObject:
+def _final_clips(cell: Cell, folder: Path, budget: Budget, device: str) -> JsonObject:
     """Walks by this cell, and frame by frame by the stage-1 cell before it, from the same noise. The sheet has
     skeletons, stage 1 and stage 2 in three rows."""
     walks = held_out_walks(budget.walks)
-    pipeline = load_run(run_folder(folder, cell.name))
-    before = load_run(run_folder(folder, cell.after))
+    pipeline = load_run(run_folder(folder, cell.name), device)
+    before = load_run(run_folder(folder, cell.after), device)
     clips, alone = (draw_scenes(weights, walks, "right", SEED) for weights in (pipeline, before))
     rows = [_skeletons(pipeline, walks[:SHOWN]), alone[:SHOWN], clips[:SHOWN]]
     write_moving_sheet(sheet_file(folder, cell), list(np.concatenate(rows, axis=2)))

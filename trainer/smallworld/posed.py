@@ -60,9 +60,10 @@ def draw_scenes(pipeline: FollowYourPosePipeline, scenes: Sequence[Scene], case:
     frames = len(scenes[0].joints_F17x2)
     captions = [scene.words.caption for scene in scenes]
     said = tokenize(pipeline.tokenizer, captions), tokenize(pipeline.tokenizer, [""] * len(scenes))
-    text, empty = (encode_text(pipeline.text_encoder, ids_BL) for ids_BL in said)
+    text, empty = (encode_text(pipeline.text_encoder, ids_BL.to(pipeline.device)) for ids_BL in said)
     shape = (len(scenes), pipeline.unet.config["in_channels"], frames, SIDE // CELL, SIDE // CELL)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    # on the CPU, so that every device starts from the same
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(pipeline.device)
     maps = _pose_maps(pipeline, scenes, case)
     if pipeline.config["stage"] == 1:
         noise, maps = _apart(noise), None if maps is None else [_apart(each) for each in maps]
@@ -70,7 +71,7 @@ def draw_scenes(pipeline: FollowYourPosePipeline, scenes: Sequence[Scene], case:
     ddim = ddim_scheduler(pipeline.scheduler, STEPS)
     latents = ddim_sample(pipeline.unet, ddim, noise, text, empty, maps, guidance=GUIDANCE)
     rgb = (decode_latents(pipeline.vae, latents) + 1) * 127.5
-    images = rearrange(rgb.round().to(torch.uint8), "b f c h w -> (b f) h w c").numpy()
+    images = rearrange(rgb.round().to(torch.uint8).cpu(), "b f c h w -> (b f) h w c").numpy()
     return rearrange(images, "(b f) h w c -> b f h w c", f=frames)
 
 
@@ -89,7 +90,8 @@ def _pose_maps(pipeline: FollowYourPosePipeline, scenes: Sequence[Scene], case: 
     if case == "swapped":
         skeletons_BFHWC = np.ascontiguousarray(skeletons_BFHWC[..., ::-1])
     images = torch.from_numpy(rearrange(skeletons_BFHWC, "b f h w c -> (b f) c h w")).float() / 255
-    return [rearrange(x, "(b f) c h w -> b c f h w", b=len(scenes)) for x in pipeline.pose_encoder(images)]
+    maps = pipeline.pose_encoder(images.to(pipeline.device))
+    return [rearrange(x, "(b f) c h w -> b c f h w", b=len(scenes)) for x in maps]
 
 
 def skeletons(joints_F17x2: Points, style: str, line_width: float | None, *, mirrored: bool) -> npt.NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from trainer import train
 from trainer.cache_latents import run as cache_latents
 from trainer.inference.pipeline import FollowYourPosePipeline
 from trainer.inference.settings import SampleSettings
+from trainer.run.distributed import choose_device
 from trainer.run.outcome import TrainReport
 from trainer.run.sampler import load_pipeline, read_facts
 from trainer.settings import CacheLatentsSettings, TrainSettings
@@ -21,7 +22,7 @@ from trainer.smallworld.settings import SmallWorldSettings
 WORLD_SEED = 1
 """Of the datasets: all seeds of the training see the same."""
 LINE_WIDTH = 2.0
-"""Of the skeletons, in pixels: as thick as lines of the style are at 512 pixels would be a third of one."""
+"""Of the skeletons, in pixels; the width of the style, scaled to images of this size, would be a third of one."""
 CLIP_FRAMES = 8
 CACHED_AT_A_TIME = 64
 
@@ -92,7 +93,11 @@ def train_cell(settings: TrainSettings) -> TrainReport:
     return report
 
 
-def load_run(run: Path, step: int | None = None) -> FollowYourPosePipeline:
-    """The weights of a run at a step; None: the last one."""
+def load_run(run: Path, device: str, step: int | None = None) -> FollowYourPosePipeline:
+    """The weights of a run at a step, in float32 on a device; None: the last one.
+
+    Raises:
+        LposekitError: a file of the run is damaged or missing.
+    """
     sample = SampleSettings(run=run, step=step, safety_checker=False)
-    return load_pipeline(sample, read_facts(sample))
+    return load_pipeline(sample, read_facts(sample)).to(choose_device(device))

@@ -73,7 +73,7 @@ def smallworld(folder: Path, **environment: str) -> subprocess.CompletedProcess[
 
 
 def follows_poses_of_real_photos(run: Path) -> bool:
-    pipeline, scenes = load_run(run), coco_scenes()
+    pipeline, scenes = load_run(run, "cpu"), coco_scenes()
     right, other = (measure_images(draw_scenes(pipeline, scenes, case, 1), scenes)["pck"] for case in CASES)
 
     return right >= 1.5 * other
