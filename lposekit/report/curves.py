@@ -24,6 +24,15 @@ class Curve:
     faint: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A chart with its words."""
+
+    title: str
+    hint: str
+    svg: Markup
+
+
 def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
     """Running mean over this share of all values before each one; a training loss says little without it."""
     window = max(1, round(share * len(values)))

@@ -7,14 +7,11 @@ import base64
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from lposekit.errors import LposekitError
-from lposekit.report.curves import Curve, chart, smooth
+from lposekit.report.curves import Curve, Panel, chart, smooth
 from lposekit.report.page import PUBLIC_NAME, flatten, write_page
 from lposekit.store import LocalStore, Store
 from lposekit.store_reads import read_whole
@@ -28,15 +25,6 @@ MAX_IMAGES = 24
 MAX_IMAGE_BYTES = 2**24
 _IMAGE_NAME = re.compile(r"step-\d{1,12}\.jpg")
 Line = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """A chart with its words."""
-
-    title: str
-    hint: str
-    svg: Markup
 
 
 def write_report(run_dir: Path, *, public: bool = False) -> Path:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from lposekit.json_values import JsonObject
-from lposekit.report.curves import Curve, chart
+from lposekit.report.curves import Curve, Panel, chart
 from lposekit.report.page import duration, write_page
 from trainer.smallworld.cells import Cell
 from trainer.smallworld.measure_cell import sheet_file
@@ -26,15 +24,6 @@ CASE_NAMES = {
     "swapped": "red and blue exchanged",
     "none": "none (the base)",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """A chart with its words."""
-
-    title: str
-    hint: str
-    svg: Markup
 
 
 @dataclass(frozen=True, slots=True)
