@@ -85,7 +85,7 @@ def run_cell(cell: Cell, base: str, settings: SmallWorldSettings) -> bool:
     add_seconds(folder, cell, trained - started)
     if report.interrupted:
         return False
-    finish_cell(folder, cell, measure_cell(cell, folder, budget, settings.device), machine_facts())
+    finish_cell(folder, cell, measure_cell(cell, folder, budget, settings.device), machine_facts(settings.device))
     log.info("%s: trained in %.0f s, measured in %.0f s", cell.title, trained - started, time.monotonic() - trained)
     return True
 

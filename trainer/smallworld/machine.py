@@ -12,12 +12,13 @@ import torch
 
 from lposekit.json_values import JsonObject
 from lposekit.versions import card_versions
+from trainer.run.distributed import choose_device
 
 
-def machine_facts() -> JsonObject:
-    """Processor or GPU, threads, versions and date."""
+def machine_facts(device: str) -> JsonObject:
+    """Processor or GPU, threads, versions and date. `device`: as the settings name it."""
     return {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu(),
+        "device": torch.cuda.get_device_name() if choose_device(device).type == "cuda" else _cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "versions": card_versions(["torch", "diffusers"]),  # pyright: ignore

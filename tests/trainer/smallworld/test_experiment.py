@@ -65,7 +65,7 @@ def judged(figures: dict[str, Any]) -> list[str]:
 def test_sound_figures_keep_every_promise() -> None:
     figures = sound_figures()
     known: Any = {name: {"figures": found} for name, found in figures.items()}
-    assert len(summarise(chosen_cells("proof", 3), known)) == 11
+    assert len(summarise(chosen_cells("proof", 3), known)) == 12
     assert judged(figures) == []
 
 
@@ -80,6 +80,7 @@ def test_sound_figures_keep_every_promise() -> None:
         ("stage1-seed0", ("cases", "none", "words/all"), 0.5, "the base draws"),
         ("stage2-seed2", ("clips", "flicker"), 4.5, "flickers 30 % less"),
         ("stage2-seed2", ("clips", "pck"), 0.69, "followed as by stage 1"),
+        ("stage2-seed1", ("order_gap",), 0.01, "learns the order"),
         ("stage1-no-lr", ("cases", "right", "pck"), 0.7, "without learning rate"),
         ("stage1-poses-shuffled", ("cases", "right", "pck"), 0.7, "poses shuffled"),
         ("stage2-no-lr", ("clips", "flicker"), 2.5, "untrained"),
@@ -96,6 +97,17 @@ def test_one_bad_figure_on_one_seed_breaks_its_promise(
         place = place[name]
     place[path[-1]] = value
     assert any(words in promise for promise in judged(figures)), judged(figures)
+
+
+def test_training_that_learned_nothing_keeps_no_promise_by_being_compared_with_itself() -> None:
+    # Mutation tried: only the broken figure held against half of the sound one -> red, since both are below zero.
+    figures = sound_figures()
+    for seed in range(3):
+        figures[f"stage2-seed{seed}"] = clip_figures(order_gap=-0.001)
+    figures["stage2-frames-shuffled"] = clip_figures(order_gap=-0.003)
+    broken = judged(figures)
+    assert any("learns the order" in promise for promise in broken)
+    assert any("frames shuffled" in promise for promise in broken)
 
 
 def test_the_step_of_convergence_is_half_way_from_the_floor() -> None:
@@ -160,9 +172,9 @@ def test_the_page_shows_promises_curves_and_what_was_drawn(tmp_path: Path) -> No
     bars = summarise(cells, known)
     write_results(tmp_path, known, [bar.as_json() for bar in bars])
     page = write_smallworld_page(tmp_path, cells, known, bars).read_text()
+    assert "10 of 11" in page
     assert "9 of 10" in page
     assert page.count("not kept") == 1
-    assert "9 of 10" in page
     assert "learning rate zero in stage 1" in page
     assert "frames of clips shuffled" not in page
     assert page.count("data:image/png") == page.count("data:image/webp") == 1
