@@ -15,9 +15,11 @@ from lposekit.setting_values import plain_leaves
 from lposekit.shards.card import differing_fields
 from lposekit.shards.files import write_json
 from lposekit.store import LocalStore
+from trainer.run.checkpoint import list_steps
 from trainer.settings import TrainSettings
 from trainer.smallworld.cells import Cell
 from trainer.smallworld.datasets import VERSION
+from trainer.smallworld.training import run_folder
 
 RESULTS = "results.json"
 MAX_BYTES = 2**24
@@ -32,7 +34,8 @@ def claim_cell(folder: Path, cell: Cell, settings: TrainSettings, base: str) -> 
         base: fingerprint of its UNet.
 
     Raises:
-        UsageError: the cell was begun with other settings.
+        UsageError: the cell was begun with other settings. LposekitError: the disk is full. OSError, ValueError: its
+        file is damaged.
     """
     path = cell_file(folder, cell)
     leaves = {name: value for name, value in plain_leaves(settings) if name not in PLACES}
@@ -42,7 +45,15 @@ def claim_cell(folder: Path, cell: Cell, settings: TrainSettings, base: str) -> 
         write_json(path, what)
         return None
     found = _read(path)
-    differing = differing_fields({name: found.get(name) for name in what}, what)
+    before = {name: found.get(name) for name in what}
+    if isinstance(before["settings"], dict):
+        # settings that came later were not there to be chosen
+        before["settings"] = {**what["settings"], **before["settings"]}
+    differing = differing_fields(before, what)
+    if differing and "figures" not in found and not list_steps(run_folder(folder, cell.name)):
+        # nothing was trained with the other settings
+        write_json(path, what)
+        return None
     if differing:
         raise UsageError(
             f"{path}: this training was begun with other settings:\n  " + "\n  ".join(differing) + "\n"

@@ -20,7 +20,7 @@ from trainer.smallworld.results import add_seconds, claim_cell, collect, finish_
 from trainer.smallworld.settings import SmallWorldSettings
 from trainer.smallworld.sheets import write_moving_sheet, write_sheet
 from trainer.smallworld.summary import convergence_step, summarise
-from trainer.smallworld.training import train_settings
+from trainer.smallworld.training import run_folder, train_settings
 
 MACHINE: dict[str, Any] = {
     "device": "a CPU",
@@ -140,6 +140,16 @@ def test_a_cell_is_claimed_once_and_its_figures_are_found_again(tmp_path: Path) 
     slower = train_settings(cell, tmp_path, BUDGETS["cpu"], SmallWorldSettings(output=tmp_path))
     with pytest.raises(UsageError, match=r"(?s)settings\.max_steps: .*name another --output"):
         claim_cell(tmp_path, cell, slower, "base")
+
+
+def test_a_cell_that_trained_nothing_is_claimed_anew(tmp_path: Path) -> None:
+    # Mutation tried: refused all the same -> red.
+    cell = chosen_cells("stages", 1)[0]
+    assert claim_cell(tmp_path, cell, settings_of(cell, tmp_path), "a base that cannot be trained") is None
+    assert claim_cell(tmp_path, cell, settings_of(cell, tmp_path), "base") is None
+    (run_folder(tmp_path, cell.name) / "checkpoints" / "step-000030").mkdir(parents=True)
+    with pytest.raises(UsageError, match="base: 'base' -> 'another'"):
+        claim_cell(tmp_path, cell, settings_of(cell, tmp_path), "another")
 
 
 def test_cells_have_names_of_their_own_and_broken_ones_differ_from_sound_ones(tmp_path: Path) -> None:
