@@ -18,8 +18,7 @@ Kind = Literal["stage", "broken", "ablation"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """One training. `changes`: settings of `lposekit train` that differ from the budget's, by their dotted names.
-    `after`: of a stage-2 cell, the stage-1 cell whose pose encoder it keeps. `group`: the question that an ablation
-    belongs to."""
+    `after`: of a stage-2 cell, the stage-1 cell whose pose encoder it keeps."""
 
     name: str
     title: str
@@ -29,7 +28,6 @@ class Cell:
     data: DataName = "images"
     changes: Mapping[str, object] = field(default_factory=dict)
     after: str = ""
-    group: str = ""
 
 
 def chosen_cells(scope: Scope, seeds: int) -> list[Cell]:
@@ -50,44 +48,34 @@ def _both_stages(seed: int) -> Sequence[Cell]:
     )
 
 
-def _stage1(name: str, title: str, kind: Kind, group: str = "", data: DataName = "images", **changes: object) -> Cell:
-    dotted = {key.replace("__", "."): value for key, value in changes.items()}
-    return Cell(name=f"stage1-{name}", title=title, stage=1, kind=kind, data=data, changes=dotted, group=group)
+def _stage1(name: str, title: str, kind: Kind, changes: Mapping[str, object], data: DataName = "images") -> Cell:
+    return Cell(name=f"stage1-{name}", title=title, stage=1, kind=kind, data=data, changes=changes)
 
 
-def _stage2(name: str, title: str, kind: Kind, group: str = "", data: DataName = "clips", **changes: object) -> Cell:
-    dotted = {key.replace("__", "."): value for key, value in changes.items()}
-    return Cell(
-        name=f"stage2-{name}",
-        title=title,
-        stage=2,
-        kind=kind,
-        data=data,
-        changes=dotted,
-        after="stage1-seed0",
-        group=group,
-    )
+def _stage2(name: str, title: str, kind: Kind, changes: Mapping[str, object], data: DataName = "clips") -> Cell:
+    after = "stage1-seed0"
+    return Cell(name=f"stage2-{name}", title=title, stage=2, kind=kind, data=data, changes=changes, after=after)
 
 
 BROKEN = (
-    _stage1("no-lr", "learning rate zero in stage 1", "broken", optim__lr=NO_LR),
-    _stage1("poses-shuffled", "poses shuffled between images", "broken", data="images-poses-shuffled"),
-    _stage2("no-lr", "temporal layers left untrained", "broken", optim__lr=NO_LR),
-    _stage2("frames-shuffled", "frames of clips shuffled", "broken", data="clips-frames-shuffled"),
+    _stage1("no-lr", "learning rate zero in stage 1", "broken", {"optim.lr": NO_LR}),
+    _stage1("poses-shuffled", "poses shuffled between images", "broken", {}, data="images-poses-shuffled"),
+    _stage2("no-lr", "temporal layers left untrained", "broken", {"optim.lr": NO_LR}),
+    _stage2("frames-shuffled", "frames of clips shuffled", "broken", {}, data="clips-frames-shuffled"),
 )
 """What must show in the figures. Skeletons in exchanged colours need no training: see `Case`."""
 
 ABLATIONS = (
-    _stage1("at-input", "pose at the input (concatenated)", "ablation", "where", model__pose_at="input"),
-    _stage1("first-level", "pose at the first level alone", "ablation", "where", model__pose_at="first_level"),
-    _stage1("pose-zero", "pose encoder zero-initialised", "ablation", "pose encoder", model__pose_init="zero"),
-    _stage2("no-temporal", "cross-frame attention alone", "ablation", "frames", model__temporal_layers=False),
-    _stage2("no-cross-frame", "temporal layers alone", "ablation", "frames", model__cross_frame=False),
-    _stage2("frame-norm", "norms for each frame", "ablation", "norms", model__joint_group_norm=False),
-    _stage1("dropout", "10 % of captions dropped", "ablation", "captions", loss__caption_dropout=0.1),
-    _stage2("paper", "preset paper in stage 2", "ablation", "preset", model__preset="paper"),
-    _stage2("temp-zero", "temporal attention zero-initialised", "ablation", "preset", model__attn_temp_init="zero"),
-    _stage2("norm-temp", "norm of temporal attention trained", "ablation", "norms", model__train_norm_temp=True),
-    _stage2("dropout", "10 % of captions dropped", "ablation", "captions", loss__caption_dropout=0.1),
+    _stage1("at-input", "pose at the input (concatenated)", "ablation", {"model.pose_at": "input"}),
+    _stage1("first-level", "pose at the first level alone", "ablation", {"model.pose_at": "first_level"}),
+    _stage1("pose-zero", "pose encoder zero-initialised", "ablation", {"model.pose_init": "zero"}),
+    _stage2("no-temporal", "cross-frame attention alone", "ablation", {"model.temporal_layers": False}),
+    _stage2("no-cross-frame", "temporal layers alone", "ablation", {"model.cross_frame": False}),
+    _stage2("frame-norm", "norms for each frame", "ablation", {"model.joint_group_norm": False}),
+    _stage1("dropout", "10 % of captions dropped", "ablation", {"loss.caption_dropout": 0.1}),
+    _stage2("paper", "preset paper in stage 2", "ablation", {"model.preset": "paper"}),
+    _stage2("temp-zero", "temporal attention zero-initialised", "ablation", {"model.attn_temp_init": "zero"}),
+    _stage2("norm-temp", "norm of temporal attention trained", "ablation", {"model.train_norm_temp": True}),
+    _stage2("dropout", "10 % of captions dropped", "ablation", {"loss.caption_dropout": 0.1}),
 )
 """One change each from the ordinary settings, the most telling ones first."""

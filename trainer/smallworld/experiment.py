@@ -63,24 +63,29 @@ def run(settings: SmallWorldSettings) -> SmallWorldReport:
     done = 0
     with own_folder(settings.output):
         for cell in cells:
-            log.info("%d of %d: %s", done + 1, len(cells), cell.title)
-            if not run_cell(cell, base, settings):
+            settled = is_done(cell, base, settings)
+            if not settled and not run_cell(cell, settings):
                 break
             done += 1
-            write_down(settings, cells)
+            if not settled or done == len(cells):
+                write_down(settings, cells)
     page = settings.output / PAGE_NAME
     return SmallWorldReport(page, done, len(cells), done < len(cells), time.monotonic() - started)
 
 
-def run_cell(cell: Cell, base: str, settings: SmallWorldSettings) -> bool:
-    """Trains and measures a cell, unless it is done; False: it was interrupted."""
+def is_done(cell: Cell, base: str, settings: SmallWorldSettings) -> bool:
+    """Whether a cell has its figures; if not, it is claimed."""
     budget, folder = BUDGETS[settings.budget], settings.output
-    ordinary = train_settings(cell, folder, budget, settings)
-    if claim_cell(folder, cell, ordinary, base) is not None:
-        return True
+    return claim_cell(folder, cell, train_settings(cell, folder, budget, settings), base) is not None
+
+
+def run_cell(cell: Cell, settings: SmallWorldSettings) -> bool:
+    """Trains and measures a cell; False: it was interrupted."""
+    log.info("training: %s", cell.title)
+    budget, folder = BUDGETS[settings.budget], settings.output
     started = time.monotonic()
     write_data(folder / "data", cell.data, budget, settings)
-    report = train_cell(ordinary)
+    report = train_cell(train_settings(cell, folder, budget, settings))
     trained = time.monotonic()
     add_seconds(folder, cell, trained - started)
     if report.interrupted:

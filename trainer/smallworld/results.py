@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lposekit.errors import UsageError
+from lposekit.errors import LposekitError, UsageError
 from lposekit.json_values import JsonObject, JsonValue, read_json_object
 from lposekit.setting_values import plain_leaves
 from lposekit.shards.card import differing_fields
@@ -34,8 +34,7 @@ def claim_cell(folder: Path, cell: Cell, settings: TrainSettings, base: str) -> 
         base: fingerprint of its UNet.
 
     Raises:
-        UsageError: the cell was begun with other settings. LposekitError: the disk is full. OSError, ValueError: its
-        file is damaged.
+        UsageError: the cell was begun with other settings. LposekitError: its file is damaged, or the disk is full.
     """
     path = cell_file(folder, cell)
     leaves = {name: value for name, value in plain_leaves(settings) if name not in PLACES}
@@ -93,4 +92,7 @@ def cell_file(folder: Path, cell: Cell) -> Path:
 
 
 def _read(path: Path) -> JsonObject:
-    return read_json_object(LocalStore(path.parent), path.name, MAX_BYTES)
+    try:
+        return read_json_object(LocalStore(path.parent), path.name, MAX_BYTES)
+    except (OSError, ValueError) as error:
+        raise LposekitError(f"{path}: cannot be read ({error}). Remove it; its training is measured again.") from error
