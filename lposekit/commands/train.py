@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 
 from lposekit.commands.flags import load
-from lposekit.commands.folders import require_dataset
 from lposekit.commands.output import finish
 from lposekit.commands.registry import COMMANDS
 from trainer.settings import TrainSettings
@@ -19,8 +18,6 @@ def run(argv: Sequence[str]) -> int:
         # under torchrun all processes come here alike; one of them says it
         logging.getLogger("lposekit.commands").setLevel(logging.WARNING)
     loaded = load(COMMANDS["train"], TrainSettings, argv)
-    for folder in loaded.settings.data:
-        require_dataset(folder)
     from trainer import train
 
     report = train.run(loaded.settings, dry_run=loaded.dry_run)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lposekit.commands.flags import load
-from lposekit.commands.folders import require_dataset
 from lposekit.commands.output import write_result
 from lposekit.commands.registry import COMMANDS
 
@@ -24,7 +23,6 @@ def run(argv: Sequence[str]) -> int:
     loaded = load(COMMANDS["verify"], VerifySettings, argv)
     folder = loaded.settings.data
     assert folder is not None
-    require_dataset(folder)
     from lposekit.shards.verify import verify_dataset
 
     findings = verify_dataset(folder)

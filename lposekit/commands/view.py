@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lposekit.commands.flags import load
-from lposekit.commands.folders import DATASET_CARD, holds
 from lposekit.commands.output import write_result
 from lposekit.commands.registry import COMMANDS
 from lposekit.errors import UsageError
+from lposekit.store import LocalStore, RefusedFile
+from lposekit.store_reads import kind_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +35,11 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _write(folder: Path, *, public: bool) -> Path:
-    if holds(folder, DATASET_CARD):
+    if _holds(folder, "_dataset/dataset.json"):
         from lposekit.report.html import write_report
 
         return write_report(folder, public=public)
-    if holds(folder, "metrics.jsonl"):
+    if _holds(folder, "metrics.jsonl"):
         from trainer.run.view import write_report as write_run_report
 
         return write_run_report(folder, public=public)
@@ -46,3 +47,13 @@ def _write(folder: Path, *, public: bool) -> Path:
         f"{folder} is neither a dataset folder (no _dataset/dataset.json) nor a run folder (no metrics.jsonl). "
         "Name the folder that was given as --output."
     )
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Whether something of that name is there. What it is, the reader says."""
+    try:
+        return kind_of(LocalStore(folder), name) is not None
+    except RefusedFile:
+        return True
+    except NotADirectoryError:
+        return False

@@ -131,12 +131,15 @@ def read_card(layout: DatasetLayout) -> DatasetCard:
     """The card of a dataset folder.
 
     Raises:
-        LposekitError: there is none, it is damaged, or it is of a newer schema.
+        UsageError: there is none. LposekitError: it is damaged, or of a newer schema.
     """
     try:
         values = read_json_object(layout.store, layout.relative(layout.card), MAX_BYTES)
-    except FileNotFoundError:
-        raise LposekitError(f"{layout.root}: no dataset card at {layout.card}. Is this a dataset folder?") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            f"{layout.root}: no dataset card ({layout.relative(layout.card)}). Name the folder that was given as "
+            "--output to a build."
+        ) from None
     except (OSError, ValueError) as error:
         raise LposekitError(f"{layout.card}: not readable as JSON ({error}). Restore it from a copy.") from error
     schema = values.get("schema")

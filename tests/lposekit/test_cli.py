@@ -99,8 +99,11 @@ def test_unknown_command_is_wrong_usage_and_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        # mutation: `require_dataset` left out, in each command
+        # mutation: a missing card is no usage error
         pytest.param(["verify", "nowhere"], 2, "no dataset card", marks=pytest.mark.case(93)),
+        pytest.param(["refilter", "nowhere", "--output", "d"], 2, "no dataset card", marks=pytest.mark.case(93)),
+        pytest.param(["retry", "nowhere", "--only", "dns"], 2, "no dataset card", marks=pytest.mark.case(93)),
+        pytest.param(["cache-latents", "nowhere", "--base", "tiny"], 2, "no dataset card", marks=pytest.mark.case(93)),
         pytest.param(
             ["train", "--stage", "1", "--data", "nowhere", "--output", "r", "--base", "tiny"],
             2,

@@ -103,11 +103,11 @@ def open_dataset_folder(root: Path) -> Dataset:
     """Index of one dataset folder; no sizes are checked yet.
 
     Raises:
-        UsageError: its clips are stored as images. LposekitError: no dataset there, or its index is damaged.
+        UsageError: no dataset there, or its clips are stored as images. LposekitError: its index is damaged.
     """
     layout = DatasetLayout(root)
-    numbers = shards_to_read(layout)
     card = read_card(layout)
+    numbers = shards_to_read(layout)
     kind = card.kind
     if kind not in REQUIRED_MEMBERS:
         raise UsageError(f"{root} is a dataset of kind {kind!r}, which the trainer cannot read: name another --data")
