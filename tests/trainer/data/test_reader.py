@@ -215,7 +215,7 @@ def test_a_dataset_without_a_needed_member_is_refused(tmp_path: Path):
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path):
-    with pytest.raises(LposekitError, match="no committed shard"):
+    with pytest.raises(LposekitError, match="no dataset card"):
         open_dataset_folder(tmp_path)
     with pytest.raises(UsageError, match="--data"):
         open_catalog([], "image")
