@@ -70,7 +70,6 @@ def main() -> None:
         draw.text((left, MARGIN + SIDE + 6), name, fill="black", font=ImageFont.load_default(15))
         draw.text((left, MARGIN + SIDE + 26), shortened(draw, what), fill="#555555", font=ImageFont.load_default(13))
     canvas.save(OUT, quality=85)
-    print(OUT, OUT.stat().st_size)
 
 
 def shortened(draw: ImageDraw.ImageDraw, text: str) -> str:

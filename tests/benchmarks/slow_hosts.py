@@ -155,12 +155,12 @@ def drive(form: str, rows: int, ports: Ports, num_images: int) -> Built:
 
 
 def _workers(process: subprocess.Popen[str]) -> tuple[float, int, int] | None:
-    """MB, descriptors and threads of the workers together."""
+    """MB (without what they share, such as Ray's object store), descriptors and threads of the workers together."""
     try:
         workers = actor_processes(process, "ShardWorker")
         return (
             (
-                sum(worker.memory_info().rss for worker in workers) / 2**20,
+                sum(memory.rss - memory.shared for memory in (worker.memory_info() for worker in workers)) / 2**20,
                 sum(worker.num_fds() for worker in workers),
                 sum(worker.num_threads() for worker in workers),
             )
@@ -213,7 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--forms", nargs="+", choices=WITH_BAD, default=WITH_BAD)
+    parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=WITH_BAD)
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
