@@ -111,7 +111,7 @@ COMMANDS = {
         ),
         Command(
             "export",
-            "write a dataset in the layout of another trainer or tool",
+            "write a dataset or a run in the layout of another trainer or tool",
             settings="pipelines.export.settings:ExportSettings",
             folder_field="source",
             output_field="output",

@@ -32,7 +32,7 @@ def card_text(
     lines += [f"- {_cell(name)}: {count} rows" for name, count in _licences(rows).most_common(20)] or ["Not stated."]
     lines += [
         "",
-        "The people in these images and clips were not asked. Poses are the work of models, captions that of strangers.",
+        "The people in these images and clips were not asked. Poses are a model's work, captions that of strangers.",
         "Licences decide whether you may pass the images on; links you usually may.",
     ]
     return "\n".join(lines) + "\n"

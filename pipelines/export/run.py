@@ -78,6 +78,10 @@ def export_dataset(settings: ExportSettings, *, dry_run: bool = False) -> Export
     assert settings.output is not None
     assert settings.to is not None
     dataset = open_dataset(settings.source)
+    if settings.to not in LAYOUTS:
+        raise UsageError(
+            f"--to {settings.to}: for runs, and {settings.source} is a dataset. For these: {', '.join(LAYOUTS)}."
+        )
     layout = LAYOUTS[settings.to]
     _check_kind(dataset, layout, settings)
     poses = None if settings.poses is None else ClipPoses(settings.poses)

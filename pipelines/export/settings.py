@@ -12,6 +12,9 @@ from lposekit.setting_values import Positive
 from lposekit.skeleton_styles import StyleName
 
 Target = Literal[
+    "diffusers",
+    "official",
+    "t2i-adapter",
     "diffusers-controlnet",
     "sd-scripts",
     "musubi",
@@ -31,11 +34,11 @@ class ExportSettings:
     """Settings of `lposekit export`."""
 
     source: Path | None = None
-    """A dataset folder of images or of clips."""
+    """A dataset folder of images or of clips, or a run folder of `lposekit train`."""
     to: Target | None = None
-    """Who is to read it."""
+    """Who is to read it. Of runs: `diffusers`, `official`, `t2i-adapter`; the others of datasets."""
     output: Path | None = None
-    """Folder to write; it must be new, or hold the same export, which is then continued."""
+    """Folder to write; it must be new. Of a dataset it may hold the same export, which is then continued."""
     poses: Path | None = None
     """Of clips: the folder of their poses, as `lposekit pose --input CLIPS --output POSES` writes it."""
     style: StyleName = "openpose18"
@@ -45,4 +48,8 @@ class ExportSettings:
     crf: Annotated[float, Interval(ge=0, le=51)] = 12.0
     """Quality of control clips (x264): lower is better and larger."""
     max_samples: Positive | None = None
-    """Export the first samples only."""
+    """Export the first samples of a dataset only."""
+    base: str | None = None
+    """Of a run: the base model, if it is not where the run found it."""
+    step: Positive | None = None
+    """Of a run: step of the checkpoint; default: the newest intact one."""
