@@ -153,7 +153,7 @@ def card_text(facts: WeightsFacts, target: str) -> str:
         f"| trained at | {facts.size} px" + (f", {facts.frames} frames |" if facts.stage == 2 else " |"),
         f"| skeletons | style {facts.pose_style}, limbs {width} |",
         "",
-        "The base model's licence holds for these weights too. Do not depict real people without their consent, and say",
-        "of what is drawn that it is AI-generated.",
+        "The base model's licence holds for these weights too. Do not depict real people without their consent, and",
+        "say of what is drawn that it is AI-generated.",
     ]
     return "\n".join(lines) + "\n"
