@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from lposekit.errors import LposekitError
+from lposekit.errors import Interrupted, LposekitError
 from lposekit.interrupts import Interrupts
 from lposekit.json_values import JsonObject
 from lposekit.recipe import ActorHandle, AnyRecipe, Claim, Plan, Pool, ShardReport, Worker
 from lposekit.shards.card import bind_models
 from lposekit.shards.layout import DatasetLayout
+from pipelines.job.activity import read_activities
 from pipelines.job.cluster import connected, machine
+from pipelines.job.liveness import Liveness, ray_liveness
 from pipelines.job.progress import BuildProgress
-from pipelines.job.runner import RunResult, SetupFailed, ShardRunner, raise_setup_error
+from pipelines.job.runner import WAIT_S, RunResult, SetupFailed, ShardRunner, raise_setup_error
+from pipelines.job.watchdog import Stalled, Watchdog
 
 
 class ShardWorker:
@@ -41,6 +45,26 @@ class ShardWorker:
         return self._worker.build(plan)
 
 
+@dataclass(frozen=True, slots=True)
+class CrewWatch:
+    """Ends the wait for a Ray that died, and for work that stands still."""
+
+    liveness: Liveness
+    watchdog: Watchdog
+    progress: BuildProgress
+
+    def look(self, in_work: Mapping[int, int]) -> None:
+        self.liveness.check()
+        try:
+            self.watchdog.look(in_work)
+        except Stalled as stalled:
+            self.progress.stalled(str(stalled))
+            raise
+
+    def moved(self) -> None:
+        self.watchdog.moved()
+
+
 def run_on_ray(
     recipe: AnyRecipe, claim: Claim, plans: Iterator[Plan], progress: BuildProgress, interrupts: Interrupts
 ) -> RunResult:
@@ -49,6 +73,9 @@ def run_on_ray(
     with connected(settings.ray_address):
         import ray
 
+        liveness, layout = ray_liveness(), DatasetLayout(claim.root)
+        watchdog = Watchdog(60 * settings.stall_minutes, lambda: read_activities(layout, claim.run_id))
+        watch = CrewWatch(liveness, watchdog, progress)
         resources = machine()
         pool = recipe.pool(resources)
         actors = None if pool is None else _start(pool)
@@ -59,26 +86,44 @@ def run_on_ray(
         def spawn() -> ActorHandle:
             return worker_class.remote(recipe, claim, actors, next(numbers))
 
-        workers = [spawn() for _ in range(num_workers)]  # they start while the models load
-        if actors is not None:
-            with raise_setup_error():
-                models: JsonObject = ray.get([actor.card.remote() for actor in actors])[0]
-            bind_models(DatasetLayout(claim.root), models)
-        progress.ready()
-        runner = ShardRunner(
-            spawn,
-            workers=workers,
-            num_workers=num_workers,
-            attempts=settings.shard_attempts,
-            on_report=progress.add,
-            stop=interrupts.stop,
-            drop=interrupts.drop,
-        )
-        try:
-            return runner.run(plans)
-        finally:
-            for actor in actors or ():
-                ray.kill(actor)
+        with liveness.asked():
+            workers = [spawn() for _ in range(num_workers)]  # they start while the models load
+            if actors is not None:
+                bind_models(layout, _loaded(actors, watch, interrupts))
+            progress.ready()
+            watch.moved()
+            runner = ShardRunner(
+                spawn,
+                workers=workers,
+                num_workers=num_workers,
+                attempts=settings.shard_attempts,
+                on_report=progress.add,
+                stop=interrupts.stop,
+                drop=interrupts.drop,
+                watch=watch,
+            )
+            try:
+                return runner.run(plans)
+            finally:
+                for actor in actors or ():
+                    ray.kill(actor)
+
+
+def _loaded(actors: Sequence[ActorHandle], watch: CrewWatch, interrupts: Interrupts) -> JsonObject:
+    """What the first actor has loaded, once all of them have loaded it.
+
+    Raises:
+        LposekitError: an actor's own, or the wait makes no sense. Interrupted: the user does not want to wait.
+    """
+    import ray
+
+    cards = [actor.card.remote() for actor in actors]
+    while len(ray.wait(cards, num_returns=len(cards), timeout=WAIT_S)[0]) < len(cards):
+        watch.look({})
+        if interrupts.stop.is_set():
+            raise Interrupted("stopped while the models were loaded; the same command continues")
+    with raise_setup_error():
+        return ray.get(cards)[0]
 
 
 def _start(pool: Pool) -> list[ActorHandle]:

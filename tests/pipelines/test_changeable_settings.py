@@ -18,6 +18,7 @@ BOTH = {
     "ray_address",
     "min_success",
     "shard_attempts",
+    "stall_minutes",
     "fetch.connect_timeout_s",
     "fetch.idle_timeout_s",
     "fetch.total_timeout_s",

@@ -59,7 +59,7 @@ class Recipe:
 
     @property
     def settings(self) -> Any:
-        return SimpleNamespace(ray_address=None, workers=2, shard_attempts=3)
+        return SimpleNamespace(ray_address=None, workers=2, shard_attempts=3, stall_minutes=1.0)
 
     def pool(self, machine: Machine) -> Pool:
         assert machine.cpus >= 1
