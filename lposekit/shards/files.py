@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lposekit.errors import LposekitError, UsageError
+from lposekit.faults import fault_point
 from lposekit.json_values import JsonValue, strict_json
 from lposekit.store import REFUSALS, LocalStore, RefusedFile
 from lposekit.store_reads import walk
@@ -125,6 +126,7 @@ def replacing(path: Path, partial_name: str | None = None) -> Iterator[Path]:
         partial.unlink(missing_ok=True)  # a link of that name would lead the write elsewhere
         yield partial
         sync_file(partial)
+        fault_point(f"file:{path.name}")
         partial.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):  # the error that stopped the write is the one to report

@@ -133,6 +133,8 @@ class BuildImagesSettings:
     """Attempts at a shard whose worker process dies."""
     stall_minutes: Annotated[Minutes, MAY_CHANGE] = 30.0
     """End (exit code 1) after so many minutes without any progress, and say what was waited for."""
+    worker_memory_bytes: Annotated[Positive, MAY_CHANGE] = 8 * 2**30
+    """Memory limit of a worker process, beyond what its start takes; a shard that exceeds it fails, and is named."""
     network_failure_limit: Annotated[Fraction | None, MAY_CHANGE] = 0.9
     """Stop (exit code 3) if more than this fraction of the last rows failed on the network; `none`: never."""
     network_failure_window: Annotated[Positive, MAY_CHANGE] = 500

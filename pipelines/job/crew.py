@@ -16,6 +16,7 @@ from lposekit.shards.layout import DatasetLayout
 from pipelines.job.activity import read_activities
 from pipelines.job.cluster import connected, machine
 from pipelines.job.liveness import Liveness, ray_liveness
+from pipelines.job.memory import limit_memory
 from pipelines.job.progress import BuildProgress
 from pipelines.job.runner import WAIT_S, RunResult, SetupFailed, ShardRunner, raise_setup_error
 from pipelines.job.watchdog import Stalled, Watchdog
@@ -25,10 +26,12 @@ class ShardWorker:
     """The Ray actor around a recipe's worker."""
 
     def __init__(self, recipe: AnyRecipe, claim: Claim, pool: Sequence[ActorHandle] | None, number: int) -> None:
+        self._memory_bytes = recipe.settings.worker_memory_bytes
         self._failure: LposekitError | None = None
         self._worker: Worker[Any] | None = None
         try:
             self._worker = recipe.worker(claim, pool, number)
+            limit_memory(self._memory_bytes)
         except LposekitError as error:
             # An actor that fails while it starts reaches the driver as a dead one, its message lost in a traceback.
             self._failure = error
@@ -37,12 +40,17 @@ class ShardWorker:
         """Build one shard.
 
         Raises:
-            SetupFailed: no worker can be made, here or anywhere.
+            SetupFailed: no worker can be made, here or anywhere. LposekitError: it takes too much memory.
         """
         if self._worker is None:
             assert self._failure is not None
             raise SetupFailed(self._failure)
-        return self._worker.build(plan)
+        try:
+            return self._worker.build(plan)
+        except MemoryError as error:
+            raise LposekitError(
+                f"its worker was refused more memory than {self._memory_bytes} bytes (--worker-memory-bytes)"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

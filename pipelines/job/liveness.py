@@ -19,6 +19,9 @@ SILENT_S = 30.0
 _RESUME = "Everything committed so far is valid: run the same command again to resume."
 
 
+Question = Callable[[], bool]
+
+
 class RayLost(GaveUp):
     """The node of the driver, or the head of the cluster, is gone."""
 
@@ -30,7 +33,7 @@ class Liveness:
         own_node_lives: asks Ray whether the node that this process is connected through lives; may never return.
     """
 
-    def __init__(self, own_node_lives: Callable[[], bool]) -> None:
+    def __init__(self, own_node_lives: Question) -> None:
         self._own_node_lives = own_node_lives
         self._asked_at: float | None = None
         self._lost: str | None = None

@@ -94,8 +94,8 @@ class Watchdog:
         silent_s = self._unchanged_s.get(shard, 0.0)
         waits = ", ".join(f"{what} for {spoken(seconds + silent_s)}" for what, seconds in activity.waits)
         more = f", and {activity.more} more" if activity.more else ""
-        where = f"process {activity.pid} on {activity.host}"
-        return f"shard {shard_name(shard)}{tried}, {activity.rows} rows done, {where}: {waits or 'nothing known'}{more}"
+        where = f"{activity.rows} rows done, process {activity.pid} on {activity.host}"
+        return f"shard {shard_name(shard)}{tried}, {where}: {waits or 'between two stages'}{more}"
 
 
 def spoken(seconds: float) -> str:

@@ -71,6 +71,8 @@ class BuildVideoSettings:
     stall_minutes: Annotated[Minutes, MAY_CHANGE] = 60.0
     """End (exit code 1) after so many minutes without any progress, and say what was waited for. A fetch may take as
     long as `fetch.total_timeout_s`."""
+    worker_memory_bytes: Annotated[Positive, MAY_CHANGE] = 8 * 2**30
+    """Memory limit of a worker process, beyond what its start takes; a shard that exceeds it fails, and is named."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     fetch: TransportSettings = field(
         default_factory=lambda: TransportSettings(max_body_bytes=4 * 2**30, total_timeout_s=1800.0, idle_timeout_s=20.0)
