@@ -1,4 +1,4 @@
-"""A limit to the memory of a worker: what an answer of a stranger, or a bug, makes it take must not take the machine."""
+"""A limit to the memory of a worker: what a stranger's answer, or a bug, makes it take must not take the machine."""
 
 from __future__ import annotations
 
