@@ -123,8 +123,8 @@ class PosesSettings:
     stall_minutes: Annotated[Minutes, MAY_CHANGE] = 30.0
     """Of a dataset: minutes without any progress after which the run ends (exit code 1) and says what it waited for."""
     worker_memory_bytes: Annotated[Positive, MAY_CHANGE] = 8 * 2**30
-    """Of a dataset: memory limit of a worker process, beyond what its start takes; a shard that exceeds it fails, and is
-    named."""
+    """Of a dataset: memory limit of a worker process, beyond what its start takes; a shard that exceeds it fails, and
+    is named."""
     crf: Annotated[float, Interval(ge=0, le=51), MAY_CHANGE] = 12.0
     """Constant rate factor of the skeleton videos: 0 is lossless, 51 the worst. Thin lines need a low one."""
     pose: VideoPoseSettings = field(default_factory=VideoPoseSettings)
