@@ -53,7 +53,7 @@ class Attempt:
                     f"shard {shard_name(self.shard)}: attempt {newest} has taken over from {self.name}, which was "
                     "given up for dead; nothing of it is committed."
                 )
-            if not driver_lives(self.layout):
+            if not driver_lives(self.layout, self.run_id):
                 raise StaleRun(
                     f"shard {shard_name(self.shard)}: the driver of run {self.run_id} is gone; nothing is committed "
                     "without it. Run the same command again to resume."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from lposekit.shards.layout import DatasetLayout
 from pipelines.job.activity import read_activities
 from pipelines.job.cluster import connected, machine
 from pipelines.job.liveness import Liveness, ray_liveness
+from pipelines.job.lock import BEAT_S, beat
 from pipelines.job.memory import limit_memory
 from pipelines.job.progress import BuildProgress
 from pipelines.job.runner import WAIT_S, RunResult, SetupFailed, ShardRunner, raise_setup_error
@@ -53,15 +55,20 @@ class ShardWorker:
             ) from error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CrewWatch:
-    """Ends the wait for a Ray that died, and for work that stands still."""
+    """Ends the wait for a Ray that died, and for work that stands still; gives the workers the driver's beat."""
 
+    claim: Claim
     liveness: Liveness
     watchdog: Watchdog
     progress: BuildProgress
+    _beat_at: float = 0.0
 
     def look(self, in_work: Mapping[int, int]) -> None:
+        if time.monotonic() - self._beat_at > BEAT_S:
+            self._beat_at = time.monotonic()
+            beat(DatasetLayout(self.claim.root), self.claim.run_id)
         self.liveness.check()
         try:
             self.watchdog.look(in_work)
@@ -83,7 +90,7 @@ def run_on_ray(
 
         liveness, layout = ray_liveness(), DatasetLayout(claim.root)
         watchdog = Watchdog(60 * settings.stall_minutes, lambda: read_activities(layout, claim.run_id))
-        watch = CrewWatch(liveness, watchdog, progress)
+        watch = CrewWatch(claim, liveness, watchdog, progress)
         resources = machine()
         pool = recipe.pool(resources)
         actors = None if pool is None else _start(pool)

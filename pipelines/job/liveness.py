@@ -59,14 +59,13 @@ class Liveness:
 
     def _ask(self) -> None:
         while not self._done.wait(ASK_EVERY_S):
-            self._asked_at = time.monotonic()
+            self._asked_at = self._asked_at or time.monotonic()
             try:
-                if not self._own_node_lives():
-                    self._lost = "the Ray node (raylet) of this machine has died, killed by the system for its memory?"
-                    return
-            except Exception as error:  # noqa: BLE001 (whatever Ray raises when its head is gone)
-                if not self._done.is_set():
-                    self._lost = f"the head of the Ray cluster is gone ({type(error).__name__})."
+                lives = self._own_node_lives()
+            except Exception:  # noqa: BLE001 (whatever Ray raises without its head, which may come back)
+                continue
+            if not lives:
+                self._lost = "the Ray node (raylet) of this machine has died, killed by the system for its memory?"
                 return
             self._asked_at = None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Generator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ from lposekit.shards.verify import verify_dataset
 from lposekit.shards.writer import ShardWriter
 from lposekit.stage_times import StageTimes
 from pipelines.image.worker import IMAGE_SHARDS
+from pipelines.job import lock
 from pipelines.job.attempt import begin_attempt
-from pipelines.job.lock import StaleRun, owned_folder
+from pipelines.job.lock import StaleRun, beat, owned_folder
 from pipelines.job.rows import RowResult
 from pipelines.job.shard import write_shard
 from tests.support.dataset_folder import make_dataset, make_results
@@ -145,6 +147,36 @@ def test_a_driver_that_was_killed_is_gone_for_its_workers_though_its_files_are_t
         path.write_bytes(data.split()[0])
     with pytest.raises(StaleRun, match=f"the driver of run {run_id} is gone"), attempt.committing():
         pass
+
+
+@pytest.mark.case(94)
+@pytest.mark.parametrize("beats", [True, False])
+def test_where_locks_do_not_reach_another_machine_the_beat_tells_whether_the_driver_lives(
+    layout: DatasetLayout, monkeypatch: pytest.MonkeyPatch, beats: bool
+) -> None:
+    # Mutations tried: the lock alone looked at -> red with beats; any other machine believed -> red without.
+    monkeypatch.setattr(lock, "BEAT_S", 0.2)
+    monkeypatch.setattr(lock, "BEAT_WAIT_S", 1.0)
+    with owned_folder(layout) as run_id:
+        attempt = begin_attempt(layout, run_id, 1)
+        monkeypatch.setattr("socket.gethostname", lambda: "another machine")
+        monkeypatch.setattr(lock.fcntl, "flock", lambda descriptor, how: None)
+        done = threading.Event()
+
+        def live() -> None:
+            while not done.wait(0.1):
+                beat(layout, run_id)
+
+        thread = threading.Thread(target=live)
+        if beats:
+            thread.start()
+        try:
+            with nullcontext() if beats else pytest.raises(StaleRun, match="is gone"), attempt.committing():
+                pass
+        finally:
+            done.set()
+            if beats:
+                thread.join()
 
 
 @pytest.mark.case(80)
