@@ -149,7 +149,7 @@ def test_a_build_whose_server_never_answers_ends_and_says_so_and_is_resumed(tmp_
         with pytest.raises(LposekitError) as caught:
             run(settings)
         line = str(caught.value).splitlines()[-1]
-        assert "shard 00001, 1 rows done, process " in line
+        assert "shard 00001, 0 rows done, process " in line
         assert "fetch 000010001 127.0.0.1 for " in line
         assert caught.value.exit_code == 1
         log = [json.loads(each) for each in (tmp_path / "d/_dataset/log.jsonl").read_text().splitlines()]
