@@ -158,8 +158,7 @@ def _is_at_the_long_video(pid: int) -> bool:
 def test_a_decoder_killed_from_outside_costs_nothing_and_the_run_ends_with_the_same_bytes(
     videos: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
-    # Mutations tried: `build_in_child` without `again_if_killed` -> worker_crash; an attempt that leaves the clips of
-    # the one before it -> other bytes.
+    # Mutation tried: `build_in_child` without `again_if_killed` -> worker_crash.
     build = _build(videos, tmp_path / "d")
 
     def kill_decoder() -> None:

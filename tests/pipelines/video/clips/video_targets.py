@@ -26,6 +26,10 @@ def build_or_misbehave(payload: Mapping[str, Any]) -> dict[str, Any]:
         ctypes.PyDLL(None).sleep(1000)  # PyDLL keeps the GIL, as decord does when it hangs
     elif name == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
+    elif name == "killed-once" and not (marker := Path(payload["path"]).with_suffix(".killed")).exists():
+        (Path(payload["out_dir"]) / "window-9.mp4").write_bytes(b"half a clip")
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     elif name == "killed":
         os.kill(os.getpid(), signal.SIGKILL)  # as others do
     elif name == "greedy":
