@@ -269,8 +269,8 @@ def test_child_that_hangs_with_the_gil_crashes_or_eats_memory_costs_one_video(
         assert build(one, tmp_path, good["index_last"]).outcome is Outcome.KEPT
 
 
-# mutations tried: `build_in_child` without `again_if_killed`: `worker_crash`; without `_empty` before an attempt: a file
-# of the first one is left
+# mutations tried: `build_in_child` without `again_if_killed`: `worker_crash`; without `_empty` before an attempt: a
+# file of the first one is left
 @pytest.mark.case(94)
 def test_child_that_is_killed_from_outside_costs_nothing_and_leaves_nothing(
     tmp_path: Path, good: dict[str, bytes]
