@@ -121,7 +121,10 @@ class RayPoses:
         return PoseAnswer(poses, answered.seconds)
 
     def _tried(self, batch: _SentBatch) -> PoseAnswer | None:
-        """The batch's poses, or None if its actor died with it as often as it is tried."""
+        """The batch's poses, or None if its actor died with it as often as it is tried.
+
+        Ray keeps what is sent to an actor that restarts until it is back, however long its models load.
+        """
         import ray
         from ray.exceptions import RayActorError
 
@@ -130,23 +133,7 @@ class RayPoses:
                 return ray.get(batch.reference)
             except RayActorError as error:
                 logger.warning("a pose model's process died with a batch of %d images: %s", len(batch.images), error)
-            self._wait_until_back(batch.actor)
             if attempt < self._spec.attempts:
+                time.sleep(POOL_RESTART_WAIT_S)
                 batch.reference = batch.actor.estimate.remote(batch.images)
         return None
-
-    @staticmethod
-    def _wait_until_back(actor: ActorHandle) -> None:
-        """What is sent to an actor while it restarts fails at once, and would count as an attempt that nobody made.
-
-        However long the models load: the build's watchdog ends what never comes back.
-        """
-        import ray
-        from ray.exceptions import RayActorError
-
-        while True:
-            try:
-                ray.get(actor.card.remote())
-                return
-            except RayActorError:
-                time.sleep(POOL_RESTART_WAIT_S)
