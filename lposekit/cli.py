@@ -18,7 +18,7 @@ from typing import TextIO
 import lposekit
 from lposekit.commands.registry import COMMANDS
 from lposekit.errors import Interrupted, LposekitError, UsageError
-from lposekit.interrupts import ignore_stop_signals, raise_on_sigterm
+from lposekit.interrupts import ignore_stop_signals, raise_on_stop_signals
 from lposekit.setting_values import nearest
 from lposekit.terminal import printable
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is not None:
         return _run(list(argv))
-    raise_on_sigterm()
+    raise_on_stop_signals()
     exit_code = _run(sys.argv[1:])
     if exit_code == Interrupted.exit_code:
         ignore_stop_signals()

@@ -73,12 +73,15 @@ def handlers_restored() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def raise_on_sigterm() -> None:
-    """Let SIGTERM raise KeyboardInterrupt as Ctrl-C does, for a process that is wholly ours.
+def raise_on_stop_signals() -> None:
+    """Let SIGTERM raise KeyboardInterrupt as Ctrl-C does, for a process that is wholly ours; and let Ctrl-C do so also
+    where it was inherited as ignored (nohup, a shell's `&`, some CI).
 
     A child that was forked with this handler ends by SIGTERM as if it had none.
     """
     owner = os.getpid()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_sigterm(number: int, _frame: FrameType | None) -> None:
         if os.getpid() == owner:

@@ -37,6 +37,7 @@ MAY_CHANGE = "may change when a folder is continued"
 Positive = Annotated[int, Ge(1)]
 NotNegative = Annotated[int, Ge(0)]
 Seconds = Annotated[float, Gt(0)]
+Minutes = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 
 

@@ -18,6 +18,7 @@ from lposekit.recipe import AnyRecipe, Claim, Plan
 from lposekit.setting_values import check_values
 from lposekit.settings import changeable_settings, flatten_settings, settings_digest
 from lposekit.shards.card import DatasetCard, claim_folder, update_card
+from lposekit.shards.files import allow_open_files
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.versions import card_versions, installed_versions
 from pipelines.job.build_report import BuildReport
@@ -26,7 +27,7 @@ from pipelines.job.disk import require_free_space
 from pipelines.job.lock import owned_folder
 from pipelines.job.progress import BuildProgress
 from pipelines.job.report_page import write_report
-from pipelines.job.runner import RunResult
+from pipelines.job.runner import GaveUp, RunResult
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ def build(recipe: AnyRecipe, *, dry_run: bool = False, execute: Execute = run_on
     """
     layout = _layout(recipe)
     require_free_space(layout.root)
+    allow_open_files()
     warnings = list(recipe.preflight(dry_run=dry_run))
     for warning in warnings:
         logger.warning(warning)
@@ -72,6 +74,7 @@ def rebuild(
         number = sum(counts.get(outcome.value, 0) for outcome in outcomes)
         return BuildReport(layout.root, counts, 0, notes=(f"would fetch {number} rows again",), dry_run=True)
     require_free_space(layout.root)
+    allow_open_files()
     recipe.preflight()
     with owned_folder(layout) as run_id:
         plans = recipe.retry_plans(layout, outcomes)
@@ -127,7 +130,11 @@ def _run(
         if first is not None:
             with progress:
                 claim = Claim(layout.root.resolve(), run_id)
-                result = execute(recipe, claim, itertools.chain([first], plans), progress, interrupts)
+                try:
+                    result = execute(recipe, claim, itertools.chain([first], plans), progress, interrupts)
+                except GaveUp:
+                    update_card(layout)  # what was committed until then counts
+                    raise
         interrupts.second_raises = True
         totals = update_card(layout)
         report_path = write_report(layout)

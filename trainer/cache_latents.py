@@ -32,7 +32,7 @@ from lposekit.shards.files import refuse_links
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import ShardStats
-from lposekit.shards.writer import ShardWriter, remove_partials
+from lposekit.shards.writer import ShardWriter, finish_replacements, remove_partials
 from trainer.data.batch import vae_input_BF3HW
 from trainer.data.catalog import Dataset, open_dataset_folder
 from trainer.data.decode import DamagedSample, Framing, decode_clip, decode_training_image, read_clip_facts
@@ -160,6 +160,7 @@ def _prepare(
         "base": settings.base,
     }
     claim_folder(layout, DatasetCard(kind="latents", fixed=fixed, extra=facts))
+    finish_replacements(layout)
     remove_partials(layout)
 
 

@@ -5,25 +5,59 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from lposekit.errors import LposekitError, UsageError
+from lposekit.faults import fault_point
 from lposekit.json_values import JsonValue, strict_json
 from lposekit.store import REFUSALS, LocalStore, RefusedFile
 from lposekit.store_reads import walk
 
 _OWN = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+MIN_OPEN_FILES = 1024
+"""Of one process: a driver with its Ray, or a worker with its connections."""
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def disk_error(error: OSError, path: Path, num_bytes: int | None = None) -> LposekitError:
     """An operating system's refusal to write, in words that say what to do."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return LposekitError(f"{path}: {too_few_files()}")
     if error.errno in {*DISK_FULL, errno.EFBIG}:
         need = f" ({num_bytes} bytes were to be written)" if num_bytes else ""
         return LposekitError(f"{path}: the disk is full{need}. Free space, then run the same command again to resume.")
     return LposekitError(f"{path}: {error.strerror or error}. Check the folder, then run the same command to resume.")
+
+
+def too_few_files() -> str:
+    """In words, that this process may open too few files at a time, and what to do."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    who = "" if _enough(hard) else " (the administrator has to permit it)"
+    return (
+        f"a process may have {soft} files open, and a build needs {MIN_OPEN_FILES}. Raise the limit{who}: "
+        f"`ulimit -n {MIN_OPEN_FILES}`, then run the same command again."
+    )
+
+
+def allow_open_files() -> None:
+    """Raise the limit of open files of this process, and of those that it starts, as far as a build needs.
+
+    Raises:
+        UsageError: the system does not permit it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if _enough(soft):
+        return
+    if not _enough(hard):
+        raise UsageError(too_few_files())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MIN_OPEN_FILES, hard))
+
+
+def _enough(limit: int) -> bool:
+    return limit == resource.RLIM_INFINITY or limit >= MIN_OPEN_FILES
 
 
 def refuse_links(root: Path) -> None:
@@ -92,6 +126,7 @@ def replacing(path: Path, partial_name: str | None = None) -> Iterator[Path]:
         partial.unlink(missing_ok=True)  # a link of that name would lead the write elsewhere
         yield partial
         sync_file(partial)
+        fault_point(f"file:{path.name}")
         partial.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):  # the error that stopped the write is the one to report

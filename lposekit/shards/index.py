@@ -127,8 +127,14 @@ def shards_to_read(layout: DatasetLayout) -> list[int]:
     """The committed shards of a folder, in order.
 
     Raises:
-        LposekitError: there is none.
+        LposekitError: there is none, or one of them is neither the old nor the new one.
     """
+    if half_replaced := layout.half_replaced_shards():
+        names = ", ".join(map(shard_name, half_replaced[:5])) + (", ..." if half_replaced[5:] else "")
+        raise LposekitError(
+            f"{layout.root}: shard {names} is being replaced, or was when its run was killed. Wait for that run, or "
+            f"complete it: `lposekit retry {layout.root}`."
+        )
     shards = layout.committed_shards()
     if not shards:
         raise LposekitError(

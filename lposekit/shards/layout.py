@@ -16,6 +16,7 @@ META_DIR = "_dataset"
 CARD_NAME = "dataset.json"
 SCHEMA_VERSION = 1
 _STATS_NAME = re.compile(r"^(\d{5,})_stats\.json$")
+_ASIDE_NAME = re.compile(r"^(\d{5,18})_stats\.json\.[^.]+\.replaced$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,15 @@ class DatasetLayout:
 
     def relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
+
+    def half_replaced_shards(self) -> list[int]:
+        """Shards whose marker is set aside, and whose new one is not there yet (`lposekit.shards.writer.publish`)."""
+        try:
+            names = self.store.list()
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        aside = {int(match.group(1)) for match in map(_ASIDE_NAME.match, names) if match}
+        return sorted(shard for shard in aside if self.stats(shard).name not in names)
 
     def committed_shards(self) -> list[int]:
         """Shards with a commit marker, in order. What has none does not exist for a reader."""

@@ -123,7 +123,7 @@ def _verify_content(
         return
     yield from _verify_tar(tar_name, members, index, card.kind)
     yield from _verify_laws(layout.parquet(shard).name, table, stats, [row["key"] for row in index], card.kind)
-    for key in table["key"].to_pylist():
+    for key in table["key"].to_pylist() if "key" in table.column_names else ():
         if seen.setdefault(key, tar_name) != tar_name:
             yield Finding(tar_name, f"key {key} also occurs in {seen[key]}")
 
@@ -169,6 +169,10 @@ def _verify_laws(
     parquet_name: str, table: pa.Table, stats: ShardStats, sample_keys: list[str], kind: str
 ) -> Iterator[Finding]:
     """Rows in = sum of outcomes; the kept rows are the samples; of videos, the clips and windows too."""
+    missing = [name for name in ("key", "outcome") if name not in table.column_names]
+    if missing:
+        yield Finding(parquet_name, f"has no column {', '.join(missing)}")
+        return
     outcomes = Counter(table["outcome"].to_pylist())
     unknown = sorted(str(value) for value in outcomes if value not in set(Outcome))
     if unknown:

@@ -46,7 +46,8 @@ class ShardWriter:
     Args:
         layout: the dataset folder, which must exist.
         shard: number of the shard.
-        run_id: name of the run, part of the partial names, so that two runs never write the same file.
+        run_id: of the run, or of one attempt of it: part of the partial names, which must not exist, so that two never
+            write the same file.
     """
 
     layout: DatasetLayout
@@ -120,7 +121,7 @@ class ShardWriter:
         if self._tar is None:
             import webdataset  # one second, and only workers need it
 
-            self._stream = self._partial(self.layout.tar(self.shard)).open("wb")
+            self._stream = self._partial(self.layout.tar(self.shard)).open("xb")
             self._tar = webdataset.TarWriter(
                 self._stream, encoder=False, compress=False, mtime=0, user="lposekit", group="lposekit"
             )
@@ -136,11 +137,9 @@ class ShardWriter:
         index.parent.mkdir(parents=True, exist_ok=True)
         thumbnails.parent.mkdir(parents=True, exist_ok=True)
         fault_point("shard:before_fsync")
-        pq.write_table(table, partials[parquet], compression="zstd")
-        pq.write_table(scan_members(partials[tar]), partials[index], compression="zstd")
-        pq.write_table(
-            pa.Table.from_pylist(self._thumbnails, schema=THUMBNAIL_SCHEMA), partials[thumbnails], compression="none"
-        )
+        _write_new(partials[parquet], table, "zstd")
+        _write_new(partials[index], scan_members(partials[tar]), "zstd")
+        _write_new(partials[thumbnails], pa.Table.from_pylist(self._thumbnails, schema=THUMBNAIL_SCHEMA), "none")
         for partial in partials.values():
             sync_file(partial)
         return partials
@@ -150,6 +149,12 @@ class ShardWriter:
             self.layout.relative(final): FileFacts(partial.stat().st_size, sha256_file(partial))
             for final, partial in partials.items()
         }
+
+
+def _write_new(path: Path, table: pa.Table, compression: str) -> None:
+    """Raises FileExistsError: somebody else has made a file of that name."""
+    with path.open("xb") as stream:
+        pq.write_table(table, stream, compression=compression)
 
 
 def scan_members(tar_path: Path) -> pa.Table:

@@ -31,6 +31,7 @@ import simplejpeg
 from lposekit.errors import Outcome, Rejected
 from pipelines.image.header import Header, read_header
 from pipelines.image.settings import ImageSettings
+from pipelines.sandbox.killed import again_if_killed
 from pipelines.sandbox.sandbox import Sandbox, SandboxError
 
 RGB = npt.NDArray[np.uint8]
@@ -139,12 +140,13 @@ class ImageDecoder:
         return max(len(self._sandboxes), 1)
 
     def decode(self, data: bytes) -> DecodedImage:
-        """As `decode_image`; a decoder that crashes, hangs or eats memory raises `Rejected` with worker_crash."""
+        """As `decode_image`; a decoder that crashes, hangs or eats memory raises `Rejected` with worker_crash. One that
+        is killed from outside is replaced, and only if that happens again and again, so does it."""
         if not self._sandboxes:
             return decode_image(data, self._settings)
         sandbox = self._free.get()
         try:
-            answer = sandbox.call({"data": data}, timeout_s=self._settings.decode_timeout_s)
+            answer = again_if_killed(lambda: sandbox.call({"data": data}, timeout_s=self._settings.decode_timeout_s))
         except SandboxError as err:
             raise Rejected(Outcome.WORKER_CRASH, f"decoder: {err}") from err
         finally:

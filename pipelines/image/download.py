@@ -26,7 +26,7 @@ from pipelines.fetch.opener import Fetched
 from pipelines.fetch.settings import FetchSettings
 from pipelines.image import engine
 from pipelines.image.decode import DecodedImage, TooSmall
-from pipelines.image.decode_budget import DecodeBudget
+from pipelines.image.decode_budget import DecodeBudget, host_of
 from pipelines.image.turns import RowTurns
 
 _MAX_WAITING_BYTES = 256 * 2**20
@@ -167,7 +167,7 @@ class _Shard:
         row = self._rows[turn]
         if row.url is None:
             raise Rejected(Outcome.BAD_URL, "the row has no URL")
-        with self._times.stage("fetch"):
+        with self._times.stage("fetch", f"{row.key} {host_of(row.url)}"):
             fetched = self._opener.fetch(row.url)
         self._facts[turn] = hashlib.sha256(fetched.body).hexdigest(), len(fetched.body), fetched.http_status
         expected = listed_hash(row.extra) if self._verify_hash else None
@@ -208,7 +208,8 @@ class _Shard:
         try:
             if self.stopped.is_set():
                 raise Rejected(Outcome.WORKER_CRASH, "the download was stopped")
-            with self._times.stage("decode"), self._budget.image_of(self._rows[index].url or ""):
+            row = self._rows[index]
+            with self._times.stage("decode", row.key), self._budget.image_of(row.url or ""):
                 image = self._decode(body)
             return self._row(index, image=image)
         except TooSmall as rejected:

@@ -71,7 +71,8 @@ def _answered(
 ) -> Iterator[PosedRow]:
     poses: list[Poses] = []
     if pending is not None:
-        answered = pending.result()
+        with times.waiting("pose", f"{rows[0].row.key} and the {len(rows) - 1} rows after it"):
+            answered = pending.result()
         times.add_all(answered.seconds)
         poses = answered.poses
     asked = [row for row in rows if _is_asked(row, known)]

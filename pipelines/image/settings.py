@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 
 from lposekit.keypoints import PersonRule
-from lposekit.setting_values import FLAG_ONLY, MAY_CHANGE, Fraction, NotNegative, Positive, Seconds
+from lposekit.setting_values import FLAG_ONLY, MAY_CHANGE, Fraction, Minutes, NotNegative, Positive, Seconds
 from pipelines.fetch.settings import FetchSettings
 
 
@@ -131,6 +131,10 @@ class BuildImagesSettings:
     """Use only this many rows from the start of the input."""
     shard_attempts: Annotated[Positive, MAY_CHANGE] = 3
     """Attempts at a shard whose worker process dies."""
+    stall_minutes: Annotated[Minutes, MAY_CHANGE] = 30.0
+    """End (exit code 1) after so many minutes without any progress, and say what was waited for."""
+    worker_memory_bytes: Annotated[Positive, MAY_CHANGE] = 8 * 2**30
+    """Memory limit of a worker process, beyond what its start takes; a shard that exceeds it fails, and is named."""
     network_failure_limit: Annotated[Fraction | None, MAY_CHANGE] = 0.9
     """Stop (exit code 3) if more than this fraction of the last rows failed on the network; `none`: never."""
     network_failure_window: Annotated[Positive, MAY_CHANGE] = 500

@@ -114,7 +114,7 @@ def _decided_rows(plan: ShardPlan, earlier: EarlierRows) -> dict[str, RowResult]
 def _stored(posed: PosedRow, known: KnownPose | None, rules: ImageRules, times: StageTimes) -> RowResult:
     """Judge a row and encode what is kept of it."""
     fetched = posed.fetched
-    with times.stage("encode"):
+    with times.stage("encode", fetched.row.key):
         if fetched.outcome is not None:
             return unposed_row(fetched.row, fetched.outcome, fetched.detail, fetched.image, fetched.sha256)
         assert fetched.image is not None, "a row without an outcome has an image"

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from lposekit.errors import LposekitError
+from lposekit.errors import Interrupted, LposekitError
 from lposekit.interrupts import Interrupts
 from lposekit.json_values import JsonObject
 from lposekit.recipe import ActorHandle, AnyRecipe, Claim, Plan, Pool, ShardReport, Worker
 from lposekit.shards.card import bind_models
 from lposekit.shards.layout import DatasetLayout
+from pipelines.job.activity import read_activities
 from pipelines.job.cluster import connected, machine
+from pipelines.job.liveness import Liveness, ray_liveness
+from pipelines.job.lock import BEAT_S, beat
+from pipelines.job.memory import limit_memory
 from pipelines.job.progress import BuildProgress
-from pipelines.job.runner import RunResult, SetupFailed, ShardRunner, raise_setup_error
+from pipelines.job.runner import WAIT_S, RunResult, SetupFailed, ShardRunner, raise_setup_error
+from pipelines.job.watchdog import Stalled, Watchdog
 
 
 class ShardWorker:
     """The Ray actor around a recipe's worker."""
 
     def __init__(self, recipe: AnyRecipe, claim: Claim, pool: Sequence[ActorHandle] | None, number: int) -> None:
+        self._memory_bytes = recipe.settings.worker_memory_bytes
         self._failure: LposekitError | None = None
         self._worker: Worker[Any] | None = None
         try:
             self._worker = recipe.worker(claim, pool, number)
+            limit_memory(self._memory_bytes)
         except LposekitError as error:
             # An actor that fails while it starts reaches the driver as a dead one, its message lost in a traceback.
             self._failure = error
@@ -33,12 +42,42 @@ class ShardWorker:
         """Build one shard.
 
         Raises:
-            SetupFailed: no worker can be made, here or anywhere.
+            SetupFailed: no worker can be made, here or anywhere. LposekitError: it takes too much memory.
         """
         if self._worker is None:
             assert self._failure is not None
             raise SetupFailed(self._failure)
-        return self._worker.build(plan)
+        try:
+            return self._worker.build(plan)
+        except MemoryError as error:
+            raise LposekitError(
+                f"its worker was refused more memory than {self._memory_bytes} bytes (--worker-memory-bytes)"
+            ) from error
+
+
+@dataclass(slots=True)
+class CrewWatch:
+    """Ends the wait for a Ray that died, and for work that stands still; gives the workers the driver's beat."""
+
+    claim: Claim
+    liveness: Liveness
+    watchdog: Watchdog
+    progress: BuildProgress
+    _beat_at: float = 0.0
+
+    def look(self, in_work: Mapping[int, int]) -> None:
+        if time.monotonic() - self._beat_at > BEAT_S:
+            self._beat_at = time.monotonic()
+            beat(DatasetLayout(self.claim.root), self.claim.run_id)
+        self.liveness.check()
+        try:
+            self.watchdog.look(in_work)
+        except Stalled as stalled:
+            self.progress.stalled(str(stalled))
+            raise
+
+    def moved(self) -> None:
+        self.watchdog.moved()
 
 
 def run_on_ray(
@@ -49,6 +88,9 @@ def run_on_ray(
     with connected(settings.ray_address):
         import ray
 
+        liveness, layout = ray_liveness(), DatasetLayout(claim.root)
+        watchdog = Watchdog(60 * settings.stall_minutes, lambda: read_activities(layout, claim.run_id))
+        watch = CrewWatch(claim, liveness, watchdog, progress)
         resources = machine()
         pool = recipe.pool(resources)
         actors = None if pool is None else _start(pool)
@@ -59,26 +101,44 @@ def run_on_ray(
         def spawn() -> ActorHandle:
             return worker_class.remote(recipe, claim, actors, next(numbers))
 
-        workers = [spawn() for _ in range(num_workers)]  # they start while the models load
-        if actors is not None:
-            with raise_setup_error():
-                models: JsonObject = ray.get([actor.card.remote() for actor in actors])[0]
-            bind_models(DatasetLayout(claim.root), models)
-        progress.ready()
-        runner = ShardRunner(
-            spawn,
-            workers=workers,
-            num_workers=num_workers,
-            attempts=settings.shard_attempts,
-            on_report=progress.add,
-            stop=interrupts.stop,
-            drop=interrupts.drop,
-        )
-        try:
-            return runner.run(plans)
-        finally:
-            for actor in actors or ():
-                ray.kill(actor)
+        with liveness.asked():
+            workers = [spawn() for _ in range(num_workers)]  # they start while the models load
+            if actors is not None:
+                bind_models(layout, _loaded(actors, watch, interrupts))
+            progress.ready()
+            watch.moved()
+            runner = ShardRunner(
+                spawn,
+                workers=workers,
+                num_workers=num_workers,
+                attempts=settings.shard_attempts,
+                on_report=progress.add,
+                stop=interrupts.stop,
+                drop=interrupts.drop,
+                watch=watch,
+            )
+            try:
+                return runner.run(plans)
+            finally:
+                for actor in actors or ():
+                    ray.kill(actor)
+
+
+def _loaded(actors: Sequence[ActorHandle], watch: CrewWatch, interrupts: Interrupts) -> JsonObject:
+    """What the first actor has loaded, once all of them have loaded it.
+
+    Raises:
+        LposekitError: an actor's own, or the wait makes no sense. Interrupted: the user does not want to wait.
+    """
+    import ray
+
+    cards = [actor.card.remote() for actor in actors]
+    while len(ray.wait(cards, num_returns=len(cards), timeout=WAIT_S)[0]) < len(cards):
+        watch.look({})
+        if interrupts.stop.is_set():
+            raise Interrupted("stopped while the models were loaded; the same command continues")
+    with raise_setup_error():
+        return ray.get(cards)[0]
 
 
 def _start(pool: Pool) -> list[ActorHandle]:

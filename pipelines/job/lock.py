@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.shards.files import disk_error, open_own, refuse_links, write_json
@@ -27,6 +28,10 @@ from lposekit.shards.writer import finish_replacements, remove_partials
 from lposekit.store_reads import read_whole
 
 ORPHAN_WAIT_S = 120.0
+BEAT_S, BEAT_WAIT_S = 2.0, 20.0
+BEAT_NAME = "driver-beat"
+PROBED_S = 1.0
+"""How long a lock may be held by those who only ask whether its owner lives."""
 MAX_RUN_ID_BYTES = 4096
 
 
@@ -109,24 +114,78 @@ def _identity(run_id: str) -> dict[str, object]:
     return {"run_id": run_id, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
 
 
-def _take_driver_lock(layout: DatasetLayout, descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+def driver_lives(layout: DatasetLayout, run_id: str) -> bool:
+    """Whether the run's driver still owns the folder; asked by writers, who hold `writer_lock`.
+
+    Not every file system carries locks from machine to machine. So a driver on another machine lives also if its beat
+    goes on; to see that takes a few seconds.
+    """
+    with _open_lock(layout, "driver.lock") as descriptor:
         try:
-            owner = json.loads(os.pread(descriptor, 4096, 0))
-            age_s = time.time() - owner["since"]
-            who = f"process {owner['pid']} on {owner['host']}, since {age_s:.0f} s"
-        except (ValueError, KeyError, TypeError):
-            who = "another process"
-        raise UsageError(
-            f"{layout.root} is being built by {who}. Wait for it, stop it, or name another --output."
-        ) from None
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        owner = _owner(descriptor)
+    return owner.get("host") != socket.gethostname() and _beats(layout, run_id)
+
+
+def beat(layout: DatasetLayout, run_id: str) -> None:
+    """A sign of life of the driver, for `driver_lives`: to be given every `BEAT_S`."""
+    path = layout.work / run_id / BEAT_NAME
+    with contextlib.suppress(OSError):  # a disk that is full, say: the lock is there still
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = open_own(path, os.O_WRONLY)
+        try:
+            os.pwrite(descriptor, secrets.token_bytes(8), 0)
+        finally:
+            os.close(descriptor)
+
+
+def _beats(layout: DatasetLayout, run_id: str) -> bool:
+    first, deadline = _read_beat(layout, run_id), time.monotonic() + BEAT_WAIT_S
+    while time.monotonic() < deadline:
+        time.sleep(BEAT_S / 10)
+        if _read_beat(layout, run_id) != first:
+            return True
+    return False
+
+
+def _read_beat(layout: DatasetLayout, run_id: str) -> bytes:
+    try:
+        return read_whole(layout.store, layout.relative(layout.work / run_id / BEAT_NAME), MAX_RUN_ID_BYTES)
+    except (OSError, ValueError):
+        return b""
+
+
+def _take_driver_lock(layout: DatasetLayout, descriptor: int) -> None:
+    deadline = time.monotonic() + PROBED_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+    owner, who = _owner(descriptor), "another process"
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        age_s = max(0.0, time.time() - owner["since"])  # the clock may have been set back since
+        who = f"process {owner['pid']} on {owner['host']}, since {age_s:.0f} s"
+    raise UsageError(f"{layout.root} is being built by {who}. Wait for it, stop it, or name another --output.")
+
+
+def _owner(descriptor: int) -> dict[str, Any]:
+    """What the driver's lock says of its owner; nothing, if that is damaged."""
+    try:
+        owner = json.loads(os.pread(descriptor, MAX_RUN_ID_BYTES, 0))
+    except (ValueError, RecursionError):
+        return {}
+    return owner if isinstance(owner, dict) else {}
 
 
 def _wait_for_orphans(layout: DatasetLayout, run_id: str) -> None:
     deadline = time.monotonic() + ORPHAN_WAIT_S
-    with _open_writers_lock(layout) as descriptor:
+    with _open_lock(layout, "writers.lock") as descriptor:
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -142,8 +201,11 @@ def _wait_for_orphans(layout: DatasetLayout, run_id: str) -> None:
 
 
 @contextlib.contextmanager
-def _open_writers_lock(layout: DatasetLayout) -> Iterator[int]:
-    descriptor = open_own(layout.meta / "writers.lock", os.O_RDWR)
+def _open_lock(layout: DatasetLayout, name: str) -> Iterator[int]:
+    try:
+        descriptor = open_own(layout.meta / name, os.O_RDWR)
+    except OSError as error:
+        raise disk_error(error, layout.meta / name) from error
     try:
         yield descriptor
     finally:
@@ -156,8 +218,9 @@ def writer_lock(layout: DatasetLayout, run_id: str) -> Iterator[None]:
 
     Raises:
         StaleRun: the folder belongs to a newer run by now.
+        LposekitError: it cannot be told whose it is.
     """
-    with _open_writers_lock(layout) as descriptor:
+    with _open_lock(layout, "writers.lock") as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         owner = _read_run_id(layout)
         if owner != run_id:
@@ -166,7 +229,10 @@ def writer_lock(layout: DatasetLayout, run_id: str) -> Iterator[None]:
 
 
 def _read_run_id(layout: DatasetLayout) -> str | None:
+    path = layout.meta / "run_id"
     try:
-        return json.loads(read_whole(layout.store, layout.relative(layout.meta / "run_id"), MAX_RUN_ID_BYTES))
-    except (OSError, ValueError):
+        return json.loads(read_whole(layout.store, layout.relative(path), MAX_RUN_ID_BYTES))
+    except (FileNotFoundError, ValueError):
         return None
+    except OSError as error:
+        raise disk_error(error, path) from error

@@ -89,6 +89,10 @@ class BuildProgress:
         else:
             logger.info("shard %05d is done; so far %s", report.shard, self._line())
 
+    def stalled(self, why: str) -> None:
+        """Nothing moved for too long: the log keeps what was waited for."""
+        self._write({"event": "stalled", "why": why})
+
     def _write(self, event: Mapping[str, object]) -> None:
         with open(open_own(self._log_path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8") as stream:
             stream.write(strict_json({"time": time.time(), **event}, sort_keys=True) + "\n")

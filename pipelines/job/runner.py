@@ -2,7 +2,8 @@
 
 The contract: a plan whose worker dies is tried again on a fresh worker, up to `attempts` times; a plan that raises is
 reported as failed at once (the same input raises again); the others go on. A worker that cannot be made ends the run,
-with its own error. Nothing is submitted ahead of a free worker, so memory does not grow with the number of plans.
+with its own error; so do a Ray that died, and work that stands still (see `Watch`). Nothing is submitted ahead of a
+free worker, so memory does not grow with the number of plans.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lposekit.errors import LposekitError
 from lposekit.recipe import ActorHandle, Plan, ShardReport
@@ -59,6 +60,32 @@ class RunResult:
     """Why no further shards were handed out: `interrupted`, or the network's failure."""
 
 
+class GaveUp(LposekitError):
+    """To wait any longer makes no sense; what was committed until then is valid."""
+
+
+class Watch(Protocol):
+    """Looked at while the driver waits."""
+
+    def look(self, in_work: Mapping[int, int]) -> None:
+        """Raises GaveUp: nothing moves any more. `in_work`: shard -> attempt."""
+        ...
+
+    def moved(self) -> None:
+        """Called with each report."""
+        ...
+
+
+class NoWatch:
+    """Waits for ever."""
+
+    def look(self, in_work: Mapping[int, int]) -> None:
+        pass
+
+    def moved(self) -> None:
+        pass
+
+
 @dataclass(slots=True)
 class _Work:
     plan: Plan
@@ -77,6 +104,7 @@ class ShardRunner:
         on_report: called with each plan's report, in the driver.
         stop: set by Ctrl-C: nothing more is handed out, and what is in work is finished.
         drop: set by a second Ctrl-C: what is in work is dropped.
+        watch: tells when it makes no sense to wait any longer.
     """
 
     def __init__(
@@ -89,7 +117,9 @@ class ShardRunner:
         on_report: Callable[[ShardReport], None],
         stop: threading.Event,
         drop: threading.Event,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch or NoWatch()
         self._spawn = spawn
         self._num_workers = num_workers
         self._attempts = attempts
@@ -102,6 +132,15 @@ class ShardRunner:
 
     def run(self, plans: Iterator[Plan]) -> RunResult:
         """Build all plans; see the module's contract."""
+        try:
+            self._run(plans)
+        finally:
+            self._close()
+        if self._stop.is_set():
+            self._result.stopped = "interrupted"
+        return self._result
+
+    def _run(self, plans: Iterator[Plan]) -> None:
         import ray
 
         exhausted = False
@@ -113,16 +152,13 @@ class ShardRunner:
                 else:
                     self._hand_out(plan, attempt=1)
             if not self._work:
-                break
+                return
             done, _ = ray.wait(list(self._work), timeout=WAIT_S)
             if self._drop.is_set():
-                break
+                return
             for reference in done:
                 self._collect(reference, self._work.pop(reference))
-        self._close()
-        if self._stop.is_set():
-            self._result.stopped = "interrupted"
-        return self._result
+            self._watch.look({work.plan.shard: work.attempt for work in self._work.values()})
 
     def _halted(self) -> bool:
         return self._stop.is_set() or self._result.stopped is not None
@@ -146,7 +182,6 @@ class ShardRunner:
                 self._fail(shard, f"its worker died {work.attempt} times")
         except RayTaskError as error:
             if isinstance(error.cause, SetupFailed):
-                self._close()
                 raise error.cause.error from None
             self._idle.append(work.worker)
             self._fail(shard, _brief(error.cause or error))
@@ -156,6 +191,7 @@ class ShardRunner:
 
     def _accept(self, report: ShardReport) -> None:
         self._result.reports += 1
+        self._watch.moved()
         if not report.committed:
             self._result.failures[report.shard] = report.note
             self._result.stopped = f"the network seems to be down: {report.note}"

@@ -18,8 +18,27 @@ from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import ShardStats
 from lposekit.shards.writer import ShardWriter
 from lposekit.stage_times import StageTimes
+from pipelines.job.activity import told
+from pipelines.job.attempt import begin_attempt
 from pipelines.job.lock import writer_lock
 from pipelines.job.rows import RowResult, rows_table
+
+
+class ShardClock:
+    """When a shard was begun, and how long ago that is, whatever is done to the clock of the machine meanwhile."""
+
+    def __init__(self) -> None:
+        self.start = time.time()
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    @property
+    def end(self) -> float:
+        """Now, by a clock that was not touched since the start."""
+        return self.start + self.seconds
 
 
 class NetworkDown(Exception):
@@ -54,20 +73,26 @@ def write_shard(
         The shard's account; not committed if the rows ended in `NetworkDown`.
 
     Raises:
-        LposekitError: the disk is full, or the folder belongs to a newer run.
+        StaleRun: the folder belongs to a newer run, the shard to a newer attempt, or the driver is gone.
+        LposekitError: the disk is full.
     """
     layout = DatasetLayout(claim.root)
-    start, written = time.time(), list[Columns]()
+    clock, written = ShardClock(), list[Columns]()
     with writer_lock(layout, claim.run_id), contextlib.closing(rows):
-        writer = ShardWriter(layout, shard, claim.run_id)
+        attempt = begin_attempt(layout, claim.run_id, shard)
+        if attempt.is_done:
+            return _report_of(layout.read_stats(shard), shard)
+        writer = ShardWriter(layout, shard, attempt.name)
         try:
-            for row in rows:
-                _write_row(writer, row)
-                written.append(row.columns)
-            fault_point("shard:before_commit")
-            account = kind.account(written)
-            marker = commit_marker(written, start, time.time()).with_facts({**account, **(stats or {})})
-            writer.commit(rows_table(written, kind.columns), marker, times)
+            with told(attempt, times, written):
+                for row in rows:
+                    _write_row(writer, row)
+                    written.append(row.columns)
+                fault_point("shard:before_commit")
+                account = kind.account(written)
+                with attempt.committing():
+                    marker = commit_marker(written, clock.start, clock.end).with_facts({**account, **(stats or {})})
+                    writer.commit(rows_table(written, kind.columns), marker, times)
         except NetworkDown as down:
             writer.discard()
             return ShardReport(
@@ -76,8 +101,13 @@ def write_shard(
         except BaseException:
             writer.discard()
             raise
-    timings_s = {**times.as_dict(), "total": round(time.time() - start, 3)}
+    timings_s = {**times.as_dict(), "total": round(clock.seconds, 3)}
     return ShardReport(shard, len(written), writer.num_samples, _outcomes(written), timings_s, account=account)
+
+
+def _report_of(stats: ShardStats, shard: int) -> ShardReport:
+    """The account of a shard whose own report was lost with its worker."""
+    return ShardReport(shard, stats.count, stats.num_samples, dict(stats.outcomes), dict(stats.timings_s or {}))
 
 
 def _write_row(writer: ShardWriter, row: RowResult) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lposekit.pose.protocol import Estimator
 from pipelines.pose.actor import PoseSpec, load_estimator
+from pipelines.sandbox.killed import again_if_killed
 from pipelines.sandbox.sandbox import Sandbox, SandboxError
 
 CALL_TIMEOUT_S = 180.0
@@ -40,8 +41,9 @@ def find_killers(spec: PoseSpec, images: Sequence[npt.NDArray[np.uint8]]) -> dic
     killers: dict[int, str] = {}
 
     def search(positions: list[int]) -> None:
+        payload = {"images": [images[i] for i in positions]}
         try:
-            sandbox.call({"images": [images[i] for i in positions]}, timeout_s=CALL_TIMEOUT_S)
+            again_if_killed(lambda: sandbox.call(payload, timeout_s=CALL_TIMEOUT_S))
         except SandboxError as error:
             if len(positions) == 1:
                 killers[positions[0]] = f"the pose model's process died on this image: {error}"

@@ -1,7 +1,8 @@
 """The pool of pose models that all shards share, as a shard's worker sees it.
 
 An image that kills the model's process is found and named: the batch is tried again, then given to a killable child
-that takes its images one by one, and the rest of the batch goes through the pool once more.
+that takes its images one by one, and the rest of the batch goes through the pool once more. Nobody is blamed without
+such a proof: where the pool's processes go on dying, as if killed from outside, the shard fails, to be built again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from lposekit.errors import LposekitError
 from lposekit.pose.protocol import Estimator
 from lposekit.recipe import ActorHandle
 from lposekit.records import PoseFailure
@@ -46,7 +48,8 @@ class PoseClient(Protocol):
 
 def estimated(client: PoseClient, images: list[Image], times: StageTimes) -> list[Poses]:
     """Hand in a batch and wait for its poses; `times` gets the model's own stages, `detect` and `pose`."""
-    answered = client.submit(images).result()
+    with times.waiting("pose", f"{len(images)} frames"):
+        answered = client.submit(images).result()
     times.add_all(answered.seconds)
     return answered.poses
 
@@ -74,8 +77,8 @@ class _LocalBatch:
 class _SentBatch:
     pool: RayPoses
     images: list[Image]
+    actor: ActorHandle
     reference: ObjectRef
-    attempts: int = 1
 
     def result(self) -> PoseAnswer:
         return self.pool.result(self)
@@ -90,42 +93,47 @@ class RayPoses:
         self._turn = itertools.count(first)
 
     def submit(self, images: list[Image]) -> _SentBatch:
-        return _SentBatch(self, images, self._send(images))
-
-    def _send(self, images: list[Image]) -> ObjectRef:
-        return self._actors[next(self._turn) % len(self._actors)].estimate.remote(images)
+        actor = self._actors[next(self._turn) % len(self._actors)]
+        return _SentBatch(self, images, actor, actor.estimate.remote(images))
 
     def result(self, batch: _SentBatch) -> PoseAnswer:
-        """Wait for a batch's poses, however many attempts they take."""
-        while True:
-            answered = self._try(batch)
-            if answered is not None:
-                return answered
-            if batch.attempts >= self._spec.attempts:
-                return self._isolate(batch.images)
-            batch.attempts += 1
-            time.sleep(POOL_RESTART_WAIT_S)
-            batch.reference = self._send(batch.images)
+        """Wait for a batch's poses, however many attempts they take.
 
-    def _try(self, batch: _SentBatch) -> PoseAnswer | None:
-        """The batch's poses, or None if the actor died on the way."""
+        Raises:
+            LposekitError: the pool's processes die again and again, and none of the images kills a process alone.
+        """
+        answered = self._tried(batch)
+        if answered is not None:
+            return answered
+        killers = find_killers(self._spec, batch.images)
+        healthy = [image for i, image in enumerate(batch.images) if i not in killers]
+        answered = self._tried(self.submit(healthy)) if healthy else PoseAnswer([], {})
+        if answered is None:
+            raise LposekitError(
+                f"the pose model's processes died {2 * self._spec.attempts} times with a batch of {len(batch.images)} "
+                f"images, {len(healthy)} of which kill no process when they are alone: something else kills them. "
+                "Look for a lack of memory (of the GPU too), then run the same command again."
+            )
+        rest = iter(answered.poses)
+        poses: list[Poses] = [
+            PoseFailure(killers[i], True) if i in killers else next(rest) for i in range(len(batch.images))
+        ]
+        return PoseAnswer(poses, answered.seconds)
+
+    def _tried(self, batch: _SentBatch) -> PoseAnswer | None:
+        """The batch's poses, or None if its actor died with it as often as it is tried.
+
+        Ray keeps what is sent to an actor that restarts until it is back, however long its models load.
+        """
         import ray
         from ray.exceptions import RayActorError
 
-        try:
-            return ray.get(batch.reference)
-        except RayActorError as error:
-            logger.warning("a pose model's process died with a batch of %d images: %s", len(batch.images), error)
-            return None
-
-    def _isolate(self, images: list[Image]) -> PoseAnswer:
-        """Find the images that kill the model, in a child of our own, and put the others through the pool again."""
-        killers = find_killers(self._spec, images)
-        healthy = [image for i, image in enumerate(images) if i not in killers]
-        answered = self._try(self.submit(healthy)) if healthy else PoseAnswer([], {})
-        if answered is None:
-            killers = dict.fromkeys(range(len(images)), "the pose model's process died with this image's batch")
-            answered = PoseAnswer([], {})
-        rest = iter(answered.poses)
-        poses: list[Poses] = [PoseFailure(killers[i], True) if i in killers else next(rest) for i in range(len(images))]
-        return PoseAnswer(poses, answered.seconds)
+        for attempt in range(1, self._spec.attempts + 1):
+            try:
+                return ray.get(batch.reference)
+            except RayActorError as error:
+                logger.warning("a pose model's process died with a batch of %d images: %s", len(batch.images), error)
+            if attempt < self._spec.attempts:
+                time.sleep(POOL_RESTART_WAIT_S)
+                batch.reference = batch.actor.estimate.remote(batch.images)
+        return None

@@ -43,6 +43,7 @@ _BEAT_EVERY_S = 0.05
 _RESERVED_BYTES = 512 * 2**20  # address space that thread stacks and malloc arenas reserve and do not use
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME")
 _PR_SET_NO_NEW_PRIVS = 38
+_SENT_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 class SandboxError(Exception):
@@ -51,6 +52,11 @@ class SandboxError(Exception):
 
 class SandboxCrashed(SandboxError):
     """The child died: by a signal, by an exception other than `Rejected`, or after an answer that cannot be read."""
+
+
+class SandboxKilled(SandboxCrashed):
+    """The child died by a signal that others send: the kernel that needs memory, a scheduler, whoever clears up after a
+    driver that died. It says nothing about the payload; see `pipelines.sandbox.killed`."""
 
 
 class SandboxTimeout(SandboxError):
@@ -88,16 +94,24 @@ class Sandbox:
         self._child: _Child | None = None
         self._lock = threading.Lock()
 
-    def call(self, payload: object, *, timeout_s: float | None, heartbeat_timeout_s: float | None = None) -> Any:
-        """The target's answer to `payload`. Without `timeout_s` it may take as long as it gives signs of life.
+    def call(
+        self,
+        payload: object,
+        *,
+        timeout_s: float | None,
+        heartbeat_timeout_s: float | None = None,
+        on_beat: Callable[[], None] | None = None,
+    ) -> Any:
+        """The target's answer to `payload`. Without `timeout_s` it may take as long as it gives signs of life, each of
+        which calls `on_beat`.
 
-        Raises `SandboxTimeout`, `SandboxMemory` or `SandboxCrashed`, or the target's own `Rejected`.
+        Raises `SandboxTimeout`, `SandboxMemory`, `SandboxKilled` or `SandboxCrashed`, or the target's own `Rejected`.
         """
         assert timeout_s is not None or heartbeat_timeout_s is not None, "a call that hangs would never end"
         with self._lock:
             if self._child is None or self._child.has_died():
                 self._start()
-            return self._exchange(payload, timeout_s, heartbeat_timeout_s)
+            return self._exchange(payload, timeout_s, heartbeat_timeout_s, on_beat)
 
     def start(self) -> None:
         """Start the child ahead of the first call."""
@@ -128,11 +142,17 @@ class Sandbox:
         self._exchange(self._introduction, self._start_timeout_s, None)
         self._child.arena = replace(self._child.arena, limit_bytes=self._introduction["memory_limit_bytes"])
 
-    def _exchange(self, payload: object, timeout_s: float | None, heartbeat_timeout_s: float | None) -> Any:
+    def _exchange(
+        self,
+        payload: object,
+        timeout_s: float | None,
+        heartbeat_timeout_s: float | None,
+        on_beat: Callable[[], None] | None = None,
+    ) -> Any:
         assert self._child is not None
         healthy = False
         try:
-            answer = self._child.exchange(payload, timeout_s, heartbeat_timeout_s)
+            answer = self._child.exchange(payload, timeout_s, heartbeat_timeout_s, on_beat)
             healthy = True
             return answer
         except Rejected:
@@ -190,14 +210,20 @@ class _Child:
         self._output_fd = output_fd
         self.kill = weakref.finalize(self, _end, process, control, (arena.fd, output_fd))
 
-    def exchange(self, payload: object, timeout_s: float | None, heartbeat_timeout_s: float | None) -> Any:
+    def exchange(
+        self,
+        payload: object,
+        timeout_s: float | None,
+        heartbeat_timeout_s: float | None,
+        on_beat: Callable[[], None] | None,
+    ) -> Any:
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         os.ftruncate(self._output_fd, 0)
         try:
             self._control.send(_MESSAGE.pack(_CALL, *self.arena.write(payload)))
         except ConnectionError:
             self._raise_crashed()
-        kind, place, length = self._receive(deadline, timeout_s, heartbeat_timeout_s)
+        kind, place, length = self._receive(deadline, timeout_s, heartbeat_timeout_s, on_beat)
         if kind == _MEMORY:
             raise SandboxMemory(f"{self._name}: asked for more than {self.arena.limit_bytes} bytes of memory")
         try:
@@ -212,7 +238,13 @@ class _Child:
             raise rejected
         return answer
 
-    def _receive(self, deadline: float, timeout_s: float | None, heartbeat_s: float | None) -> tuple[bytes, int, int]:
+    def _receive(
+        self,
+        deadline: float,
+        timeout_s: float | None,
+        heartbeat_s: float | None,
+        on_beat: Callable[[], None] | None,
+    ) -> tuple[bytes, int, int]:
         while True:
             left_s = deadline - time.monotonic()
             beat_due_first = heartbeat_s is not None and heartbeat_s < left_s
@@ -229,6 +261,8 @@ class _Child:
             kind, place, length = _MESSAGE.unpack(message)
             if kind != _BEAT:
                 return kind, place, length
+            if on_beat is not None:
+                on_beat()
 
     def has_died(self) -> bool:
         """Whether the child ended while nothing was asked of it."""
@@ -247,7 +281,8 @@ class _Child:
             raise SandboxCrashed(f"{self._name}: the child closed its side and lives on")
         by_signal = ended.si_code != os.CLD_EXITED
         how = f"killed by {signal.Signals(ended.si_status).name}" if by_signal else f"exit code {ended.si_status}"
-        raise SandboxCrashed(f"{self._name}: {how}{self._last_words()}")
+        by_others = by_signal and ended.si_status in _SENT_BY_OTHERS
+        raise (SandboxKilled if by_others else SandboxCrashed)(f"{self._name}: {how}{self._last_words()}")
 
     def _last_words(self) -> str:
         start = max(os.fstat(self._output_fd).st_size - 2000, 0)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval
 
-from lposekit.setting_values import FLAG_ONLY, MAY_CHANGE, Fraction, Positive, Seconds
+from lposekit.setting_values import FLAG_ONLY, MAY_CHANGE, Fraction, Minutes, Positive, Seconds
 from pipelines.fetch.settings import TransportSettings
 from pipelines.video.clips.settings import (
     BuildClipsSettings,
@@ -68,6 +68,11 @@ class BuildVideoSettings:
     """Exit with code 3 if a smaller fraction of the videos was decoded."""
     shard_attempts: Annotated[Positive, MAY_CHANGE] = 3
     """Attempts at a shard whose worker process dies."""
+    stall_minutes: Annotated[Minutes, MAY_CHANGE] = 60.0
+    """End (exit code 1) after so many minutes without any progress, and say what was waited for. A fetch may take as
+    long as `fetch.total_timeout_s`."""
+    worker_memory_bytes: Annotated[Positive, MAY_CHANGE] = 8 * 2**30
+    """Memory limit of a worker process, beyond what its start takes; a shard that exceeds it fails, and is named."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     fetch: TransportSettings = field(
         default_factory=lambda: TransportSettings(max_body_bytes=4 * 2**30, total_timeout_s=1800.0, idle_timeout_s=20.0)

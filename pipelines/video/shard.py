@@ -12,6 +12,7 @@ from lposekit.recipe import Claim
 from lposekit.records import sample_key
 from lposekit.shards.layout import DatasetLayout
 from lposekit.stage_times import StageTimes
+from pipelines.fetch.urls import parse_web_url
 from pipelines.job.lock import work_folder
 from pipelines.job.rows import RowResult
 from pipelines.job.stored import read_stored_shard
@@ -65,27 +66,39 @@ def video_rows(
 
 def _build_video(key: str, row: VideoRow, work_dir: Path, stages: VideoStages, times: StageTimes) -> RowResult:
     """One video, from its source to its clips in `work_dir`."""
-    out_dir, sha256 = work_dir / "clips", None
+    out_dir, sha256, name = work_dir / "clips", None, f"{key} {_told(row)}"
     out_dir.mkdir()
     try:
-        with times.stage("fetch"):
+        with times.stage("fetch", name):
             path = stages.source.file(row, work_dir)
-        with times.stage("hash"):
+        with times.stage("hash", name):
             sha256 = stages.source.sha256(row, path)
             stages.source.check_hash(row, path)
     except Rejected as rejected:
         return video_row(key, row, VideoResult(rejected.outcome, rejected.detail), sha256)
     start = time.perf_counter()
-    result = build_in_child(
-        stages.sandbox,
-        path,
-        row,
-        stages.clips,
-        out_dir,
-        timeout_s=stages.limits.timeout_s,
-        heartbeat_timeout_s=stages.limits.heartbeat_timeout_s,
-    )
+    with times.waiting("decode", name):
+        result = build_in_child(
+            stages.sandbox,
+            path,
+            row,
+            stages.clips,
+            out_dir,
+            timeout_s=stages.limits.timeout_s,
+            heartbeat_timeout_s=stages.limits.heartbeat_timeout_s,
+            on_beat=times.beat,
+        )
     times.add_all(result.timings_s)
     # the child's start, and what a child that died had done
     times.add("decode", max(0.0, time.perf_counter() - start - sum(result.timings_s.values())))
     return video_row(key, row, result, sha256, clip_members(key, row, result, out_dir))
+
+
+def _told(row: VideoRow) -> str:
+    """The row in the words of a log: the host of an address, without what its query holds, or the file's name."""
+    if row.path is None and row.url is not None:
+        try:
+            return parse_web_url(row.url).host
+        except Rejected:
+            return "an address that is none"
+    return " ".join(Path(row.listed_path or row.name).name.split())

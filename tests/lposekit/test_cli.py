@@ -404,7 +404,7 @@ sys.exit(code)
 """
 
 
-# mutations tried: `raise_on_sigterm` left out: -15 at the first signal; `ignore_stop_signals` left out: at the second
+# mutations tried: `raise_on_stop_signals` left out: -15 at the first signal; no `ignore_stop_signals`: at the second
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_any_command_with_130_and_a_second_one_on_the_way_out_changes_nothing(number: int) -> None:
     with subprocess.Popen(
@@ -430,7 +430,7 @@ def test_a_signal_ends_any_command_with_130_and_a_second_one_on_the_way_out_chan
 def test_a_forked_child_ends_by_sigterm_as_without_the_handler() -> None:
     # mutation tried: no look at the process's number: the child lives on to raise KeyboardInterrupt
     script = (
-        "import os, signal\nfrom lposekit.interrupts import raise_on_sigterm\nraise_on_sigterm()\n"
+        "import os, signal\nfrom lposekit.interrupts import raise_on_stop_signals\nraise_on_stop_signals()\n"
         "child = os.fork()\nif child == 0:\n    signal.raise_signal(signal.SIGTERM)\n    os._exit(1)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     )

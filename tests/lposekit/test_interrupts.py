@@ -4,6 +4,8 @@ handlers of before are back afterwards, whatever a library installed in the mean
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -41,6 +43,7 @@ def test_work_that_looks_at_drop_is_not_broken_by_an_exception() -> None:
     assert interrupts.drop.is_set()
 
 
+@pytest.mark.case(95)
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_that_was_inherited_as_ignored_is_heard_and_ignored_again_afterwards(number: signal.Signals) -> None:
     # Mutation tried: leaving a handler that is SIG_IGN alone -> no stop.
@@ -72,3 +75,25 @@ def test_outside_the_main_thread_nothing_is_installed() -> None:
     thread.start()
     thread.join()
     assert seen == before
+
+
+@pytest.mark.case(82, 95)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_command_that_listens_to_no_signal_ends_with_130_also_where_signals_were_ignored(
+    number: signal.Signals,
+) -> None:
+    # Mutation tried: a SIGINT that was inherited as ignored left so -> exit code 0.
+    code = (
+        "import signal, sys; from lposekit import cli; from lposekit.interrupts import STOP_SIGNALS\n"
+        f"cli._dispatch = lambda arguments: signal.raise_signal({int(number)}) or 0\n"
+        "sys.argv = ['lposekit', 'verify']; sys.exit(cli.main())"
+    )
+    ignored = (
+        "import os, signal, sys; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", ignored, sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (130, 1), done.stderr
+    assert "interrupted" in done.stderr

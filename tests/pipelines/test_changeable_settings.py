@@ -18,6 +18,8 @@ BOTH = {
     "ray_address",
     "min_success",
     "shard_attempts",
+    "stall_minutes",
+    "worker_memory_bytes",
     "fetch.connect_timeout_s",
     "fetch.idle_timeout_s",
     "fetch.total_timeout_s",

@@ -35,6 +35,8 @@ from tests.support.fixtures import REPOSITORY
 STUB = ("--pose-model", "stub", "--detector", "stub")
 TIMES = ("duration", "start_time", "end_time", "timings_s")
 """Fields of a commit marker that differ from run to run."""
+IGNORED_SIGNALS: tuple[signal.Signals, ...] = ()
+"""Signals that a build inherits as ignored."""
 QUIET_FETCH = ("--fetch.no-robots", "--allow-private-addresses")
 
 
@@ -72,6 +74,7 @@ class BuildProcess(ABC):
                 text=True,
                 start_new_session=True,
                 cwd=self.output.parent,
+                preexec_fn=_ignore_signals if IGNORED_SIGNALS else None,
             )
         try:
             yield process
@@ -132,6 +135,11 @@ class PosesBuild(BuildProcess):
     def arguments(self) -> list[str]:
         flags = ["--input", str(self.list_path), "--output", str(self.output), *self.extra]
         return ["pose", *flags, "--workers", "1", "--pose.actors", "1", *STUB]
+
+
+def _ignore_signals() -> None:
+    for number in IGNORED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:

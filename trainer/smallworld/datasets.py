@@ -23,7 +23,7 @@ from lposekit.shards.card import DatasetCard, claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import PersonRecord, person_record, pose_card, pose_json
 from lposekit.shards.stats import ShardStats
-from lposekit.shards.writer import ShardWriter
+from lposekit.shards.writer import ShardWriter, remove_partials
 from trainer.smallworld.body import HEAD_RADIUS, Points
 from trainer.smallworld.clip_file import FPS, clip_bytes
 from trainer.smallworld.draw import SIDE, Image
@@ -107,6 +107,7 @@ def _write(
     layout = DatasetLayout(root)
     layout.meta.mkdir(exist_ok=True)
     claim_folder(layout, card)
+    remove_partials(layout)
     there = set(layout.committed_shards())
     for shard, first in enumerate(range(0, count, ROWS_PER_SHARD)):
         if shard not in there:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lposekit.errors import Outcome, Rejected
 from lposekit.shards.files import disk_error
-from pipelines.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxMemory, SandboxTimeout
+from pipelines.sandbox.killed import again_if_killed
+from pipelines.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxKilled, SandboxMemory, SandboxTimeout
 from pipelines.video.clips.answer import unpacked
 from pipelines.video.clips.records import VideoResult, VideoRow
 from pipelines.video.clips.settings import BuildClipsSettings
@@ -24,18 +27,25 @@ def build_in_child(
     *,
     timeout_s: float | None,
     heartbeat_timeout_s: float,
+    on_beat: Callable[[], None] | None = None,
 ) -> VideoResult:
     """`build_clips` in a sandbox whose target is `TARGET`.
 
-    Never raises for what a file does: a hang ends as `decode_hang`, a crash or too much memory as `corrupt`. `out_dir`,
-    an empty folder, holds the clips of the result and nothing else afterwards.
+    Never raises for what a file does: a hang ends as `decode_hang`, a crash or too much memory as `corrupt`; a child
+    that is killed from outside, again and again, as `worker_crash`. `out_dir`, an empty folder, holds the clips of the
+    result and nothing else afterwards. `on_beat` is called as frames are decoded and written.
 
     Raises:
         LposekitError: the disk is full.
     """
     payload = {"path": str(path), "row": row.to_plain(), "settings": settings.to_plain(), "out_dir": str(out_dir)}
+
+    def attempt() -> Any:
+        _empty(out_dir)  # of what an attempt before this one has left
+        return sandbox.call(payload, timeout_s=timeout_s, heartbeat_timeout_s=heartbeat_timeout_s, on_beat=on_beat)
+
     try:
-        answer = sandbox.call(payload, timeout_s=timeout_s, heartbeat_timeout_s=heartbeat_timeout_s)
+        answer = again_if_killed(attempt)
         if (full := answer.get("disk_full")) is not None:
             raise disk_error(OSError(full, os.strerror(full)), out_dir)
         return unpacked(answer)
@@ -43,10 +53,16 @@ def build_in_child(
         failure = VideoResult(rejected.outcome, rejected.detail)
     except SandboxTimeout as error:
         failure = VideoResult(Outcome.DECODE_HANG, str(error))
+    except SandboxKilled as error:
+        failure = VideoResult(Outcome.WORKER_CRASH, f"the decoder was killed from outside each time: {error}")
     except (SandboxCrashed, SandboxMemory) as error:
         failure = VideoResult(Outcome.CORRUPT, f"the decoder died on it: {error}")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         failure = VideoResult(Outcome.CORRUPT, f"the decoder's answer cannot be read: {error!r}")
-    for leftover in out_dir.iterdir():
-        leftover.unlink()
+    _empty(out_dir)
     return failure
+
+
+def _empty(folder: Path) -> None:
+    for leftover in folder.iterdir():
+        leftover.unlink()

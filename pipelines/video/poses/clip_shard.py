@@ -112,7 +112,8 @@ class PosesWorker:
         path = folder / f"{key}.mp4"
         try:
             _write_clip(path, members)
-            posed = self._poser.poses(path, key, self._frames, models, times)
+            with times.waiting("frames", key):
+                posed = self._poser.poses(path, key, self._frames, models, times)
             with times.stage("encode"):
                 sample = encode_tracks(posed.tracks, key)
         except Rejected as rejected:

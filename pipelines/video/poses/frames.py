@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxMemory, SandboxTimeout, beat
+from pipelines.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxKilled, SandboxMemory, SandboxTimeout, beat
 from pipelines.video.clips.probe import SourceFrame, VideoInfo, probe, reason_of
 from pipelines.video.clips.read_pyav import PyavReader
 from pipelines.video.clips.timeline import Tick, resampled
@@ -58,10 +58,18 @@ class StreamFacts:
     cut_off: int = 0
 
 
+class DecoderKilled(Rejected):
+    """The child was killed from outside, which says nothing about the video: it may be begun again."""
+
+    def __init__(self, detail: object) -> None:
+        super().__init__(Outcome.WORKER_CRASH, f"the decoder was killed from outside each time: {detail}")
+
+
 class FrameSource:
     """Reads one video after the other in one child process.
 
-    Its methods raise `Rejected` for all that a file does: a hang is `decode_hang`, a crash `corrupt`.
+    Its methods raise `Rejected` for all that a file does: a hang is `decode_hang`, a crash `corrupt`; `DecoderKilled`
+    for what others do to the child.
     """
 
     def __init__(self, limits: FrameLimits) -> None:
@@ -110,8 +118,14 @@ class FrameSource:
     def _ask(self, payload: Mapping[str, Any]) -> Any:
         try:
             return self._sandbox.call(payload, timeout_s=None, heartbeat_timeout_s=self._limits.heartbeat_timeout_s)
+        except Rejected as rejected:
+            if rejected.outcome is Outcome.WORKER_CRASH:  # by a child that does not know the video: a new one
+                raise DecoderKilled(rejected.detail) from rejected
+            raise
         except SandboxTimeout as error:
             raise Rejected(Outcome.DECODE_HANG, str(error)) from error
+        except SandboxKilled as error:
+            raise DecoderKilled(error) from error
         except (SandboxCrashed, SandboxMemory) as error:
             raise Rejected(Outcome.CORRUPT, f"the decoder died on it: {error}") from error
 

@@ -18,8 +18,9 @@ from lposekit.pose.tracks import PoseTracks, read_tracks
 from lposekit.shards.layout import sha256_file
 from lposekit.stage_times import StageTimes
 from pipelines.pose.models import KnownModel
+from pipelines.sandbox.killed import again_if_killed
 from pipelines.video.poses.estimate import Estimate, FoundPoses, find_poses, tracker_settings
-from pipelines.video.poses.frames import FrameSource, StreamFacts
+from pipelines.video.poses.frames import DecoderKilled, FrameSource, StreamFacts
 from pipelines.video.poses.settings import PosesSettings
 
 
@@ -81,7 +82,7 @@ class VideoPoser:
         times: StageTimes,
         facts: Mapping[str, Any] | None = None,
     ) -> PosedVideo:
-        """The poses of all frames of a video file.
+        """The poses of all frames of a video file; begun again if its decoder is killed from outside.
 
         Args:
             name: what the poses and the log call it.
@@ -91,15 +92,20 @@ class VideoPoser:
         Raises:
             Rejected: it cannot be decoded, is damaged too much, or has none of the persons that are asked for.
         """
+        video, found = again_if_killed(lambda: self._found(path, name, source, models, times), DecoderKilled)
+        self._check(found, video)
+        return self._refined(name, video, found, facts or {})
+
+    def _found(
+        self, path: Path, name: str, source: FrameSource, models: Callable[[], Estimate], times: StageTimes
+    ) -> tuple[StreamFacts, FoundPoses]:
         video = source.open(path)
         tracker = Tracker(
             tracker_settings(self.settings.tracking, video, self.known.box_score_threshold),
             self.known.keypoint_format,
             self.known.keypoint_score_threshold,
         )
-        found = find_poses(name, source, video, models(), tracker, self.settings.pose.batch_size, times)
-        self._check(found, video)
-        return self._refined(name, video, found, facts or {})
+        return video, find_poses(name, source, video, models(), tracker, self.settings.pose.batch_size, times)
 
     def _check(self, found: FoundPoses, video: StreamFacts) -> None:
         """Raises Rejected for a video that is damaged too much to have poses."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 
 from lposekit.pose.parts import Part
-from lposekit.setting_values import MAY_CHANGE, Fraction, Positive, Seconds
+from lposekit.setting_values import MAY_CHANGE, Fraction, Minutes, Positive, Seconds
 from lposekit.skeleton_styles import StyleName
 
 
@@ -120,6 +120,11 @@ class PosesSettings:
     """Of a dataset: exit with code 3 if a smaller fraction of the clips was decoded."""
     shard_attempts: Annotated[Positive, MAY_CHANGE] = 3
     """Of a dataset: attempts at a shard whose worker process dies."""
+    stall_minutes: Annotated[Minutes, MAY_CHANGE] = 30.0
+    """Of a dataset: minutes without any progress after which the run ends (exit code 1) and says what it waited for."""
+    worker_memory_bytes: Annotated[Positive, MAY_CHANGE] = 8 * 2**30
+    """Of a dataset: memory limit of a worker process, beyond what its start takes; a shard that exceeds it fails, and
+    is named."""
     crf: Annotated[float, Interval(ge=0, le=51), MAY_CHANGE] = 12.0
     """Constant rate factor of the skeleton videos: 0 is lossless, 51 the worst. Thin lines need a low one."""
     pose: VideoPoseSettings = field(default_factory=VideoPoseSettings)

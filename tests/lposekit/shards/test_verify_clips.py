@@ -123,11 +123,13 @@ def test_a_marker_whose_windows_add_up_though_the_rows_do_not_is_found(clips: Da
     assert "its commit says {'windows': 6" in _found(clips)
 
 
-def test_a_table_without_the_columns_of_clips_is_found(clips: DatasetLayout) -> None:
+# Mutation tried: the columns of every kind not looked for -> KeyError.
+@pytest.mark.parametrize("names", [["dropped", "clip_keys"], ["outcome"], ["key", "outcome"]])
+def test_a_table_without_the_columns_that_are_checked_is_found(clips: DatasetLayout, names: list[str]) -> None:
     table = pq.read_table(clips.parquet(0))
-    pq.write_table(table.drop_columns(["clip_keys", "dropped"]), clips.parquet(0))
+    pq.write_table(table.drop_columns(names), clips.parquet(0))
     _vouch(clips)
-    assert "has no column dropped, clip_keys" in _found(clips)
+    assert f"has no column {', '.join(names)}" in _found(clips)
 
 
 def test_a_clip_added_with_its_index_and_marker_has_no_row(clips: DatasetLayout) -> None:

@@ -1,5 +1,5 @@
 """Contract of the crew, on real Ray actors: what a worker or a pooled model cannot load ends the run with its own
-error, whole, and nothing is tried again.
+error, whole, and nothing is tried again; a shard that takes too much memory fails alone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lposekit.errors import LposekitError, UsageError
@@ -46,7 +47,12 @@ class Model:
 class Worker:
     """Builds a shard of one row."""
 
+    def __init__(self, greedy_shard: int = -1) -> None:
+        self._greedy_shard = greedy_shard
+
     def build(self, plan: OneShard) -> ShardReport:
+        if plan.shard == self._greedy_shard:
+            np.ones(2**32, np.uint8)
         return ShardReport(plan.shard, 1, 1, {"kept": 1})
 
 
@@ -56,10 +62,13 @@ class Recipe:
 
     worker_fails: str = ""
     model_fails: str = ""
+    greedy_shard: int = -1
 
     @property
     def settings(self) -> Any:
-        return SimpleNamespace(ray_address=None, workers=2, shard_attempts=3)
+        return SimpleNamespace(
+            ray_address=None, workers=2, shard_attempts=3, stall_minutes=1.0, worker_memory_bytes=2**31
+        )
 
     def pool(self, machine: Machine) -> Pool:
         assert machine.cpus >= 1
@@ -68,7 +77,7 @@ class Recipe:
     def worker(self, claim: Claim, pool: Sequence[Any] | None = None, number: int = 0) -> Worker:
         if self.worker_fails:
             raise UsageError(self.worker_fails)
-        return Worker()
+        return Worker(self.greedy_shard)
 
 
 def _run(recipe: Any, folder: Path, plans: Iterator[OneShard]) -> Any:
@@ -95,3 +104,11 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_own_error(tmp_path:
     # Mutation tried: no `raise_setup_error` around the cards -> RayTaskError.
     with pytest.raises(LposekitError, match=r"^the weights are damaged$"):
         _run(Recipe(model_fails="the weights are damaged"), tmp_path / "d", iter([OneShard(0)]))
+
+
+@pytest.mark.case(58, 85)
+def test_a_shard_that_takes_too_much_memory_fails_with_the_reason_and_the_others_are_built(tmp_path: Path) -> None:
+    # Mutation tried: no `limit_memory` in the worker -> 4 GiB are taken, and all shards are built.
+    result, _ = _run(Recipe(greedy_shard=1), tmp_path / "d", iter([OneShard(0), OneShard(1), OneShard(2)]))
+    assert result.reports == 2
+    assert result.failures == {1: "its worker was refused more memory than 2147483648 bytes (--worker-memory-bytes)"}

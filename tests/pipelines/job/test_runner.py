@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 import ray
 
 from lposekit.recipe import ShardReport
-from pipelines.job.runner import RunResult, ShardRunner
+from pipelines.job.runner import GaveUp, RunResult, ShardRunner
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -65,6 +65,40 @@ def _run(units: Iterator[Unit], *, attempts: int = 3, stop: threading.Event | No
     )
     result: RunResult = runner.run(units)
     return result, sorted(report.shard for report in reports), len(spawned)
+
+
+class Impatient:
+    """A watch that gives up when it is first asked with work at hand."""
+
+    def look(self, in_work: Mapping[int, int]) -> None:
+        if in_work:
+            raise GaveUp(f"shard and attempt: {in_work}")
+
+    def moved(self) -> None:
+        pass
+
+
+def test_a_watch_that_gives_up_ends_the_run_and_its_workers(tmp_path: Path) -> None:
+    # Mutations tried: `look` not called -> the run goes on; no `_close` when an error passes -> the worker lives on.
+    workers: list[Any] = []
+
+    def spawn() -> Any:
+        workers.append(ray.remote(num_cpus=0)(Worker).remote())
+        return workers[-1]
+
+    runner = ShardRunner(
+        spawn,
+        num_workers=1,
+        attempts=3,
+        on_report=lambda report: None,
+        stop=threading.Event(),
+        drop=threading.Event(),
+        watch=Impatient(),
+    )
+    with pytest.raises(GaveUp, match=r"\{7: 1\}"):
+        runner.run(iter([Unit(7, str(tmp_path), "slow")]))
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(workers[0].build.remote(Unit(8, str(tmp_path))))
 
 
 def _tries(folder: Path, shard: int) -> int:

@@ -174,6 +174,7 @@ def test_unexpected_outcome_is_named() -> None:
     assert line.startswith("row 0 (/photos/camera.jpg): no_person, expected kept")
 
 
+@pytest.mark.case(89)
 def test_a_client_that_goes_away_leaves_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     # Mutation tried: without `handle_error`, the ConnectionResetError of the handler's thread on the terminal.
     with serve() as server:

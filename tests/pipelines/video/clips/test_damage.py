@@ -269,6 +269,18 @@ def test_child_that_hangs_with_the_gil_crashes_or_eats_memory_costs_one_video(
         assert build(one, tmp_path, good["index_last"]).outcome is Outcome.KEPT
 
 
+# mutations tried: `build_in_child` without `again_if_killed`: `worker_crash`; without `_empty` before an attempt: a
+# file of the first one is left
+@pytest.mark.case(94)
+def test_child_that_is_killed_from_outside_costs_nothing_and_leaves_nothing(
+    tmp_path: Path, good: dict[str, bytes]
+) -> None:
+    target = "tests.pipelines.video.clips.video_targets:build_or_misbehave"
+    with Sandbox(target, memory_limit_bytes=MEMORY_BYTES) as one:
+        assert build(one, tmp_path, good["index_last"], "killed-once.mp4").outcome is Outcome.KEPT
+    assert (tmp_path / "killed-once.killed").exists()
+
+
 # mutation tried: `disk_full` answered as `worker_crash` raises nothing: red
 def test_full_disk_ends_the_shard_and_not_the_video(tmp_path: Path, good: dict[str, bytes]) -> None:
     target = "tests.pipelines.video.clips.video_targets:build_or_misbehave"

@@ -20,12 +20,18 @@ from pipelines.video.clips.build import build_clips_payload
 def build_or_misbehave(payload: Mapping[str, Any]) -> dict[str, Any]:
     """`build_clips_payload`, but for files named after what they do."""
     name = Path(payload["path"]).stem
-    if name in ("hang", "crash", "greedy"):
+    if name in ("hang", "crash", "greedy", "killed"):
         (Path(payload["out_dir"]) / "window-0.mp4").write_bytes(b"half a clip")
     if name == "hang":
         ctypes.PyDLL(None).sleep(1000)  # PyDLL keeps the GIL, as decord does when it hangs
     elif name == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
+    elif name == "killed-once" and not (marker := Path(payload["path"]).with_suffix(".killed")).exists():
+        (Path(payload["out_dir"]) / "window-9.mp4").write_bytes(b"half a clip")
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif name == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)  # as others do
     elif name == "greedy":
         return {"sum": int(np.ones(8 * 2**30, np.uint8).sum())}
     elif name == "timeless":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Sequence
 from fractions import Fraction
@@ -24,10 +25,12 @@ from lposekit.pose.tracks import read_tracks, write_tracks
 from lposekit.records import Person, PoseFailure
 from lposekit.shards.layout import DatasetLayout
 from lposekit.stage_times import StageTimes
+from pipelines.sandbox import killed
 from pipelines.video.poses.report import PosesReport
 from pipelines.video.poses.run import estimate_poses
 from pipelines.video.poses.settings import FrameLimits, PosesSettings, VideoPoseSettings
 from tests.lposekit.pose.poses import standing
+from tests.support.build_process import decoder_processes
 from tests.support.fixtures import fixture_path
 from tests.support.videos import moving, plain, read_number, write_video
 
@@ -93,6 +96,38 @@ def test_every_frame_is_there_once_upright_and_in_order(tmp_path: Path, rotation
     np.testing.assert_allclose(person.boxes_F5[:, 0], 20 + 2 * np.arange(40), atol=0.01)
     np.testing.assert_allclose(person.keypoints_FK3[7], walker(7).keypoints_K3, atol=0.01)
     assert [read_number(image) for image in estimator.images] == list(range(40))
+
+
+class Killing(Walker):
+    """Somebody else kills the decoder while the models are at a batch, the first so many times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def estimate(
+        self, images_rgb: Sequence[npt.NDArray[np.uint8]], times: StageTimes | None = None
+    ) -> list[list[Person] | PoseFailure]:
+        if self.times:
+            self.times -= 1
+            for decoder in decoder_processes(os.getpid()):
+                decoder.kill()
+        return super().estimate(images_rgb, times)
+
+
+@pytest.mark.case(94)
+@pytest.mark.parametrize(("times", "outcome"), [(1, "kept"), (99, "worker_crash")])
+def test_a_decoder_killed_from_outside_begins_the_video_again(
+    tmp_path: Path, times: int, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutation tried: no second attempt -> worker_crash after one kill.
+    monkeypatch.setattr(killed, "PAUSES_S", (0.0, 0.0))
+    source = video(tmp_path / "a.mp4", range(60))
+    assert run(source, tmp_path / "killed", Killing(times)).outcomes == {outcome: 1}
+    if outcome == "kept":
+        run(source, tmp_path / "undisturbed")
+        poses = [(tmp_path / name / "a.poses.json").read_bytes() for name in ("killed", "undisturbed")]
+        assert poses[0] == poses[1]
 
 
 def test_a_held_frame_is_estimated_once_and_lasts_as_long_as_it_was_shown(tmp_path: Path) -> None:
