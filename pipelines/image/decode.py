@@ -29,9 +29,9 @@ import numpy.typing as npt
 import simplejpeg
 
 from lposekit.errors import Outcome, Rejected
+from lposekit.sandbox.sandbox import Sandbox, SandboxError
 from pipelines.image.header import Header, read_header
 from pipelines.image.settings import ImageSettings
-from pipelines.sandbox.sandbox import Sandbox, SandboxError
 
 RGB = npt.NDArray[np.uint8]
 

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from lposekit.errors import Outcome, Rejected
+from lposekit.sandbox.confinement import Places, folder_of
+from lposekit.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxMemory, SandboxTimeout
 from lposekit.shards.files import disk_error
-from pipelines.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxMemory, SandboxTimeout
 from pipelines.video.clips.answer import unpacked
 from pipelines.video.clips.records import VideoResult, VideoRow
 from pipelines.video.clips.settings import BuildClipsSettings
@@ -24,16 +25,19 @@ def build_in_child(
     *,
     timeout_s: float | None,
     heartbeat_timeout_s: float,
+    work_root: Path | None = None,
 ) -> VideoResult:
     """`build_clips` in a sandbox whose target is `TARGET`.
 
     Never raises for what a file does: a hang ends as `decode_hang`, a crash or too much memory as `corrupt`. `out_dir`,
-    an empty folder, holds the clips of the result and nothing else afterwards.
+    an empty folder, holds the clips of the result and nothing else afterwards. `work_root`: a folder above `out_dir`
+    that is the same for many videos, so that one child, which may write below it, serves them all; default: the next.
 
     Raises:
         LposekitError: the disk is full.
     """
     payload = {"path": str(path), "row": row.to_plain(), "settings": settings.to_plain(), "out_dir": str(out_dir)}
+    sandbox.open_to(_places(path, row, work_root or out_dir.parent))
     try:
         answer = sandbox.call(payload, timeout_s=timeout_s, heartbeat_timeout_s=heartbeat_timeout_s)
         if (full := answer.get("disk_full")) is not None:
@@ -50,3 +54,9 @@ def build_in_child(
     for leftover in out_dir.iterdir():
         leftover.unlink()
     return failure
+
+
+def _places(path: Path, row: VideoRow, work_root: Path) -> Places:
+    """The folder of the row's own file, and where clips are made; fetched files lie there too."""
+    reads = (folder_of(path, row.root),) if row.path is not None else ()
+    return Places(reads, (os.path.realpath(work_root),))

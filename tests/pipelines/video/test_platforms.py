@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.sandbox.sandbox import child_environment
+from lposekit.sandbox.sandbox import child_environment
 from pipelines.video.platforms import fetch_platform_video, is_platform_url
 from tests.support.build_process import wait_until
 from tests.support.fixtures import REPOSITORY

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from lposekit.errors import LposekitError, Outcome
-from pipelines.sandbox.sandbox import Sandbox
+from lposekit.sandbox.sandbox import Sandbox
 from pipelines.video.clips.child import TARGET, build_in_child
 from pipelines.video.clips.records import ClipRecord, VideoResult, VideoRow
 from pipelines.video.clips.settings import (
@@ -130,6 +130,7 @@ def test_truncated_anywhere(
     sandbox: Sandbox, tmp_path: Path, good: dict[str, bytes], sound: dict[float, str], index: str, places: int
 ) -> None:
     data = good[index]
+    build(sandbox, tmp_path, data)
     pid = sandbox.pid
     kept = 0
     for cut in np.linspace(0, len(data) - 1, places).astype(int):
@@ -277,8 +278,12 @@ def test_full_disk_ends_the_shard_and_not_the_video(tmp_path: Path, good: dict[s
         out.mkdir()
         path = tmp_path / "no-space.mp4"
         path.write_bytes(good["index_last"])
+        (out / "window-0.mp4").symlink_to("/dev/full")
+        everywhere = Path("/")
         with pytest.raises(LposekitError, match="the disk is full"):
-            build_in_child(one, path, VideoRow("a"), HOW, out, timeout_s=60, heartbeat_timeout_s=20)
+            build_in_child(
+                one, path, VideoRow("a"), HOW, out, timeout_s=60, heartbeat_timeout_s=20, work_root=everywhere
+            )
 
 
 # mutation tried: no `except OSError` in build_clips_payload makes this test red (`corrupt`)

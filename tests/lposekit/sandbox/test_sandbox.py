@@ -24,10 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.sandbox.arena import Arena
-from pipelines.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxError, SandboxMemory, SandboxTimeout, beat
+from lposekit.sandbox.arena import Arena
+from lposekit.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxError, SandboxMemory, SandboxTimeout, beat
 
-TARGETS = "tests.pipelines.sandbox.sandbox_targets"
+TARGETS = "tests.lposekit.sandbox.sandbox_targets"
 MEMORY = 256 * 2**20
 
 
@@ -231,11 +231,13 @@ def test_memory_beyond_the_limit_is_refused_and_the_next_call_works(bad: Sandbox
     assert call(bad, "allocate", num_bytes=MEMORY // 2) == MEMORY // 2
 
 
-def test_what_the_decoder_started_dies_with_it(bad: Sandbox, tmp_path: Path) -> None:
+def test_what_the_decoder_started_dies_with_it() -> None:
     # mutation: process.kill() instead of killpg in _end -> the grandchild lives on
-    with pytest.raises(SandboxTimeout):
-        call(bad, "start_a_process_and_hang", timeout_s=2.0, pid_file=str(tmp_path / "pids"))
-    assert all(ends(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+    with Sandbox("tests.lposekit.sandbox.process_at_import:pids_then_hang", memory_limit_bytes=MEMORY) as sandbox:
+        pids = [*sandbox.call({"hang": False}, timeout_s=30), sandbox.pid]
+        with pytest.raises(SandboxTimeout):
+            sandbox.call({"hang": True}, timeout_s=0.5)
+    assert all(ends(pid) for pid in pids)
 
 
 def test_noise_on_standard_output_is_no_answer(bad: Sandbox) -> None:
@@ -298,7 +300,7 @@ def test_the_child_outlives_the_thread_that_started_it(bad: Sandbox) -> None:
 
 PARENT_SCRIPT = f"""
 import sys, threading
-from pipelines.sandbox.sandbox import Sandbox
+from lposekit.sandbox.sandbox import Sandbox
 sandbox = Sandbox("{TARGETS}:misbehave", memory_limit_bytes=2**28)
 sandbox.start()
 print(sandbox.pid, flush=True)
