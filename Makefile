@@ -51,6 +51,10 @@ test-kill: setup  ## kill drivers, workers and models at random moments; compare
 test-slow: setup  ## every slow test: fuzzing, kills, soak runs (long)
 	$(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
 
+.PHONY: test-attack
+test-attack: setup  ## the tests of all failures and attacks, and the table of what proves which
+	$(BIN)/python -m pytest -p tests.support.case_table -m "case and not slow" --timeout 900 $(ARGS)
+
 .PHONY: lint
 lint: setup  ## ruff and the import contract
 	$(BIN)/ruff check .

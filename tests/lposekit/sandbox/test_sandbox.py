@@ -167,6 +167,7 @@ def test_an_image_travels_in_about_a_millisecond() -> None:
         ("raise", "exit code 1.*no such codec"),
     ],
 )
+@pytest.mark.case(17)
 def test_a_crash_is_named_and_the_next_call_works(bad: Sandbox, how: str, words: str) -> None:
     with pytest.raises(SandboxCrashed, match=words):
         call(bad, how)
@@ -184,6 +185,7 @@ def test_the_targets_own_verdict_passes_and_the_child_stays(bad: Sandbox) -> Non
 
 
 @pytest.mark.parametrize("how", ["loop", "hold_the_gil"])
+@pytest.mark.case(17)
 def test_a_call_that_does_not_come_back_is_killed_in_time(bad: Sandbox, how: str) -> None:
     call(bad, "beat_then_answer", beats=0)
     pid, began_s = bad.pid, time.monotonic()
@@ -224,6 +226,7 @@ def test_beat_outside_a_sandbox_does_nothing() -> None:
 
 
 @pytest.mark.parametrize("how", ["allocate", "allocate_bit_by_bit"])
+@pytest.mark.case(17)
 def test_memory_beyond_the_limit_is_refused_and_the_next_call_works(bad: Sandbox, how: str) -> None:
     # mutation: _limit_memory does nothing -> 8 GB are allocated, or the machine's own limit ends the test
     with pytest.raises(SandboxMemory):

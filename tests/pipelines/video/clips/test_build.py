@@ -99,6 +99,7 @@ def test_clips_hold_exactly_the_frames_that_the_window_function_names(
 # mutation tried: `self._end_shot(now, CUT)` in WindowCursor.push (no margin before a cut) makes this test red
 @pytest.mark.parametrize("margin", [0, 1, 4])
 @pytest.mark.parametrize("stride", [7, 12, 30])
+@pytest.mark.case(39)
 def test_no_clip_spans_a_cut(tmp_path: Path, margin: int, stride: int) -> None:
     path = write_video(tmp_path / "a.mp4", shots(31, 18, 3, 40, 26))
     how = settings(length_frames=12, stride_frames=stride, min_length_frames=4, cut_margin_frames=margin)
