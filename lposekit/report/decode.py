@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lposekit.sandbox.sandbox import Sandbox, SandboxError
-from lposekit.stored_media import MAX_PIXELS, decode_stored_jpeg, open_clip
+from lposekit.stored_media import clip_stream, decode_stored_jpeg, open_clip
 
 Rgb = npt.NDArray[np.uint8]
 log = logging.getLogger(__name__)
@@ -79,9 +79,7 @@ def _frames_of_mp4(mp4: bytes, indices: tuple[int, ...], fps: float) -> list[Rgb
     frames: list[Rgb] = []
     try:
         with open_clip(mp4) as container:
-            stream = container.streams.video[0]
-            if stream.width * stream.height > MAX_PIXELS:
-                return []
+            stream = clip_stream(container)
             for index in indices:
                 # clips have a constant rate and a key frame every dozen frames, so that seeking is cheap
                 target = round(index / fps / stream.time_base) if fps and stream.time_base else 0
@@ -90,6 +88,6 @@ def _frames_of_mp4(mp4: bytes, indices: tuple[int, ...], fps: float) -> list[Rgb
                     if frame.pts is not None and frame.pts >= target:
                         frames.append(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8))
                         break
-    except (av.error.FFmpegError, IndexError):
+    except (av.error.FFmpegError, ValueError):
         return []
     return frames

@@ -45,6 +45,7 @@ class Fuzzer:
 
     def __init__(self, target: str, folder: Path) -> None:
         self.seeds = seeds_of(target, folder)
+        (folder / "clips").mkdir()
         self._target = target
         self._sandbox = Sandbox(
             "tests.fuzz.targets:tried",
