@@ -97,10 +97,11 @@ def test_folder_stands_for_its_lists_sorted_and_shards_run_on_across_files(tmp_p
 def test_fsspec_url_is_read(tmp_path: Path) -> None:
     import fsspec
 
-    with fsspec.open("memory://lists/a.jsonl", "wt") as stream:
+    folder = f"memory://{tmp_path.name}"  # of its own: all tests of a process share that memory
+    with fsspec.open(f"{folder}/a.jsonl", "wt") as stream:
         stream.write(json.dumps(ROWS[0]) + "\n")
-    assert urls_of(build("memory://lists/a.jsonl")) == [ROWS[0]["url"]]
-    assert urls_of(build("memory://lists")) == [ROWS[0]["url"]]
+    assert urls_of(build(f"{folder}/a.jsonl")) == [ROWS[0]["url"]]
+    assert urls_of(build(folder)) == [ROWS[0]["url"]]
 
 
 @pytest.mark.parametrize("seed", [None, 7])
