@@ -27,7 +27,7 @@ from tests.fuzz.mutate import mutated
 from tests.fuzz.targets import TARGETS
 
 FOUND = Path(__file__).parent / "found"
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 MEMORY_BYTES = 2 * 2**30
 
 
