@@ -51,6 +51,15 @@ test-kill: setup  ## kill drivers, workers and models at random moments; compare
 test-slow: setup  ## every slow test: fuzzing, kills, soak runs (long)
 	$(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
 
+.PHONY: test-attack
+test-attack: setup  ## the tests of all failures and attacks, and the table of what proves which
+	$(BIN)/python -m pytest -p tests.support.case_table -m "case and not slow" --timeout 900 $(ARGS)
+
+MINUTES ?= 5
+.PHONY: fuzz
+fuzz: setup  ## changed files for every reader of strangers' bytes; MINUTES=5; what is found is kept in tests/fuzz/found
+	$(BIN)/python -m tests.fuzz.run --minutes $(MINUTES) $(ARGS)
+
 .PHONY: lint
 lint: setup  ## ruff and the import contract
 	$(BIN)/ruff check .

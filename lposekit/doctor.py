@@ -15,6 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+from lposekit.sandbox.trial import refused_to_a_child
+
 State = Literal["ok", "note", "bad"]
 
 # What each command cannot work without.
@@ -60,6 +62,7 @@ def examine(folder: Path, weights_dir: Path | None = None) -> list[Check]:
         check_memory(),
         check_open_files(),
         check_shared_memory(Path("/dev/shm")),
+        check_sandbox(refused_to_a_child()),
     ]
 
 
@@ -234,3 +237,18 @@ def check_shared_memory(path: Path) -> Check:
         fix = "in a container, `--shm-size=4g`: Ray and the trainer's loaders pass images through it"
         return Check("shared memory", "note", f"{size / GIB:.2f} GiB in {path}", fix)
     return Check("shared memory", "ok", f"{size / GIB:.1f} GiB in {path}")
+
+
+def check_sandbox(refused: Mapping[str, bool]) -> Check:
+    """What the child that decodes the bytes of strangers is refused, found by trial; empty: no child started."""
+    if not refused:
+        fix = "it takes 0.5 GiB of memory, a process and /proc: give this shell or container more of what it lacks"
+        return Check("sandbox", "bad", "the child that decodes images and videos does not start", fix)
+    lacking = [name for name, is_refused in refused.items() if not is_refused]
+    if not lacking:
+        return Check("sandbox", "ok", "decoders have no network, start no programs, and open named files only")
+    fix = (
+        "network and programs need seccomp, files need Landlock (Linux 5.13 or later); a container's profile "
+        "may hide either. Without them, run builds as a user that owns nothing else"
+    )
+    return Check("sandbox", "note", f"decoders are limited in memory and time, but may use: {', '.join(lacking)}", fix)

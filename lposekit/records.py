@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,14 +29,20 @@ def sample_key(shard: int, row: int) -> str:
     return f"{shard_name(shard)}{row:0{KEY_ROW_DIGITS}d}"
 
 
+StoredQuery: TypeAlias = Literal["safe", "all", "none"]
+"""How much of an address's query is stored: see `lposekit.stored_address`."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """One input row. `extra` holds the list's other columns (similarity, punsafe, licence, ...) unchanged."""
+    """One input row. `extra` holds the list's other columns (similarity, punsafe, licence, ...) unchanged; `query`: how
+    much of the queries of its addresses is stored."""
 
     key: str
     url: str | None
     caption: str
     extra: Mapping[str, object] = field(default_factory=dict)
+    query: StoredQuery = "all"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,6 +17,7 @@ from lposekit.jpeg import read_jpeg_header
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 
 MAX_PIXELS = 2**26
@@ -62,4 +63,19 @@ def open_clip(mp4: bytes) -> InputContainer:
     import av
 
     # the container is named, and nothing else may be opened on its behalf
-    return av.open(io.BytesIO(mp4), "r", format="mp4", options={"protocol_whitelist": ""})
+    options = {"protocol_whitelist": ""}
+    return av.open(io.BytesIO(mp4), "r", format="mp4", options=options, metadata_errors="replace")
+
+
+def clip_stream(container: InputContainer) -> VideoStream:
+    """The video of a stored clip, of a sane size.
+
+    Raises:
+        ValueError: there is none, nothing decodes it, or it has too many pixels.
+    """
+    streams = container.streams.video
+    if not streams or streams[0].codec_context is None:  # an index may name a codec that nobody has
+        raise ValueError("no video that can be decoded")
+    if streams[0].width * streams[0].height > MAX_PIXELS:
+        raise ValueError(f"frames of {streams[0].width} x {streams[0].height} pixels; {MAX_PIXELS} are the most")
+    return streams[0]

@@ -6,16 +6,14 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from lposekit.errors import LposekitError
 from lposekit.json_values import COUNT, NUMBER, TEXT, JsonFields, parse_json_object
+from lposekit.report.decode import Rgb, decode_jpeg, first_middle_last, three_frames_of_mp4
 from lposekit.report.facts import spread
-from lposekit.report.inline_images import Rgb, decode_jpeg, photo_uri
+from lposekit.report.inline_images import photo_uri
 from lposekit.report.video_facts import VideoFacts
 from lposekit.shards.dataset import PoseDataset, read_members
 from lposekit.shards.index import ShardIndex
-from lposekit.stored_media import MAX_PIXELS, open_clip
 
 CLIPS_SHOWN = 24
 FRAME_SIDE_PX = 260
@@ -114,35 +112,9 @@ def _strip(shard: ShardIndex, key: str, members: Mapping[str, bytes]) -> Strip:
 def three_frames(members: Mapping[str, bytes], num_frames: int, fps: float) -> list[Rgb]:
     """First, middle and last frame of a clip stored as `mp4` or as `jpg` frames; none if it cannot be decoded."""
     if "mp4" in members:
-        return _frames_of_mp4(members["mp4"], num_frames, fps)
+        return three_frames_of_mp4(members["mp4"], num_frames, fps)
     names = sorted(name for name in members if name.endswith(".jpg"))
     if not names:
         return []
-    found = [decode_jpeg(members[names[i]]) for i in _first_middle_last(len(names))]
+    found = [decode_jpeg(members[names[i]]) for i in first_middle_last(len(names))]
     return [rgb_HWC for rgb_HWC in found if rgb_HWC is not None]
-
-
-def _first_middle_last(count: int) -> tuple[int, int, int]:
-    return 0, count // 2, max(count - 1, 0)
-
-
-def _frames_of_mp4(mp4: bytes, num_frames: int, fps: float) -> list[Rgb]:
-    import av.error
-
-    frames: list[Rgb] = []
-    try:
-        with open_clip(mp4) as container:
-            stream = container.streams.video[0]
-            if stream.width * stream.height > MAX_PIXELS:
-                return []
-            for index in _first_middle_last(num_frames):
-                # clips have a constant rate and a key frame every dozen frames, so that seeking is cheap
-                target = round(index / fps / stream.time_base) if fps and stream.time_base else 0
-                container.seek(target, stream=stream)
-                for frame in container.decode(stream):
-                    if frame.pts is not None and frame.pts >= target:
-                        frames.append(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8))
-                        break
-    except (av.error.FFmpegError, IndexError):
-        return []
-    return frames if len(frames) == 3 else []

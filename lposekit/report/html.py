@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lposekit.errors import LposekitError
+from lposekit.report.decode import close_decoder
 from lposekit.report.images import write_image_report
 from lposekit.report.poses import write_pose_report
 from lposekit.report.videos import write_video_report
@@ -31,4 +32,7 @@ def write_report(dataset_dir: Path, *, public: bool = False) -> Path:
     kind = dataset.card.kind
     if kind not in _WRITERS:
         raise LposekitError(f"{dataset_dir}: no report for a dataset of kind {kind!r}. Upgrade lposekit.")
-    return _WRITERS[kind](dataset, public=public)
+    try:
+        return _WRITERS[kind](dataset, public=public)
+    finally:
+        close_decoder()

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lposekit.skeleton import draw_skeleton, drop_outside, scale_keypoints
-from lposekit.stored_media import decode_stored_jpeg
 
 Rgb = npt.NDArray[np.uint8]
 JPEG_QUALITY = 82
@@ -31,14 +30,6 @@ def photo_uri(rgb_HWC: Rgb, side_px: int) -> str:
     encoded, jpeg = cv2.imencode(".jpg", small_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     assert encoded
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode("ascii")
-
-
-def decode_jpeg(data: bytes) -> Rgb | None:
-    """The image in a stored JPEG, or None if it is none, or damaged."""
-    try:
-        return decode_stored_jpeg(data)
-    except ValueError:
-        return None
 
 
 def skeleton_uri(

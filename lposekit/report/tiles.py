@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 from lposekit.errors import LposekitError, Outcome
 from lposekit.keypoints import num_detected
 from lposekit.records import Columns
+from lposekit.report.decode import Rgb, decode_jpeg
 from lposekit.report.facts import spread_rows
 from lposekit.report.image_facts import ImageFacts
-from lposekit.report.inline_images import Rgb, decode_jpeg, photo_uri, skeleton_uri
+from lposekit.report.inline_images import photo_uri, skeleton_uri
 from lposekit.shards.dataset import PoseDataset, read_members, thumbnails_of
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout

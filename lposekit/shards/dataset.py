@@ -49,7 +49,15 @@ class PoseSample:
 
     @property
     def caption(self) -> str:
-        return self.members.get("txt", b"").decode("utf-8")
+        """`KEY.txt`.
+
+        Raises:
+            LposekitError: it is no UTF-8.
+        """
+        try:
+            return self.members.get("txt", b"").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self._damaged(f"txt: {error}") from error
 
     @cached_property
     def metadata(self) -> dict[str, Any]:

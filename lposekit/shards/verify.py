@@ -121,11 +121,14 @@ def _verify_content(
     except (OSError, ValueError, tarfile.TarError, LposekitError) as error:
         yield Finding(tar_name, str(error))
         return
-    yield from _verify_tar(tar_name, members, index, card.kind)
-    yield from _verify_laws(layout.parquet(shard).name, table, stats, [row["key"] for row in index], card.kind)
-    for key in table["key"].to_pylist() if "key" in table.column_names else ():
-        if seen.setdefault(key, tar_name) != tar_name:
-            yield Finding(tar_name, f"key {key} also occurs in {seen[key]}")
+    try:
+        yield from _verify_tar(tar_name, members, index, card.kind)
+        yield from _verify_laws(layout.parquet(shard).name, table, stats, [row["key"] for row in index], card.kind)
+        for key in table["key"].to_pylist() if "key" in table.column_names else ():
+            if seen.setdefault(key, tar_name) != tar_name:
+                yield Finding(tar_name, f"key {key} also occurs in {seen[key]}")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:  # columns missing, or of other types
+        yield Finding(layout.parquet(shard).name, f"its rows or its index are not those of a shard ({error})")
 
 
 def _tar_members(store: Store, name: str) -> Iterator[tuple[str, int, int]]:

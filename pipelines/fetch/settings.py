@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from lposekit.records import StoredQuery
 from lposekit.setting_values import MAY_CHANGE, NotNegative, Positive, Seconds
 
 
@@ -41,6 +42,9 @@ class TransportSettings:
     """Check files against the md5, sha256 or hash column of the list, if there is one."""
     blocklist: Annotated[tuple[Path, ...], MAY_CHANGE] = ()
     """Files with one URL, domain or sha256 per line. Matching URLs are never fetched; matching files are refused."""
+    stored_query: Annotated[StoredQuery, MAY_CHANGE] = "safe"
+    """What of an address's query is stored: `safe`, all but parameters that look like keys; `all`; `none`. What is
+    fetched is the whole address; a later `retry` has the stored one."""
     ca_file: Annotated[Path | None, MAY_CHANGE] = None
     """Certificates to trust instead of those of the system."""
 

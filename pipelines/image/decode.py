@@ -29,10 +29,10 @@ import numpy.typing as npt
 import simplejpeg
 
 from lposekit.errors import Outcome, Rejected
+from lposekit.sandbox.killed import again_if_killed
+from lposekit.sandbox.sandbox import Sandbox, SandboxError
 from pipelines.image.header import Header, read_header
 from pipelines.image.settings import ImageSettings
-from pipelines.sandbox.killed import again_if_killed
-from pipelines.sandbox.sandbox import Sandbox, SandboxError
 
 RGB = npt.NDArray[np.uint8]
 

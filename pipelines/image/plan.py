@@ -51,7 +51,7 @@ def iter_shards(
         UsageError: a missing file or column, an unsupported kind of file.
         LposekitError: a damaged file; one that shows its damage only later raises while iterating.
     """
-    rules = row_rules(settings.filter)
+    rules = row_rules(settings.filter, settings.fetch.stored_query)
     sources = open_sources(settings) if sources is None else sources
     for source in sources:
         check_tail(source.opened.file)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from lposekit.errors import Outcome, UsageError
-from lposekit.records import ImageRow
+from lposekit.records import ImageRow, StoredQuery
 from pipelines.image.settings import FilterSettings
 from pipelines.lists.columns import METADATA_ALIASES, find_column
 from pipelines.lists.text import number_or_none, text_or_none
@@ -94,11 +94,14 @@ class RowRules:
     limits: list[MetadataLimit]
     pattern: re.Pattern[str] | None
     max_caption_chars: int
+    query: StoredQuery = "all"
 
 
-def row_rules(settings: FilterSettings) -> RowRules:
+def row_rules(settings: FilterSettings, query: StoredQuery = "all") -> RowRules:
     """Raises `UsageError` for a pattern that is no regular expression."""
-    return RowRules(metadata_limits(settings), compile_pattern(settings.caption_pattern), settings.max_caption_chars)
+    return RowRules(
+        metadata_limits(settings), compile_pattern(settings.caption_pattern), settings.max_caption_chars, query
+    )
 
 
 def plan_row(
@@ -106,7 +109,7 @@ def plan_row(
 ) -> PlannedRow:
     """The row with its caption cleaned, and turned down where a filter says so. Its URL is judged by the fetch."""
     text, trimmed = clean_caption(caption, rules.max_caption_chars)
-    row = ImageRow(key=key, url=text_or_none(url), caption=text, extra=extra)
+    row = ImageRow(key=key, url=text_or_none(url), caption=text, extra=extra, query=rules.query)
     why = metadata_verdict(extra, limits)
     if why is None and rules.pattern is not None and not rules.pattern.search(text):
         why = f"caption does not contain {rules.pattern.pattern!r}"

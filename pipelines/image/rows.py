@@ -118,6 +118,7 @@ def _columns(row: ImageRow, outcome: Outcome, detail: str, stored: bool) -> dict
         outcome=outcome,
         detail=detail,
         stored=stored,
+        query=row.query,
     )
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from lposekit.errors import Outcome
-from lposekit.records import Columns, without_user
+from lposekit.records import Columns, StoredQuery
+from lposekit.stored_address import stored_address
 
 MAX_ERROR_CHARS = 500
 LIST_COLUMNS = ("url", "caption")
@@ -44,17 +45,18 @@ def row_columns(
     outcome: Outcome,
     detail: str,
     stored: bool,
+    query: StoredQuery = "all",
 ) -> dict[str, object]:
     """The list's columns as they came, then ours (`own`): empty, but for key, status, outcome and message.
 
-    User names and passwords of addresses are left out: a dataset is shown and shared.
+    Of addresses, user names, passwords and what `query` says are left out (see `stored_address`).
     """
     own = tuple(own)
     message = None if outcome is Outcome.KEPT else f"{outcome.value}: {detail}"[:MAX_ERROR_CHARS]
     return {
-        "url": _shown(url),
+        "url": _shown(url, query),
         "caption": caption,
-        **{name: _shown(value) for name, value in extra.items() if name not in own},
+        **{name: _shown(value, query) for name, value in extra.items() if name not in own},
         **dict.fromkeys(own),
         "key": key,
         "status": img2dataset_status(outcome, stored),
@@ -63,8 +65,8 @@ def row_columns(
     }
 
 
-def _shown(value: object) -> object:
-    return without_user(value) if isinstance(value, str) and "@" in value else value
+def _shown(value: object, query: StoredQuery) -> object:
+    return stored_address(value, query) if isinstance(value, str) else value
 
 
 def rows_table(rows: Sequence[Columns], own: Mapping[str, pa.DataType]) -> pa.Table:

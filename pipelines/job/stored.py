@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lposekit.errors import Outcome
+from lposekit.errors import LposekitError, Outcome
 from lposekit.records import Columns
 from lposekit.shards.dataset import read_members, thumbnails_of
 from lposekit.shards.index import ShardIndex, read_shard_index
@@ -54,16 +54,35 @@ def read_stored_shard(layout: DatasetLayout, shard: int) -> StoredShard:
     """Read one committed shard back.
 
     Raises:
-        LposekitError: its index is missing or damaged.
+        LposekitError: its index or its rows are missing or damaged.
     """
     index = read_shard_index(layout, shard)
     thumbnails = thumbnails_of(layout, shard)
+    rows = shard_table(layout, layout.parquet(shard)).to_pylist()
+    if (problem := _problem_of(rows)) is not None:
+        raise LposekitError(
+            f"{layout.parquet(shard)}: {problem}. Run `lposekit verify {layout.root}` to see all damage."
+        )
     return StoredShard(
-        shard_table(layout, layout.parquet(shard)).to_pylist(),
+        rows,
         {} if thumbnails is None else {row["key"]: row["jpeg"] for row in thumbnails.to_pylist()},
         index,
         {key: place for place, key in enumerate(index.keys)},
     )
+
+
+def _problem_of(rows: list[Columns]) -> str | None:
+    """What keeps rows of a stranger from being taken over; None if nothing does."""
+    for position, row in enumerate(rows):
+        if not isinstance(row.get("key"), str):
+            return f"row {position} has no key"
+        try:
+            Outcome(row.get("outcome"))
+        except ValueError:
+            return f"row {row['key']} has the outcome {row.get('outcome')!r:.60}, which does not exist"
+        if not all(isinstance(key, str) for key in row.get("clip_keys") or ()):
+            return f"row {row['key']} has clip_keys that are no texts"
+    return None
 
 
 def shards_with(layout: DatasetLayout, outcomes: frozenset[Outcome]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lposekit.pose.protocol import Estimator
+from lposekit.sandbox.confinement import Places
+from lposekit.sandbox.killed import again_if_killed
+from lposekit.sandbox.sandbox import Sandbox, SandboxError
 from pipelines.pose.actor import PoseSpec, load_estimator
-from pipelines.sandbox.killed import again_if_killed
-from pipelines.sandbox.sandbox import Sandbox, SandboxError
 
 CALL_TIMEOUT_S = 180.0
 MEMORY_LIMIT_BYTES = 8 * 2**30
@@ -36,7 +38,11 @@ def find_killers(spec: PoseSpec, images: Sequence[npt.NDArray[np.uint8]]) -> dic
     plain = asdict(replace(spec, device="cpu", precision="float32"))
     plain["weights_dir"] = str(spec.weights_dir) if spec.weights_dir else None
     sandbox = Sandbox(
-        "pipelines.pose.poison:estimate_here", memory_limit_bytes=MEMORY_LIMIT_BYTES, init_args={"spec": plain}
+        "pipelines.pose.poison:estimate_here",
+        memory_limit_bytes=MEMORY_LIMIT_BYTES,
+        init_args={"spec": plain},
+        # it loads weights from wherever they lie; what it works on is decoded already
+        places=Places(reads=("/",), writes=(tempfile.gettempdir(),)),
     )
     killers: dict[int, str] = {}
 

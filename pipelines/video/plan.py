@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def iter_plans(settings: BuildVideoSettings, skip: Container[int] = ()) -> Itera
             check_tail(each.opened.file)
     captions = None if settings.captions is None else read_captions(settings.captions)
     _check_rows(inputs, captions)
-    rows = read_rows(inputs)
+    query = settings.fetch.stored_query
+    rows = (replace(row, query=query) for row in read_rows(inputs))
     return _shards(rows if captions is None else with_captions(rows, captions), settings.rows_per_shard, skip)
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.sandbox import child_limits
-from pipelines.sandbox.sandbox import child_environment
+from lposekit.sandbox import child_limits
+from lposekit.sandbox.sandbox import child_environment
 
 PLATFORM_HOSTS = frozenset(
     {"youtube.com", "youtu.be", "youtube-nocookie.com", "vimeo.com", "dailymotion.com", "bilibili.com"}

@@ -68,6 +68,7 @@ def video_row(
         outcome=result.outcome,
         detail=result.detail,
         stored=stored,
+        query=row.query,
     )
     columns |= {name: value for name, value in result.info.items() if name in OWN_COLUMNS}
     columns |= {

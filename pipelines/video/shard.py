@@ -10,13 +10,13 @@ from pathlib import Path
 from lposekit.errors import Outcome, Rejected
 from lposekit.recipe import Claim
 from lposekit.records import sample_key
+from lposekit.sandbox.sandbox import Sandbox
 from lposekit.shards.layout import DatasetLayout
 from lposekit.stage_times import StageTimes
 from pipelines.fetch.urls import parse_web_url
 from pipelines.job.lock import work_folder
 from pipelines.job.rows import RowResult
 from pipelines.job.stored import read_stored_shard
-from pipelines.sandbox.sandbox import Sandbox
 from pipelines.video.clips.child import build_in_child
 from pipelines.video.clips.records import VideoResult, VideoRow
 from pipelines.video.clips.settings import BuildClipsSettings
@@ -87,6 +87,7 @@ def _build_video(key: str, row: VideoRow, work_dir: Path, stages: VideoStages, t
             timeout_s=stages.limits.timeout_s,
             heartbeat_timeout_s=stages.limits.heartbeat_timeout_s,
             on_beat=times.beat,
+            work_root=work_dir.parent,
         )
     times.add_all(result.timings_s)
     # the child's start, and what a child that died had done

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from lposekit.recipe import Claim, ShardReport
+from lposekit.sandbox.sandbox import Sandbox
 from lposekit.stage_times import StageTimes
 from pipelines.fetch.deadline import Deadline
 from pipelines.fetch.policy import Blocklist
@@ -13,7 +14,6 @@ from pipelines.fetch.polite import polite_opener
 from pipelines.fetch.settings import FetchSettings, TransportSettings
 from pipelines.fetch.urls import parse_web_url
 from pipelines.job.shard import write_shard
-from pipelines.sandbox.sandbox import Sandbox
 from pipelines.video.clips.child import TARGET
 from pipelines.video.platforms import fetch_platform_video, is_platform_url
 from pipelines.video.rows import VIDEO_SHARDS

@@ -70,6 +70,7 @@ def _image_and_pose_are_there(sample: PoseSample) -> None:
 @pytest.mark.more  # `test_video_killed.py` kills a worker, `lposekit/shards/test_writer.py` a writer at each point
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("point", POINTS)
+@pytest.mark.case(24)
 def test_a_worker_killed_at_a_named_point_leaves_no_visible_shard_and_the_run_ends_as_if_nothing_had_been(
     point: str, list_path: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_worker_killed_at_a_named_point_leaves_no_visible_shard_and_the_run_en
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("victim", ["driver", pytest.param("pose actor", marks=pytest.mark.more)])
+@pytest.mark.case(27)
 def test_a_kill_in_the_middle_is_resumed_to_the_same_bytes_and_nothing_committed_is_fetched_again(
     victim: str, server: BadServer, list_path: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
@@ -118,6 +120,7 @@ def _kill_after_commits(build: Build, victim: str, commits: int) -> None:
 
 @pytest.mark.more  # `test_video_killed.py` has the same of a video build
 @pytest.mark.timeout(200)
+@pytest.mark.case(28)
 def test_a_second_driver_on_the_same_folder_is_refused(list_path: Path, tmp_path: Path) -> None:
     # Mutation tried: driver_lock with LOCK_SH -> both run.
     build = Build(list_path, tmp_path / "d")
@@ -136,6 +139,7 @@ def test_a_second_driver_on_the_same_folder_is_refused(list_path: Path, tmp_path
 @pytest.mark.parametrize(
     "signals", [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGTERM] * 2], ids=["int", "int-int", "term-term"]
 )
+@pytest.mark.case(57)
 def test_ctrl_c_and_sigterm_end_with_130_and_a_folder_that_resumes(
     signals: list[signal.Signals],
     list_path: Path,

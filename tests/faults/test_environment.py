@@ -29,6 +29,7 @@ from tests.support.stub_build import served, stub_pages, stub_settings, write_ro
 
 @pytest.mark.more
 @pytest.mark.timeout(200)
+@pytest.mark.case(54)
 def test_locale_umask_and_odd_paths_change_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "a b'c\"d \u00e4"
     folder.mkdir()
@@ -53,6 +54,7 @@ def test_locale_umask_and_odd_paths_change_nothing(tmp_path: Path) -> None:
     assert content_digest(build.layout) == content_digest(DatasetLayout(tmp_path / "plain"))
 
 
+@pytest.mark.case(20)
 def test_captions_of_every_kind_come_back_as_they_are(tmp_path: Path) -> None:
     captions = [
         "",

@@ -57,6 +57,7 @@ def _outcomes(tmp_path: Path) -> list[str]:
     return lposekit.open_dataset(tmp_path / "d").rows()["outcome"].to_pylist()
 
 
+@pytest.mark.case(25)
 def test_an_image_that_kills_the_model_is_named_and_every_other_is_kept(tmp_path: Path) -> None:
     # Mutation tried: find_killers that names nobody -> the batch dies again and all its rows end as worker_crash.
     report = _build(tmp_path, {3: "exit"})
@@ -82,6 +83,7 @@ def test_images_and_text_and_pose_belong_together_after_a_fault(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("behaviour", "outcome"), [("raise", "pose_failed"), pytest.param("memory", "pose_failed", marks=pytest.mark.more)]
 )
+@pytest.mark.case(23)
 def test_an_image_on_which_the_model_fails_costs_that_row_alone(tmp_path: Path, behaviour: str, outcome: str) -> None:
     report = _build(tmp_path, {5: behaviour})
     assert report.exit_code == 0
@@ -89,6 +91,7 @@ def test_an_image_on_which_the_model_fails_costs_that_row_alone(tmp_path: Path, 
 
 
 @pytest.mark.more
+@pytest.mark.case(23)
 def test_a_wrong_shape_is_a_bug_that_stops_its_shard_and_says_so(tmp_path: Path) -> None:
     report = _build(tmp_path, {8: "wrong_shape"})
     assert report.exit_code == 3

@@ -58,6 +58,7 @@ def assert_equal_runs(run: Path, whole: Path) -> None:
 @pytest.mark.more  # `tests/trainer/test_train.py` resumes a run that was stopped
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.case(41)
 def test_a_run_killed_at_every_named_point_ends_as_if_it_never_was(
     stage: int, undisturbed: Callable[[int], Path], tmp_path: Path
 ):
@@ -76,6 +77,7 @@ def test_a_run_killed_at_every_named_point_ends_as_if_it_never_was(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.case(40)
 def test_a_run_of_40_steps_killed_at_20_moments_ends_as_if_it_never_was(stage: int, tmp_path: Path):
     often = CheckpointSettings(every_steps=2, keep=2)
     assert train_in_child(settings_for(stage, tmp_path / "whole", max_steps=STEPS, checkpoint=often)).exit_code == 0
@@ -125,6 +127,7 @@ def terminate_workers_first(group: int) -> None:
         pytest.param(terminate_workers_first, marks=pytest.mark.more),
     ],
 )
+@pytest.mark.case(57)
 def test_a_request_to_stop_writes_a_checkpoint_exits_130_and_loses_nothing(
     stop: Callable[[int], None], undisturbed: Callable[[int], Path], tmp_path: Path
 ):

@@ -41,6 +41,7 @@ def poison_base(folder: Path) -> Path:
 
 
 @pytest.mark.timeout(150)
+@pytest.mark.case(50)
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all_before_the_update(tmp_path: Path):
     # caption "image number 7" alone makes NaN
     # mutation: `guilty = reports` in TrainModule._refuse names the healthy rank's samples as well
@@ -60,6 +61,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_before_the_update(tmp_p
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.case(49)
 def test_when_one_rank_dies_the_other_stops_within_the_timeout(tmp_path: Path):
     # mutation: without the except clauses of open_world rank 0 ends with a traceback (-1 here)
     marker = tmp_path / "marker"
@@ -78,6 +80,7 @@ def test_when_one_rank_dies_the_other_stops_within_the_timeout(tmp_path: Path):
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.case(51)
 def test_a_killed_loader_worker_is_named_with_its_shard(tmp_path: Path):
     # mutation: without named_worker_deaths torch's RuntimeError comes through
     settings = settings_for(1, tmp_path / "run", max_steps=10_000, loader=LoaderSettings(workers=2, block_samples=4))
@@ -98,6 +101,7 @@ def kill_new_child(before: set[int], run_dir: Path) -> None:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.case(51)
 def test_an_image_that_cannot_be_decoded_is_named_with_its_shard(workers: int, tmp_path: Path):
     # a worker that raises; mutation: returning no _Failure shows DataLoader's own traceback
     dataset = write_dataset(tmp_path / "data", [4])
@@ -118,6 +122,7 @@ def harm_image(tar: Path) -> None:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("harm", ["cut", "longer", "gone", "empty"])
+@pytest.mark.case(33)
 def test_a_changed_shard_is_refused_by_its_size_before_the_first_step(harm: str, tmp_path: Path):
     # mutation: no check_sizes in open_catalog
     dataset = write_dataset(tmp_path / "data", [4, 4])
@@ -159,6 +164,7 @@ def test_every_process_refuses_the_shard_whose_hash_one_of_them_found_wrong(tmp_
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.case(35)
 def test_two_shards_with_the_same_keys_are_refused(tmp_path: Path):
     # mutation: no _refuse_shared_keys
     import shutil
@@ -170,6 +176,7 @@ def test_two_shards_with_the_same_keys_are_refused(tmp_path: Path):
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.case(47)
 def test_resuming_with_changed_data_is_refused_and_shows_what_changed(tmp_path: Path):
     # mutation: refuse_other_run left out
     settings = settings_for(1, tmp_path / "run", data=(write_dataset(tmp_path / "data", [4, 4]),), max_steps=4)
@@ -196,6 +203,7 @@ def test_resume_none_refuses_a_folder_with_checkpoints_and_a_named_one_is_taken(
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.case(50)
 def test_a_loss_that_is_not_finite_names_the_step_and_its_samples(tmp_path: Path):
     settings = settings_for(1, tmp_path / "run", loss=LossSettings(offset_noise=1e38))
     with pytest.raises(LposekitError, match=r"step 1: the loss is not finite .*samples 0000"):

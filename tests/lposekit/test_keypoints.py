@@ -41,16 +41,19 @@ def verdict(*persons: Person, rule: KeepRule = RULE) -> Outcome:
     return keep_verdict(persons, WIDTH, HEIGHT, rule, COCO17)
 
 
+@pytest.mark.case(22)
 def test_nobody_is_no_person() -> None:
     assert verdict() is Outcome.NO_PERSON
 
 
 @pytest.mark.parametrize(("num", "outcome"), [(8, Outcome.FEW_KEYPOINTS), (9, Outcome.KEPT), (17, Outcome.KEPT)])
+@pytest.mark.case(22)
 def test_half_of_the_keypoints_keep_an_image(num: int, outcome: Outcome) -> None:
     # Mutation tried: `>` in place of `>=` in reaches -> exactly half of an even number is dropped (next test).
     assert verdict(person(num)) is outcome
 
 
+@pytest.mark.case(22)
 def test_exactly_half_is_enough() -> None:
     assert reaches(9, 18, 0.5)
     assert not reaches(8, 18, 0.5)
@@ -84,6 +87,7 @@ def test_a_box_below_one_hundredth_of_the_image_does_not_count() -> None:
     assert not is_valid_person(small, 601, 600, RULE)
 
 
+@pytest.mark.case(22)
 def test_scores_and_places_that_are_not_finite_or_outside_never_count() -> None:
     # Mutation tried: without the test of the place -> 17 are detected.
     keypoints_K3 = person(17).keypoints_K3
@@ -110,6 +114,7 @@ FEW, ENOUGH = (10, 10, 300, 280), (10, 10, 110, 210)
         ("pooled", Outcome.FEW_KEYPOINTS),
     ],
 )
+@pytest.mark.case(22)
 def test_rules_for_several_persons(person_rule: PersonRule, outcome: Outcome) -> None:
     rule = replace(RULE, person_rule=person_rule)
     assert verdict(person(4, box=FEW), person(12, box=ENOUGH), rule=rule) is outcome

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lposekit.report.clip_strips import three_frames
-from lposekit.report.inline_images import decode_jpeg
+from lposekit.report.decode import decode_jpeg
 from lposekit.stored_media import decode_stored_jpeg
 from tests.support.train_data import clip_members, image_members
 from trainer.data.decode import DamagedSample, Framing, decode_clip, decode_training_image

@@ -59,6 +59,7 @@ def test_gradient_accumulation_equals_one_large_batch(tmp_path: Path):
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.case(46)
 def test_any_number_of_workers_gives_the_same_run(workers: int, tmp_path: Path):
     # mutation tried: a loader that takes batches as they are ready (in_order=False)
     run(settings_for(1, tmp_path / "alone"))
@@ -68,6 +69,7 @@ def test_any_number_of_workers_gives_the_same_run(workers: int, tmp_path: Path):
 
 
 @pytest.mark.timeout(150)
+@pytest.mark.case(45)
 def test_one_then_two_then_one_processes_see_the_samples_of_one(tmp_path: Path):
     # mutation tried: every process takes the first part of a batch
     run(settings_for(1, tmp_path / "one", max_steps=12))
@@ -84,6 +86,7 @@ def test_one_then_two_then_one_processes_see_the_samples_of_one(tmp_path: Path):
 
 
 @pytest.mark.timeout(150)
+@pytest.mark.case(48)
 def test_two_processes_on_five_unequal_shards_make_the_same_steps_and_lose_nothing(tmp_path: Path):
     # mutations tried: every process takes the first part of a batch; the rest of an epoch is left out
     data = write_dataset(tmp_path / "data", [1, 4, 0, 6, 2])
@@ -236,6 +239,7 @@ def test_stage_2_asks_for_a_pose_encoder(tmp_path: Path):
         run(settings_for(2, tmp_path / "run", pose_encoder=""))
 
 
+@pytest.mark.case(53)
 def test_stage_2_names_what_does_not_fit_in_a_pose_encoder_of_another_size(tmp_path: Path):
     # mutation: strict=False in the loader of weights lets this run start
     run(settings_for(1, tmp_path / "one", max_steps=1, base="tiny"))

@@ -20,7 +20,7 @@ from lposekit.json_values import parse_json_object
 from lposekit.shards.pose_json import read_pose
 from lposekit.skeleton import draw_skeleton
 from lposekit.skeleton_styles import StyleName
-from lposekit.stored_media import MAX_PIXELS, jpeg_size, open_clip
+from lposekit.stored_media import MAX_PIXELS, clip_stream, jpeg_size, open_clip
 from trainer.data.geometry import Crop, Geometry, choose_geometry
 from trainer.data.random import SampleRandom
 
@@ -152,7 +152,7 @@ def decode_clip(
     try:
         with open_clip(mp4) as container:
             found = _decode_frames(container, wanted_F, framing, random, clip_FHWC)
-    except (av.FFmpegError, IndexError) as error:
+    except av.FFmpegError as error:
         raise DamagedSample(f"its clip cannot be decoded ({error})") from error
     if found < len(wanted_F):
         raise DamagedSample(f"its clip ends before frame {wanted_F[found]}")
@@ -167,9 +167,10 @@ def _decode_frames(
     clip_FHWC: npt.NDArray[np.uint8],
 ) -> int:
     """Fills `clip_FHWC`; returns how many of its frames were found."""
-    stream = container.streams.video[0]
-    if stream.width * stream.height > MAX_PIXELS:
-        raise DamagedSample(f"its clip is said to be {stream.width} x {stream.height} pixels")
+    try:
+        stream = clip_stream(container)
+    except ValueError as error:
+        raise DamagedSample(f"its clip has {error}") from error
     # workers are the parallelism; a decoder with threads of its own would only fight them
     stream.thread_type, stream.codec_context.thread_count = "SLICE", 1
     rate, unit, origin = stream.average_rate, stream.time_base, stream.start_time or 0

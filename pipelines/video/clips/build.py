@@ -18,9 +18,9 @@ from typing import Any
 import cv2
 
 from lposekit.errors import Outcome, Rejected
+from lposekit.sandbox.sandbox import beat as sandbox_beat
 from lposekit.shards.files import DISK_FULL
 from lposekit.stage_times import StageTimes
-from pipelines.sandbox.sandbox import beat as sandbox_beat
 from pipelines.video.clips.account import VideoAccount
 from pipelines.video.clips.answer import packed
 from pipelines.video.clips.probe import DamageSuspectedError, VideoReader, clip_size, probe

@@ -9,7 +9,8 @@ from typing import Any
 
 from lposekit.errors import Outcome
 from lposekit.json_values import JsonObject
-from lposekit.records import without_user
+from lposekit.records import StoredQuery
+from lposekit.stored_address import stored_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class VideoRow:
     `path`: the file, to be opened on any machine of the run; `root`: the folder that it must lie in, links followed;
     `listed_path`: the path as the list writes it, or below the input folder. `spans`: the parts to use; empty: the
     whole video. `captions`: timed ones, in any order. `cuts_s`: known cuts, in seconds; None: find them. `extra`: the
-    list's other columns, as text. All texts but `path` and `root` are valid UTF-8.
+    list's other columns, as text. `query`: how much of the queries of its addresses is stored. All texts but `path` and
+    `root` are valid UTF-8.
     """
 
     name: str
@@ -51,13 +53,14 @@ class VideoRow:
     captions: tuple[TimedCaption, ...] = ()
     cuts_s: tuple[float, ...] | None = None
     extra: Mapping[str, str | None] = field(default_factory=dict)
+    query: StoredQuery = "all"
 
     @property
     def source(self) -> str | None:
         """What is stored as the video's origin: never where this machine keeps it, so that a moved copy of the input
         gives the same bytes."""
         source = self.url or self.listed_path or self.name
-        return without_user(source) if source else None
+        return stored_address(source, self.query) if source else None
 
     def to_plain(self) -> dict[str, object]:
         """What the builder needs of the row, as plain values."""

@@ -76,7 +76,7 @@ class PosesWorker:
         self._clips = clips
         self._poser = poser
         self._client = client
-        self._frames = FrameSource(poser.settings.limits)
+        self._frames = FrameSource(poser.settings.limits, DatasetLayout(claim.root).work)
 
     def build(self, plan: PosesPlan) -> ShardReport:
         """Find and commit the poses of one shard.

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxKilled, SandboxMemory, SandboxTimeout, beat
+from lposekit.sandbox.confinement import Places, folder_of
+from lposekit.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxKilled, SandboxMemory, SandboxTimeout, beat
 from pipelines.video.clips.probe import SourceFrame, VideoInfo, probe, reason_of
 from pipelines.video.clips.read_pyav import PyavReader
 from pipelines.video.clips.timeline import Tick, resampled
@@ -72,12 +73,15 @@ class FrameSource:
     for what others do to the child.
     """
 
-    def __init__(self, limits: FrameLimits) -> None:
+    def __init__(self, limits: FrameLimits, root: Path | None = None) -> None:
+        """`root`: a folder that many of the videos lie below; one child, which may read it, serves them all."""
         self._limits = limits
+        self._root = root
         self._sandbox = Sandbox(TARGET, memory_limit_bytes=limits.memory_bytes)
 
     def open(self, path: Path) -> StreamFacts:
         """Begin with a video."""
+        self._sandbox.open_to(Places((folder_of(path, self._root),)))
         limits = {"max_frame_pixels": self._limits.max_frame_pixels, "max_frames": self._limits.max_frames}
         answer = self._ask({"open": str(path), **limits})
         try:

@@ -15,10 +15,10 @@ from lposekit.pose.choose import most_prominent, select_persons
 from lposekit.pose.refine import PoseFigures, RefineSettings, refine
 from lposekit.pose.tracker import Tracker
 from lposekit.pose.tracks import PoseTracks, read_tracks
+from lposekit.sandbox.killed import again_if_killed
 from lposekit.shards.layout import sha256_file
 from lposekit.stage_times import StageTimes
 from pipelines.pose.models import KnownModel
-from pipelines.sandbox.killed import again_if_killed
 from pipelines.video.poses.estimate import Estimate, FoundPoses, find_poses, tracker_settings
 from pipelines.video.poses.frames import DecoderKilled, FrameSource, StreamFacts
 from pipelines.video.poses.settings import PosesSettings

@@ -300,6 +300,7 @@ def test_a_bug_is_not_taken_for_a_bad_image() -> None:
         run_isolated(buggy, [1, 2, 3])
 
 
+@pytest.mark.case(23)
 def test_halving_finds_every_bad_item_and_keeps_the_order() -> None:
     def run(items: Sequence[int]) -> list[int]:
         if any(item % 5 == 3 for item in items):

@@ -207,6 +207,7 @@ class _SystemCanary(_Canary):
 @pytest.mark.parametrize("kind", [_Canary, _SystemCanary])
 @pytest.mark.parametrize("place", ["message_hub", "state_dict"])
 # Mutation: weights_only=False in read_checkpoint.
+@pytest.mark.case(52)
 def test_a_malicious_checkpoint_runs_nothing(tmp_path: Path, kind: type[_Canary], place: str) -> None:
     canary, evil = tmp_path / "canary", tmp_path / "evil.pth"
     torch.save({"state_dict": {"weight": torch.zeros(1)}} | {place: {"a": kind(canary)}}, evil)

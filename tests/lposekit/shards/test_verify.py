@@ -34,6 +34,7 @@ def test_a_whole_dataset_has_no_findings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "rounds"), [("00001.tar", 100), ("00001.parquet", 20), ("_dataset/index/00001.parquet", 20)]
 )
+@pytest.mark.case(33)
 def test_cuts_and_flipped_bits_anywhere_are_all_found(tmp_path: Path, name: str, rounds: int) -> None:
     # Mutation tried: _verify_files without the sha256 -> flipped bits pass.
     layout = make_dataset(tmp_path / "d")
@@ -60,6 +61,7 @@ def _tar_cases() -> dict[str, Callable[[bytes], bytes]]:
 
 
 @pytest.mark.parametrize("case", _tar_cases())
+@pytest.mark.case(33)
 def test_a_cut_or_grown_tar_is_refused_by_the_reader_before_the_first_sample(tmp_path: Path, case: str) -> None:
     layout = make_dataset(tmp_path / "d")
     layout.tar(1).write_bytes(_tar_cases()[case](layout.tar(1).read_bytes()))
@@ -112,6 +114,7 @@ HOSTILE: dict[str, Callable[[tarfile.TarFile], None]] = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
+@pytest.mark.case(34)
 def test_hostile_members_are_found_though_the_marker_vouches_for_them(tmp_path: Path, case: str) -> None:
     # Mutation tried: _complete that always says True -> "weights member" passes.
     layout = make_dataset(tmp_path / "d")
@@ -131,6 +134,7 @@ def _vouch(layout: DatasetLayout, shard: int) -> None:
     layout.stats(shard).write_text(json.dumps(stats))
 
 
+@pytest.mark.case(34)
 def test_an_8_gib_header_size_is_found_without_reading_it(tmp_path: Path) -> None:
     layout = make_dataset(tmp_path / "d")
     out = io.BytesIO()
@@ -144,6 +148,7 @@ def test_an_8_gib_header_size_is_found_without_reading_it(tmp_path: Path) -> Non
     assert "00001.tar" in _found(layout)
 
 
+@pytest.mark.case(35)
 def test_the_same_keys_in_two_shards_are_found(tmp_path: Path) -> None:
     # Mutation tried: a `seen` that is made anew for each shard -> nothing found.
     layout = make_dataset(tmp_path / "d", 1)

@@ -85,6 +85,7 @@ def test_a_replacement_killed_anywhere_ends_as_the_old_or_the_new_shard(tmp_path
     assert layout.read_stats(0).count == expected
 
 
+@pytest.mark.case(29)
 def test_full_disk_is_a_clear_error_and_leaves_no_final_name(tmp_path: Path) -> None:
     # A limit on the size of files makes the kernel refuse the write, as a full disk does (root ignores quotas).
     layout = make_dataset(tmp_path / "d", 0)
@@ -112,6 +113,7 @@ def test_a_folder_of_other_settings_is_refused_with_the_differing_fields(tmp_pat
         claim_folder(DatasetLayout(root), DatasetCard(fixed={"settings": {"image.size": 256, "sizes": (1, 2)}}))
 
 
+@pytest.mark.case(30)
 def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.docx").write_bytes(b"precious")
     with pytest.raises(UsageError, match=r"thesis\.docx"):

@@ -35,6 +35,7 @@ PRIVATE = """
 # Mutations: return True; leave out `_SPECIAL_6`, `_SPECIAL_4`, `_GLOBAL_UNICAST_6`, `_ISATAP`, or `is_multicast`.
 @pytest.mark.case(63)
 @pytest.mark.parametrize("address", PRIVATE)
+@pytest.mark.case(2)
 def test_special_addresses_are_not_public(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
 
@@ -57,6 +58,7 @@ def test_addresses_of_public_hosts_are_public(address: str) -> None:
 
 # Mutation: skip `_may_dial` for resolved names.
 @pytest.mark.parametrize("address", PRIVATE)
+@pytest.mark.case(2)
 def test_a_name_that_leads_inside_is_refused_before_connecting(server: BadServer, address: str) -> None:
     opener = GuardedOpener(quick_settings(), resolver=names({"inside.test": [address]}))
     assert outcome(opener, f"{server.url_as('inside.test')}/ok") is Outcome.PRIVATE_ADDRESS
@@ -67,6 +69,7 @@ def test_a_name_that_leads_inside_is_refused_before_connecting(server: BadServer
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "0x7f000001", "2130706433", "127.1", "0177.0.0.1", "[::1]", "[::ffff:127.0.0.1]"]
 )
+@pytest.mark.case(2)
 def test_every_spelling_of_a_local_address_is_refused_before_connecting(server: BadServer, host: str) -> None:
     opener = GuardedOpener(quick_settings(), resolver=names({}))
     assert outcome(opener, f"http://{host}:{server.port}/ok") is Outcome.PRIVATE_ADDRESS
@@ -92,6 +95,7 @@ def test_one_private_address_among_public_ones_refuses_the_host(server: BadServe
 @pytest.mark.parametrize(
     "target", ["http://inside.test:{port}/ok", "http://127.0.0.1:{port}/ok", "//0x7f000001:{port}/ok"]
 )
+@pytest.mark.case(3)
 def test_a_redirect_that_leads_inside_is_refused_at_the_second_hop(
     server: BadServer, other_server: BadServer, target: str
 ) -> None:
@@ -107,6 +111,7 @@ def test_a_redirect_that_leads_inside_is_refused_at_the_second_hop(
 
 
 # Mutation: in `_dial`, connect to the host's name (the resolver is asked again and answers with the other address).
+@pytest.mark.case(4)
 def test_the_address_that_was_checked_is_the_one_dialled(server: BadServer) -> None:
     with BadServer(address="127.0.0.2", port=server.port) as rebound:
         answers = itertools.chain([["127.0.0.1"]], itertools.repeat(["127.0.0.2"]))
@@ -125,6 +130,7 @@ def test_the_address_that_was_checked_is_the_one_dialled(server: BadServer) -> N
         assert rebound.num_connections == 0
 
 
+@pytest.mark.case(4)
 def test_a_second_answer_that_leads_inside_is_refused_too(server: BadServer) -> None:
     answers = iter([["127.0.0.1"], ["10.0.0.1"]])
     opener = GuardedOpener(

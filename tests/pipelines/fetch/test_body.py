@@ -31,11 +31,13 @@ def test_one_known_encoding_is_decoded(server: BadServer, kind: str) -> None:
 
 # Mutations: take the first of several names; let unknown names pass; no look at `unused_data`; an empty `finish`.
 @pytest.mark.parametrize("kind", ["stacked", "brotli", "trailing", "two-members", "cut", "not-gzip"])
+@pytest.mark.case(9)
 def test_a_stacked_unknown_cut_or_followed_encoding_is_refused(server: BadServer, kind: str) -> None:
     assert outcome(opener_for(server), f"{server.url}/encoded/{kind}") is Outcome.BAD_ENCODING
     assert len(server.hits) == 1
 
 
+@pytest.mark.case(9)
 def test_bytes_that_follow_the_stream_in_a_later_packet_are_refused() -> None:
     gzip_then_junk = gzip.compress(b"x" * 10) + bytes(200_000)
     with BadServer({"/late": Page(gzip_then_junk, headers=(("Content-Encoding", "gzip"),))}) as server:
@@ -43,6 +45,7 @@ def test_bytes_that_follow_the_stream_in_a_later_packet_are_refused() -> None:
 
 
 # Mutation: `decompress(chunk)` without a limit, or no check of `num_decoded`.
+@pytest.mark.case(9)
 def test_a_gzip_bomb_stops_at_the_cap(server: BadServer) -> None:
     opener = opener_for(server)
     encoded_body("bomb")  # the server makes its body now, outside the measurement

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.timeout(20)
 
 # Mutation: return "jpeg" from `sniff` for everything, or trust Content-Type.
 @pytest.mark.parametrize("kind", sorted(FOREIGN_BODIES))
+@pytest.mark.case(13)
 def test_other_files_served_as_image_jpeg_are_no_images(server: BadServer, kind: str) -> None:
     fetched = opener_for(server).fetch(f"{server.url}/body/{kind}")
     assert fetched.headers["Content-Type"] == "image/jpeg"
@@ -25,6 +26,7 @@ def test_other_files_served_as_image_jpeg_are_no_images(server: BadServer, kind:
 
 
 # Mutation: refuse answers whose Content-Type does not begin with image/.
+@pytest.mark.case(14)
 def test_a_jpeg_served_as_text_html_is_an_image(server: BadServer) -> None:
     fetched = opener_for(server).fetch(f"{server.url}/body/jpeg-as-html")
     assert fetched.headers["Content-Type"] == "text/html"

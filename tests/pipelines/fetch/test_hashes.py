@@ -15,6 +15,7 @@ pytestmark = pytest.mark.timeout(20)
 
 
 # Mutation: `check` returns always, or compares the first digits only.
+@pytest.mark.case(19)
 def test_changed_content_is_a_hash_mismatch(server: BadServer) -> None:
     opener = opener_for(server)
     first = opener.fetch(f"{server.url}/changing").body

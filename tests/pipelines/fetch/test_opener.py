@@ -22,6 +22,7 @@ pytestmark = pytest.mark.timeout(30)
 
 
 # Mutation: `for _ in itertools.count()` in `_follow`.
+@pytest.mark.case(5)
 def test_redirects_end_after_five(server: BadServer) -> None:
     opener = opener_for(server)
     assert opener.fetch(f"{server.url}/hops/5").final_url == f"{server.url}/hops/0"
@@ -53,12 +54,14 @@ def test_each_kind_of_redirect_is_followed_and_no_other_answer(
 
 # Mutation: `parse_web_url` without its check of the scheme.
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://example.org/a", "data:,x", "http://", "http://a:b@c/"])
+@pytest.mark.case(5)
 def test_a_redirect_to_anything_but_the_web_is_refused(server: BadServer, target: str) -> None:
     assert outcome(opener_for(server), f"{server.url}/to?{target}") is Outcome.REDIRECT
 
 
 # Mutation: no check of `num_raw` in `read_body` (the time limit ends it, after gigabytes).
 @pytest.mark.parametrize("path", ["/endless", "/endless/chunked"])
+@pytest.mark.case(6)
 def test_an_endless_body_stops_at_the_cap(server: BadServer, path: str) -> None:
     opener = opener_for(server)
     sink = io.BytesIO()
@@ -74,6 +77,7 @@ def test_an_endless_body_stops_at_the_cap(server: BadServer, path: str) -> None:
 
 
 # Mutation: drop the check of `response.length` (the server sends no body, so the idle time has to pass).
+@pytest.mark.case(7)
 def test_a_declared_huge_body_is_refused_from_the_header(server: BadServer) -> None:
     started_at = time.monotonic()
     assert outcome(opener_for(server, idle_timeout_s=3.0), f"{server.url}/declared-huge") is Outcome.TOO_BIG
@@ -91,6 +95,7 @@ def test_a_body_of_exactly_the_cap_is_taken() -> None:
 # Mutation: in `_TimedReader.readinto`, wait `idle_timeout_s` whatever remains.
 @pytest.mark.parametrize("path", ["/drip/0.2", "/drip/0.2/header"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.case(8)
 def test_a_dripping_server_holds_a_thread_no_longer_than_the_total_time(path: str, scheme: str, authority) -> None:
     with BadServer(tls=authority.server_context("127.0.0.1") if scheme == "https" else None) as server:
         opener = opener_for(server, ca_file=authority.ca_file, total_timeout_s=1.5, min_bytes_per_s=0)
@@ -101,6 +106,7 @@ def test_a_dripping_server_holds_a_thread_no_longer_than_the_total_time(path: st
 
 # Mutation: no `settimeout` in `_TimedReader.readinto` and `connect`.
 @pytest.mark.parametrize("path", ["/silent", "/mute"])
+@pytest.mark.case(8)
 def test_a_silent_server_is_left_after_the_idle_time(server: BadServer, path: str) -> None:
     num_threads = threading.active_count()
     started_at = time.monotonic()
@@ -112,6 +118,7 @@ def test_a_silent_server_is_left_after_the_idle_time(server: BadServer, path: st
 
 
 # Mutation: `sock.settimeout(None)` in `_dial`.
+@pytest.mark.case(8)
 def test_a_server_that_never_accepts_is_left_after_the_connect_time() -> None:
     with deaf_port() as port:
         opener = opener_for(BadServer(port=port), connect_timeout_s=0.5)
@@ -132,6 +139,7 @@ def test_a_tls_handshake_that_never_comes_is_left_after_the_connect_time() -> No
 # Mutations: drop `if response.length` in `read_body` (half an image is a success); raise `Rejected`, not
 # `TryAgain` (one attempt only).
 @pytest.mark.parametrize("path", ["/short", "/short/chunked", "/reset/body"])
+@pytest.mark.case(10)
 def test_a_cut_body_is_never_a_success_and_is_tried_again(server: BadServer, path: str) -> None:
     why = rejection(opener_for(server), server.url + path)
     assert why.outcome is Outcome.SHORT_READ
@@ -140,6 +148,7 @@ def test_a_cut_body_is_never_a_success_and_is_tried_again(server: BadServer, pat
 
 
 @pytest.mark.parametrize("path", ["/reset", "/garbage"])
+@pytest.mark.case(10)
 def test_a_reset_or_a_foreign_protocol_is_a_failed_connection(server: BadServer, path: str) -> None:
     why = rejection(opener_for(server), server.url + path)
     assert why.outcome is Outcome.CONNECT
@@ -156,6 +165,7 @@ def test_what_one_more_try_mends_is_mended(server: BadServer) -> None:
 
 # Mutation: call every 4xx temporary in `status_problem`.
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
+@pytest.mark.case(11)
 def test_a_permanent_status_is_asked_for_once(server: BadServer, status: int) -> None:
     why = rejection(opener_for(server), f"{server.url}/status/{status}")
     assert (why.outcome, why.detail) == (Outcome.HTTP_4XX, f"status {status}")
@@ -166,6 +176,7 @@ def test_a_permanent_status_is_asked_for_once(server: BadServer, status: int) ->
 @pytest.mark.parametrize(
     ("status", "expected"), [(429, Outcome.HTTP_4XX), (500, Outcome.HTTP_5XX), (503, Outcome.HTTP_5XX)]
 )
+@pytest.mark.case(11)
 def test_a_temporary_status_is_tried_a_bounded_number_of_times(
     server: BadServer, status: int, expected: Outcome
 ) -> None:
@@ -184,6 +195,7 @@ def test_a_temporary_status_is_tried_a_bounded_number_of_times(
 
 # Mutation: ignore `retry_after_s` in `RetryPolicy.wait_s`.
 @pytest.mark.parametrize(("value", "least_s", "most_s"), [("1", 1.0, 1.5), ("date", 0.9, 3.0)])
+@pytest.mark.case(11)
 def test_retry_after_is_obeyed_in_both_its_forms(server: BadServer, value: str, least_s: float, most_s: float) -> None:
     opener = opener_for(server, total_timeout_s=30.0, sleep=time.sleep)
     assert opener.fetch(f"{server.url}/busy/503/1/retry-after/{value}").attempts == 2

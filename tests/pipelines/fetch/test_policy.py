@@ -49,6 +49,7 @@ def polite(server: BadServer, listed: Blocklist | None = None, **changes: object
         [("TDM-Reservation", "1")],
     ],
 )
+@pytest.mark.case(55)
 def test_an_owner_who_opts_out_is_obeyed(server: BadServer, headers: list[tuple[str, str]]) -> None:
     url = f"{server.url}/header?{urlencode(headers)}"
     assert outcome(polite(server), url) is Outcome.OPT_OUT
@@ -74,6 +75,7 @@ def test_headers_that_mean_others_or_other_things_do_not_count(
     assert polite(server).fetch(f"{server.url}/header?{urlencode(headers)}").body == tiny_jpeg()
 
 
+@pytest.mark.case(55)
 def test_an_opt_out_ends_the_row_before_its_body_is_read(server: BadServer) -> None:
     why = rejection(polite(server), f"{server.url}/header?{urlencode([('X-Robots-Tag', 'noai')])}")
     assert "noai" in why.detail

@@ -27,6 +27,7 @@ def test_a_trusted_certificate_is_accepted(authority: CertificateAuthority) -> N
 
 
 # Mutation: `context.check_hostname = False; context.verify_mode = ssl.CERT_NONE`.
+@pytest.mark.case(10)
 def test_an_unknown_authority_is_refused(authority: CertificateAuthority, tmp_path: Path) -> None:
     stranger = CertificateAuthority.create(tmp_path)
     with BadServer(tls=stranger.server_context("127.0.0.1")) as server:

@@ -46,10 +46,12 @@ pytestmark = pytest.mark.timeout(20)
         "http://example.org/" + "a" * 10_000,
     ],
 )
+@pytest.mark.case(1)
 def test_anything_but_a_web_address_is_a_bad_url(url: str) -> None:
     assert outcome(opener_for(), url) is Outcome.BAD_URL
 
 
+@pytest.mark.case(1)
 def test_a_file_url_opens_nothing(tmp_path: Path) -> None:
     canary = tmp_path / "private.png"
     canary.write_bytes(b"canary")

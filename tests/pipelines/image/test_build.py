@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import shutil
 import signal
 from dataclasses import replace
@@ -21,6 +22,7 @@ from PIL import Image
 import lposekit
 import pipelines.build
 from lposekit.errors import UsageError
+from lposekit.recipe import ShardReport
 from lposekit.shards.card import DatasetTotals, read_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
@@ -91,6 +93,7 @@ def test_every_row_ends_in_the_outcome_that_it_deserves(tmp_path: Path) -> None:
     assert rows["error_message"][2].as_py().startswith("few_keypoints: 8 of 17")
 
 
+@pytest.mark.case(18)
 def test_stored_images_are_upright_without_metadata_and_of_the_size_asked_for(tmp_path: Path) -> None:
     marked = np.zeros((200, 400, 3), np.uint8)
     marked[:40, :40] = 255  # upper left as stored; orientation 6 turns it to the upper right
@@ -132,6 +135,33 @@ def test_the_same_command_resumes_and_fetches_only_what_is_missing(tmp_path: Pat
     assert content_digest(layout) == content_digest(DatasetLayout(tmp_path / "whole"))
 
 
+@pytest.mark.case(32)
+def test_the_account_of_a_shard_is_small_and_no_image_travels_with_it(tmp_path: Path) -> None:
+    """What comes back from a worker goes through Ray's store."""
+    # Mutation tried: a report whose `account` holds the thumbnails -> red.
+    reports: list[ShardReport] = []
+
+    def collected(recipe, claim, plans, progress, interrupts):
+        worker = recipe.worker(claim)
+        reports.extend(worker.build(plan) for plan in plans)
+        return RunResult()
+
+    with served(stub_pages(40), tmp_path) as (_, path):
+        run(stub_settings(path, tmp_path / "d"), execute=collected)
+    assert sum(report.num_rows for report in reports) == 40
+    assert max(len(pickle.dumps(report)) for report in reports) < 64 * 2**10
+
+
+@pytest.mark.case(30)
+def test_an_output_below_a_file_is_a_usage_error_before_anything_is_started(tmp_path: Path) -> None:
+    # Mutation tried: `owned_folder` that lets `NotADirectoryError` through -> red.
+    with served(stub_pages(4), tmp_path) as (_, path):
+        (tmp_path / "file").write_text("a file")
+        with pytest.raises(UsageError, match=r"file"):
+            run(stub_settings(path, tmp_path / "file" / "d"), execute=_never)
+
+
+@pytest.mark.case(31)
 def test_other_settings_in_the_same_folder_are_refused_with_the_differing_fields(tmp_path: Path) -> None:
     # Mutation tried: claim_folder without its refusal -> red.
     with served(stub_pages(4), tmp_path) as (_, path):

@@ -18,6 +18,7 @@ from tests.support.stub_build import served, stub_pages, stub_settings, write_ro
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(240)]
 
 
+@pytest.mark.case(12)
 def test_a_network_that_is_down_commits_nothing_and_the_next_run_goes_on(tmp_path: Path) -> None:
     # Mutation tried: committed=True whatever failed -> 24 rows end as connect and are never tried again.
     output, dead = tmp_path / "d", f"http://127.0.0.1:{closed_port()}"

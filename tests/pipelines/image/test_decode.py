@@ -90,6 +90,7 @@ NOT_IMAGES = {
 
 
 @pytest.mark.parametrize(("data", "word"), NOT_IMAGES.values(), ids=NOT_IMAGES)
+@pytest.mark.case(13)
 def test_what_is_no_image_is_named(data: bytes, word: str) -> None:
     with pytest.raises(Rejected, match=word) as caught:
         decode_image(data, SETTINGS)
@@ -142,6 +143,7 @@ except Rejected as rejected:
 """
 
 
+@pytest.mark.case(15)
 def test_a_png_bomb_is_refused_from_its_header_in_300_mb(tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.png"
     bomb.write_bytes(png_bomb(20000, 20000))
@@ -204,6 +206,7 @@ def test_the_image_as_it_came_is_measured_and_not_the_stored_one() -> None:
     assert outcome_of(encoded(photo_rgb(120, 100), "PNG"), ImageSettings(size=50, min_size=64)) is None
 
 
+@pytest.mark.case(15)
 def test_30000_x_1_is_too_small_not_an_error() -> None:
     assert outcome_of(encoded(np.zeros((1, 30000, 3), np.uint8), "PNG")) is Outcome.TOO_SMALL
 
@@ -245,11 +248,13 @@ PIXELS = {
 
 
 @pytest.mark.parametrize(("data", "colour"), PIXELS.values(), ids=PIXELS)
+@pytest.mark.case(15)
 def test_every_kind_of_pixel_becomes_rgb(data: bytes, colour: tuple[int, int, int]) -> None:
     assert rgb_at(data) == colour
 
 
 @pytest.mark.parametrize("black", [0, 100, 255])
+@pytest.mark.case(15)
 def test_cmyk_jpeg_is_read_as_adobe_writes_it(black: int) -> None:
     cmyk = np.full((80, 80, 4), (200, 50, 10, black), np.uint8)
     expected = [(255 - ink) * (255 - black) / 255 for ink in (200, 50, 10)]
@@ -262,6 +267,7 @@ def test_grey_jpeg_becomes_rgb() -> None:
 
 
 @pytest.mark.parametrize("format_", ["GIF", "WEBP", "PNG"])
+@pytest.mark.case(15)
 def test_of_a_moving_image_the_first_frame_is_taken(format_: str) -> None:
     frames = [Image.fromarray(flat(*colour)) for colour in ((250, 0, 0), (0, 250, 0), (0, 0, 250), (9, 9, 9))]
     data = encoded(frames[0], format_, save_all=True, append_images=frames[1:], duration=50)
@@ -291,6 +297,7 @@ def damaged_jpegs(jpeg: bytes, seed: int) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "options", [{}, {"progressive": True}, {"subsampling": 0}], ids=["plain", "progressive", "444"]
 )
+@pytest.mark.case(16)
 def test_a_damaged_jpeg_is_corrupt_never_half_an_image(options: dict[str, Any]) -> None:
     jpeg = encoded(photo_rgb(), "JPEG", quality=90, **options)
     assert outcome_of(jpeg) is None
@@ -367,6 +374,7 @@ def same_but_pixels(one: DecodedImage, other: DecodedImage) -> bool:
 
 
 @pytest.mark.parametrize(("format_", "options"), [("PNG", {"compress_level": 1}), ("JPEG", {"progressive": True})])
+@pytest.mark.case(56)
 def test_an_image_that_needs_more_memory_than_allowed_costs_its_row_only(format_: str, options: dict[str, Any]) -> None:
     # mutations: no _limit_memory in the child -> the large image is decoded; libjpeg's word not looked at -> corrupt
     with ImageDecoder(ImageSettings(decode_memory_bytes=48 * 2**20)) as decoder:
@@ -376,6 +384,7 @@ def test_an_image_that_needs_more_memory_than_allowed_costs_its_row_only(format_
         assert decoder.decode(encoded(photo_rgb(), "JPEG")).width == 320
 
 
+@pytest.mark.case(17)
 def test_a_killed_child_costs_one_row_and_the_next_one_is_decoded() -> None:
     with ImageDecoder(ImageSettings(decode_timeout_s=2.0)) as decoder:
         decoder.start()
@@ -424,6 +433,7 @@ STORED_AS = {  # how an image has to lie in the file so that its orientation mak
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.case(18)
 def test_images_stand_upright_whatever_their_orientation(orientation: int, format_: str) -> None:
     lying = np.ascontiguousarray(STORED_AS[orientation](marked_corner()))
     options = {} if format_ == "PNG" else {"quality": 100}
@@ -459,6 +469,7 @@ def test_an_orientation_that_does_not_exist_counts_as_upright(orientation: int) 
     assert (image.width, image.original_width) == (320, 320)
 
 
+@pytest.mark.case(18)
 def test_no_metadata_leaves() -> None:
     data = encoded(photo_rgb(), "JPEG", exif=exif_bytes(1), comment=b"secret", icc_profile=b"\0" * 200)
     jpeg = encode_jpeg(decode_image(data, SETTINGS).rgb_HWC, 95)

@@ -169,6 +169,7 @@ def test_the_same_url_twice_is_two_rows(server: BadServer, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("column", ["sha256", "md5"])
+@pytest.mark.case(19)
 def test_a_wrong_hash_is_found_before_the_image_is_decoded(server: BadServer, tmp_path: Path, column: str) -> None:
     # mutation: expected.check dropped
     right, wrong = hashlib.new(column, jpeg()).hexdigest(), hashlib.new(column, b"other").hexdigest()

@@ -97,10 +97,11 @@ def test_folder_stands_for_its_lists_sorted_and_shards_run_on_across_files(tmp_p
 def test_fsspec_url_is_read(tmp_path: Path) -> None:
     import fsspec
 
-    with fsspec.open("memory://lists/a.jsonl", "wt") as stream:
+    folder = f"memory://{tmp_path.name}"  # of its own: all tests of a process share that memory
+    with fsspec.open(f"{folder}/a.jsonl", "wt") as stream:
         stream.write(json.dumps(ROWS[0]) + "\n")
-    assert urls_of(build("memory://lists/a.jsonl")) == [ROWS[0]["url"]]
-    assert urls_of(build("memory://lists")) == [ROWS[0]["url"]]
+    assert urls_of(build(f"{folder}/a.jsonl")) == [ROWS[0]["url"]]
+    assert urls_of(build(folder)) == [ROWS[0]["url"]]
 
 
 @pytest.mark.parametrize("seed", [None, 7])
@@ -151,6 +152,7 @@ def test_named_columns_win_and_a_displaced_one_keeps_its_values(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.csv", "a.jsonl"])
+@pytest.mark.case(21)
 def test_missing_column_is_refused_before_work_and_names_the_columns_found(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, [{"link": "u", "caption": "c"}])
     with pytest.raises(UsageError, match=r"no column is called url.*link, caption.*--url-column"):
@@ -160,6 +162,7 @@ def test_missing_column_is_refused_before_work_and_names_the_columns_found(tmp_p
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.csv.gz", "a.jsonl.gz", "a.jsonl", "a.json"])
+@pytest.mark.case(21)
 def test_truncated_list_is_refused_before_work(tmp_path: Path, name: str) -> None:
     # Mutation tried: without check_tail the .gz and .jsonl cases only fail (or pass) while iterating.
     path = write(tmp_path / name, ROWS * 200)
@@ -205,6 +208,7 @@ def test_shards_that_keys_cannot_number_are_refused(tmp_path: Path, rows_per_sha
         build_images(settings)
 
 
+@pytest.mark.case(21)
 def test_null_and_empty_addresses_stay_rows_and_duplicates_keep_their_own_keys(tmp_path: Path) -> None:
     rows = [{"url": url, "caption": "c"} for url in ("u", None, "", "u")]
     planned = rows_of(build(write(tmp_path / "a.parquet", rows)))
@@ -259,6 +263,7 @@ ANY_TEXT = st.lists(st.characters() | NASTY, max_size=60).map("".join)
 
 
 @given(ANY_TEXT, st.integers(0, 40))
+@pytest.mark.case(20)
 def test_any_caption_becomes_storable_and_is_kept_as_far_as_it_can_be(text: str, max_chars: int) -> None:
     # Mutation tried: passing surrogates through makes encode() raise; trimming before counting loses `trimmed`.
     caption, trimmed = clean_caption(text, max_chars)
@@ -284,6 +289,7 @@ def test_captions_come_through_json_lines_and_parquet_whatever_they_hold(
     assert [p.row.caption for p in rows_of(build(parquet))] == expected
 
 
+@pytest.mark.case(20)
 def test_trimmed_captions_are_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", [{"url": "u", "caption": "x" * n} for n in (4, 5, 6)])
     [shard] = iter_shards(build(path, filter=FilterSettings(max_caption_chars=5)))

@@ -126,6 +126,7 @@ def test_a_unit_that_always_kills_its_worker_is_given_up_after_the_attempts_and_
     assert _tries(tmp_path, 0) == 3
 
 
+@pytest.mark.case(26)
 def test_a_unit_that_raises_fails_once_and_says_why(tmp_path: Path) -> None:
     # Mutation tried: retrying RayTaskError like a death -> three tries.
     result, shards, spawned = _run(iter([Unit(0, str(tmp_path), "raises"), Unit(1, str(tmp_path))]), workers=1)
@@ -134,6 +135,7 @@ def test_a_unit_that_raises_fails_once_and_says_why(tmp_path: Path) -> None:
     assert (_tries(tmp_path, 0), spawned) == (1, 1)
 
 
+@pytest.mark.case(32)
 def test_nothing_is_handed_out_ahead_of_a_free_worker(tmp_path: Path) -> None:
     # Mutation: handing out num_workers + 5 -> more units are drawn than workers are free.
     drawn: list[int] = []

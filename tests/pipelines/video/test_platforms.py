@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.sandbox.sandbox import child_environment
+from lposekit.sandbox.sandbox import child_environment
 from pipelines.video.platforms import fetch_platform_video, is_platform_url
 from tests.support.build_process import wait_until
 from tests.support.fixtures import REPOSITORY
@@ -55,6 +55,7 @@ def test_only_pages_of_known_platforms_are_platform_addresses(url: str, expected
     assert is_platform_url(url) is expected
 
 
+@pytest.mark.case(38)
 def test_video_arrives_and_parts_do_not(tmp_path: Path) -> None:
     parts = "for part in part part-Frag3 part-Frag4.part ytdl temp; do echo half > video.mp4.$part; done"
     parts += "; echo half > video.f137.mp4; echo half > video.part; echo half > video.temp"
@@ -146,6 +147,7 @@ def test_failure_is_named(tmp_path: Path, said: str, outcome: Outcome) -> None:
 
 
 # mutation tried: process.kill() in place of os.killpg leaves the sleeper alive: red
+@pytest.mark.case(38)
 def test_late_program_dies_with_all_that_it_started(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(Rejected) as caught:

@@ -118,12 +118,14 @@ def test_a_batch_crosses_the_end_of_an_epoch():
     assert state == OrderState(1, 3)
 
 
+@pytest.mark.case(47)
 def test_resuming_at_the_end_of_an_epoch_starts_the_next():
     size = order().epoch_size(0)
     refs, _ = order().draw(OrderState(0, size), 3)
     assert refs == order().samples(1, 0, 3)
 
 
+@pytest.mark.case(47)
 def test_resuming_behind_the_end_of_an_epoch_is_refused():
     with pytest.raises(LposekitError, match="belongs to other datasets"):
         order().draw(OrderState(0, order().epoch_size(0) + 1), 1)

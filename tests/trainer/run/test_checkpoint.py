@@ -92,6 +92,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path):
 
 
 @pytest.mark.parametrize("harm", DAMAGES)
+@pytest.mark.case(42)
 def test_a_damaged_newest_is_named_and_the_one_before_is_taken(
     harm: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -104,6 +105,7 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_taken(
 
 
 @pytest.mark.parametrize("harm", DAMAGES)
+@pytest.mark.case(42)
 def test_a_damaged_checkpoint_that_the_user_names_is_refused(harm: Callable[[Path], None], tmp_path: Path):
     save(tmp_path, 2, 3)
     harm(step_folder(tmp_path, 3))
@@ -116,6 +118,7 @@ def test_a_checkpoint_that_is_not_there_is_a_wrong_use(tmp_path: Path):
         load_checkpoint(tmp_path / "step-000009")
 
 
+@pytest.mark.case(44)
 def test_removal_keeps_the_newest_whole_ones_and_never_counts_broken_ones(tmp_path: Path):
     # mutation: counting every folder as whole removes step 2 here
     save(tmp_path, 1, 2, 3, 4, 5)
@@ -132,6 +135,7 @@ def test_removal_spares_the_steps_that_are_to_stay(tmp_path: Path):
     assert list_steps(tmp_path) == [5, 4, 1]
 
 
+@pytest.mark.case(41)
 def test_what_a_kill_left_half_written_is_removed_and_never_loaded(tmp_path: Path):
     save(tmp_path, 1)
     shutil.copytree(step_folder(tmp_path, 1), tmp_path / "checkpoints/step-000002.tmp")
@@ -161,6 +165,7 @@ def test_going_on_from_an_older_checkpoint_sets_the_newer_ones_aside(tmp_path: P
     ]
 
 
+@pytest.mark.case(43)
 def test_a_disk_that_fills_up_stops_with_its_name_and_leaves_the_old_ones(tmp_path: Path):
     # with the kernel's own refusal: no file of this process may grow beyond the limit
     # mutation: without the except clause of save_checkpoint, a .tmp folder and a traceback remain
@@ -211,6 +216,7 @@ def overlapping() -> bytes:
     ],
     ids=["pickle", "overlap", "huge-header", "foreign-file"],
 )
+@pytest.mark.case(52)
 def test_a_strangers_file_is_refused_and_runs_nothing(name: str, content: bytes, tmp_path: Path):
     # mutation: taking any file name of the list loads the foreign one
     canary = Path("/tmp/lposekit-was-here")

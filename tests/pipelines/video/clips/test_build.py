@@ -14,8 +14,9 @@ import av
 import pytest
 
 from lposekit.errors import Outcome, UsageError
+from lposekit.sandbox.confinement import Places
+from lposekit.sandbox.sandbox import Sandbox
 from lposekit.setting_values import check_values, flag
-from pipelines.sandbox.sandbox import Sandbox
 from pipelines.video.clips import span as span_clips
 from pipelines.video.clips.account import MAX_CLIPS_OF_VIDEO
 from pipelines.video.clips.answer import unpacked
@@ -98,6 +99,7 @@ def test_clips_hold_exactly_the_frames_that_the_window_function_names(
 # mutation tried: `self._end_shot(now, CUT)` in WindowCursor.push (no margin before a cut) makes this test red
 @pytest.mark.parametrize("margin", [0, 1, 4])
 @pytest.mark.parametrize("stride", [7, 12, 30])
+@pytest.mark.case(39)
 def test_no_clip_spans_a_cut(tmp_path: Path, margin: int, stride: int) -> None:
     path = write_video(tmp_path / "a.mp4", shots(31, 18, 3, 40, 26))
     how = settings(length_frames=12, stride_frames=stride, min_length_frames=4, cut_margin_frames=margin)
@@ -336,7 +338,8 @@ def test_result_survives_the_way_through_the_sandbox(tmp_path: Path) -> None:
     out.mkdir()
     row = VideoRow("a", caption="a caption")
     payload = {"path": str(path), "row": row.to_plain(), "settings": how.to_plain(), "out_dir": str(out)}
-    with Sandbox("pipelines.video.clips.build:build_clips_payload", memory_limit_bytes=2 * 2**30) as sandbox:
+    places = Places(writes=(str(tmp_path),))
+    with Sandbox(TARGET, memory_limit_bytes=2 * 2**30, places=places) as sandbox:
         answer = sandbox.call(payload, timeout_s=60, heartbeat_timeout_s=30)
     assert unpacked(answer) == direct
     assert [file.name for file in sorted(out.iterdir())] == ["00000.mp4", "00001.mp4"]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from lposekit.errors import LposekitError, Outcome
-from pipelines.sandbox.sandbox import Sandbox
+from lposekit.sandbox.sandbox import Sandbox
 from pipelines.video.clips.child import TARGET, build_in_child
 from pipelines.video.clips.records import ClipRecord, VideoResult, VideoRow
 from pipelines.video.clips.settings import (
@@ -126,10 +126,12 @@ def shows_its_frames(clip: ClipRecord, shown: Sequence[int]) -> bool:
 # mutation tried: `_Draft.add` that counts no repeated frame makes both files without an index red
 @pytest.mark.parametrize("places", [8, pytest.param(50, marks=pytest.mark.more)])
 @pytest.mark.parametrize("index", ["index_last", "index_first", "no_index.mkv", "no_index.ts"])
+@pytest.mark.case(36)
 def test_truncated_anywhere(
     sandbox: Sandbox, tmp_path: Path, good: dict[str, bytes], sound: dict[float, str], index: str, places: int
 ) -> None:
     data = good[index]
+    build(sandbox, tmp_path, data)
     pid = sandbox.pid
     kept = 0
     for cut in np.linspace(0, len(data) - 1, places).astype(int):
@@ -155,6 +157,7 @@ def flipped(data: bytes, seed: int, count: int) -> bytearray:
 @pytest.mark.parametrize(
     ("count", "seeds", "invisible"), [(1, 5, 0), pytest.param(1, 20, 2, marks=pytest.mark.more), (200, 20, 0)]
 )
+@pytest.mark.case(37)
 def test_flipped_bits(
     sandbox: Sandbox,
     tmp_path: Path,
@@ -180,6 +183,7 @@ def without_moov(data: bytes) -> bytes:
     return data[: begin - 8]
 
 
+@pytest.mark.case(36)
 def test_missing_index_is_corrupt(sandbox: Sandbox, tmp_path: Path, good: dict[str, bytes]) -> None:
     result = build(sandbox, tmp_path, without_moov(good["index_last"]))
     assert (result.outcome, result.clips) == (Outcome.CORRUPT, ())
@@ -193,6 +197,7 @@ def test_index_that_points_behind_the_end_is_corrupt(sandbox: Sandbox, tmp_path:
     assert build(sandbox, tmp_path, data).outcome is Outcome.CORRUPT
 
 
+@pytest.mark.case(36)
 def test_ten_hours_in_the_header_take_no_longer(sandbox: Sandbox, tmp_path: Path) -> None:
     data = bytearray(write_video(tmp_path / "b.mkv", (moving(n) for n in range(48))).read_bytes())
     struct.pack_into(">d", data, data.index(b"\x44\x89\x88") + 3, 36_000_000.0)
@@ -201,6 +206,7 @@ def test_ten_hours_in_the_header_take_no_longer(sandbox: Sandbox, tmp_path: Path
     assert (result.info["header_duration_s"], result.info["duration_s"]) == (36_000, pytest.approx(1.92))
 
 
+@pytest.mark.case(36)
 def test_audio_alone_is_no_video(sandbox: Sandbox, tmp_path: Path) -> None:
     with av.open(str(tmp_path / "b.m4a"), "w") as container:
         stream = container.add_stream("aac", rate=16000)
@@ -212,6 +218,7 @@ def test_audio_alone_is_no_video(sandbox: Sandbox, tmp_path: Path) -> None:
     assert result.outcome is Outcome.NO_VIDEO_STREAM
 
 
+@pytest.mark.case(36)
 def test_stream_without_a_single_frame_is_corrupt(sandbox: Sandbox, tmp_path: Path) -> None:
     with av.open(str(tmp_path / "b.mkv"), "w") as container:
         stream = container.add_stream("libx264", rate=25)
@@ -221,6 +228,7 @@ def test_stream_without_a_single_frame_is_corrupt(sandbox: Sandbox, tmp_path: Pa
     assert build(sandbox, tmp_path, (tmp_path / "b.mkv").read_bytes(), "a.mkv").outcome is Outcome.CORRUPT
 
 
+@pytest.mark.case(36)
 def test_a_hundred_thousand_frames_a_second_are_no_clip(sandbox: Sandbox, tmp_path: Path) -> None:
     path = write_video(tmp_path / "b.mp4", (moving(n) for n in range(30)), 100_000)
     in_seconds = BuildClipsSettings(shots=ShotSettings(detector="none"))
@@ -229,6 +237,7 @@ def test_a_hundred_thousand_frames_a_second_are_no_clip(sandbox: Sandbox, tmp_pa
     assert result.outcome in {Outcome.TOO_SHORT, Outcome.CORRUPT}
 
 
+@pytest.mark.case(36)
 def test_rate_of_zero_in_the_header_is_measured_instead(sandbox: Sandbox, tmp_path: Path) -> None:
     data = bytearray(write_video(tmp_path / "b.avi", (moving(n) for n in range(48))).read_bytes())
     struct.pack_into("<I", data, data.index(b"avih") + 8, 0)  # microseconds for each frame
@@ -236,6 +245,7 @@ def test_rate_of_zero_in_the_header_is_measured_instead(sandbox: Sandbox, tmp_pa
     assert (result.outcome, result.info["fps"]) == (Outcome.KEPT, 25)
 
 
+@pytest.mark.case(36)
 def test_eight_k_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
     path = write_video(tmp_path / "b.mp4", [np.zeros((4320, 7680, 3), np.uint8)], b_frames=0)
     result = build(sandbox, tmp_path, path.read_bytes())
@@ -289,8 +299,12 @@ def test_full_disk_ends_the_shard_and_not_the_video(tmp_path: Path, good: dict[s
         out.mkdir()
         path = tmp_path / "no-space.mp4"
         path.write_bytes(good["index_last"])
+        (out / "window-0.mp4").symlink_to("/dev/full")
+        everywhere = Path("/")
         with pytest.raises(LposekitError, match="the disk is full"):
-            build_in_child(one, path, VideoRow("a"), HOW, out, timeout_s=60, heartbeat_timeout_s=20)
+            build_in_child(
+                one, path, VideoRow("a"), HOW, out, timeout_s=60, heartbeat_timeout_s=20, work_root=everywhere
+            )
 
 
 # mutation tried: no `except OSError` in build_clips_payload makes this test red (`corrupt`)

@@ -31,6 +31,7 @@ def in_frames(
     )
 
 
+@pytest.mark.case(39)
 def test_a_shot_is_cut_into_windows_end_to_end_and_the_rest_makes_a_shorter_one() -> None:
     windows = clip_windows([0, 25], FPS, in_frames(10, shortest=5))
     assert windows == [Window(0, 10), Window(10, 20), Window(20, 25)]

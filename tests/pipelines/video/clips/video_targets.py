@@ -37,8 +37,6 @@ def build_or_misbehave(payload: Mapping[str, Any]) -> dict[str, Any]:
     elif name == "timeless":
         answer = json.loads(build_clips_payload(payload)["json"])
         return {"json": json.dumps({**answer, "timings_s": {"decode": math.nan}}).encode()}
-    elif name == "no-space":
-        (Path(payload["out_dir"]) / "window-0.mp4").symlink_to("/dev/full")
     elif name == "full":
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
@@ -47,3 +45,15 @@ def build_or_misbehave(payload: Mapping[str, Any]) -> dict[str, Any]:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     return build_clips_payload(payload)
+
+
+def spy(payload: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The names of the files that can be opened, of {name: path}."""
+    opened = []
+    for name, path in payload.items():
+        try:
+            Path(str(path)).read_bytes()
+            opened.append(name)
+        except OSError:
+            continue
+    return {"opened": opened}

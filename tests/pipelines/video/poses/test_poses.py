@@ -23,9 +23,9 @@ from lposekit.cli import main
 from lposekit.errors import Outcome, UsageError
 from lposekit.pose.tracks import read_tracks, write_tracks
 from lposekit.records import Person, PoseFailure
+from lposekit.sandbox import killed
 from lposekit.shards.layout import DatasetLayout
 from lposekit.stage_times import StageTimes
-from pipelines.sandbox import killed
 from pipelines.video.poses.report import PosesReport
 from pipelines.video.poses.run import estimate_poses
 from pipelines.video.poses.settings import FrameLimits, PosesSettings, VideoPoseSettings

@@ -5,15 +5,17 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.sandbox import sandbox
+from lposekit.sandbox import sandbox
 
 IMAGE_HWC = np.arange(512 * 683 * 3, dtype=np.uint32).astype(np.uint8).reshape(512, 683, 3)
 
@@ -90,11 +92,54 @@ def _beat_then_hold_the_gil(payload: Any) -> None:
     _hold_the_gil(payload)
 
 
-def _start_a_process_and_hang(payload: Any) -> None:
-    child = subprocess.Popen(["sleep", "1000"])
-    with open(payload["pid_file"], "w", encoding="ascii") as file:
-        file.write(f"{os.getpid()} {child.pid} ")
-    time.sleep(1000)
+def _connect(payload: Any) -> None:
+    socket.create_connection(("127.0.0.1", payload["port"]), timeout=5)
+
+
+def _open(payload: Any) -> str:
+    with open(payload["path"], encoding="utf-8") as file:
+        return file.read()
+
+
+def _write(payload: Any) -> None:
+    with open(payload["path"], "w", encoding="utf-8") as file:
+        file.write("decoded")
+
+
+def _run(payload: Any) -> None:
+    subprocess.run([payload["program"]], check=True)
+
+
+def _fork(payload: Any) -> None:
+    if os.fork() == 0:
+        os._exit(0)
+
+
+def _start_a_thread(payload: Any) -> str:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(_started).result()
+
+
+def _started() -> str:
+    return "done"
+
+
+def _kill_the_parent(payload: Any) -> None:
+    os.kill(os.getppid(), signal.SIGTERM)
+
+
+def _leave_the_group(payload: Any) -> None:
+    os.setsid()
+
+
+def _outlive_the_parent(payload: Any) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(1, 0, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def _ring(payload: Any) -> None:
+    if ctypes.CDLL(None, use_errno=True).syscall(425, 4, ctypes.create_string_buffer(512)) < 0:
+        raise OSError(ctypes.get_errno(), "io_uring_setup")
 
 
 def _environment(payload: Any) -> dict[str, str]:
@@ -115,7 +160,7 @@ def _print_much(payload: Any) -> str:
 def _forge(payload: Any) -> None:
     """Answer past the library, as a decoder that its input has taken over could."""
     assert sandbox._control is not None
-    fd = next(fd for fd in map(int, os.listdir("/proc/self/fd")) if _is_arena(fd))
+    fd = next(fd for fd in range(64) if _is_arena(fd))
     os.pwrite(fd, payload["text"], 0)
     sandbox._control.send(sandbox._MESSAGE.pack(payload["kind"], 0, payload.get("length", len(payload["text"]))))
     time.sleep(1000)

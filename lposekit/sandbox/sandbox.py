@@ -3,18 +3,17 @@
     sandbox = Sandbox("pipelines.image.decode:decode_payload", memory_limit_bytes=2**30, init_args={...})
     answer = sandbox.call({"data": body}, timeout_s=10)
 
-The child is a fresh interpreter (`python -m pipelines.sandbox.sandbox`), never a fork of a process with threads, so it
+The child is a fresh interpreter (`python -m lposekit.sandbox.sandbox`), never a fork of a process with threads, so it
 works inside Ray actors too. It serves many calls; the first call after its death starts the next one. What it answers
 is parsed, never unpickled (see `arena`), so a decoder that its input has taken over gains nothing here. Control
 messages are 17 bytes through a socket that keeps message borders: none can be half sent, so no read can outlast its
-deadline.
+deadline. Once its imports are done it is confined to decoding (see `confinement`).
 
 Linux only (PR_SET_PDEATHSIG, memfd_create, RLIMIT_DATA on anonymous memory).
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import math
 import os
@@ -29,20 +28,20 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from typing import Any, NoReturn
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.sandbox.arena import Arena
-from pipelines.sandbox.child_limits import die_with_parent
+from lposekit.sandbox.arena import Arena
+from lposekit.sandbox.child_limits import die_with_parent
+from lposekit.sandbox.confinement import Places, confine, give_up_privileges
 
 _MESSAGE = struct.Struct("<cQQ")  # kind; place and length of the payload's JSON in the arena
 _CALL, _BEAT, _ANSWER, _REJECTED, _MEMORY = b"C", b"B", b"A", b"J", b"M"
 _BEAT_EVERY_S = 0.05
 _RESERVED_BYTES = 512 * 2**20  # address space that thread stacks and malloc arenas reserve and do not use
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME")
-_PR_SET_NO_NEW_PRIVS = 38
 _SENT_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -56,7 +55,7 @@ class SandboxCrashed(SandboxError):
 
 class SandboxKilled(SandboxCrashed):
     """The child died by a signal that others send: the kernel that needs memory, a scheduler, whoever clears up after a
-    driver that died. It says nothing about the payload; see `pipelines.sandbox.killed`."""
+    driver that died. It says nothing about the payload; see `lposekit.sandbox.killed`."""
 
 
 class SandboxTimeout(SandboxError):
@@ -74,6 +73,7 @@ class Sandbox:
         and raise `Rejected`, which is raised again here. The child imports this module and nothing else.
     memory_limit_bytes: what a call may allocate on top of the target's imports, so that it means the same everywhere.
     init_args: further keyword arguments; they and the payload are trees as in `arena`.
+    places: the files and folders that it may open by path, beside its program; default: none.
     start_timeout_s: longest time for the start of the child, its imports included.
     """
 
@@ -83,12 +83,14 @@ class Sandbox:
         *,
         memory_limit_bytes: int,
         init_args: Mapping[str, object] | None = None,
+        places: Places | None = None,
         start_timeout_s: float = 120.0,
     ) -> None:
         self._introduction = {
             "target": target,
             "memory_limit_bytes": memory_limit_bytes,
             "init_args": dict(init_args or {}),
+            "places": asdict(places or Places()),
         }
         self._start_timeout_s = start_timeout_s
         self._child: _Child | None = None
@@ -118,6 +120,13 @@ class Sandbox:
         with self._lock:
             if self._child is None:
                 self._start()
+
+    def open_to(self, places: Places) -> None:
+        """Let later calls open these files and folders, and no others; a child that had other ones is replaced."""
+        with self._lock:
+            if self._introduction["places"] != asdict(places):
+                self._introduction["places"] = asdict(places)
+                self._kill()
 
     def close(self) -> None:
         """Kill the child and what it started. A later call starts another one."""
@@ -326,12 +335,13 @@ def serve(control_fd: int, arena_fd: int, parent_pid: int) -> None:
     """Main loop of the child: one introduction, then calls, until the parent hangs up."""
     global _control
     die_with_parent(parent_pid)
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    give_up_privileges()
     _control = socket.socket(fileno=control_fd)
     arena = Arena(arena_fd)
     introduction = _called_payload(arena, _control.recv(_MESSAGE.size))
     target = _imported(introduction["target"])
     _limit_memory(introduction["memory_limit_bytes"])
+    confine(Places(**introduction["places"]))
     _control.send(_MESSAGE.pack(_ANSWER, *arena.write(None)))
     while message := _control.recv(_MESSAGE.size):  # empty: the parent hung up
         _control.send(_served(arena, message, target, introduction["init_args"]))
@@ -377,4 +387,4 @@ def _set_limit(kind: int, value: int) -> None:
 
 if __name__ == "__main__":
     # under its own name: targets that import `beat` must find the module that serves, not a second copy of it
-    importlib.import_module("pipelines.sandbox.sandbox").serve(*(int(argument) for argument in sys.argv[1:]))
+    importlib.import_module("lposekit.sandbox.sandbox").serve(*(int(argument) for argument in sys.argv[1:]))

@@ -24,10 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.sandbox.arena import Arena
-from pipelines.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxError, SandboxMemory, SandboxTimeout, beat
+from lposekit.sandbox.arena import Arena
+from lposekit.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxError, SandboxMemory, SandboxTimeout, beat
 
-TARGETS = "tests.pipelines.sandbox.sandbox_targets"
+TARGETS = "tests.lposekit.sandbox.sandbox_targets"
 MEMORY = 256 * 2**20
 
 
@@ -167,6 +167,7 @@ def test_an_image_travels_in_about_a_millisecond() -> None:
         ("raise", "exit code 1.*no such codec"),
     ],
 )
+@pytest.mark.case(17)
 def test_a_crash_is_named_and_the_next_call_works(bad: Sandbox, how: str, words: str) -> None:
     with pytest.raises(SandboxCrashed, match=words):
         call(bad, how)
@@ -184,6 +185,7 @@ def test_the_targets_own_verdict_passes_and_the_child_stays(bad: Sandbox) -> Non
 
 
 @pytest.mark.parametrize("how", ["loop", "hold_the_gil"])
+@pytest.mark.case(17)
 def test_a_call_that_does_not_come_back_is_killed_in_time(bad: Sandbox, how: str) -> None:
     call(bad, "beat_then_answer", beats=0)
     pid, began_s = bad.pid, time.monotonic()
@@ -224,6 +226,7 @@ def test_beat_outside_a_sandbox_does_nothing() -> None:
 
 
 @pytest.mark.parametrize("how", ["allocate", "allocate_bit_by_bit"])
+@pytest.mark.case(17)
 def test_memory_beyond_the_limit_is_refused_and_the_next_call_works(bad: Sandbox, how: str) -> None:
     # mutation: _limit_memory does nothing -> 8 GB are allocated, or the machine's own limit ends the test
     with pytest.raises(SandboxMemory):
@@ -231,11 +234,13 @@ def test_memory_beyond_the_limit_is_refused_and_the_next_call_works(bad: Sandbox
     assert call(bad, "allocate", num_bytes=MEMORY // 2) == MEMORY // 2
 
 
-def test_what_the_decoder_started_dies_with_it(bad: Sandbox, tmp_path: Path) -> None:
+def test_what_the_decoder_started_dies_with_it() -> None:
     # mutation: process.kill() instead of killpg in _end -> the grandchild lives on
-    with pytest.raises(SandboxTimeout):
-        call(bad, "start_a_process_and_hang", timeout_s=2.0, pid_file=str(tmp_path / "pids"))
-    assert all(ends(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+    with Sandbox("tests.lposekit.sandbox.process_at_import:pids_then_hang", memory_limit_bytes=MEMORY) as sandbox:
+        pids = [*sandbox.call({"hang": False}, timeout_s=30), sandbox.pid]
+        with pytest.raises(SandboxTimeout):
+            sandbox.call({"hang": True}, timeout_s=0.5)
+    assert all(ends(pid) for pid in pids)
 
 
 def test_noise_on_standard_output_is_no_answer(bad: Sandbox) -> None:
@@ -298,7 +303,7 @@ def test_the_child_outlives_the_thread_that_started_it(bad: Sandbox) -> None:
 
 PARENT_SCRIPT = f"""
 import sys, threading
-from pipelines.sandbox.sandbox import Sandbox
+from lposekit.sandbox.sandbox import Sandbox
 sandbox = Sandbox("{TARGETS}:misbehave", memory_limit_bytes=2**28)
 sandbox.start()
 print(sandbox.pid, flush=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipelines.sandbox.sandbox import SandboxKilled
+from lposekit.sandbox.sandbox import SandboxKilled
 
 logger = logging.getLogger(__name__)
 

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from lposekit.errors import Outcome
+from lposekit.sandbox import killed
+from lposekit.sandbox.killed import again_if_killed
+from lposekit.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxKilled
 from pipelines.image.decode import ImageDecoder
 from pipelines.image.settings import ImageSettings
 from pipelines.pose.poison import find_killers
-from pipelines.sandbox import killed
-from pipelines.sandbox.killed import again_if_killed
-from pipelines.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxKilled
 from tests.support.pages import tiny_jpeg
 
-TARGETS = "tests.pipelines.sandbox.sandbox_targets"
+TARGETS = "tests.lposekit.sandbox.sandbox_targets"
 MEMORY = 256 * 2**20
 pytestmark = [pytest.mark.case(94), pytest.mark.timeout(60)]
 
