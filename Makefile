@@ -51,6 +51,10 @@ test-kill: setup  ## kill drivers, workers and models at random moments; compare
 test-slow: setup  ## every slow test: fuzzing, kills, soak runs (long)
 	$(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
 
+.PHONY: test-package
+test-package: setup  ## build the wheel, install it into empty environments, and use it there (asks the package index)
+	$(BIN)/python -m pytest -m slow tests/package --durations=5 $(ARGS)
+
 .PHONY: lint
 lint: setup  ## ruff and the import contract
 	$(BIN)/ruff check .
