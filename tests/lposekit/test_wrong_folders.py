@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from lposekit.cli import main
+from lposekit.errors import UsageError
 from tests.support.dataset_folder import make_dataset
 from tests.support.fixtures import REPOSITORY
+from trainer.run.run_card import read_run_card
 
 CALLS: dict[str, Callable[[str], list[str]]] = {
     "verify": lambda folder: ["verify", folder],
@@ -32,7 +34,7 @@ CALLS: dict[str, Callable[[str], list[str]]] = {
 def test_a_wrong_folder_is_wrong_usage_everywhere(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Mutations tried: LposekitError in `read_card`, in `read_run_card` -> 1.
+    # Mutations tried: LposekitError in `read_card`, in `require_weights_folder` -> 1.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.txt").write_text("000000001\n")
     (tmp_path / "empty").mkdir()
@@ -55,6 +57,15 @@ def test_a_folder_of_another_kind_is_wrong_usage_too(
     for command in ("sample", "pose"):
         assert main(CALLS[command]("images")) == 2
         assert "images" in capsys.readouterr().err
+
+
+@pytest.mark.case(93)
+def test_a_folder_that_is_no_run_is_wrong_usage_wherever_its_card_is_read(tmp_path: Path) -> None:
+    # Mutation tried: LposekitError in `read_run_card`.
+    (tmp_path / "file").write_text("no folder")
+    for folder in (tmp_path, tmp_path / "nosuch", tmp_path / "file"):
+        with pytest.raises(UsageError, match="is no run folder"):
+            read_run_card(folder)
 
 
 @pytest.mark.case(93)
