@@ -75,10 +75,11 @@ def test_a_wrong_run_is_named_before_torch_is_loaded(tmp_path: Path) -> None:
         "import sys; from lposekit.cli import main\n"
         "code = main(['sample', '--run', 'nosuch', '--prompt', 'x', '--output', 'x.mp4'])\n"
         "also = main(['cache-latents', 'nosuch', '--base', 'tiny'])\n"
-        "print(code, also, 'torch' in sys.modules)"
+        "train = main(['train', '--stage', '1', '--data', 'nosuch', '--output', 'new', '--base', 'tiny'])\n"
+        "print(code, also, train, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
-    assert done.stdout.split() == ["2", "2", "False"], done.stderr
+    assert done.stdout.split() == ["2", "2", "2", "False"], done.stderr
 
 
 def test_one_prompt_or_a_file_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
