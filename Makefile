@@ -60,6 +60,10 @@ MINUTES ?= 5
 fuzz: setup  ## changed files for every reader of strangers' bytes; MINUTES=5; what is found is kept in tests/fuzz/found
 	$(BIN)/python -m tests.fuzz.run --minutes $(MINUTES) $(ARGS)
 
+.PHONY: test-package
+test-package: setup  ## build the wheel, install it into empty environments, and use it there (asks the package index)
+	$(BIN)/python -m pytest -m slow tests/package --durations=5 $(ARGS)
+
 .PHONY: lint
 lint: setup  ## ruff and the import contract
 	$(BIN)/ruff check .

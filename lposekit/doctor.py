@@ -158,24 +158,20 @@ def check_gpu() -> Check:
 
 def check_weights(weights_dir: Path | None) -> Iterator[Check]:
     """One line for each model of the zoo: where its weights lie, or where they would come from."""
-    from lposekit.pose.weights import WeightsError, checked_sha256, find_weights, how_checked
-    from lposekit.pose.zoo import DETECTORS, POSE_MODELS
+    from lposekit.pose.at_hand import model_states
 
-    for entry in (*DETECTORS.values(), *POSE_MODELS.values()):
-        name = f"weights {entry.name}"
-        try:
-            path = find_weights(entry.weights, weights_dir)
-            digest = None if path is None else checked_sha256(path, entry.weights)
-        except WeightsError as error:
-            yield Check(name, "bad", str(error))
-            continue
-        if path is None and entry.weights.url:
-            yield Check(name, "note", f"not here; downloaded when needed from {entry.weights.url}")
-        elif path is None:
-            fix = f"put {entry.weights.file} into a folder, name it with LPOSEKIT_WEIGHTS; or use another model"
+    for model in model_states(weights_dir):
+        name, weights = f"weights {model.entry.name}", model.entry.weights
+        if model.state == "here":
+            yield Check(name, "ok", f"{model.path}, checked by {model.checked_by}")
+        elif model.state == "damaged":
+            yield Check(name, "bad", model.problem or "damaged")
+        elif weights.url:
+            fix = f"`lposekit weights --fetch {model.entry.name}`; a build does it, too"
+            yield Check(name, "note", f"not here; published at {weights.url}", fix)
+        else:
+            fix = f"put {weights.file} into a folder, name it with LPOSEKIT_WEIGHTS; or use another model"
             yield Check(name, "note", "not here, and nobody serves them for download", fix)
-        elif digest is not None:
-            yield Check(name, "ok", f"{path}, sha256 {digest[:16]}, checked by {how_checked(entry.weights, digest)}")
 
 
 def check_ray(environ: Mapping[str, str], home: Path) -> Check:

@@ -37,6 +37,7 @@ class Outcome(enum.StrEnum):
     # the owner's word
     ROBOTS = "robots"
     OPT_OUT = "opt_out"
+    REMOVED = "removed"
     # the bytes
     TOO_BIG = "too_big"
     BAD_ENCODING = "bad_encoding"
@@ -148,6 +149,7 @@ OUTCOME_FACTS: dict[Outcome, OutcomeFacts] = {
     Outcome.SHORT_READ: OutcomeFacts("fetch", "network", f"the connection broke; {_AGAIN}", retryable=True),
     Outcome.ROBOTS: OutcomeFacts("fetch", "owner", "the site's robots.txt says no"),
     Outcome.OPT_OUT: OutcomeFacts("fetch", "owner", "a header or the site opts out of AI or data mining"),
+    Outcome.REMOVED: OutcomeFacts("plan", "owner", "taken out of the dataset by `lposekit remove`"),
     Outcome.TOO_BIG: OutcomeFacts("fetch", "bytes", "more bytes than the settings allow"),
     Outcome.BAD_ENCODING: OutcomeFacts("fetch", "bytes", "compressed in a way that cannot be undone"),
     Outcome.NOT_IMAGE: OutcomeFacts("decode", "bytes", "not an image"),

@@ -142,6 +142,9 @@ class KeypointFormat:
     body17: tuple[int, ...]
     sigmas: tuple[float, ...] = COCO17_SIGMAS
 
+    def __repr__(self) -> str:
+        return f"KeypointFormat({self.name}: {len(self.names)} keypoints)"
+
     @property
     def num_keypoints(self) -> int:
         return len(self.names)

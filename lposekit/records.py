@@ -57,6 +57,11 @@ class Person:
     bbox_score: float
     keypoints_K3: npt.NDArray[np.float32]
 
+    def __repr__(self) -> str:
+        box = " ".join(f"{value:.0f}" for value in self.bbox_xyxy)
+        best = float(self.keypoints_K3[:, 2].max(initial=0.0))
+        return f"Person(box {box}, score {self.bbox_score:.2f}, {len(self.keypoints_K3)} keypoints, best {best:.2f})"
+
 
 @dataclass(frozen=True, slots=True)
 class PoseFailure:

@@ -180,10 +180,8 @@ def _without(changes: Mapping[str, object], *names: str) -> dict[str, object]:
 def _outcomes(only: Collection[str]) -> frozenset[Outcome]:
     if not only:
         return frozenset(outcome for outcome in Outcome if outcome.facts.retryable)
-    unknown = sorted(set(only) - {outcome.value for outcome in Outcome} - {"kept"})
-    if unknown or "kept" in only:
-        wrong = unknown or ["kept"]
-        known = [outcome.value for outcome in Outcome if outcome != "kept"]
+    known = [outcome.value for outcome in Outcome if outcome not in (Outcome.KEPT, Outcome.REMOVED)]
+    if wrong := sorted(set(only) - set(known)):
         raise UsageError(
             f"--only {', '.join(wrong)}: no such outcome to retry{nearest(wrong[0], known)} Known: {', '.join(known)}."
         )

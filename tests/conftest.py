@@ -42,4 +42,6 @@ def reports_are_written_here() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipelines.build.write_report", report_here)
         patch.setattr("pipelines.image.refilter.write_report", report_here)
+        patch.setattr("pipelines.remove.write_report", report_here)
+        patch.setattr("pipelines.made_of.write_report", report_here)
         yield

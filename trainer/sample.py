@@ -67,6 +67,8 @@ def run(settings: SampleSettings, *, estimate: Estimate, dry_run: bool = False) 
     facts = read_facts(settings)
     outputs = output_paths(settings, facts.stage, len(prompts))
     refuse_outputs(settings, outputs)
+    if settings.prompts is None:
+        say_replaced(outputs[0])
     device = choose_device(settings.compute.device)
     try_scheduler(settings)
     height, width = settings.height or facts.size, settings.width or facts.size
@@ -115,10 +117,18 @@ def sample_all(
         if finished and finished.holds(output, prompt):
             report.sampled.append(Sampled(prompt, output, [], None, 0.0, unchanged=True))
             continue
+        if finished:
+            say_replaced(output)
         with progress(settings.steps, f"prompt {number} of {len(prompts)}") as on_step:
             report.sampled.append(sample_one(pipeline, prompt, output, skeletons, plan, settings, report, on_step))
         if finished:
             finished.add(output, prompt)
+
+
+def say_replaced(output: Path) -> None:
+    """Say that a result which is there will be another one."""
+    if os.path.lexists(output):
+        log.warning("--output %s is there, and will be replaced", output)
 
 
 def warn_long(pipeline: FollowYourPosePipeline, prompts: Sequence[str]) -> None:

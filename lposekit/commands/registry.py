@@ -103,6 +103,13 @@ COMMANDS = {
             can_dry_run=True,
         ),
         Command(
+            "remove",
+            "take images and clips out of a dataset, for good",
+            settings="lposekit.commands.remove:RemoveSettings",
+            folder_field="data",
+            can_dry_run=True,
+        ),
+        Command(
             "cache-latents",
             "cache the VAE latents of a dataset, to train without the VAE",
             settings="trainer.settings:CacheLatentsSettings",
@@ -128,6 +135,11 @@ COMMANDS = {
             "check every file of a dataset against its commit markers",
             settings="lposekit.commands.verify:VerifySettings",
             folder_field="data",
+        ),
+        Command(
+            "weights",
+            "list, check and fetch the weights of detectors and pose models",
+            settings="lposekit.commands.weights:WeightsSettings",
         ),
         Command(
             "doctor",

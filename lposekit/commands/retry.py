@@ -40,7 +40,7 @@ class RetrySettings:
     ray_address: str | None = None
     """Address of a running Ray cluster; default: start a local one."""
     weights_dir: Path | None = None
-    """First folder to search for weights; then LPOSEKIT_WEIGHTS, the user's cache, and the publisher."""
+    """First folder to search for weights; then LPOSEKIT_WEIGHTS, the cache, the publisher (docs/guide/models.md)."""
     allow_private_addresses: Annotated[bool, FLAG_ONLY] = False
     """Also fetch from private addresses. Flag only: refused in settings files and the environment."""
     allow_outside_paths: Annotated[bool, FLAG_ONLY] = False

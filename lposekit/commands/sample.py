@@ -12,6 +12,7 @@ from lposekit.commands.output import finish
 from lposekit.commands.registry import COMMANDS
 from lposekit.errors import LposekitError, UsageError
 from trainer.inference.settings import SampleSettings
+from trainer.run.places import require_weights_folder
 
 if TYPE_CHECKING:
     from lposekit.pose.tracks import PoseTracks
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 def run(argv: Sequence[str]) -> int:
     loaded = load(COMMANDS["sample"], SampleSettings, argv)
+    if loaded.settings.run is not None:
+        require_weights_folder(loaded.settings.run)  # before torch is loaded, which takes seconds
     from trainer import sample
 
     estimate = refuse_estimate if loaded.dry_run else estimate_poses

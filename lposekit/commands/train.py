@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from lposekit.commands.flags import load
 from lposekit.commands.output import finish
 from lposekit.commands.registry import COMMANDS
+from lposekit.shards.card import read_card
+from lposekit.shards.layout import DatasetLayout
 from trainer.settings import TrainSettings
 
 
@@ -18,6 +20,8 @@ def run(argv: Sequence[str]) -> int:
         # under torchrun all processes come here alike; one of them says it
         logging.getLogger("lposekit.commands").setLevel(logging.WARNING)
     loaded = load(COMMANDS["train"], TrainSettings, argv)
+    for folder in loaded.settings.data:
+        read_card(DatasetLayout(folder))  # a wrong one is named before torch is loaded, which takes seconds
     from trainer import train
 
     report = train.run(loaded.settings, dry_run=loaded.dry_run)

@@ -20,14 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lposekit.pose.weights import (
-    WeightsError,
-    cache_folder,
-    checked_sha256,
-    download,
-    find_weights,
-    partial_name,
-)
+from lposekit.pose.download import download
+from lposekit.pose.weights import WeightsError, cache_folder, checked_sha256, find_weights, partial_name
 from lposekit.pose.zoo import WeightsFile
 from lposekit.shards.files import replacing
 from lposekit.store import LocalStore

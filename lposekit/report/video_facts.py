@@ -25,6 +25,7 @@ WINDOW_WORDS = {
     "too_short": "too short, because the video ended",
     "max_clips": "beyond the largest number of clips of one video",
     "low_motion": "too little moves",
+    "removed": "taken out by `lposekit remove`",
     "black": "black",
     "dark": "too dark",
     "frozen": "the image stands still",

@@ -91,6 +91,11 @@ class DatasetCard:
     extra: JsonObject = field(default_factory=dict)
     """What else a kind states, and the keys of newer versions: kept as they are."""
 
+    def __repr__(self) -> str:
+        totals = self.totals
+        counted = f", {totals.samples} samples of {totals.rows} rows in {totals.shards} shards" if totals else ""
+        return f"DatasetCard({self.kind}{counted}, lposekit {self.lposekit or 'unknown'})"
+
     @classmethod
     def from_json(cls, values: JsonObject) -> DatasetCard:
         """From what the file holds.

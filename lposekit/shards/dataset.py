@@ -5,18 +5,18 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lposekit.errors import LposekitError
+from lposekit.errors import LposekitError, UsageError
 from lposekit.json_values import parse_json_object
 from lposekit.records import Person
 from lposekit.shards.card import DatasetCard, read_card
@@ -27,6 +27,11 @@ from lposekit.shards.tables import shard_table
 from lposekit.store_reads import kind_of
 from lposekit.stored_media import decode_stored_jpeg
 
+if TYPE_CHECKING:
+    import pandas
+
+    from lposekit.shards.torch_samples import TorchSamples
+
 
 @dataclass(frozen=True)
 class PoseSample:
@@ -34,6 +39,10 @@ class PoseSample:
 
     key: str
     members: dict[str, bytes]
+
+    def __repr__(self) -> str:
+        caption = f", {self.caption[:40]!r}" if "txt" in self.members else ""
+        return f"PoseSample({self.key}: {' '.join(self.members) or 'empty'}{caption})"
 
     @property
     def rgb_HWC(self) -> npt.NDArray[np.uint8]:
@@ -130,6 +139,9 @@ class PoseDataset(Sequence[PoseSample]):
         self.shards = shards
         self._ends = list(itertools.accumulate(len(shard) for shard in shards))
 
+    def __repr__(self) -> str:
+        return f"PoseDataset({str(self.root)!r}: {self.card.kind}, {len(self)} samples in {len(self.shards)} shards)"
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
@@ -146,6 +158,10 @@ class PoseDataset(Sequence[PoseSample]):
         which = bisect.bisect_right(self._ends, index)
         shard = self.shards[which]
         row = index - (self._ends[which] - len(shard))
+        return self.sample(shard, row)
+
+    def sample(self, shard: ShardIndex, row: int) -> PoseSample:
+        """One sample of a shard of `shards`, by its place in it."""
         return PoseSample(str(shard.keys[row]), read_members(shard, row))
 
     def rows(self) -> pa.Table:
@@ -153,6 +169,61 @@ class PoseDataset(Sequence[PoseSample]):
         layout = DatasetLayout(self.root)
         tables = [shard_table(layout, layout.parquet(shard.shard)) for shard in self.shards]
         return pa.concat_tables(tables, promote_options="permissive")
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The rows, as `rows`, for pandas.
+
+        Raises:
+            LposekitError: pandas is not installed.
+        """
+        try:
+            import pandas  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise LposekitError("to_pandas needs pandas: `pip install pandas`, or lposekit[build].") from error
+        return self.rows().to_pandas()
+
+    def torch(
+        self,
+        transform: Callable[[PoseSample], Any] | None = None,
+        *,
+        size: int = 512,
+        style: str = "followyourpose",
+        shuffle_seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> TorchSamples:
+        """The samples for `torch.utils.data.DataLoader`, which batches them and may have workers: each takes whole
+        shards, so that there should be as many shards as workers, or more.
+
+        Args:
+            transform: from a sample to what the loader batches; a function that can be pickled. Default, of images
+                only: `{"key", "caption", "image", "skeleton"}`, the last two uint8 [3, size, size], RGB.
+            size, style: of the default transform's images and skeletons.
+            shuffle_seed: shuffle the shards, and the samples within each; `set_epoch` gives each epoch an order of its
+                own. None: in order.
+            rank, world_size: of several processes, this one's part: whole shards, too.
+
+        Raises:
+            UsageError: a dataset of another kind without `transform`. LposekitError: torch is not installed.
+        """
+        try:
+            from lposekit.shards.torch_samples import ImageAndSkeleton, TorchSamples
+        except ModuleNotFoundError as error:
+            raise LposekitError("torch is not installed: `pip install torch`, or lposekit[train].") from error
+        if transform is None and self.card.kind != "image":
+            raise UsageError(f"a dataset of kind {self.card.kind!r} has no default transform: name one.")
+        return TorchSamples(self, transform or ImageAndSkeleton(size, style), shuffle_seed, rank, world_size)
+
+    def hf_features(self) -> Any:
+        """The types of the tars, for `datasets.load_dataset("webdataset", data_files=..., features=...)`, of images.
+        Without them it goes by the first five samples, and fails where a column that is empty there is not later.
+
+        Raises:
+            LposekitError: the package `datasets` is not installed.
+        """
+        from lposekit.shards.hf_features import hf_features
+
+        return hf_features(self)
 
     def thumbnails(self) -> pa.Table:
         """Small images (column `jpeg`) of rows that were seen and turned down."""

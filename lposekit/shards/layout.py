@@ -44,6 +44,16 @@ class DatasetLayout:
         return self.meta / "private.json"
 
     @property
+    def removed(self) -> Path:
+        """What was taken out and must not come back: see `pipelines.fetch.removals`."""
+        return self.meta / "removed.json"
+
+    @property
+    def latents(self) -> Path:
+        """Caches of VAE latents, a dataset folder each."""
+        return self.meta / "latents"
+
+    @property
     def log(self) -> Path:
         return self.meta / "log.jsonl"
 

@@ -25,6 +25,7 @@ from lposekit.shards.layout import SCHEMA_VERSION, DatasetLayout
 from lposekit.shards.pose_json import PoseHead, person_record, pose_card, pose_json
 from lposekit.shards.private import whole_settings
 from lposekit.stage_times import StageTimes
+from pipelines.fetch.removals import read_removals, write_removals
 from pipelines.image.stored import NEEDS_PIXELS, stored_persons
 from pipelines.image.worker import IMAGE_SHARDS
 from pipelines.job.build_report import BuildReport
@@ -124,6 +125,8 @@ def _count_only(work: _Refilter) -> BuildReport:
 
 def _write_all(work: _Refilter) -> BuildReport:
     start = time.monotonic()
+    if removals := read_removals(work.source):
+        write_removals(work.target, removals)  # a later `retry` of the new folder does not bring it back
     done = set(work.target.committed_shards())
     for shard in work.source.committed_shards():
         # A shard that an interrupted run committed is judged again, for the lists that span shards, but not rewritten.

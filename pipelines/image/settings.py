@@ -118,7 +118,7 @@ class BuildImagesSettings:
     pose_model: str = "hrnet-w48"
     """Pose model: hrnet-w48, hrnet-w32, rtmpose-t, rtmpose-s, rtmpose-m, rtmpose-m-wholebody, tinypose."""
     weights_dir: Annotated[Path | None, MAY_CHANGE] = None
-    """First folder to search for weights; then LPOSEKIT_WEIGHTS, the user's cache, and the publisher."""
+    """First folder to search for weights; then LPOSEKIT_WEIGHTS, the cache, the publisher (docs/guide/models.md)."""
     allow_private_addresses: Annotated[bool, FLAG_ONLY, MAY_CHANGE] = False
     """Also fetch from private addresses. Flag only: refused in settings files and the environment."""
     ray_address: Annotated[str | None, MAY_CHANGE] = None

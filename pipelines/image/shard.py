@@ -17,6 +17,7 @@ from typing import Protocol
 from lposekit.errors import Outcome
 from lposekit.records import ImageRow, Person
 from lposekit.stage_times import StageTimes
+from pipelines.fetch.removals import DETAIL, Removals, traits
 from pipelines.image.breaker import CircuitBreaker
 from pipelines.image.download import FetchedRow
 from pipelines.image.plan import ShardPlan
@@ -48,6 +49,7 @@ class ImageStages:
     dedup: bool
     network_failure_limit: float | None
     network_failure_window: int
+    removals: Removals
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def image_rows(
     """What each row of a shard leaves behind, in row order.
 
     Args:
-        plan: the shard's rows; those that the plan decided (metadata filter) are not fetched.
+        plan: the shard's rows; those that the plan decided (metadata filter), or that were removed from the dataset,
+            are not fetched.
         work_dir: an empty folder for what the download leaves on the way.
         earlier: what an earlier build of this shard left and this one takes over.
 
@@ -87,34 +90,38 @@ def image_rows(
     """
     earlier = earlier or EarlierRows()
     positions = {planned.row.key: position for position, planned in enumerate(plan.rows)}
-    decided = _decided_rows(plan, earlier)
+    decided = _decided_rows(plan, earlier, stages.removals)
     wanted = [planned.row for planned in plan.rows if planned.row.key not in decided]
     with contextlib.closing(stages.download(wanted, work_dir, times, cancel)) as fetched:
         runs = in_runs(fetched, {row.key: positions[row.key] for row in wanted}, stages.batch_size)
         posed = with_poses(runs, stages.poses, times, earlier.known)
-        stored = (_stored(row, earlier.known.get(row.fetched.row.key), stages.rules, times) for row in posed)
+        stored = (_stored(row, earlier.known.get(row.fetched.row.key), stages, times) for row in posed)
         rows = _in_row_order(itertools.chain(decided.values(), stored), positions)
         if stages.dedup:
             rows = _without_duplicates(rows)
         yield from _unless_network_down(rows, earlier.carried, stages)
 
 
-def _decided_rows(plan: ShardPlan, earlier: EarlierRows) -> dict[str, RowResult]:
+def _decided_rows(plan: ShardPlan, earlier: EarlierRows, removals: Removals) -> dict[str, RowResult]:
     """Rows that need no fetch, by key."""
     decided = {}
     for planned in plan.rows:
         key = planned.row.key
         if key in earlier.carried:
             decided[key] = earlier.carried[key]
+        elif removals and removals.name(traits(planned.row.url, keys=[key])):
+            decided[key] = unposed_row(planned.row, Outcome.REMOVED, DETAIL)
         elif planned.outcome is not None:
             decided[key] = unposed_row(planned.row, planned.outcome, planned.detail)
     return decided
 
 
-def _stored(posed: PosedRow, known: KnownPose | None, rules: ImageRules, times: StageTimes) -> RowResult:
+def _stored(posed: PosedRow, known: KnownPose | None, stages: ImageStages, times: StageTimes) -> RowResult:
     """Judge a row and encode what is kept of it."""
-    fetched = posed.fetched
+    fetched, rules = posed.fetched, stages.rules
     with times.stage("encode", fetched.row.key):
+        if stages.removals.name(traits(sha256=[fetched.sha256])):
+            return unposed_row(fetched.row, Outcome.REMOVED, DETAIL)
         if fetched.outcome is not None:
             return unposed_row(fetched.row, fetched.outcome, fetched.detail, fetched.image, fetched.sha256)
         assert fetched.image is not None, "a row without an outcome has an image"

@@ -12,6 +12,7 @@ from lposekit.recipe import Claim, ShardReport
 from lposekit.records import ImageRow
 from lposekit.shards.layout import DatasetLayout
 from lposekit.stage_times import StageTimes
+from pipelines.fetch.removals import read_removals
 from pipelines.image.download import FetchedRow
 from pipelines.image.plan import ShardPlan
 from pipelines.image.rows import OWN_COLUMNS, ImageRules
@@ -50,6 +51,7 @@ class ImageWorker:
             settings.fetch.dedup,
             settings.network_failure_limit,
             settings.network_failure_window,
+            read_removals(DatasetLayout(claim.root)),
         )
 
     def build(self, plan: ShardPlan | RetryPlan) -> ShardReport:

@@ -49,9 +49,12 @@ def row_columns(
 ) -> dict[str, object]:
     """The list's columns as they came, then ours (`own`): empty, but for key, status, outcome and message.
 
-    Of addresses, user names, passwords and what `query` says are left out (see `stored_address`).
+    Of addresses, user names, passwords and what `query` says are left out (see `stored_address`). Of a removed row
+    nothing stays of what the list said.
     """
     own = tuple(own)
+    if outcome is Outcome.REMOVED:
+        return removed_columns((*LIST_COLUMNS, *extra, *own), key, detail)
     message = None if outcome is Outcome.KEPT else f"{outcome.value}: {detail}"[:MAX_ERROR_CHARS]
     return {
         "url": _shown(url, query),
@@ -62,6 +65,19 @@ def row_columns(
         "status": img2dataset_status(outcome, stored),
         "error_message": message,
         "outcome": outcome.value,
+    }
+
+
+def removed_columns(names: Iterable[str], key: object, detail: str) -> dict[str, object]:
+    """What stays of a row that was removed: that there was one, and its key."""
+    status = img2dataset_status(Outcome.REMOVED, stored=False)
+    message = f"{Outcome.REMOVED.value}: {detail}"
+    return {
+        **dict.fromkeys(names),
+        "key": key,
+        "status": status,
+        "error_message": message,
+        "outcome": Outcome.REMOVED.value,
     }
 
 

@@ -9,7 +9,8 @@ from typing import Literal, Protocol
 
 from lposekit.errors import UsageError
 from lposekit.pose import stub
-from lposekit.pose.weights import require_weights
+from lposekit.pose.at_hand import require_weights
+from lposekit.pose.weights import named_folder
 from lposekit.pose.zoo import Precision, detector_entry, pose_entry, precision_on
 from lposekit.recipe import Machine, Pool
 from pipelines.pose.actor import PoseActor, PoseSpec
@@ -94,7 +95,7 @@ def require_models(settings: PoseModelSettings, *, may_download: bool) -> None:
     """Look for the weights, which may take minutes. On a cluster its nodes need them, and this machine may lack them.
 
     Raises:
-        UsageError, WeightsError: see `lposekit.pose.weights.require_weights`.
+        UsageError, WeightsError: see `lposekit.pose.at_hand.require_weights`.
     """
     if settings.pose_model == stub.NAME or settings.ray_address or os.environ.get("RAY_ADDRESS"):
         return
@@ -111,11 +112,11 @@ def pose_spec(settings: PoseModelSettings, device: str, box_score_threshold: flo
     """
     pose = settings.pose
     # Named here, not left to the environment: the actors may run on other machines and in bare children.
-    named = settings.weights_dir or os.environ.get("LPOSEKIT_WEIGHTS")
+    named = settings.weights_dir or named_folder()
     return PoseSpec(
         settings.detector,
         settings.pose_model,
-        Path(named).resolve() if named else None,
+        named.resolve() if named else None,
         device,
         precision_on(device, pose.precision),
         box_score_threshold,

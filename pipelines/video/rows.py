@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
+from lposekit.errors import Outcome
 from lposekit.json_values import JsonValue, strict_json
 from lposekit.records import Columns
 from lposekit.shards.layout import sum_counts
-from pipelines.job.rows import RowResult, Sample, row_columns
+from pipelines.fetch.removals import DETAIL
+from pipelines.job.rows import LIST_COLUMNS, RowResult, Sample, removed_columns, row_columns
 from pipelines.job.shard import ShardKind
 from pipelines.video.clips.records import ClipRecord, VideoResult, VideoRow
 
 CLIP_DIGITS = 4
+REMOVED_WINDOW = "removed"
+"""Why the window of a clip that was removed is no clip."""
 OWN_COLUMNS: dict[str, pa.DataType] = {
     "key": pa.string(),
     "status": pa.string(),
@@ -57,6 +62,8 @@ def video_row(
     key: str, row: VideoRow, result: VideoResult, sha256: str | None, samples: Iterable[Sample] = ()
 ) -> RowResult:
     """What a video leaves behind; `samples`: its clips, read while the row is written."""
+    if result.outcome is Outcome.REMOVED:
+        return removed_video(key, [*LIST_COLUMNS, *row.extra, *OWN_COLUMNS])
     stored = bool(result.clips)
     first = result.clips[0] if stored else None
     columns = row_columns(
@@ -85,6 +92,29 @@ def video_row(
         "clip_duration_s": [clip.end_s - clip.start_s for clip in result.clips],
     }
     return RowResult(key, result.outcome, columns, samples)
+
+
+def removed_video(key: str, names: Iterable[str]) -> RowResult:
+    """The row of a video that was removed; `names`: of its columns. Its windows count no more."""
+    none: dict[str, list[object]] = {name: [] for name in ("cuts_s", "clip_keys", "clip_motion", "clip_duration_s")}
+    columns = removed_columns(names, key, DETAIL) | {"num_windows": 0, "num_clips": 0, "dropped": "{}", **none}
+    return RowResult(key, Outcome.REMOVED, columns)
+
+
+def without_clips(row: RowResult, removed: Collection[str]) -> RowResult:
+    """A video's row and samples without the clips of these keys; a video of which none is left is removed."""
+    keys = row.columns["clip_keys"] or []
+    left = [i for i, key in enumerate(keys) if key not in removed]
+    if len(left) == len(keys):
+        return row
+    if not left:
+        return removed_video(row.key, row.columns)
+    dropped = json.loads(row.columns["dropped"])
+    dropped[REMOVED_WINDOW] = dropped.get(REMOVED_WINDOW, 0) + len(keys) - len(left)
+    lists = {name: [row.columns[name][i] for i in left] for name in ("clip_keys", "clip_motion", "clip_duration_s")}
+    columns = {**row.columns, **lists, "num_clips": len(left), "dropped": json.dumps(dropped, sort_keys=True)}
+    samples = ((key, members) for key, members in row.samples if key not in removed)
+    return replace(row, columns=columns, samples=samples)
 
 
 def window_account(rows: Sequence[Columns]) -> dict[str, JsonValue]:

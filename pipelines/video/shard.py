@@ -13,6 +13,7 @@ from lposekit.records import sample_key
 from lposekit.sandbox.sandbox import Sandbox
 from lposekit.shards.layout import DatasetLayout
 from lposekit.stage_times import StageTimes
+from pipelines.fetch.removals import Removals, refuse_removed, traits
 from pipelines.fetch.urls import parse_web_url
 from pipelines.job.lock import work_folder
 from pipelines.job.rows import RowResult
@@ -20,7 +21,7 @@ from pipelines.job.stored import read_stored_shard
 from pipelines.video.clips.child import build_in_child
 from pipelines.video.clips.records import VideoResult, VideoRow
 from pipelines.video.clips.settings import BuildClipsSettings
-from pipelines.video.rows import clip_members, video_row
+from pipelines.video.rows import clip_members, video_row, without_clips
 from pipelines.video.settings import DecodeLimits
 from pipelines.video.source import VideoSource
 
@@ -43,6 +44,7 @@ class VideoStages:
     sandbox: Sandbox
     clips: BuildClipsSettings
     limits: DecodeLimits
+    removals: Removals
 
 
 def video_rows(
@@ -61,7 +63,7 @@ def video_rows(
             continue
         key = sample_key(plan.shard, position)
         with work_folder(layout, claim.run_id, key) as work_dir:
-            yield _build_video(key, row, work_dir, stages, times)
+            yield without_clips(_build_video(key, row, work_dir, stages, times), stages.removals.keys)
 
 
 def _build_video(key: str, row: VideoRow, work_dir: Path, stages: VideoStages, times: StageTimes) -> RowResult:
@@ -69,10 +71,12 @@ def _build_video(key: str, row: VideoRow, work_dir: Path, stages: VideoStages, t
     out_dir, sha256, name = work_dir / "clips", None, f"{key} {_told(row)}"
     out_dir.mkdir()
     try:
+        refuse_removed(stages.removals, traits(row.source, keys=[key]))
         with times.stage("fetch", name):
             path = stages.source.file(row, work_dir)
         with times.stage("hash", name):
             sha256 = stages.source.sha256(row, path)
+            refuse_removed(stages.removals, traits(sha256=[sha256]))
             stages.source.check_hash(row, path)
     except Rejected as rejected:
         return video_row(key, row, VideoResult(rejected.outcome, rejected.detail), sha256)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from lposekit.recipe import Claim, ShardReport
 from lposekit.sandbox.sandbox import Sandbox
+from lposekit.shards.layout import DatasetLayout
 from lposekit.stage_times import StageTimes
 from pipelines.fetch.deadline import Deadline
 from pipelines.fetch.policy import Blocklist
 from pipelines.fetch.polite import polite_opener
+from pipelines.fetch.removals import read_removals
 from pipelines.fetch.settings import FetchSettings, TransportSettings
 from pipelines.fetch.urls import parse_web_url
 from pipelines.job.shard import write_shard
@@ -39,6 +41,7 @@ class VideoWorker:
             Sandbox(TARGET, memory_limit_bytes=settings.limits.memory_bytes),
             clips_settings(settings),
             settings.limits,
+            read_removals(DatasetLayout(claim.root)),
         )
 
     def build(self, plan: VideoPlan) -> ShardReport:

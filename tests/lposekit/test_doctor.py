@@ -79,11 +79,13 @@ def test_weights_say_where_they_lie_where_they_come_from_or_that_they_are_wrong(
 ) -> None:
     monkeypatch.delenv("LPOSEKIT_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "rtmdet_nano_320_coco-person.pth").write_bytes(b"not the weights")
     checks = {check.name: check for check in check_weights(tmp_path)}
     assert checks["weights rtmdet-nano-rebuilt"].state == "bad"
     assert checks["weights hrnet-w48"].state == "note"
     assert "https://" in checks["weights hrnet-w48"].found
+    assert "lposekit weights --fetch hrnet-w48" in checks["weights hrnet-w48"].fix
     assert "LPOSEKIT_WEIGHTS" in checks["weights tinypose"].fix
 
 

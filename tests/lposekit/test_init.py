@@ -12,7 +12,7 @@ import pytest
 
 from lposekit.cli import main
 from lposekit.commands.flags import load
-from lposekit.commands.registry import COMMANDS
+from lposekit.commands.registry import COMMANDS, TABLES
 from lposekit.settings import table_layer
 
 
@@ -36,6 +36,12 @@ def test_every_example_in_a_comment_is_a_valid_setting(tmp_path: Path) -> None:
     assert content.pop("preset") == "followyourpose"
     for table, values in content.items():
         table_layer(owners[table].load_settings_class(), values, table)
+
+
+def test_the_template_has_a_table_for_every_command(tmp_path: Path) -> None:
+    # Mutation tried: without [pose].
+    main(["init", "--folder", str(tmp_path)])
+    assert set(tomllib.loads((tmp_path / "lposekit.toml").read_text())) == set(TABLES)
 
 
 def test_existing_file_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ MEMBER = "latents.npy"
 
 def caches_folder(dataset_root: Path) -> Path:
     """Where the caches of a dataset lie, one folder each."""
-    return dataset_root / "_dataset" / "latents"
+    return DatasetLayout(dataset_root).latents
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from lposekit.errors import LposekitError
+from lposekit.errors import LposekitError, UsageError
 from lposekit.json_values import (
     COUNT,
     NUMBER,
@@ -23,6 +23,8 @@ from lposekit.shards.files import write_json
 from lposekit.store import LocalStore
 
 RUN_NAME = "run.json"
+KEYS_NAME = "keys.jsonl"
+"""Beside it, where it is asked for: the keys of the samples of every step."""
 SCHEMA = 1
 MAX_BYTES = 2**24
 
@@ -128,13 +130,16 @@ def read_run_card(run_dir: Path) -> RunCard:
     """`run.json` of a run folder.
 
     Raises:
-        LposekitError: it is no run folder, or its card is damaged or of a newer schema.
+        UsageError: it is no run folder. LposekitError: its card is damaged, or of a newer schema.
     """
     path = run_dir / RUN_NAME
     try:
         values = read_json_object(LocalStore(run_dir), RUN_NAME, MAX_BYTES)
-    except FileNotFoundError:
-        raise LposekitError(f"{run_dir} is no run folder: it has no {RUN_NAME}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            f"{run_dir} is no run folder: it has no {RUN_NAME}. Name a folder that was given as --output to "
+            "`lposekit train`."
+        ) from None
     except (OSError, ValueError) as error:
         raise LposekitError(f"{path}: not readable as JSON ({error}). Restore it from a copy.") from error
     schema = values.get("schema")

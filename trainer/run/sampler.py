@@ -35,13 +35,13 @@ from trainer.model.tiny import TINY, quiet_progress_bars
 from trainer.model.unet import VideoUNet, inflate
 from trainer.run.checkpoint import EMA, WEIGHTS, copy_weights, load_checkpoint, newest_whole, step_folder
 from trainer.run.folder import fingerprint
+from trainer.run.places import MODEL_INDEX, require_weights_folder
 from trainer.run.pose_weights import COPY_NAME, own_copy
 from trainer.run.run_card import BaseFacts, RunCard, read_run_card
 from trainer.stages import build_stage
 
 log = logging.getLogger(__name__)
 
-MODEL_INDEX = "model_index.json"
 MAX_INDEX_BYTES = 2**20
 MAX_SIZE = 8192
 ALLOWED = {"stage": range(1, 3), "size": range(8, MAX_SIZE + 1, 8), "frames": range(1, 2**16)}
@@ -81,13 +81,12 @@ def read_facts(settings: SampleSettings) -> WeightsFacts:
         official_files(settings.official_weights)
         return WeightsFacts(f"published weights {settings.official_weights}")
     assert settings.run is not None
+    require_weights_folder(settings.run)
     if (settings.run / MODEL_INDEX).is_file():
         index = _index(settings.run)
         if index.get("_class_name") != FollowYourPosePipeline.__name__:
             raise UsageError(f"--run {settings.run}: a pipeline of another kind ({index.get('_class_name')}).")
         return _facts(f"pipeline {settings.run}", None, index)
-    if not settings.run.is_dir():
-        raise UsageError(f"--run {settings.run}: there is no such folder. Name a run folder of `lposekit train`.")
     card = read_run_card(settings.run)
     return _facts(f"run {settings.run}", card, card.as_json())
 

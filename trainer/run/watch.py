@@ -27,13 +27,13 @@ from trainer.run.metrics import (
     rewind,
 )
 from trainer.run.probe import PoseProbe, build_probe
+from trainer.run.run_card import KEYS_NAME
 from trainer.run.train_module import StepOutcome, TrainModule
 from trainer.run.validation_images import ValidationSet, build_validation, write_image
 from trainer.settings import TrainSettings, max_steps
 
 log = logging.getLogger(__name__)
 
-KEYS_NAME = "keys.jsonl"
 LINE_EVERY_S = 15.0
 
 

@@ -19,6 +19,7 @@ from lposekit.shards.index import ShardIndex, read_shard_index
 from lposekit.shards.layout import DatasetLayout
 from lposekit.stage_times import StageTimes
 from lposekit.store_reads import sha256_of
+from pipelines.fetch.removals import read_removals, refuse_removed, traits
 from pipelines.job.lock import work_folder
 from pipelines.job.rows import LIST_COLUMNS, RowResult, row_columns
 from pipelines.job.shard import ShardKind, write_shard
@@ -77,6 +78,7 @@ class PosesWorker:
         self._poser = poser
         self._client = client
         self._frames = FrameSource(poser.settings.limits, DatasetLayout(claim.root).work)
+        self._removals = read_removals(DatasetLayout(claim.root))
 
     def build(self, plan: PosesPlan) -> ShardReport:
         """Find and commit the poses of one shard.
@@ -111,6 +113,8 @@ class PosesWorker:
 
         path = folder / f"{key}.mp4"
         try:
+            names = traits(video["url"], [_clip_sha256(members)], [key, video["key"]])
+            refuse_removed(self._removals, names)
             _write_clip(path, members)
             with times.waiting("frames", key):
                 posed = self._poser.poses(path, key, self._frames, models, times)
@@ -174,10 +178,15 @@ def _row(
         detail=detail,
         stored=sample is not None,
     )
-    columns |= {"sha256": hashlib.sha256(members.get("mp4", b"")).hexdigest(), "video_key": video["key"]}
+    if outcome is not Outcome.REMOVED:
+        columns |= {"sha256": _clip_sha256(members), "video_key": video["key"]}
     if posed is not None:
         columns |= _figures(posed)
     return RowResult(key, outcome, columns, () if sample is None else ((key, {MEMBER: sample}),))
+
+
+def _clip_sha256(members: Mapping[str, bytes]) -> str:
+    return hashlib.sha256(members.get("mp4", b"")).hexdigest()
 
 
 def _figures(posed: PosedVideo) -> dict[str, object]:

@@ -106,7 +106,7 @@ class PosesSettings:
     pose_model: str = "hrnet-w48"
     """Pose model: hrnet-w48, hrnet-w32, rtmpose-t, rtmpose-s, rtmpose-m, rtmpose-m-wholebody, tinypose."""
     weights_dir: Annotated[Path | None, MAY_CHANGE] = None
-    """First folder to search for weights; then LPOSEKIT_WEIGHTS, the user's cache, and the publisher."""
+    """First folder to search for weights; then LPOSEKIT_WEIGHTS, the cache, the publisher (docs/guide/models.md)."""
     smooth_window_s: Annotated[float, Interval(ge=0, le=10)] = 0.25
     """Width of the smoothing window in seconds; up to 1.8 times as wide if that is what 9 frames take. With fewer than
     5 frames, nothing is smoothed."""

@@ -7,27 +7,33 @@ nothing that a .pth file asks to run is run; every error says where to put which
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import http.server
 import os
 import pickle
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
+import lposekit.pose.download
 from lposekit.errors import UsageError
+from lposekit.pose.at_hand import pair_at_hand, require_weights
 from lposekit.pose.checkpoint import load_into, load_weights, read_checkpoint, read_converted
+from lposekit.pose.download import download
 from lposekit.pose.models import build_pose_model
 from lposekit.pose.openmmlab import ensure_openmmlab
-from lposekit.pose.weights import WeightsError, cache_folder, find_weights, how_checked, require_weights
+from lposekit.pose.weights import BESIDE, WeightsError, cache_folder, find_weights, how_checked
 from lposekit.pose.zoo import DETECTORS, POSE_MODELS, WeightsFile
-from tests.support.fixtures import fixture_path
+from tests.support.fixtures import REPOSITORY, fixture_path
 
 pytestmark = pytest.mark.timeout(60)
 RTMPOSE = POSE_MODELS["rtmpose-t"]
@@ -37,6 +43,7 @@ RTMPOSE = POSE_MODELS["rtmpose-t"]
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("LPOSEKIT_WEIGHTS", raising=False)
+    monkeypatch.chdir(tmp_path)  # away from weights beside the repository
 
 
 @pytest.fixture
@@ -280,7 +287,52 @@ def test_a_download_that_ends_early_is_not_kept(publisher: tuple[Path, str]) -> 
     weights, _ = served_checkpoint(*publisher)
     with pytest.raises(WeightsError, match=r"the connection ended after \d+ of \d+ bytes"):
         load_weights(replace(weights, url=f"{weights.url}?half"))
-    assert {path.suffix for path in cache_folder().iterdir()} == {".lock"}
+    assert {path.suffix for path in cache_folder().iterdir()} == {".lock", ".part"}
+    assert find_weights(weights) is None
+
+
+class _Resumes(http.server.BaseHTTPRequestHandler):
+    """Serves a file, from the place that is asked for, and breaks off after so many bytes, once."""
+
+    content, break_after = b"", 0
+    asked: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.headers["Range"])
+        begin = int((self.headers["Range"] or "bytes=0-")[6:-1])
+        rest = self.content[begin:]
+        self.send_response(206 if begin else 200)
+        self.send_header("Content-Length", str(len(rest)))
+        if begin:
+            self.send_header("Content-Range", f"bytes {begin}-{len(self.content) - 1}/{len(self.content)}")
+        self.end_headers()
+        self.wfile.write(rest[: type(self).break_after or None])
+        type(self).break_after = 0
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+# Mutations: `begun` always 0 in `_fetch` (the whole file is asked for again); no second try in `_download`.
+@pytest.mark.parametrize("same", [True, False])
+def test_a_download_that_broke_off_goes_on_and_one_of_another_file_begins_anew(same: bool) -> None:
+    content = b"weights" * 1000
+    handler = type("Handler", (_Resumes,), {"content": content, "break_after": 3000, "asked": []})
+    seen: list[tuple[int, int | None]] = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        digest = hashlib.sha256(content).hexdigest()
+        weights = WeightsFile("a.pth", f"http://127.0.0.1:{server.server_port}/a.pth", (digest,), "", "")
+        with pytest.raises(WeightsError, match="the connection ended after 3000 of 7000 bytes"):
+            download(weights)
+        if not same:
+            (cache_folder() / "a.pth.part").write_bytes(b"x" * 3000)
+        path = download(weights, progress=lambda done, whole: seen.append((done, whole)))
+        server.shutdown()
+    assert path.read_bytes() == content
+    assert handler.asked == [None, "bytes=3000-", *([] if same else [None])]
+    assert seen[-1] == (7000, 7000)
+    assert not list(cache_folder().glob("*.part"))
 
 
 def test_a_damaged_conversion_is_made_again(publisher: tuple[Path, str]) -> None:
@@ -308,3 +360,54 @@ def test_all_missing_weights_are_named_at_once(tmp_path: Path, monkeypatch: pyte
     for weights in wanted:
         assert weights.file in str(raised.value)
     require_weights(wanted, fixture_path("weights"))
+
+
+# Mutation: each model tried, and waited for, by itself.
+@pytest.mark.case(88)
+def test_without_a_network_one_message_names_all_models_and_commands_and_a_pair_that_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lposekit.pose.download, "PROBE_S", 0.3)
+    proxy, asked = socket.create_server(("127.0.0.1", 0)), list[socket.socket]()
+
+    def swallow() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                asked.append(proxy.accept()[0])
+
+    threading.Thread(target=swallow, daemon=True).start()
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+    wanted = [DETECTORS["rtmdet-m"].weights, POSE_MODELS["hrnet-w48"].weights, POSE_MODELS["hrnet-w32"].weights]
+    with pytest.raises(UsageError) as raised:
+        require_weights(wanted)
+    assert len(asked) == 1, "each of the models was waited for"
+    message = str(raised.value)
+    assert "the weights of 3 models are missing" in message
+    for weights, name in zip(wanted, ("rtmdet-m", "hrnet-w48", "hrnet-w32"), strict=True):
+        assert f"  {name}: {weights.file}" in message
+        assert f"curl -L --create-dirs -o {cache_folder() / weights.file} {weights.url}" in message
+    assert message.count("Searched:") == 1
+    assert "are here" not in message
+    monkeypatch.setenv("LPOSEKIT_WEIGHTS", str(fixture_path("weights")))
+    with pytest.raises(UsageError, match="--detector rtmdet-nano-rebuilt --pose-model tinypose"):
+        require_weights(wanted)
+    assert pair_at_hand() == ("rtmdet-nano-rebuilt", "tinypose")
+    for each in (proxy, *asked):
+        each.close()
+
+
+# Mutation: `named_folder` that knows the variable alone.
+def test_without_the_variable_weights_beside_the_working_folder_are_found_as_make_finds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = WeightsFile("a.pth", None, ("00000000",), "", "")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    for folder in ("../shared/weights", "weights"):  # the second comes before the first
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / "a.pth").touch()
+        assert find_weights(weights) == Path(folder) / "a.pth"
+    monkeypatch.setenv("LPOSEKIT_WEIGHTS", "")
+    assert find_weights(weights) is None
+    text = (REPOSITORY / "Makefile").read_text()
+    assert f"$(wildcard {' '.join(BESIDE)})" in text

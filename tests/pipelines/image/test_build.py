@@ -271,7 +271,7 @@ def test_missing_weights_are_a_usage_error_before_anything_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Mutation tried: no `_require_weights` in `preflight` -> `_never` is called.
-    monkeypatch.delenv("LPOSEKIT_WEIGHTS", raising=False)
+    monkeypatch.setenv("LPOSEKIT_WEIGHTS", "")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with served(stub_pages(4), tmp_path) as (_, path):
         models = {"detector": "rtmdet-nano-rebuilt", "pose_model": "tinypose", "weights_dir": tmp_path}

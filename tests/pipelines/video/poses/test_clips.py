@@ -19,7 +19,7 @@ import pytest
 from lposekit.cli import main
 from lposekit.errors import LposekitError, UsageError
 from lposekit.interrupts import Interrupts
-from lposekit.pose.stub import BOX_SCORE_THRESHOLD, NUM_BITS, SQUARE_PX, StubEstimator, encode_bits
+from lposekit.pose.stub import BOX_SCORE_THRESHOLD, StubEstimator
 from lposekit.pose.tracks import PoseTracks, decode_tracks, read_tracks
 from lposekit.recipe import Claim, Machine, Plan, Recipe
 from lposekit.records import PoseFailure
@@ -40,26 +40,9 @@ from tests.support.build_process import PosesBuild, content_digest, kill_group, 
 from tests.support.dataset_folder import make_dataset
 from tests.support.execute_here import execute_here
 from tests.support.fixtures import fixture_path
+from tests.support.posed_videos import CLIP_FRAMES, FPS, RAISES, video
 from tests.support.video_build import listed
-from tests.support.videos import moving, write_video
 from trainer.inference.pose_input import stored_tracks
-
-FPS, CLIP_FRAMES = 20, 20
-WELL, RAISES = "well", "raise"
-
-
-def image(number: int, persons: int, behaviour: str) -> npt.NDArray[np.uint8]:
-    """A moving frame whose upper edge says what the stub answers; `number` is the place of the nose."""
-    rgb_HWC = moving(number)
-    for i, bit in enumerate(encode_bits(persons, 17, behaviour, number % 64)):
-        rgb_HWC[: SQUARE_PX + 4, i * SQUARE_PX : (i + 1) * SQUARE_PX] = 255 * bit
-    assert rgb_HWC.shape[1] >= NUM_BITS * SQUARE_PX
-    return rgb_HWC
-
-
-def video(path: Path, persons: int = 1, behaviour: str = WELL, num_frames: int = CLIP_FRAMES) -> dict[str, Any]:
-    write_video(path, [image(number, persons, behaviour) for number in range(num_frames)], FPS)
-    return {"path": str(path), "licence": "cc0"}
 
 
 @pytest.fixture(scope="module")

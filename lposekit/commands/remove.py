@@ -1,0 +1,54 @@
+"""`lposekit remove DIR --list FILE`: take images and clips out of a dataset, for good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lposekit.commands.flags import load
+from lposekit.commands.output import write_result
+from lposekit.commands.registry import COMMANDS
+from lposekit.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveSettings:
+    """Settings of `lposekit remove`."""
+
+    data: Path | None = None
+    """The dataset folder; the flag may be omitted."""
+    list: Path | None = None
+    """What to remove, one per line: URLs, domains, sha256 of files, keys of rows or clips."""
+    poses: tuple[Path, ...] = ()
+    """Folders of poses of this dataset's clips (`lposekit pose`); those next to the dataset are found."""
+    runs: tuple[Path, ...] = ()
+    """Run folders, or folders of them: those that were trained on the dataset are named."""
+
+
+def run(argv: Sequence[str]) -> int:
+    loaded = load(COMMANDS["remove"], RemoveSettings, argv)
+    settings = loaded.settings
+    assert settings.data is not None
+    if settings.list is None:
+        raise UsageError("remove: no list is named. Give --list FILE: URLs, domains, sha256 and keys, one per line.")
+    from lposekit.shards.card import read_card
+    from lposekit.shards.layout import DatasetLayout
+    from pipelines.fetch.removals import read_entries
+    from pipelines.remove import remove
+    from trainer.run.trained_on import dataset_digest, find_runs, runs_of
+
+    entries = read_entries(settings.list)
+    read_card(DatasetLayout(settings.data))  # a wrong folder is named before any other one
+    runs = find_runs(settings.runs)
+    digest = dataset_digest(settings.data) if runs else None
+    report = remove(settings.data, entries, poses=settings.poses, dry_run=loaded.dry_run)
+    trained = runs_of(runs, settings.data, digest, report.samples) if report.rows or report.earlier else []
+    if not trained and report.samples:
+        none = "none of the runs that were named" if runs else "no run was named (--runs)"
+        lines = [*report.summary_lines(), f"trained on it: {none}"]
+    else:
+        lines = [*report.summary_lines(), *(each.line() for each in trained)]
+    value = {**report.as_json(), "runs": [{"run": str(each.run), "samples": each.samples} for each in trained]}
+    write_result(value, lines, as_json=loaded.json)
+    return report.exit_code

@@ -1,0 +1,106 @@
+"""Which runs were trained on a dataset, and on which of its samples, as far as their folders tell. Free of torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lposekit.errors import LposekitError, UsageError
+from lposekit.store import LocalStore
+from lposekit.store_reads import kind_of, stream_of
+from trainer.data.catalog import open_dataset_folder
+from trainer.run.run_card import KEYS_NAME, RUN_NAME, RunCard, read_run_card
+
+MAX_DEPTH = 3
+MAX_LINE_BYTES = 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class RunOfDataset:
+    """A run that read a dataset. `samples`: how many of the samples asked for were in its batches; None: it kept
+    no list of them. `is_upper_bound`: it read other datasets too, whose samples may have the same keys."""
+
+    run: Path
+    samples: int | None
+    is_upper_bound: bool = False
+
+    def line(self) -> str:
+        if self.samples is None:
+            return f"run {self.run}: trained on this dataset; which samples it saw is not recorded (--watch.keys)"
+        most = "at most " if self.is_upper_bound and self.samples else ""
+        return f"run {self.run}: trained on this dataset; {most}{self.samples} of these samples were in its batches"
+
+
+def dataset_digest(dataset: Path) -> str | None:
+    """What runs record of a dataset's bytes; None if it is none that a run can read."""
+    try:
+        return open_dataset_folder(dataset).digest()
+    except LposekitError:
+        return None
+
+
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """The run folders among and below these.
+
+    Raises:
+        UsageError: there is none in one of them.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        runs = list(_runs_below(folder, MAX_DEPTH))
+        if not runs:
+            raise UsageError(f"--runs {folder}: no run folder there (no {RUN_NAME}). Name one, or a folder of them.")
+        found += [run for run in runs if run not in found]
+    return found
+
+
+def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
+    store = LocalStore(folder)
+    try:
+        if kind_of(store, RUN_NAME) is not None:
+            yield folder
+            return
+        below = [name for name, kind in store.list().items() if kind == "folder"]
+    except OSError:
+        return
+    for name in below if depth else ():
+        yield from _runs_below(folder / name, depth - 1)
+
+
+def runs_of(runs: Sequence[Path], dataset: Path, digest: str | None, samples: Collection[str]) -> list[RunOfDataset]:
+    """Those of these runs that were trained on a dataset: it is named in their card, or its bytes are.
+
+    Raises:
+        LposekitError: a run's card is damaged.
+    """
+    found = []
+    for run in runs:
+        card = read_run_card(run)
+        if _read(card, dataset, digest):
+            found.append(RunOfDataset(run, _count(run, frozenset(samples)), len(card.data) > 1))
+    return found
+
+
+def _read(card: RunCard, dataset: Path, digest: str | None) -> bool:
+    digests = card.fixed.get("data")
+    if digest is not None and isinstance(digests, list) and digest in digests:
+        return True
+    return any(Path(name).resolve() == dataset.resolve() for name in card.data)
+
+
+def _count(run: Path, samples: frozenset[str]) -> int | None:
+    """How many of these samples a run lists among those of its steps; None if it kept no list."""
+    store, seen = LocalStore(run), set[str]()
+    try:
+        with stream_of(store, KEYS_NAME) as stream:
+            while line := stream.readline(MAX_LINE_BYTES):
+                try:
+                    keys = json.loads(line)["keys"]
+                    seen.update(samples.intersection(keys))
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    continue  # the last line of a run that was killed
+    except OSError:
+        return None
+    return len(seen)
