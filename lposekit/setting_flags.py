@@ -52,7 +52,8 @@ def parse_flags(argv: Sequence[str], known: Mapping[str, Leaf], *, help_hint: st
         leaf, state = switches.get(spelled.replace("_", "-"), (None, None))
         if leaf is None:
             _take(left, None)
-            problems.append(f"there is no flag {spelled}{nearest(spelled, switches)}")
+            hint = nearest(spelled[2:], [each[2:] for each in switches]).replace("mean ", "mean --")
+            problems.append(f"there is no flag {spelled}{hint}")
             continue
         found.flags.append(spelled)
         if state is not None and not equals:
