@@ -18,6 +18,7 @@ from typing import TextIO
 import lposekit
 from lposekit.commands.registry import COMMANDS
 from lposekit.errors import Interrupted, LposekitError, UsageError
+from lposekit.extras import missing_module_words
 from lposekit.interrupts import ignore_stop_signals, raise_on_sigterm
 from lposekit.setting_values import nearest
 from lposekit.terminal import printable
@@ -70,6 +71,10 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         _report("interrupted; what was finished is valid, and the same command goes on from there", debug)
         return Interrupted.exit_code
+    except ModuleNotFoundError as error:
+        command = COMMANDS.get(arguments[0]) if arguments else None
+        _report(missing_module_words(error, command.extras if command else ()), debug)
+        return LposekitError.exit_code
     except BrokenPipeError:
         # The reader of our output went away (`| head`): nothing is left to say, not even at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

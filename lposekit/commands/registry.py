@@ -32,6 +32,8 @@ class Command:
     """Settings that `--help` shows, in this order; `--help-all` shows the rest too. Without any, both show all."""
     needed: Mapping[str, str] = field(default_factory=dict)
     """Settings without a default that the command cannot do without, and what to say of them: `required`."""
+    extras: tuple[str, ...] = ()
+    """Extras of the package that it uses."""
     example: str = ""
     """Arguments of a typical call."""
 
@@ -54,6 +56,7 @@ COMMANDS = {
         Command(
             "build-laion-pose",
             "build an image-text-pose dataset from a list of URLs and captions",
+            extras=("build",),
             settings="pipelines.image.settings:BuildImagesSettings",
             input_field="input",
             output_field="output",
@@ -68,6 +71,7 @@ COMMANDS = {
         Command(
             "build-video-shards",
             "build a dataset of short captioned clips from videos",
+            extras=("build", "video"),
             settings="pipelines.video.settings:BuildVideoSettings",
             input_field="input",
             output_field="output",
@@ -82,6 +86,7 @@ COMMANDS = {
         Command(
             "train",
             "train stage 1 (pose encoder, on images) or stage 2 (temporal layers, on clips)",
+            extras=("train",),
             settings="trainer.settings:TrainSettings",
             input_field="data",
             output_field="output",
@@ -98,6 +103,7 @@ COMMANDS = {
         Command(
             "pose",
             "find the poses of every frame of a video, or of the clips of a dataset",
+            extras=("build", "video"),
             settings="pipelines.video.poses.settings:PosesSettings",
             can_dry_run=True,
             main=(
@@ -110,6 +116,7 @@ COMMANDS = {
         Command(
             "sample",
             "draw a clip that follows a prompt and a pose, with a trained run",
+            extras=("train",),
             settings="trainer.inference.settings:SampleSettings",
             can_dry_run=True,
             main=(
@@ -125,11 +132,13 @@ COMMANDS = {
         Command(
             "smallworld",
             "train both stages on a procedural world, and measure what they learn",
+            extras=("train",),
             settings="trainer.smallworld.settings:SmallWorldSettings",
         ),
         Command(
             "refilter",
             "apply another keep rule to a dataset, without fetching or a GPU",
+            extras=("build",),
             settings="lposekit.commands.refilter:RefilterSettings",
             folder_field="data",
             can_dry_run=True,
@@ -139,6 +148,7 @@ COMMANDS = {
         Command(
             "retry",
             "retry the rows of a dataset that failed on the network or crashed",
+            extras=("build",),
             settings="lposekit.commands.retry:RetrySettings",
             folder_field="data",
             can_dry_run=True,
@@ -148,6 +158,7 @@ COMMANDS = {
         Command(
             "cache-latents",
             "cache the VAE latents of a dataset, to train without the VAE",
+            extras=("train",),
             settings="trainer.settings:CacheLatentsSettings",
             folder_field="data",
             can_dry_run=True,

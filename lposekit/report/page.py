@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -33,6 +35,9 @@ def _templates(folder: Path) -> jinja2.Environment:
     environment.filters["prose"] = prose
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.globals["style_sheet"] = Markup((_FOLDER / "report.css").read_text(encoding="ascii"))
+    script = (_FOLDER / "report.js").read_text(encoding="ascii")
+    environment.globals["script"] = Markup(script)
+    environment.globals["script_hash"] = "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment
 
 

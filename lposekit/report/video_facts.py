@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,7 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lposekit.records import Columns
 from lposekit.report.facts import DatasetFacts
+from lposekit.report.row_list import Number
 from lposekit.report.rows import report_rows
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.layout import DatasetLayout
@@ -43,6 +45,7 @@ class VideoFacts(DatasetFacts):
         "num_clips": pa.int64(),
         "clip_keys": pa.list_(pa.string()),
     }
+    number_names: ClassVar[tuple[str, ...]] = ("clips", "seconds")
     num_windows: int = 0
     num_clips: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -51,6 +54,11 @@ class VideoFacts(DatasetFacts):
     clip_durations_s: list[npt.NDArray[np.float64]] = field(default_factory=list)
     clip_motions: list[npt.NDArray[np.float64]] = field(default_factory=list)
     clips_per_video: Counter[int] = field(default_factory=Counter)
+
+    def row_numbers(self, row: Columns) -> Sequence[Number]:
+        """Clips made of a video, and its duration."""
+        seconds = row["duration_s"]
+        return row["num_clips"], round(seconds, 2) if seconds is not None and 0 <= seconds < MAX_SHOWN else None
 
     @property
     def num_dropped(self) -> int:
@@ -70,6 +78,7 @@ class VideoFacts(DatasetFacts):
 def gather_video_facts(dataset: PoseDataset) -> VideoFacts:
     """Read all rows of a video dataset once."""
     facts = VideoFacts()
+    facts.expect(dataset)
     layout = DatasetLayout(dataset.root)
     for shard in dataset.shards:
         rows, stats = report_rows(layout, shard.shard, facts.columns), layout.read_stats(shard.shard)

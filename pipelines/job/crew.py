@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lposekit.errors import LposekitError
+from lposekit.extras import missing_module_words
 from lposekit.interrupts import Interrupts
 from lposekit.json_values import JsonObject
 from lposekit.recipe import ActorHandle, AnyRecipe, Claim, Plan, Pool, ShardReport, Worker
@@ -28,6 +29,8 @@ class ShardWorker:
         except LposekitError as error:
             # An actor that fails while it starts reaches the driver as a dead one, its message lost in a traceback.
             self._failure = error
+        except ModuleNotFoundError as error:
+            self._failure = LposekitError(missing_module_words(error))
 
     def build(self, plan: Plan) -> ShardReport:
         """Build one shard.
@@ -38,7 +41,10 @@ class ShardWorker:
         if self._worker is None:
             assert self._failure is not None
             raise SetupFailed(self._failure)
-        return self._worker.build(plan)
+        try:
+            return self._worker.build(plan)
+        except ModuleNotFoundError as error:  # one that is imported where it is needed, in every worker alike
+            raise SetupFailed(LposekitError(missing_module_words(error))) from None
 
 
 def run_on_ray(
@@ -46,11 +52,13 @@ def run_on_ray(
 ) -> RunResult:
     """Build shards on the Ray that the settings name, or on a local one."""
     settings = recipe.settings
+    progress.waiting_for("Ray to start")
     with connected(settings.ray_address):
         import ray
 
         resources = machine()
         pool = recipe.pool(resources)
+        progress.waiting_for("the workers to start" if pool is None else "the models to load")
         actors = None if pool is None else _start(pool)
         num_workers = settings.workers or resources.cpus
         worker_class = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy="SPREAD")(ShardWorker)
@@ -71,6 +79,7 @@ def run_on_ray(
             num_workers=num_workers,
             attempts=settings.shard_attempts,
             on_report=progress.add,
+            on_work=progress.in_work,
             stop=interrupts.stop,
             drop=interrupts.drop,
         )

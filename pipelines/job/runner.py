@@ -75,6 +75,7 @@ class ShardRunner:
         num_workers: plans in work at the same time.
         attempts: tries of a plan whose worker died.
         on_report: called with each plan's report, in the driver.
+        on_work: called with the shards in work whenever they change.
         stop: set by Ctrl-C: nothing more is handed out, and what is in work is finished.
         drop: set by a second Ctrl-C: what is in work is dropped.
     """
@@ -87,6 +88,7 @@ class ShardRunner:
         num_workers: int,
         attempts: int,
         on_report: Callable[[ShardReport], None],
+        on_work: Callable[[Sequence[int]], None] = lambda _: None,
         stop: threading.Event,
         drop: threading.Event,
     ) -> None:
@@ -94,6 +96,7 @@ class ShardRunner:
         self._num_workers = num_workers
         self._attempts = attempts
         self._on_report = on_report
+        self._on_work = on_work
         self._stop = stop
         self._drop = drop
         self._idle = list(workers)
@@ -119,6 +122,8 @@ class ShardRunner:
                 break
             for reference in done:
                 self._collect(reference, self._work.pop(reference))
+            if done:
+                self._tell_work()
         self._close()
         if self._stop.is_set():
             self._result.stopped = "interrupted"
@@ -130,6 +135,10 @@ class ShardRunner:
     def _hand_out(self, plan: Plan, attempt: int) -> None:
         worker = self._idle.pop() if self._idle else self._spawn()
         self._work[worker.build.remote(plan)] = _Work(plan, worker, attempt)
+        self._tell_work()
+
+    def _tell_work(self) -> None:
+        self._on_work([work.plan.shard for work in self._work.values()])
 
     def _collect(self, reference: ObjectRef, work: _Work) -> None:
         import ray

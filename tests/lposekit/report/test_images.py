@@ -15,8 +15,8 @@ import pytest
 
 from lposekit.errors import LposekitError, Outcome
 from lposekit.records import ImageRow, sample_key
-from lposekit.report.facts import spread
 from lposekit.report.html import write_report
+from lposekit.report.spread import spread
 from lposekit.shards.layout import DatasetLayout
 from pipelines.image.rows import unposed_row
 from tests.support.dataset_folder import make_results, solid_image

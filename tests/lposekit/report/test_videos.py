@@ -85,7 +85,7 @@ def test_without_pyav_the_page_says_what_is_missing(videos: DatasetLayout, monke
     monkeypatch.setitem(sys.modules, "av", None)
     page = Page(write_report(videos.root))
     assert page.sources() == []
-    assert ".venv/bin/pip install av" in page.words()
+    assert "pip install 'lposekit[video]'" in page.words()
     assert "two shots" in page.words()
 
 

@@ -43,10 +43,15 @@ class Model:
         return {"name": "model"}
 
 
+@dataclass(frozen=True)
 class Worker:
     """Builds a shard of one row."""
 
+    lacks: str = ""
+
     def build(self, plan: OneShard) -> ShardReport:
+        if self.lacks:
+            raise ModuleNotFoundError(f"No module named {self.lacks!r}", name=self.lacks)
         return ShardReport(plan.shard, 1, 1, {"kept": 1})
 
 
@@ -56,6 +61,7 @@ class Recipe:
 
     worker_fails: str = ""
     model_fails: str = ""
+    worker_lacks: str = ""
 
     @property
     def settings(self) -> Any:
@@ -68,7 +74,7 @@ class Recipe:
     def worker(self, claim: Claim, pool: Sequence[Any] | None = None, number: int = 0) -> Worker:
         if self.worker_fails:
             raise UsageError(self.worker_fails)
-        return Worker()
+        return Worker(self.worker_lacks)
 
 
 def _run(recipe: Any, folder: Path, plans: Iterator[OneShard]) -> Any:
@@ -95,3 +101,20 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_own_error(tmp_path:
     # Mutation tried: no `raise_setup_error` around the cards -> RayTaskError.
     with pytest.raises(LposekitError, match=r"^the weights are damaged$"):
         _run(Recipe(model_fails="the weights are damaged"), tmp_path / "d", iter([OneShard(0)]))
+
+
+@pytest.mark.case(90)
+def test_a_module_that_a_worker_lacks_ends_the_run_and_names_the_extra(tmp_path: Path) -> None:
+    # Mutation tried: no branch for it in `ShardWorker.build`: a lost shard, "No module named 'decord'".
+    with pytest.raises(LposekitError, match=r"decord is not installed: `pip install 'lposekit\[video\]'`"):
+        _run(Recipe(worker_lacks="decord"), tmp_path / "d", iter([OneShard(0)]))
+
+
+@pytest.mark.case(91)
+def test_a_run_says_what_it_waits_for_from_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutations tried: no `waiting_for` before the models; `_tell_work` left out of `_hand_out`.
+    told: list[str] = []
+    monkeypatch.setattr(BuildProgress, "waiting_for", lambda _, what: told.append(what))
+    _run(Recipe(), tmp_path / "d", iter([OneShard(0), OneShard(1)]))
+    assert told[:2] == ["Ray to start", "the models to load"]
+    assert "shards 00000, 00001" in told
