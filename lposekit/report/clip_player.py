@@ -86,7 +86,7 @@ def _encode(images: Sequence[Rgb], fps: float, quality: int) -> bytes | None:
     buffer = io.BytesIO()
     height, width = images[0].shape[:2]
     try:
-        with av.open(buffer, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        with av.open(buffer, "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.thread_count = 1

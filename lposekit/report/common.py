@@ -22,11 +22,11 @@ MAX_SHARDS_LISTED = 200
 MAX_LICENCES_LISTED = 12
 GROUPS = {
     "kept": "Kept",
-    "judged": "Seen, and turned down",
-    "rule": "Not fetched, by a rule",
-    "owner": "Refused by the owner",
-    "network": "Not reached",
-    "bytes": "Not usable",
+    "judged": "Seen, and rejected",
+    "rule": "Not fetched: a rule",
+    "owner": "Not fetched: refused by the owner",
+    "network": "Not fetched: the network",
+    "bytes": "Fetched, and not usable",
 }
 """Headings of the groups of outcomes, in the order of the page."""
 

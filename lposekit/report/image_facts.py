@@ -93,7 +93,6 @@ def gather_image_facts(dataset: PoseDataset) -> ImageFacts:
     layout = DatasetLayout(dataset.root)
     for shard in dataset.shards:
         rows = report_rows(layout, shard.shard, facts.columns)
-        facts.add_shard(shard, layout.read_stats(shard.shard), rows)
         judged = rows.filter(pc.field("outcome").isin([outcome.value for outcome in JUDGED_OUTCOMES]))
         kept_R = np.array(judged["outcome"].to_pylist(), object) == Outcome.KEPT.value
         try:
@@ -102,6 +101,7 @@ def gather_image_facts(dataset: PoseDataset) -> ImageFacts:
             raise LposekitError(
                 f"{layout.parquet(shard.shard)}: {error}. Build the shard again, or verify the dataset."
             ) from error
+        facts.add_shard(shard, layout.read_stats(shard.shard), rows)
         _add_persons(facts, persons, kept_R)
     return facts
 

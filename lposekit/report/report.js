@@ -6,13 +6,37 @@
 
   for (const video of document.querySelectorAll("video")) {
     const figure = video.closest("figure");
+    const button = document.createElement("button");
+    const name = video.getAttribute("aria-label");
+    let held = false;  // started by its button: plays on without the mouse
+
+    function say() {
+      button.textContent = video.paused ? "\u25b6" : "\u2759\u2759";
+      button.setAttribute("aria-label", (video.paused ? "Play: " : "Pause: ") + name);
+    }
+    function play() {
+      video.play().catch(function () {});
+    }
+    button.type = "button";
+    button.className = "play";
+    button.addEventListener("click", function () {
+      held = video.paused;
+      if (held) play();
+      else video.pause();
+    });
     figure.addEventListener("pointerenter", function (event) {
-      if (event.pointerType === "mouse" && !calm) video.play().catch(function () {});
+      if (event.pointerType === "mouse" && !calm) play();
     });
     figure.addEventListener("pointerleave", function () {
+      if (held) return;
       video.pause();
       if (video.readyState > 0) video.currentTime = 0;
     });
+    video.addEventListener("play", say);
+    video.addEventListener("pause", say);
+    video.controls = false;
+    video.after(button);
+    say();
   }
 
   const form = document.getElementById("finder");
@@ -108,8 +132,8 @@
     body.replaceChildren();
     shown = 0;
     showRows(STEP);
-    status.textContent = visible.toLocaleString("en") + " of " + tiles.length.toLocaleString("en") + " shown above, " +
-      found.length.toLocaleString("en") + " of " + count.toLocaleString("en") + " rows in the list";
+    status.textContent = visible.toLocaleString("en") + " of " + tiles.length.toLocaleString("en") + " samples shown, " +
+      found.length.toLocaleString("en") + " of " + count.toLocaleString("en") + " rows listed";
   }
 
   let timer = 0;

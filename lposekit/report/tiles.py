@@ -1,4 +1,4 @@
-"""The images of the report of an image dataset: kept samples, and rows that were seen and turned down."""
+"""The images of the report of an image dataset: kept samples, and rows that were seen and rejected."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _tile(row: Columns, facts: ImageFacts, photo: str | None, side_px: int, *, p
 
 
 def _reason(row: Columns) -> str:
-    """Why a row was turned down before the pose model saw it, without the outcome's name."""
+    """Why a row was rejected before the pose model saw it, without the outcome's name."""
     return (row["error_message"] or "").partition(": ")[2]
 
 

@@ -3,8 +3,8 @@
 yt-dlp makes its own connections, past our transport guard. So it is started for addresses of known platforms only, and
 only if it is installed (`pip install 'lposekit[platforms]'`). Of the rules for other addresses the blocklist holds here
 too (the caller applies it to the page's address); robots.txt and opt-out headers are not asked for. yt-dlp leaves parts
-of files and may start other programs: it works in a folder of its own, a late one is killed with its whole process group,
-and it does not outlive this process.
+of files and may start other programs: it works in a folder of its own, a late one is killed with its whole process
+group, and it does not outlive this process.
 """
 
 from __future__ import annotations
