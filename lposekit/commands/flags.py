@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lposekit.commands.help_page import HELP_ALL, HELP_WORDS, help_page
 from lposekit.commands.registry import COMMANDS, TABLES, Command
@@ -158,8 +158,8 @@ def _parse(
     found = parse_flags(argv, {**known, **common}, help_hint=hint)
     _take_folder(command, known, found)
     values = {name: value for name, value in found.values.items() if name in known}
-    flags = flags_class(**{name: value for name, value in found.values.items() if name in common})
-    return Layer("the command line", values, tuple(dict.fromkeys(found.flags))), flags
+    switches: dict[str, Any] = {name: value for name, value in found.values.items() if name in common}
+    return Layer("the command line", values, tuple(dict.fromkeys(found.flags))), flags_class(**switches)
 
 
 def _take_folder(command: Command, known: Mapping[str, Leaf], found: FlagWords) -> None:

@@ -311,7 +311,7 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path, capsys
     source = video(tmp_path / "a.mp4", range(3))
     arguments = ["--input", str(source), "--output", str(tmp_path / "out"), "--detector", "rtmdet-nano-rebuilt"]
     assert main(["pose", *arguments, "--pose-model", "tinypose", "--dry-run", "--json"]) == 0
-    assert "would read 1 videos: a.mp4" in json.loads(capsys.readouterr().out)["notes"]
+    assert "would read 1 video: a.mp4" in json.loads(capsys.readouterr().out)["notes"]
     assert not (tmp_path / "out").exists()
 
 
