@@ -115,7 +115,8 @@ def help_text() -> str:
             *lines,
             "",
             "Without an input, build-laion-pose, build-video-shards and train run on sample data, one after the other.",
-            "`lposekit COMMAND --help` lists a command's flags; `lposekit --version` tells the version.",
+            "`lposekit COMMAND --help` shows the flags that matter, `--help-all` all of them.",
+            "`lposekit --version` tells the version.",
             "",
         ]
     )

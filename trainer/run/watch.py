@@ -142,6 +142,8 @@ def open_watch(settings: TrainSettings, train_module: TrainModule, data: RunData
     for name in (METRICS_NAME, KEYS_NAME):
         rewind(settings.output / name, step)
     reader, watch = data.loader.reader, settings.watch
+    measured = "measuring this device, then the first step" if watch.mfu else FIRST_STEP
+    log.info("stage %d: %s of %s steps are done; %s", settings.stage, f"{step:,}", f"{max_steps(settings):,}", measured)
     noise = reader.recipe.noise
     assert noise is not None
     bar = Progress(
