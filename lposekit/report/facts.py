@@ -65,8 +65,8 @@ class DatasetFacts:
     """Seconds by stage, added up over the shards that state them."""
     listed: RowList = field(default_factory=RowList)
 
-    def row_numbers(self, row: Columns) -> Sequence[Number]:
-        """Of a row, the numbers of `number_names`."""
+    def numbers_of(self, rows: pa.Table) -> Sequence[Sequence[Number]]:
+        """The columns of `number_names` of some rows."""
         return ()
 
     def expect(self, dataset: PoseDataset) -> None:
@@ -102,7 +102,7 @@ class DatasetFacts:
         self.timings_s = sum_times([self.timings_s, stats.timings_s or {}])
         self._add_licences(rows)
         self._add_examples(rows)
-        self.listed.add(rows, self.row_numbers)
+        self.listed.add(rows, self.numbers_of)
 
     def _add_licences(self, rows: pa.Table) -> None:
         for name in rows.column_names:

@@ -21,6 +21,7 @@ from lposekit.report.rows import report_rows
 from lposekit.report.yields import (
     PersonColumns,
     deciding_counts,
+    detected_keypoints,
     person_columns,
     score_curve,
     valid_persons,
@@ -64,10 +65,12 @@ class ImageFacts(DatasetFacts):
     num_passing: int = 0
     """Images that the card's own keep rule keeps, counted afresh."""
 
-    def row_numbers(self, row: Columns) -> Sequence[Number]:
+    def numbers_of(self, rows: pa.Table) -> Sequence[Sequence[Number]]:
         """Persons, and the most keypoints detected on one of them."""
-        counts = keypoints_detected(row, self)
-        return row["num_persons"], max(counts, default=None)
+        persons = person_columns(rows, self.keypoint_format)
+        best_R = np.full(len(rows), -1)
+        np.maximum.at(best_R, persons.row_P, detected_keypoints(persons, self.rule.keypoint_score_threshold))
+        return rows["num_persons"].to_pylist(), [None if best < 0 else best for best in best_R.tolist()]
 
     @property
     def num_judged(self) -> int:

@@ -10,7 +10,6 @@ from typing import ClassVar
 import pyarrow as pa
 
 from lposekit.errors import LposekitError
-from lposekit.records import Columns
 from lposekit.report.facts import DatasetFacts
 from lposekit.report.row_list import Number
 from lposekit.report.rows import report_rows
@@ -41,10 +40,11 @@ class PoseFacts(DatasetFacts):
     persons: Counter[int] = field(default_factory=Counter)
     coverage: Counter[int] = field(default_factory=Counter)
 
-    def row_numbers(self, row: Columns) -> Sequence[Number]:
-        """Persons of a clip, and the share of its frames with the largest one."""
-        coverage = row["coverage_filled"]
-        return row["num_persons"], round(coverage, 3) if coverage is not None and 0 <= coverage <= 1 else None
+    def numbers_of(self, rows: pa.Table) -> Sequence[Sequence[Number]]:
+        """Persons of each clip, and the share of its frames with the largest one."""
+        coverages = rows["coverage_filled"].to_pylist()
+        shown = [round(share, 3) if share is not None and 0 <= share <= 1 else None for share in coverages]
+        return rows["num_persons"].to_pylist(), shown
 
 
 def gather_pose_facts(dataset: PoseDataset) -> PoseFacts:

@@ -69,7 +69,7 @@ def skeleton_strips(dataset: PoseDataset, facts: PoseFacts, *, public: bool) -> 
             tracks.width / tracks.height,
             f"{persons}, {frames} at {float(tracks.fps):.4g} fps, {tracks.width} x {tracks.height}",
             _video(tracks),
-            facts.row_numbers(row),
+            (row["num_persons"], row["coverage_filled"]),
         )
 
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from lposekit.errors import OUTCOME_FACTS
-from lposekit.records import Columns
 from lposekit.report.spread import spread
 
 MAX_ROWS = 10_000
 CAPTION_CHARS = 160
 Number = int | float | None
 
+_COLUMNS = ("key", "outcome", "caption")
 _NO_CAPTION = {outcome.value for outcome, facts in OUTCOME_FACTS.items() if facts.group in ("owner", "rule")}
 
 
@@ -45,19 +45,19 @@ class RowList:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def add(self, rows: pa.Table, numbers_of: Callable[[Columns], Sequence[Number]]) -> None:
-        """Take those rows of the next shard that are to be listed; `numbers_of` gives a row's numbers, as `names`."""
+    def add(self, rows: pa.Table, numbers_of: Callable[[pa.Table], Sequence[Sequence[Number]]]) -> None:
+        """Take those rows of the next shard that are to be listed; `numbers_of` gives their columns of `names`."""
         first, self._seen = self._seen, self._seen + len(rows)
         here = self._wanted[bisect_left(self._wanted, first) : bisect_left(self._wanted, self._seen)]
         if not here:
             return
-        for row in rows.take(pa.array([ordinal - first for ordinal in here], pa.int64())).to_pylist():
-            outcome = row["outcome"] or ""
-            self.keys.append(row["key"] or "")
-            self.outcomes.append(outcome)
-            self.captions.append("" if outcome in _NO_CAPTION else _short(row["caption"] or ""))
-            for column, number in zip(self.numbers, numbers_of(row), strict=True):
-                column.append(number)
+        taken = rows.take(pa.array([ordinal - first for ordinal in here], pa.int64()))
+        for key, outcome, caption in zip(*(taken[name].to_pylist() for name in _COLUMNS), strict=True):
+            self.keys.append(key or "")
+            self.outcomes.append(outcome or "")
+            self.captions.append("" if outcome in _NO_CAPTION else _short(caption or ""))
+        for column, numbers in zip(self.numbers, numbers_of(taken), strict=True):
+            column.extend(numbers)
 
     def as_json(self, *, public: bool) -> str:
         """The columns as JSON that may stand inside of a page: no character of it can end the element around it.

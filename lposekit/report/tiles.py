@@ -102,7 +102,7 @@ def _tile(row: Columns, facts: ImageFacts, photo: str | None, side_px: int, *, p
         alt=_alt_text(counts, len(body17)),
         note=_detected_text(counts, len(body17)) if row["num_persons"] is not None else _reason(row),
         outcome=row["outcome"],
-        numbers=facts.row_numbers(row),
+        numbers=(row["num_persons"], max(counts, default=None)),
     )
 
 

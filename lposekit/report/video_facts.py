@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lposekit.records import Columns
 from lposekit.report.facts import DatasetFacts
 from lposekit.report.row_list import Number
 from lposekit.report.rows import report_rows
@@ -55,10 +54,11 @@ class VideoFacts(DatasetFacts):
     clip_motions: list[npt.NDArray[np.float64]] = field(default_factory=list)
     clips_per_video: Counter[int] = field(default_factory=Counter)
 
-    def row_numbers(self, row: Columns) -> Sequence[Number]:
-        """Clips made of a video, and its duration."""
-        seconds = row["duration_s"]
-        return row["num_clips"], round(seconds, 2) if seconds is not None and 0 <= seconds < MAX_SHOWN else None
+    def numbers_of(self, rows: pa.Table) -> Sequence[Sequence[Number]]:
+        """Clips made of each video, and its duration."""
+        durations_s = rows["duration_s"].to_pylist()
+        shown = [round(s, 2) if s is not None and 0 <= s < MAX_SHOWN else None for s in durations_s]
+        return rows["num_clips"].to_pylist(), shown
 
     @property
     def num_dropped(self) -> int:

@@ -171,13 +171,24 @@ def test_the_rows_to_search_hold_no_address_and_no_caption_of_what_was_refused(p
     assert public["keys"] == data["keys"]
 
 
+def test_a_row_and_its_sample_are_found_by_the_same_numbers(photos: DatasetLayout, photo_page: Page) -> None:
+    # Mutation tried: the least keypoints in place of the most, in `numbers_of`.
+    data = json.loads(scripts_of(write_report(photos.root))[0][1])
+    pairs = zip(*data["numbers"], strict=True)
+    words = [" ".join("" if number is None else str(number) for number in pair) for pair in pairs]
+    listed = dict(zip(data["keys"], words, strict=True))
+    shown = {attrs["data-key"]: attrs["data-numbers"] for tag, attrs in photo_page.tags if tag == "figure"}
+    assert len(shown) > 20
+    assert {key: listed[key] for key in shown} == shown
+
+
 def test_of_many_rows_an_even_choice_is_listed() -> None:
     # Mutation tried: the first `MAX_ROWS` rows.
     rows = RowList.of(25_000, ["place"])
     for first in range(0, 25_000, 5_000):
         places = list(range(first, first + 5_000))
         columns = {"key": [str(place) for place in places], "outcome": ["dns"] * 5_000, "caption": [None] * 5_000}
-        rows.add(pa.table({**columns, "place": places}), lambda row: [row["place"]])
+        rows.add(pa.table({**columns, "place": places}), lambda taken: [taken["place"].to_pylist()])
     assert len(rows) == MAX_ROWS
     assert rows.numbers[0] == [int(key) for key in rows.keys] == spread(25_000, MAX_ROWS)
 
