@@ -59,7 +59,11 @@ lint: setup  ## ruff and the import contract
 
 .PHONY: type
 type: setup  ## pyright
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+.PHONY: ci-312
+ci-312:  ## what CI runs, with Python 3.12 in an environment of its own
+	PYTHON=python3.12 VENV=.venv-3.12 .ci/run
 
 .PHONY: bench
 bench: setup  ## all benchmarks; writes docs/benchmarks.md

@@ -166,6 +166,14 @@ COMMANDS = {
             example="laion-pose --base sd-1.4",
         ),
         Command(
+            "export",
+            "write a dataset in the layout of another trainer or tool",
+            settings="pipelines.export.settings:ExportSettings",
+            folder_field="source",
+            output_field="output",
+            can_dry_run=True,
+        ),
+        Command(
             "view",
             "write an HTML report of a dataset or of a training run",
             settings="lposekit.commands.view:ViewSettings",

@@ -13,7 +13,7 @@ from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.pose.checkpoint import load_into, load_weights
 from lposekit.pose.detector import PersonDetector
 from lposekit.pose.fuse import fuse_conv_norm, keep_channels_last
-from lposekit.pose.openmmlab import ensure_openmmlab
+from lposekit.pose.openmmlab import ensure_openmmlab, import_models
 from lposekit.pose.preprocess import Normalizer
 from lposekit.pose.topdown import TopDownPose
 from lposekit.pose.zoo import DetectorEntry, PoseEntry, Precision
@@ -55,8 +55,7 @@ def load_config(entry: DetectorEntry | PoseEntry) -> Any:
 
 def build_detector(entry: DetectorEntry) -> BuiltModel:
     """MMDet's detector of an entry, with random weights, on the CPU."""
-    ensure_openmmlab()
-    import mmdet.models  # noqa: F401  (registers the modules)
+    import_models()
     from mmdet.registry import MODELS
 
     return _build(MODELS, load_config(entry))
@@ -64,9 +63,7 @@ def build_detector(entry: DetectorEntry) -> BuiltModel:
 
 def build_pose_model(entry: PoseEntry) -> BuiltModel:
     """MMPose's estimator of an entry, with random weights, on the CPU; flip test as the entry says."""
-    ensure_openmmlab()
-    import mmpose.codecs
-    import mmpose.models  # noqa: F401
+    import_models()
     from mmpose.registry import MODELS
 
     return _build(MODELS, load_config(entry))

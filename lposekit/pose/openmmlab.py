@@ -8,8 +8,8 @@ MMPose 1.3 and MMDet 3.3 import compiled or hard-to-build packages that person d
 * `xtcocotools`: its wheel does not load on numpy 2; `pycocotools` has the same interface.
 * `mmpose.visualization.simcc_vis`: the one module of MMPose that imports torchvision, for drawing only.
 
-No module named `torchvision` is ever made up: MMDet imports transformers while MMPose loads, transformers would
-remember that torchvision is there, and CLIP and diffusers would break later in the same process.
+No module named `torchvision` is ever made up: transformers, which MMDet imports where it may, would remember that
+torchvision is there, and CLIP and diffusers would break later in the same process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -125,6 +126,30 @@ def ensure_openmmlab() -> None:
             stub = ModuleType("mmpose.visualization.simcc_vis", "drawing of SimCC heatmaps: needs torchvision")
             stub.__dict__["SimCCVisualizer"] = type("SimCCVisualizer", (), {})
             _install(stub)
+
+
+def import_models() -> None:
+    """Import what registers MMDet's and MMPose's models, without the packages that only other models and training use.
+
+    transformers (for language models) and albumentations (for training) cost more time than all of MMDet; both
+    projects go on without. They are kept out only while this runs, and only if nobody has imported them.
+    """
+    ensure_openmmlab()
+    with _LOCK, _kept_out("transformers", "albumentations"):
+        importlib.import_module("mmdet.models")
+        importlib.import_module("mmpose.codecs")
+        importlib.import_module("mmpose.models")
+
+
+@contextmanager
+def _kept_out(*packages: str) -> Iterator[None]:
+    names = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]  # None: the import machinery says "not found"
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
 
 
 def _install(module: ModuleType) -> None:

@@ -70,12 +70,19 @@ class PoseSample:
         """
         return self._stored_pose.persons if "pose.json" in self.members else []
 
-    def skeleton(self, style: str = "followyourpose", size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    def skeleton(
+        self,
+        style: str = "followyourpose",
+        size: tuple[int, int] | None = None,
+        *,
+        score_threshold: float | None = None,
+    ) -> npt.NDArray[np.uint8]:
         """The persons drawn as a skeleton image, uint8 [H, W, 3], RGB.
 
         Args:
             style: a style of `lposekit.skeleton`.
             size: (height, width) to draw at; default: the image's own.
+            score_threshold: raw score from which a keypoint is drawn; default: that of the pose model.
         """
         from lposekit.skeleton import draw_skeleton, drop_outside, scale_keypoints
 
@@ -86,7 +93,7 @@ class PoseSample:
         if self.persons:
             keypoints_PK3 = drop_outside(np.stack([person.keypoints_K3 for person in self.persons]), height, width)
             keypoints_PK3 = scale_keypoints(keypoints_PK3, out_width / width, out_height / height)
-        threshold = pose.keypoint_score_threshold
+        threshold = pose.keypoint_score_threshold if score_threshold is None else score_threshold
         return draw_skeleton(keypoints_PK3, out_height, out_width, style=style, score_threshold=threshold)
 
     @cached_property

@@ -30,6 +30,7 @@ BENCHMARKS = {
     "pose_video": "Poses of a video against a loop over MMPoseInferencer",
     "pose_tracks": "Poses over time: coverage, identity switches, jitter",
     "same_as_mmpose": "The same numbers as MMPose",
+    "slow_hosts": "Hosts that hang or drip, hostile robots.txt: what they cost the rows of others",
     "driver_memory": "Memory of the driver",
     "video_build": "Video build against a bare loop, and memory",
     "video_read": "Random reads of clips",

@@ -193,6 +193,8 @@ def test_ctrl_c_finishes_the_shard_in_work_and_a_second_one_drops_it(
     build = _build(videos, tmp_path / "d")
     with build.started() as process:
         _wait_for_the_long_video(build, process)
+        if times == 2:  # a fast machine would finish the video between the two
+            _hold_the_decoders(process)
         for _ in range(times):
             os.killpg(process.pid, signal.SIGINT)
             time.sleep(0.3)
@@ -202,6 +204,11 @@ def test_ctrl_c_finishes_the_shard_in_work_and_a_second_one_drops_it(
     assert_readers_see_whole_shards_only(build.layout, _assert_clip_is_there)
     build.finish_here()
     _assert_whole(build, undisturbed)
+
+
+def _hold_the_decoders(process: subprocess.Popen[str]) -> None:
+    for decoder in decoder_processes(process.pid):
+        decoder.suspend()
 
 
 def test_a_second_driver_on_the_same_folder_is_refused(videos: Path, tmp_path: Path) -> None:

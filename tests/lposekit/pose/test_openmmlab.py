@@ -136,6 +136,20 @@ def test_diffusers_and_clip_work_after_mmpose_was_imported() -> None:
     assert out.split("\n")[0] == "StableDiffusionPipeline []"
 
 
+# Mutations: no `_kept_out` (both are loaded); no deletion at its end (diffusers' import fails).
+def test_models_are_built_without_the_packages_that_only_other_models_use_and_which_can_be_imported_later() -> None:
+    out = run_python("""
+        import sys
+        from lposekit.pose.models import build_detector, build_pose_model
+        from lposekit.pose.zoo import detector_entry, pose_entry
+        build_detector(detector_entry("rtmdet-nano")), build_pose_model(pose_entry("rtmpose-t"))
+        print([name for name in ("transformers", "albumentations") if name in sys.modules])
+        from transformers import CLIPTextModel
+        print(CLIPTextModel.__name__)
+    """)
+    assert out.split("\n")[:2] == ["[]", "CLIPTextModel"]
+
+
 # Mutation: drop `and not has_compiled_mmcv()`.
 def test_a_real_compiled_mmcv_is_used_as_it_is(tmp_path) -> None:
     """A file named mmcv/_ext.py stands for the compiled extension (the border: a binary that is not there)."""

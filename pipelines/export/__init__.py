@@ -1,0 +1,1 @@
+"""Datasets in the layouts that other trainers and tools read."""
