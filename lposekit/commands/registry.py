@@ -172,6 +172,8 @@ COMMANDS = {
             folder_field="source",
             output_field="output",
             can_dry_run=True,
+            needed={"to": "required", "output": "required"},
+            example="laion-pose --to diffusers-controlnet --output controlnet",
         ),
         Command(
             "view",
