@@ -86,10 +86,11 @@ def _by_group(
 
 def _entries(command: Command, settings: DataclassInstance, names: Sequence[str], width: int) -> list[str]:
     known, docs, values = leaves(type(settings)), setting_docs(type(settings)), dict(plain_leaves(settings))
+    needed = {**command.needed, **({command.folder_field: "the same as DIR"} if command.folder_field else {})}
     lines: list[str] = []
     for name in names:
         leaf = known[name]
-        note = _note(leaf, docs.get(name, ""), values[name], command.needed)
+        note = _note(leaf, docs.get(name, ""), values[name], needed)
         lines += _entry(_form(leaf, values[name]), f"{docs.get(name, '')} {note}".strip(), width)
     return lines
 
