@@ -8,6 +8,11 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
+def per_second(rate: float, what: str) -> str:
+    """`1,234.5 rows/s`, `0.043 rows/s`: a slow rate is never shown as none."""
+    return f"{rate:,.1f} {what}/s" if rate >= 1 else f"{rate:.2g} {what}/s"
+
+
 def seconds_in_words(seconds: float) -> str:
     """About how long, short: `12 s`, `3 min`, `5 h 20 min`, `2 d 4 h`."""
     if seconds < 100:

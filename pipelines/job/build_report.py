@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lposekit.errors import Interrupted, LimitsError, Outcome
 from lposekit.stage_times import describe_times
-from lposekit.words import counted, seconds_in_words
+from lposekit.words import counted, per_second, seconds_in_words
 
 LOW_SUCCESS = 0.3
 
@@ -94,7 +94,7 @@ class BuildReport:
         if self.new_rows and self.work_s:
             rest = f"; start and report: {seconds_in_words(self.seconds - self.work_s)}" if self.seconds else ""
             words = f"{counted(self.new_rows, 'row')} in {seconds_in_words(self.work_s)}"
-            lines.append(f"{words} ({self.rate:.1f} rows/s){rest}")
+            lines.append(f"{words} ({per_second(self.rate, 'rows')}){rest}")
         lines += [f"shard {shard:05d} is not committed: {why}" for shard, why in sorted(self.failures.items())]
         if self.stopped:
             lines.append(f"stopped: {self.stopped}. Run the same command again to resume.")

@@ -22,7 +22,7 @@ from lposekit.recipe import ShardReport
 from lposekit.records import shard_name
 from lposekit.shards.files import open_own
 from lposekit.stage_times import StageTimes
-from lposekit.words import counted, seconds_in_words
+from lposekit.words import counted, per_second, seconds_in_words
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -152,7 +152,7 @@ class BuildProgress:
         """Kept rows, rate and time left of the whole."""
         parts = [_kept(self._outcomes)]
         if self.rate:
-            parts.append(f"{self.rate:.1f} rows/s")
+            parts.append(per_second(self.rate, "rows"))
             left = (self._total_rows or 0) - sum(self._outcomes.values())
             parts += [f"{seconds_in_words(left / self.rate)} left"] if left > 0 else []
         return ", ".join(parts)

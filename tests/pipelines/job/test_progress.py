@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lposekit.recipe import ShardReport
-from lposekit.words import counted, seconds_in_words
+from lposekit.words import counted, per_second, seconds_in_words
 from pipelines.job.build_report import BuildReport
 from pipelines.job.progress import BuildProgress
 
@@ -70,7 +70,7 @@ def test_line_summary_and_json_state_the_same_rate(tmp_path: Path, caplog: pytes
     report = BuildReport(
         tmp_path, {"kept": 11}, 11, new_rows=progress.new_rows, work_s=progress.work_s, seconds=progress.seconds
     )
-    rate = f"{progress.rate:.1f} rows/s"
+    rate = per_second(progress.rate, "rows")
     assert 0.09 < progress.work_s < 0.3
     assert rate in _lines(caplog)[-1]
     assert any(rate in line and line.startswith("10 rows in ") for line in report.summary_lines())
@@ -106,8 +106,17 @@ def test_numbers_have_the_form_that_fits(number: int, words: str) -> None:
     )
 
 
+def test_a_slow_rate_is_not_shown_as_none() -> None:
+    # Mutation tried: one decimal in any case: "0.0 rows/s".
+    assert [per_second(rate, "rows") for rate in (1234.56, 1.0, 0.0432)] == [
+        "1,234.6 rows/s",
+        "1.0 rows/s",
+        "0.043 rows/s",
+    ]
+
+
 def test_times_are_short() -> None:
-    assert [seconds_in_words(s) for s in (3, 99, 100, 5999, 6000, 172_799, 200_000)] == [
-        *("3 s", "99 s", "2 min", "100 min" if round(5999 / 60) < 100 else "1 h 40 min", "1 h 40 min"),
-        *("48 h 0 min" if round(172_799 / 60) < 2880 else "2 d 0 h", "2 d 7 h"),
+    seconds = (3, 99, 100, 5900, 6000, 172_000, 200_000)
+    assert [seconds_in_words(each) for each in seconds] == [
+        *("3 s", "99 s", "2 min", "98 min", "1 h 40 min", "47 h 47 min", "2 d 7 h"),
     ]
