@@ -210,7 +210,7 @@ def test_flags_win_over_environment_over_file_over_preset(tmp_path: Path) -> Non
         assert source in result.sources
 
 
-# mutation tried: `parse_words` without `is_none`, and `parse_text` likewise: exit 2
+# mutation: `parse_words` without `is_none`, and `parse_text` likewise: exit 2
 @pytest.mark.parametrize("word", ["none", "None"])
 def test_none_means_no_value_in_a_flag_as_in_a_file(word: str, tmp_path: Path) -> None:
     for words in (("--pose.duplicate-oks", word), (f"--pose.duplicate-oks={word}",)):
@@ -380,7 +380,7 @@ def test_flags_that_people_rely_on_keep_their_names(name: str, capsys: pytest.Ca
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_all_lists_and_explains_every_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    # Mutations tried: a setting without its docstring (one of a nested group, too); `_by_group` without its groups.
+    # Mutations: a setting without its docstring (one of a nested group, too); `_by_group` without its groups.
     page = help_of(name, "--help-all", capsys)
     blocks = re.split(r"^  (?=--)", page, flags=re.MULTILINE)[1:]
     # Of each flag its name and form, then two spaces or a line's end, then what it means, then its default.
@@ -394,7 +394,7 @@ def test_help_all_lists_and_explains_every_flag(name: str, capsys: pytest.Captur
 def test_help_fits_two_screens_and_speaks_plain_words(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Mutations tried: `main` of train left out of the registry: 223 lines; `str(value)` of None: "default: None".
+    # Mutations: `main` of train left out of the registry: 223 lines; `str(value)` of None: "default: None".
     monkeypatch.setenv("COLUMNS", "80")
     short, whole = help_of(name, "--help", capsys), help_of(name, "--help-all", capsys)
     assert len(short.splitlines()) <= 60
@@ -407,7 +407,7 @@ def test_help_fits_two_screens_and_speaks_plain_words(
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_the_registry_says_of_settings_names_settings(name: str) -> None:
-    # Mutation tried: "optim.rl" among the main ones of train: help left it out without a word.
+    # Mutation: "optim.rl" among the main ones of train: help left it out without a word.
     command, known = COMMANDS[name], leaves(COMMANDS[name].load_settings_class())
     assert {*command.main, *command.needed} <= known.keys()
     assert not command.main or set(command.needed) <= set(command.main)
@@ -417,13 +417,13 @@ def test_what_the_registry_says_of_settings_names_settings(name: str) -> None:
 def test_defaults_in_help_are_those_that_apply_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Mutation tried: the class's own defaults shown.
+    # Mutation: the class's own defaults shown.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lposekit.toml").write_text("[build-laion-pose]\nrows_per_shard = 77\n")
     assert "(default: 77)" in help_of("build-laion-pose", "--help", capsys)
 
 
-# mutations tried: `nearest` left out of parse_flags; problems raised one by one
+# mutations: `nearest` left out of parse_flags; problems raised one by one
 def test_every_wrong_flag_is_told_with_the_nearest_and_what_is_allowed(tmp_path: Path) -> None:
     words = ("--rows-per-shrad", "3", "--workers", "x", "--person-rule", "some", "--dedup", "--max-rows")
     with pytest.raises(UsageError) as wrong:
@@ -441,7 +441,7 @@ def test_every_wrong_flag_is_told_with_the_nearest_and_what_is_allowed(tmp_path:
 
 
 def test_lists_switches_and_numbers_are_read_from_flags(tmp_path: Path) -> None:
-    # Mutation tried: a list flag that is given twice keeps its last words only.
+    # Mutation: a list flag that is given twice keeps its last words only.
     words = ("--data", "a", "b", "--output=r", "--data", "c", "--base", "tiny", "--optim.betas", "0.5", "0.6")
     words += ("--watch.no-tensorboard", "--compute.compile", "--loader.weights", "1", "0.5", "2", "--seed", "3")
     settings = loaded("train", *words, "--stage", "2", "--model.cross_frame", "true", folder=tmp_path).settings
@@ -454,7 +454,7 @@ def test_lists_switches_and_numbers_are_read_from_flags(tmp_path: Path) -> None:
     assert loaded("retry", "d", "--outcome", "dns", folder=tmp_path).settings.only == "dns"
 
 
-# mutation tried: `_settings_line` from the keys of the layers: a setting at its default is told as one that differs
+# mutation: `_settings_line` from the keys of the layers: a setting at its default is told as one that differs
 def test_the_line_of_settings_is_one_line_and_there_only_where_something_differs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -21,7 +21,7 @@ EXTRAS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["
 
 @pytest.mark.parametrize("line", sorted({line for lines in EXTRAS.values() for line in lines}))
 def test_every_optional_dependency_is_found_by_the_module_that_is_imported(line: str) -> None:
-    # Mutation tried: `MODULE_OF` without scikit-image: `skimage` belongs to no extra.
+    # Mutation: `MODULE_OF` without scikit-image: `skimage` belongs to no extra.
     name = re.match(r"[\w.-]+", line)
     assert name
     extras = [extra for extra, lines in EXTRAS.items() if line in lines]
@@ -33,7 +33,7 @@ def test_every_optional_dependency_is_found_by_the_module_that_is_imported(line:
 
 
 def test_the_extra_of_the_command_is_named_alone_and_openmmlab_by_its_own_remedy() -> None:
-    # Mutation tried: `wanted` not looked at.
+    # Mutation: `wanted` not looked at.
     error = ModuleNotFoundError("No module named 'einops'", name="einops")
     both = "`pip install 'lposekit[build]' or pip install 'lposekit[train]'`"
     assert both in missing_module_words(error)
@@ -52,7 +52,7 @@ def test_the_extra_of_the_command_is_named_alone_and_openmmlab_by_its_own_remedy
 def test_a_command_without_its_packages_says_which_extra_brings_them(
     module: str, command: list[str], extra: str, tmp_path: Path
 ) -> None:
-    # Mutation tried: no branch for ModuleNotFoundError in `cli`: "unexpected ModuleNotFoundError".
+    # Mutation: no branch for ModuleNotFoundError in `cli`: "unexpected ModuleNotFoundError".
     script = f"import sys; sys.modules[{module!r}] = None\nfrom lposekit.cli import main; sys.exit(main({command!r}))"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False

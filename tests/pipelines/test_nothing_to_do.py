@@ -36,7 +36,7 @@ def _built(settings: BuildVideoSettings) -> BuildVideoSettings:
 
 @pytest.mark.case(92)
 def test_a_second_run_says_that_all_is_committed(settings: BuildVideoSettings) -> None:
-    # Mutation tried: `notes` left out of the report.
+    # Mutation: `notes` left out of the report.
     report = build_videos(settings, execute=execute_here)
     assert report.summary_lines()[0] == "nothing to do: all 2 shards are committed"
     assert (report.exit_code, report.new_rows) == (0, 0)
@@ -45,7 +45,7 @@ def test_a_second_run_says_that_all_is_committed(settings: BuildVideoSettings) -
 @pytest.mark.case(92)
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_a_retry_of_no_row_says_so(settings: BuildVideoSettings, dry_run: bool) -> None:
-    # Mutation tried: "would fetch 0 rows again".
+    # Mutation: "would fetch 0 rows again".
     assert settings.output is not None
     lines = retry(settings.output, ["dns", "timeout"], dry_run=dry_run, execute=execute_here).summary_lines()
     assert lines[0] in ("nothing to do: no row ended in dns, timeout", "nothing to do: no row ended in timeout, dns")
@@ -53,7 +53,7 @@ def test_a_retry_of_no_row_says_so(settings: BuildVideoSettings, dry_run: bool) 
 
 @pytest.mark.case(92)
 def test_a_dry_run_of_nothing_shows_no_empty_table(settings: BuildVideoSettings, tmp_path: Path) -> None:
-    # Mutation tried: `_table` in any case: "outcome of 0 rows, 0 samples".
+    # Mutation: `_table` in any case: "outcome of 0 rows, 0 samples".
     new = tmp_path / "new"
     lines = build_videos(replace(settings, output=new), dry_run=True).summary_lines()
     assert lines == ["would build 3 videos in 2 shards", f"would write to {new} (0 shards committed already)"]
@@ -64,7 +64,7 @@ def test_a_dry_run_of_nothing_shows_no_empty_table(settings: BuildVideoSettings,
 
 @pytest.mark.case(92)
 def test_a_dry_run_names_the_foreign_files_of_the_output_folder(settings: BuildVideoSettings, tmp_path: Path) -> None:
-    # Mutation tried: no `refuse_other_folder` in the dry run.
+    # Mutation: no `refuse_other_folder` in the dry run.
     (tmp_path / "thesis.tex").write_text("dear reader")
     with pytest.raises(UsageError, match=r"holds 1 file of something else \(thesis\.tex\)"):
         build_videos(replace(settings, output=tmp_path), dry_run=True)
@@ -75,7 +75,7 @@ def test_a_dry_run_names_the_foreign_files_of_the_output_folder(settings: BuildV
 
 @pytest.mark.case(91)
 def test_the_total_of_videos_is_known(settings: BuildVideoSettings, tmp_path: Path) -> None:
-    # Mutation tried: `num_rows` of videos is None.
+    # Mutation: `num_rows` of videos is None.
     from pipelines.video.plan import count_videos
 
     assert count_videos(settings) == 3
@@ -96,7 +96,7 @@ def test_the_total_of_videos_is_known(settings: BuildVideoSettings, tmp_path: Pa
 def test_where_only_a_keep_rule_differs_refilter_is_named(
     tmp_path: Path, settings_change: dict[str, object], rule_change: dict[str, object], hinted: bool
 ) -> None:
-    # Mutations tried: no hint; `any` in place of `all` in `_refilter_hint`.
+    # Mutations: no hint; `any` in place of `all` in `_refilter_hint`.
     layout = DatasetLayout(tmp_path / "d")
     layout.meta.mkdir(parents=True)
     rule = {"min_detected": 0.5, "person_rule": "any"}

@@ -175,7 +175,7 @@ OWNED = "<script>document.title = 'owned'</script><img src='data:,x' onerror=\"d
 
 
 def test_the_policy_lets_the_pages_own_script_run_and_no_other(chromium: str, report: Path, tmp_path: Path) -> None:
-    # Mutations tried: a wrong hash: the form stays hidden; `'unsafe-inline'` for scripts: the title is "owned".
+    # Mutations: a wrong hash: the form stays hidden; `'unsafe-inline'` for scripts: the title is "owned".
     copy = tmp_path / "page.html"
     copy.write_text(report.read_text(encoding="utf-8").replace("</header>", OWNED + "</header>"), encoding="utf-8")
     dom = browse(chromium, copy, tmp_path / "profile", "--dump-dom")
@@ -231,7 +231,7 @@ def ask(chromium: str, page: Path, folder: Path, queries: list[dict[str, str]]) 
 def test_ten_thousand_rows_and_a_hundred_samples_are_found_quickly(chromium: str, tmp_path: Path) -> None:
     """The timings are printed (`pytest -s`).
 
-    Mutations tried: `some` in place of `every` word; no bounds; all rows drawn.
+    Mutations: `some` in place of `every` word; no bounds; all rows drawn.
     """
     results = []
     for i in range(10_000):
@@ -265,7 +265,7 @@ def test_ten_thousand_rows_and_a_hundred_samples_are_found_quickly(chromium: str
 def test_clips_decode_in_the_browser_and_have_a_button_that_says_what_it_does(
     chromium: str, videos: DatasetLayout, tmp_path: Path
 ) -> None:
-    # Mutations tried: `media-src` left out of the policy; the button without `aria-label`.
+    # Mutations: `media-src` left out of the policy; the button without `aria-label`.
     text = write_report(videos.root).read_text(encoding="utf-8")
     probe = """for (const video of document.querySelectorAll("video")) {
       video.addEventListener("loadeddata", () => { video.dataset.decoded = `${video.videoWidth} ${video.duration}`; });

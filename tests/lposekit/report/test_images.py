@@ -152,12 +152,12 @@ def only_our_script(path: Path) -> None:
 
 @pytest.mark.parametrize("public", [False, True])
 def test_the_policy_allows_our_script_by_its_hash_and_no_other(photos: DatasetLayout, public: bool) -> None:
-    # Mutations tried: a space added to the script after its hash was taken; `'unsafe-inline'` as the source of scripts.
+    # Mutations: a space added to the script after its hash was taken; `'unsafe-inline'` as the source of scripts.
     only_our_script(write_report(photos.root, public=public))
 
 
 def test_the_rows_to_search_hold_no_address_and_no_caption_of_what_was_refused(photos: DatasetLayout) -> None:
-    # Mutations tried: captions of all outcomes; captions on the public page.
+    # Mutations: captions of all outcomes; captions on the public page.
     data = json.loads(scripts_of(write_report(photos.root))[0][1])
     assert "photos.example" not in json.dumps(data)
     captions = dict(zip(zip(data["keys"], data["outcome"], strict=True), data["captions"], strict=True))
@@ -172,7 +172,7 @@ def test_the_rows_to_search_hold_no_address_and_no_caption_of_what_was_refused(p
 
 
 def test_a_row_and_its_sample_are_found_by_the_same_numbers(photos: DatasetLayout, photo_page: Page) -> None:
-    # Mutation tried: the least keypoints in place of the most, in `numbers_of`.
+    # Mutation: the least keypoints in place of the most, in `numbers_of`.
     data = json.loads(scripts_of(write_report(photos.root))[0][1])
     pairs = zip(*data["numbers"], strict=True)
     words = [" ".join("" if number is None else str(number) for number in pair) for pair in pairs]
@@ -183,7 +183,7 @@ def test_a_row_and_its_sample_are_found_by_the_same_numbers(photos: DatasetLayou
 
 
 def test_of_many_rows_an_even_choice_is_listed() -> None:
-    # Mutation tried: the first `MAX_ROWS` rows.
+    # Mutation: the first `MAX_ROWS` rows.
     rows = RowList.of(25_000, ["place"])
     for first in range(0, 25_000, 5_000):
         places = list(range(first, first + 5_000))

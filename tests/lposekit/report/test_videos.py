@@ -70,7 +70,7 @@ def test_every_clip_shows_its_first_middle_and_last_frame(videos: DatasetLayout,
 def test_every_clip_plays_in_a_small_form_of_its_own(videos: DatasetLayout, page: Page) -> None:
     """Decoded again, it has the clip's first frame and its duration, at most 10 frames a second, within its budget.
 
-    Mutations tried: every frame of a clip taken, 20 a second; the rate not divided by the step: twice as fast.
+    Mutations: every frame of a clip taken, 20 a second; the rate not divided by the step: twice as fast.
     """
     clips = [source for source in page.sources() if source.startswith("data:video/mp4;base64,")]
     samples = list(open_dataset(videos.root))
@@ -94,7 +94,7 @@ def test_long_and_fast_clips_are_thinned_out(num_frames: int, fps: float, step: 
 
 
 def test_a_clip_is_made_coarser_until_it_is_small_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Mutations tried: the first try taken whatever its size; the last one.
+    # Mutations: the first try taken whatever its size; the last one.
     noise = list(np.random.default_rng(0).integers(0, 256, (20, SIDE_PX, SIDE_PX, 3), np.uint8))
     coarse = mp4_uri(noise, 10.0)
     assert coarse is not None

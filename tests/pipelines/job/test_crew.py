@@ -105,14 +105,14 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_own_error(tmp_path:
 
 @pytest.mark.case(90)
 def test_a_module_that_a_worker_lacks_ends_the_run_and_names_the_extra(tmp_path: Path) -> None:
-    # Mutation tried: no branch for it in `ShardWorker.build`: a lost shard, "No module named 'decord'".
+    # Mutation: no branch for it in `ShardWorker.build`: a lost shard, "No module named 'decord'".
     with pytest.raises(LposekitError, match=r"decord is not installed: `pip install 'lposekit\[video\]'`"):
         _run(Recipe(worker_lacks="decord"), tmp_path / "d", iter([OneShard(0)]))
 
 
 @pytest.mark.case(91)
 def test_a_run_says_what_it_waits_for_from_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Mutations tried: no `waiting_for` before the models; `_tell_work` left out of `_hand_out`.
+    # Mutations: no `waiting_for` before the models; `_tell_work` left out of `_hand_out`.
     told: list[str] = []
     monkeypatch.setattr(BuildProgress, "waiting_for", lambda _, what: told.append(what))
     _run(Recipe(), tmp_path / "d", iter([OneShard(0), OneShard(1)]))

@@ -36,7 +36,7 @@ def _built(path: Path, total_rows: int | None, done: dict[str, int]) -> BuildPro
 
 
 def test_a_shard_and_the_total_are_told_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    # Mutations tried: the total's outcomes in the shard's place; `new_rows` of all rows; `()` for none dropped.
+    # Mutations: the total's outcomes in the shard's place; `new_rows` of all rows; `()` for none dropped.
     with caplog.at_level(logging.INFO):
         _built(tmp_path, 1000, {"kept": 100})
     first, second = _lines(caplog)
@@ -49,7 +49,7 @@ def test_a_shard_and_the_total_are_told_apart(tmp_path: Path, caplog: pytest.Log
 
 
 def test_an_unknown_total_is_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    # Mutation tried: `of {self._total_rows}` in any case.
+    # Mutation: `of {self._total_rows}` in any case.
     with caplog.at_level(logging.INFO):
         _built(tmp_path, None, {})
     line = _lines(caplog)[-1]
@@ -60,7 +60,7 @@ def test_an_unknown_total_is_not_told(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_line_summary_and_json_state_the_same_rate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    # Mutation tried: the summary divides by the seconds of the whole run.
+    # Mutation: the summary divides by the seconds of the whole run.
     progress = BuildProgress(tmp_path / "log.jsonl", None, {"kept": 7})
     with caplog.at_level(logging.INFO), progress:
         time.sleep(0.3)
@@ -78,7 +78,7 @@ def test_line_summary_and_json_state_the_same_rate(tmp_path: Path, caplog: pytes
 
 
 def test_a_quiet_run_says_what_it_waits_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    # Mutation tried: no thread: silence.
+    # Mutation: no thread: silence.
     with caplog.at_level(logging.INFO), BuildProgress(tmp_path / "log.jsonl", 20, {}, quiet_s=0.05) as progress:
         progress.waiting_for("the models to load")
         time.sleep(0.3)
@@ -99,7 +99,7 @@ def test_the_log_file_keeps_every_shard(tmp_path: Path) -> None:
     ("number", "words"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (12345, "12,345 images")]
 )
 def test_numbers_have_the_form_that_fits(number: int, words: str) -> None:
-    # Mutation tried: always the plural.
+    # Mutation: always the plural.
     assert counted(number, "image") == words
     assert counted(number, "row passes", "rows pass").startswith(
         f"{number:,} row{' passes' if number == 1 else 's pass'}"
@@ -107,7 +107,7 @@ def test_numbers_have_the_form_that_fits(number: int, words: str) -> None:
 
 
 def test_a_slow_rate_is_not_shown_as_none() -> None:
-    # Mutation tried: one decimal in any case: "0.0 rows/s".
+    # Mutation: one decimal in any case: "0.0 rows/s".
     assert [per_second(rate, "rows") for rate in (1234.56, 1.0, 0.0432)] == [
         "1,234.6 rows/s",
         "1.0 rows/s",

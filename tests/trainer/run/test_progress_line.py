@@ -20,7 +20,7 @@ VALUES = {
 
 @pytest.mark.case(91)
 def test_a_line_tells_the_place_in_the_run_and_the_time_left() -> None:
-    # Mutation tried: the time of the whole run.
+    # Mutation: the time of the whole run.
     assert progress_line(VALUES, 100_000) == (
         "step 1,200 of 100,000  loss 0.1235  2.00 steps/s  8.0 samples/s  1.23 TFLOP/s  MFU 31%  waiting for data 5%  "
         "memory 3.2 GiB  13 h 43 min left"
@@ -30,7 +30,7 @@ def test_a_line_tells_the_place_in_the_run_and_the_time_left() -> None:
 
 @pytest.mark.case(91)
 def test_what_was_not_measured_is_left_out() -> None:
-    # Mutation tried: no look at `mfu`: "0 TFLOP/s  MFU 0%".
+    # Mutation: no look at `mfu`: "0 TFLOP/s  MFU 0%".
     line = progress_line({**VALUES, "tflops": 0.0, "mfu": 0.0}, 100_000)
     assert "TFLOP" not in line
     assert "MFU" not in line

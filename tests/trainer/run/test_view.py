@@ -44,7 +44,7 @@ def _page_of(folder: Path, **values: float) -> str:
 
 
 def test_mfu_has_a_tile_and_a_curve_only_where_it_was_measured(tmp_path: Path):
-    # Mutations tried: the tile without its `if`; the curve without its.
+    # Mutations: the tile without its `if`; the curve without its.
     measured, unknown = _page_of(tmp_path), _page_of(tmp_path, mfu=0.0)
     assert "10%" in measured
     assert measured.count("MFU") > 1
@@ -54,7 +54,7 @@ def test_mfu_has_a_tile_and_a_curve_only_where_it_was_measured(tmp_path: Path):
 
 
 def test_an_axis_tells_where_it_starts_and_ticks_can_be_told_apart():
-    # Mutations tried: no note; four digits always: "0.1234" three times; no zero line; no `least_span`.
+    # Mutations: no note; four digits always: "0.1234" three times; no zero line; no `least_span`.
     narrow = chart("a", [Curve("loss", [1, 2], [0.12340, 0.12345])])
     assert "The axis starts at 0.1234, not at 0." in narrow
     labels = tick_labels(nice_ticks(0.12340, 0.12345))

@@ -316,7 +316,7 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path, capsys
 
 
 def test_help_shows_the_flags_that_matter_first(capsys: pytest.CaptureFixture[str]) -> None:
-    # Mutation tried: `reference` moved to the end of the command's main settings.
+    # Mutation: `reference` moved to the end of the command's main settings.
     with pytest.raises(SystemExit):
         main(["pose", "--help"])
     flags = re.findall(r"^  (--[a-z][\w.-]*)", capsys.readouterr().out, re.MULTILINE)
