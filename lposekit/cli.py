@@ -18,6 +18,7 @@ from typing import TextIO
 import lposekit
 from lposekit.commands.registry import COMMANDS
 from lposekit.errors import Interrupted, LposekitError, UsageError
+from lposekit.extras import missing_module_words
 from lposekit.interrupts import ignore_stop_signals, raise_on_stop_signals
 from lposekit.setting_values import nearest
 from lposekit.terminal import printable
@@ -70,6 +71,10 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         _report("interrupted; what was finished is valid, and the same command goes on from there", debug)
         return Interrupted.exit_code
+    except ModuleNotFoundError as error:
+        command = COMMANDS.get(arguments[0]) if arguments else None
+        _report(missing_module_words(error, command.extras if command else ()), debug)
+        return LposekitError.exit_code
     except BrokenPipeError:
         # The reader of our output went away (`| head`): nothing is left to say, not even at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -110,7 +115,8 @@ def help_text() -> str:
             *lines,
             "",
             "Without an input, build-laion-pose, build-video-shards and train run on sample data, one after the other.",
-            "`lposekit COMMAND --help` lists a command's flags; `lposekit --version` tells the version.",
+            "`lposekit COMMAND --help` shows the flags that matter, `--help-all` all of them.",
+            "`lposekit --version` tells the version.",
             "",
         ]
     )

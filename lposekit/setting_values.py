@@ -66,8 +66,16 @@ class Leaf:
     def may_change(self) -> bool:
         return self._has_mark(MAY_CHANGE)
 
+    @property
+    def marks(self) -> tuple[object, ...]:
+        return getattr(self.annotation, "__metadata__", ())
+
+    @property
+    def annotation_without_marks(self) -> Annotation:
+        return getattr(self.annotation, "__origin__", self.annotation) if self.marks else self.annotation
+
     def _has_mark(self, mark: str) -> bool:
-        return mark in getattr(self.annotation, "__metadata__", ())
+        return mark in self.marks
 
 
 def leaves(settings_class: type[DataclassInstance], defaults: object = dataclasses.MISSING) -> dict[str, Leaf]:
@@ -204,6 +212,10 @@ def parse_text(leaf: Leaf, text: str) -> object:
     annotation = leaf.annotation
     if is_none(annotation, text):
         return None
+    choices = [choice for each in _alternatives(annotation) for choice in _choices(each)]
+    for choice in choices:
+        if text == str(choice):  # of a choice among numbers, which pydantic does not read from text
+            return choice
     try:
         if _is_tuple(annotation):
             listed = text if text.lstrip().startswith("[") else json.dumps([text])
@@ -211,6 +223,18 @@ def parse_text(leaf: Leaf, text: str) -> object:
         return _adapter(annotation).validate_strings(text)
     except ValidationError as error:
         raise ValueError(_reason(error, annotation)) from None
+
+
+def parse_words(leaf: Leaf, words: Sequence[str]) -> object:
+    """The words of a command line as a list setting: each word is one of its items."""
+    from pydantic import ValidationError
+
+    if len(words) == 1 and is_none(leaf.annotation, words[0]):
+        return None
+    try:
+        return _adapter(leaf.annotation).validate_python(tuple(words))
+    except ValidationError as error:
+        raise ValueError(_reason(error, leaf.annotation)) from None
 
 
 def _reason(error: ValidationError, annotation: Annotation) -> str:
@@ -243,6 +267,17 @@ def _limits(mark: object) -> Iterable[tuple[str, float]]:
             yield sign, value
 
 
+def limits_of(annotation: Annotation) -> list[tuple[str, float]]:
+    """The limits of a number, wherever they stand in its annotation: (">=", 0)."""
+    marks = [limit for mark in getattr(annotation, "__metadata__", ()) for limit in _limits(mark)]
+    inner = (annotation.__origin__,) if hasattr(annotation, "__metadata__") else typing.get_args(annotation)
+    return marks + [limit for argument in inner for limit in limits_of(argument)]
+
+
+def _choices(annotation: Annotation) -> tuple[object, ...]:
+    return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
+
+
 def _alternatives(annotation: Annotation) -> tuple[Annotation, ...]:
     if hasattr(annotation, "__metadata__"):
         return _alternatives(annotation.__origin__)
@@ -258,6 +293,15 @@ def is_none(annotation: Annotation, value: object) -> bool:
 
 def _is_tuple(annotation: Annotation) -> bool:
     return any(typing.get_origin(each) is tuple for each in _alternatives(annotation))
+
+
+def tuple_length(annotation: Annotation) -> int | None:
+    """How many values a setting has: 1, or those of a tuple; None for as many as there are."""
+    for each in _alternatives(annotation):
+        if typing.get_origin(each) is tuple:
+            items = typing.get_args(each)
+            return None if items[-1] is Ellipsis else len(items)
+    return 1
 
 
 def flatten(table: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, object]]:

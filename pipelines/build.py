@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from lposekit import __version__
 from lposekit.errors import Outcome, UsageError
@@ -17,10 +17,11 @@ from lposekit.interrupts import Interrupts
 from lposekit.recipe import AnyRecipe, Claim, Plan
 from lposekit.setting_values import check_values
 from lposekit.settings import changeable_settings, flatten_settings, settings_digest
-from lposekit.shards.card import DatasetCard, claim_folder, update_card
+from lposekit.shards.card import DatasetCard, claim_folder, refuse_other_folder, update_card
 from lposekit.shards.files import allow_open_files
 from lposekit.shards.layout import DatasetLayout, sum_counts
 from lposekit.versions import card_versions, installed_versions
+from lposekit.words import counted
 from pipelines.job.build_report import BuildReport
 from pipelines.job.crew import run_on_ray
 from pipelines.job.disk import require_free_space
@@ -51,13 +52,15 @@ def build(recipe: AnyRecipe, *, dry_run: bool = False, execute: Execute = run_on
     warnings = list(recipe.preflight(dry_run=dry_run))
     for warning in warnings:
         logger.warning(warning)
-    if dry_run:
-        return _dry_run(recipe, layout)
     card = dataset_card(recipe, warnings)
+    if dry_run:
+        refuse_other_folder(layout, card)
+        return _dry_run(recipe, layout)
     with owned_folder(layout) as run_id:
         plans = recipe.plans(skip=set(layout.committed_shards()))  # finds what is wrong with the input
         claim_folder(layout, card)
-        return _run(recipe, layout, run_id, plans, execute, num_rows=recipe.num_rows())
+        nothing = f"nothing to do: {_all_committed(layout)}"
+        return _run(recipe, layout, run_id, plans, execute, nothing, num_rows=recipe.num_rows(), done=_outcomes(layout))
 
 
 def rebuild(
@@ -72,13 +75,24 @@ def rebuild(
     if dry_run:
         counts = _outcomes(layout)
         number = sum(counts.get(outcome.value, 0) for outcome in outcomes)
-        return BuildReport(layout.root, counts, 0, notes=(f"would fetch {number} rows again",), dry_run=True)
+        note = f"would do {counted(number, 'row')} again" if number else _no_such_rows(outcomes)
+        return BuildReport(layout.root, counts, 0, notes=(note,), dry_run=True)
     require_free_space(layout.root)
     allow_open_files()
     recipe.preflight()
     with owned_folder(layout) as run_id:
         plans = recipe.retry_plans(layout, outcomes)
-        return _run(recipe, layout, run_id, plans, execute)
+        return _run(recipe, layout, run_id, plans, execute, _no_such_rows(outcomes))
+
+
+def _no_such_rows(outcomes: frozenset[Outcome]) -> str:
+    names = ", ".join(outcome.value for outcome in Outcome if outcome in outcomes)
+    return f"nothing to do: no row ended in {names}"
+
+
+def _all_committed(layout: DatasetLayout) -> str:
+    shards = len(layout.committed_shards())
+    return f"all {shards:,} shards are committed" if shards != 1 else "its one shard is committed"
 
 
 def dataset_card(recipe: AnyRecipe, warnings: list[str]) -> DatasetCard:
@@ -109,8 +123,12 @@ def _layout(recipe: AnyRecipe) -> DatasetLayout:
 
 
 def _dry_run(recipe: AnyRecipe, layout: DatasetLayout) -> BuildReport:
-    done = len(layout.committed_shards())
-    shards = f"would write shards to {layout.root} ({done} are committed already)"
+    committed = layout.committed_shards()
+    if committed and next(recipe.plans(skip=set(committed)), None) is None:
+        notes = (f"nothing to do: {_all_committed(layout)}",)
+        return BuildReport(layout.root, _outcomes(layout), 0, notes=notes, dry_run=True)
+    done = len(committed)
+    shards = f"would write to {layout.root} ({counted(done, 'shard')} committed already)"
     return BuildReport(layout.root, _outcomes(layout), 0, notes=(*recipe.dry_run_notes(), shards), dry_run=True)
 
 
@@ -120,12 +138,19 @@ def _run(
     run_id: str,
     plans: Iterator[Plan],
     execute: Execute,
+    nothing: str,
     *,
     num_rows: int | None = None,
+    done: Mapping[str, int] | None = None,
 ) -> BuildReport:
-    """Run the plans, then complete card and report. Nothing is started where nothing is left to do."""
-    start, done, first = time.monotonic(), _outcomes(layout), next(plans, None)
-    result, progress, interrupts = RunResult(), BuildProgress(layout.log, num_rows, done), Interrupts()
+    """Run the plans, then complete card and report. Nothing is started where nothing is left to do; `nothing` says it.
+
+    Args:
+        num_rows: rows of the whole, if known.
+        done: outcomes of rows that count as brought before; None: the plans do rows again that are there.
+    """
+    start, first = time.monotonic(), next(plans, None)
+    result, progress, interrupts = RunResult(), BuildProgress(layout.log, num_rows, done or {}), Interrupts()
     with interrupts.installed():  # to the end: a scheduler's second SIGTERM does not keep the report from being written
         if first is not None:
             with progress:
@@ -148,6 +173,8 @@ def _run(
         report_path=report_path,
         seconds=time.monotonic() - start,
         new_rows=progress.new_rows,
+        work_s=progress.work_s,
+        notes=(nothing,) if first is None else (),
         windows=totals.windows,
         dropped_windows=totals.dropped_windows or {},
         timings_s=progress.timings_s,

@@ -33,6 +33,7 @@ from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import ShardStats
 from lposekit.shards.writer import ShardWriter, finish_replacements, remove_partials
+from lposekit.words import counted
 from trainer.data.batch import vae_input_BF3HW
 from trainer.data.catalog import Dataset, open_dataset_folder
 from trainer.data.decode import DamagedSample, Framing, decode_clip, decode_training_image, read_clip_facts
@@ -67,7 +68,8 @@ class CacheReport:
 
     def summary_lines(self) -> list[str]:
         what = "to encode" if self.dry_run else "encoded"
-        line = f"{self.output}: {self.new_shards} of {self.shards} shards {what}, {self.samples} samples"
+        shards = f"{self.new_shards} of {counted(self.shards, 'shard')}"
+        line = f"{self.output}: {shards} {what}, {counted(self.samples, 'sample')}"
         if self.dry_run:
             return [line]
         return [

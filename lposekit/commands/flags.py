@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from lposekit.commands.help_page import HELP_ALL, HELP_WORDS, help_page
 from lposekit.commands.registry import COMMANDS, TABLES, Command
 from lposekit.errors import UsageError
-from lposekit.setting_values import check_values, flag, is_none, leaves
-from lposekit.settings import Layer, environment_layer, merge, preset_path, read_toml, table_layer
+from lposekit.setting_flags import FlagWords, parse_flags
+from lposekit.setting_values import Leaf, check_values, flag, leaves, parse_text
+from lposekit.settings import (
+    Layer,
+    environment_layer,
+    flatten_settings,
+    merge,
+    preset_path,
+    read_toml,
+    table_layer,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +33,9 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="DataclassInstance")
 SETTINGS_FILE = "lposekit.toml"
 QUICKSTART = "quickstart"
+NAMES_SHOWN = 4
+VALUE_SHOWN = 40
+"""Of one setting in a line of the log, in characters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,34 +79,31 @@ def load(
 ) -> Loaded[S]:
     """Finds, merges and checks the settings of one call, and logs where they came from.
 
-    Raises `UsageError`; wrong flags end in `SystemExit(2)` with tyro's own message, `--help` in `SystemExit(0)`.
+    Raises `UsageError`; `--help` and `--help-all` end in `SystemExit(0)`.
     """
     sources = _Sources(command, settings_class, dict(os.environ if environ is None else environ), folder or Path.cwd())
-    settings, flags = _parse(command, merge_for_flags(settings_class, sources.layers(())), argv)
+    flags_class = RunFlags if command.can_dry_run else CommonFlags
+    if asked := [word for word in argv if word in HELP_WORDS]:
+        shown = merge(settings_class, sources.layers(()))
+        sys.stdout.write(help_page(command, shown, flags_class, whole=HELP_ALL in asked))
+        raise SystemExit(0)
+    given, flags = _parse(command, settings_class, flags_class, argv)
     preset = _preset(flags, sources)
-    tables = _tables(command, settings)
-    layers = sources.layers(tables, preset)
-    named = command.input_field is not None and (
-        bool(getattr(settings, command.input_field)) or any(layer.values.get(command.input_field) for layer in layers)
-    )
+    tables = _tables(command, merge(settings_class, [given, *sources.layers(())]))
+    layers = [given, *sources.layers(tables, preset)]
+    named = command.input_field is not None and any(layer.values.get(command.input_field) for layer in layers)
     quickstart = _is_quickstart(command, preset, named)
     if quickstart:
-        layers = sources.layers(tables, QUICKSTART)
-    settings, flags = _parse(command, merge_for_flags(settings_class, layers), argv)
+        layers = [given, *sources.layers(tables, QUICKSTART)]
+    settings = merge(settings_class, layers)
     check_values(settings)
     _require_folders(command, settings)
-    loaded = Loaded(settings, quickstart, getattr(flags, "dry_run", False), flags.json, _describe(argv, layers))
+    loaded = Loaded(settings, quickstart, getattr(flags, "dry_run", False), flags.json, _describe(layers))
     if quickstart:
         logger.info(_quickstart_line(command, settings))
-    logger.info("settings: %s", loaded.sources)
+    if line := _settings_line(command, settings, layers):
+        logger.info("settings: %s", line)
     return loaded
-
-
-def merge_for_flags(settings_class: type[S], layers: Sequence[Layer]) -> S:
-    """The layers as one instance, for tyro to start from; what only the command line can give stays open."""
-    import tyro
-
-    return merge(settings_class, layers, missing=tyro.MISSING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,49 +149,28 @@ def _names_elsewhere() -> set[str]:
     return names
 
 
-def _parse(command: Command, default: S, argv: Sequence[str]) -> tuple[S, CommonFlags]:
-    import tyro
-
-    flags_class = RunFlags if command.can_dry_run else CommonFlags
-    unnamed = tyro.conf.arg(name="")
-    flags_type = Annotated[flags_class, unnamed, tyro.conf.FlagCreatePairsOff]
-    members: list[Any] = [("settings", Annotated[type(default), unnamed])]
-    if command.folder_field:
-        what = tyro.conf.arg(metavar="DIR", help=f"The folder; same as {flag(command.folder_field)}.")
-        members.append(("folder", Annotated[tyro.conf.Positional[Path | None], what], None))
-    members.append(("flags", flags_type, field(default_factory=flags_class)))
-    arguments = make_dataclass("Arguments", members)
-    parsed = tyro.cli(
-        arguments,
-        prog=f"lposekit {command.name}",
-        description=_help_text(command),
-        args=_spell_none(type(default), argv),
-        default=arguments(default),
-    )
-    if command.folder_field and parsed.folder is not None:
-        parsed.settings = replace(parsed.settings, **{command.folder_field: parsed.folder})
-    return parsed.settings, parsed.flags
+def _parse(
+    command: Command, settings_class: type[DataclassInstance], flags_class: type[CommonFlags], argv: Sequence[str]
+) -> tuple[Layer, CommonFlags]:
+    """The settings that the command line names, and the flags that are no settings."""
+    known, common = leaves(settings_class), leaves(flags_class)
+    hint = f"`lposekit {command.name} --help` lists the flags that matter, `--help-all` all of them."
+    found = parse_flags(argv, {**known, **common}, help_hint=hint)
+    _take_folder(command, known, found)
+    values = {name: value for name, value in found.values.items() if name in known}
+    switches: dict[str, Any] = {name: value for name, value in found.values.items() if name in common}
+    return Layer("the command line", values, tuple(dict.fromkeys(found.flags))), flags_class(**switches)
 
 
-def _spell_none(settings_class: type[DataclassInstance], argv: Sequence[str]) -> list[str]:
-    """The words of the command line with `none` as tyro wants it, `None`, where it stands for no value, as in files."""
-    optional = {flag(name) for name, leaf in leaves(settings_class).items() if is_none(leaf.annotation, "none")}
-    words = []
-    for before, word in pairwise(["", *argv]):
-        name, equals, value = word.rpartition("=")
-        stands_for_none = value.lower() == "none" and (name if equals else before) in optional
-        words.append(f"{name}{equals}None" if stands_for_none else word)
-    return words
-
-
-def _help_text(command: Command) -> str:
-    text = command.summary[0].upper() + command.summary[1:] + "."
-    if command.input_field:
-        text += f" Without {flag(command.input_field)}, it runs the preset quickstart on sample data."
-    if command.can_dry_run:
-        where = f"flags, LPOSEKIT_* variables, {SETTINGS_FILE} [{command.name}], the preset"
-        text += f" Settings come from {where}, in this order of precedence; the defaults shown apply without the flag."
-    return text
+def _take_folder(command: Command, known: Mapping[str, Leaf], found: FlagWords) -> None:
+    """The word that names the folder without its flag becomes that setting; any other is one too many."""
+    words = found.words
+    if command.folder_field and words:
+        found.values[command.folder_field] = parse_text(known[command.folder_field], words.pop(0))
+    if words:
+        raise UsageError(
+            f"{command.name}: {words[0]!r} belongs to no flag. `lposekit {command.name} --help` shows how it is called."
+        )
 
 
 def _preset(flags: CommonFlags, sources: _Sources) -> str | None:
@@ -225,10 +214,28 @@ def _quickstart_line(command: Command, settings: object) -> str:
     )
 
 
-def _describe(argv: Sequence[str], layers: Sequence[Layer]) -> str:
-    given = dict.fromkeys(word.partition("=")[0] for word in argv if word.startswith("--"))
-    parts = [f"{', '.join(given)} from flags"] if given else []
-    for layer in layers:
-        if layer.keys:
-            parts.append(f"{', '.join(layer.keys)} from {layer.origin}")
+def _describe(layers: Sequence[Layer]) -> str:
+    parts = [f"{', '.join(layer.keys)} from {layer.origin}" for layer in layers if layer.keys]
     return "; ".join([*parts, "the rest are defaults"])
+
+
+def _settings_line(command: Command, settings: DataclassInstance, layers: Sequence[Layer]) -> str:
+    """What differs from the defaults, by origin; the folders of a command are no difference, they have to be named."""
+    value, default = flatten_settings(settings), flatten_settings(merge(type(settings), ()))
+    folders = (command.input_field, command.output_field, command.folder_field)
+    open_names = [name for name in value if value[name] != default[name] and name not in folders]
+    parts = []
+    for layer in layers:
+        here = [name for name in open_names if name in layer.values]
+        open_names = [name for name in open_names if name not in here]
+        if here:
+            rest = f" and {len(here) - NAMES_SHOWN} more" if len(here) > NAMES_SHOWN else ""
+            parts.append(
+                f"{', '.join(f'{n} {_plain(value[n])}' for n in here[:NAMES_SHOWN])}{rest} from {layer.origin}"
+            )
+    return "; ".join(parts)
+
+
+def _plain(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
+    return text if len(text) <= VALUE_SHOWN else text[: VALUE_SHOWN - 3] + "..."

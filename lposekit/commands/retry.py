@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from lposekit.commands.flags import load
 from lposekit.commands.output import finish
 from lposekit.commands.registry import COMMANDS
+from lposekit.setting_flags import Alias
 from lposekit.setting_values import FLAG_ONLY, Positive, Seconds
 
 
@@ -33,7 +32,7 @@ class RetrySettings:
 
     data: Path | None = None
     """The dataset folder; the flag may be omitted."""
-    only: Annotated[str | None, tyro.conf.arg(aliases=["--outcome"])] = None
+    only: Annotated[str | None, Alias("--outcome")] = None
     """Outcomes to retry, separated by commas: `dns,timeout`; default: network failures that may pass, and crashes."""
     workers: Positive | None = None
     """Shards built in parallel; default: one per core."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from lposekit.commands.flags import load
 from lposekit.commands.output import write_result
 from lposekit.commands.registry import COMMANDS
+from lposekit.words import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,9 @@ def run(argv: Sequence[str]) -> int:
 
     findings = verify_dataset(folder)
     rows = [{"where": finding.where, "what": finding.what} for finding in findings]
-    verdict = f"{folder}: {len(findings)} findings" if findings else f"{folder}: every file is as it was committed"
+    verdict = (
+        f"{folder}: {counted(len(findings), 'finding')}" if findings else f"{folder}: every file is as it was committed"
+    )
     lines = [*map(str, findings), verdict]
     write_result({"dataset": str(folder), "findings": rows}, lines, as_json=loaded.json)
     return 1 if findings else 0

@@ -8,20 +8,23 @@ from dataclasses import dataclass
 
 from lposekit.errors import LposekitError
 from lposekit.json_values import COUNT, NUMBER, TEXT, JsonFields, parse_json_object
+from lposekit.report.clip_player import clip_uri
 from lposekit.report.decode import Rgb, decode_jpeg, first_middle_last, three_frames_of_mp4
-from lposekit.report.facts import spread
 from lposekit.report.inline_images import photo_uri
+from lposekit.report.spread import spread
 from lposekit.report.video_facts import VideoFacts
 from lposekit.shards.dataset import PoseDataset, read_members
 from lposekit.shards.index import ShardIndex
+from lposekit.words import counted
 
 CLIPS_SHOWN = 24
-FRAME_SIDE_PX = 260
+FRAME_SIDE_PX = 320
 
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """One clip of the page. `frames` are data URIs: three, or none if the clip cannot be decoded."""
+    """One clip of the page. `frames` are data URIs: three, or none if the clip cannot be decoded; `video`: that
+    of a small form that plays, if there is one."""
 
     key: str
     caption: str
@@ -29,6 +32,7 @@ class Strip:
     frames: Sequence[str]
     ratio: float
     note: str
+    video: str | None
 
 
 def can_decode() -> bool:
@@ -95,7 +99,7 @@ def _strip(shard: ShardIndex, key: str, members: Mapping[str, bytes]) -> Strip:
     frames = three_frames(members, facts.num_frames, facts.fps) if can_decode() else []
     parts = [
         f"{facts.start_s:.2f} to {facts.end_s:.2f} s",
-        f"{facts.num_frames} frames at {facts.fps:.4g} fps",
+        f"{counted(facts.num_frames, 'frame')} at {facts.fps:.4g} fps",
         f"{facts.width} x {facts.height}",
         *([] if facts.motion is None else [f"motion {facts.motion:.3f}"]),
     ]
@@ -106,6 +110,7 @@ def _strip(shard: ShardIndex, key: str, members: Mapping[str, bytes]) -> Strip:
         frames=[photo_uri(rgb_HWC, FRAME_SIDE_PX) for rgb_HWC in frames],
         ratio=facts.width / facts.height,
         note=", ".join(parts),
+        video=clip_uri(members, facts.num_frames, facts.fps) if len(frames) == 3 else None,
     )
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from lposekit.errors import OUTCOME_FACTS, LposekitError
 from lposekit.records import Columns
 from lposekit.report.facts import DatasetFacts
@@ -20,11 +22,11 @@ MAX_SHARDS_LISTED = 200
 MAX_LICENCES_LISTED = 12
 GROUPS = {
     "kept": "Kept",
-    "judged": "Seen, and turned down",
-    "rule": "Not fetched, by a rule",
-    "owner": "Refused by the owner",
-    "network": "Not reached",
-    "bytes": "Not usable",
+    "judged": "Seen, and rejected",
+    "rule": "Not fetched: a rule",
+    "owner": "Not fetched: refused by the owner",
+    "network": "Not fetched: the network",
+    "bytes": "Fetched, and not usable",
 }
 """Headings of the groups of outcomes, in the order of the page."""
 
@@ -72,6 +74,8 @@ def common_values(dataset: PoseDataset, facts: DatasetFacts, *, public: bool) ->
         "licences": [(shown_text(name, public), n) for name, n in facts.licences.most_common(MAX_LICENCES_LISTED)],
         "opt_outs": {name: facts.outcomes[name] for name in ("robots", "opt_out", "blocked", "metadata_filter")},
         "shards": facts.shards[:MAX_SHARDS_LISTED],
+        "listed": facts.listed,
+        "listed_json": Markup(facts.listed.as_json(public=public)),
     }
 
 

@@ -43,24 +43,39 @@ def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
     return smoothed
 
 
-def chart(title: str, curves: Sequence[Curve], *, from_zero: bool = False, percent: bool = False) -> Markup:
-    """The curves over one another; the names of more than one stand below."""
+def chart(
+    title: str,
+    curves: Sequence[Curve],
+    *,
+    from_zero: bool = False,
+    percent: bool = False,
+    least_span: float = 0.0,
+) -> Markup:
+    """The curves over one another; the names of more than one stand below. Zero is a line of its own where it is shown,
+    and an axis that does not reach it says so: a small change fills the whole height then.
+
+    Args:
+        least_span: what the axis spans at least, so that noise does not look like a trend.
+    """
     curves = [thin_out(curve) for curve in curves if curve.steps]
     values = [value for curve in curves for value in curve.values if math.isfinite(value)]
     if not values:
         return Markup('<p class="hint">Not measured.</p>')
-    ticks = nice_ticks(min([*values, 0.0] if from_zero else values), max(values))
+    lowest, highest = min([*values, 0.0] if from_zero else values), max([*values, 0.0] if from_zero else values)
+    missing = max(least_span - (highest - lowest), 0.0) if math.isfinite(least_span) else 0.0
+    ticks = nice_ticks(lowest - missing / 2 if lowest or not from_zero else lowest, highest + missing / 2)
     first, last = min(curve.steps[0] for curve in curves), max(curve.steps[-1] for curve in curves)
     low, span = ticks[0], ticks[-1] - ticks[0]
-    axis = AREA.y_axis(((tick - low) / span, _number(tick, percent)) for tick in ticks)
-    body = [axis, *_step_labels(first, last)]
+    axis = AREA.y_axis(zip(((tick - low) / span for tick in ticks), tick_labels(ticks, percent), strict=True))
+    body = [axis, *_zero_line(ticks), *_step_labels(first, last)]
     shown = [curve for curve in curves if not curve.faint]
     for curve in curves:
         css = "faint" if curve.faint else f"curve c{shown.index(curve)}"
         body.append(_line(curve, css, (first, last), (ticks[0], ticks[-1])))
     svg = AREA.drawing("curves", title, body)
     names = [Markup('<span class="key c{}">{}</span>').format(i, curve.name) for i, curve in enumerate(shown)]
-    return svg + (Markup('<p class="keys">{}</p>').format(Markup(" ").join(names)) if len(names) > 1 else "")
+    keys = Markup('<p class="keys">{}</p>').format(Markup(" ").join(names)) if len(names) > 1 else ""
+    return svg + keys + _cut_axis_note(ticks, percent)
 
 
 def thin_out(curve: Curve) -> Curve:
@@ -83,13 +98,39 @@ def nice_ticks(low: float, high: float) -> list[float]:
     return [i * step for i in range(first, max(last, first + 1) + 1)]
 
 
-def _number(value: float, percent: bool) -> str:
+def tick_labels(ticks: Sequence[float], percent: bool = False) -> list[str]:
+    """The ticks as short as they can be told apart."""
+    labels: list[str] = []
+    for digits in range(3 if percent else 4, 12):
+        labels = [_number(tick, percent, digits) for tick in ticks]
+        if len(set(labels)) == len(ticks):
+            break
+    return labels
+
+
+def _number(value: float, percent: bool, digits: int) -> str:
     if percent:
-        return f"{100 * value:.3g}%"
+        return f"{100 * value:.{digits}g}%"
     if value and abs(value) < 0.001:
-        mantissa, exponent = f"{value:.2e}".split("e")
+        mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{value:.4g}"
+    return f"{value:.{digits}g}"
+
+
+def _zero_line(ticks: Sequence[float]) -> list[Markup]:
+    """A stronger rule at zero, where the axis reaches below it."""
+    if not ticks[0] < 0 < ticks[-1]:
+        return []
+    y = AREA.y(-ticks[0] / (ticks[-1] - ticks[0]))
+    line = Markup('<line class="zero" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>')
+    return [line.format(AREA.left, AREA.width - AREA.right, y, y)]
+
+
+def _cut_axis_note(ticks: Sequence[float], percent: bool) -> Markup:
+    if ticks[0] <= 0:
+        return Markup("")
+    start = tick_labels(ticks, percent)[0]
+    return Markup('<p class="hint axis-note">The axis starts at {}, not at 0.</p>').format(start)
 
 
 def _step_labels(first: int, last: int) -> list[Markup]:

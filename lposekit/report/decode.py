@@ -9,13 +9,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import cv2
 import numpy as np
-import numpy.typing as npt
 
+from lposekit.report.inline_images import Rgb, fit_within
 from lposekit.sandbox.sandbox import Sandbox, SandboxError
 from lposekit.stored_media import clip_stream, decode_stored_jpeg, open_clip
 
-Rgb = npt.NDArray[np.uint8]
 log = logging.getLogger(__name__)
 
 _MEMORY_BYTES = 2**31  # the largest image that is decoded, and what its decoder needs beside it
@@ -33,6 +33,18 @@ def three_frames_of_mp4(mp4: bytes, num_frames: int, fps: float) -> list[Rgb]:
     """First, middle and last frame of a stored clip; none if it cannot be decoded."""
     frames = _ask({"mp4": mp4, "indices": first_middle_last(num_frames), "fps": fps})
     return frames if len(frames) == 3 else []
+
+
+def small_frames_of_mp4(mp4: bytes, step: int, most: int, side_px: int) -> list[Rgb]:
+    """Every `step`-th frame of a stored clip, `most` at most, shrunk; none if it cannot be decoded."""
+    return _ask({"mp4": mp4, "step": step, "most": most, "side_px": side_px})
+
+
+def shrunk(rgb_HWC: Rgb, side_px: int) -> Rgb:
+    """Longer side at most `side_px`, both even, as video encoders need them."""
+    height, width = fit_within(rgb_HWC.shape[0], rgb_HWC.shape[1], side_px)
+    size = (max(2, width // 2 * 2), max(2, height // 2 * 2))
+    return np.asarray(cv2.resize(rgb_HWC, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def first_middle_last(count: int) -> tuple[int, int, int]:
@@ -64,7 +76,10 @@ def _is_image(value: object) -> bool:
 
 
 def decoded(payload: Mapping[str, Any]) -> dict[str, list[Rgb]]:
-    """The sandbox's target: {"jpeg": bytes}, or {"mp4": bytes, "indices", "fps"}; no images where it cannot."""
+    """The sandbox's target: {"jpeg": bytes}, {"mp4": bytes, "indices", "fps"}, or {"mp4": bytes, "step", "most",
+    "side_px"}; no images where it cannot."""
+    if "step" in payload:
+        return {"images": _small_frames(payload["mp4"], payload["step"], payload["most"], payload["side_px"])}
     if "jpeg" not in payload:
         return {"images": _frames_of_mp4(payload["mp4"], payload["indices"], payload["fps"])}
     try:
@@ -88,6 +103,22 @@ def _frames_of_mp4(mp4: bytes, indices: tuple[int, ...], fps: float) -> list[Rgb
                     if frame.pts is not None and frame.pts >= target:
                         frames.append(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8))
                         break
+    except (av.error.FFmpegError, ValueError):
+        return []
+    return frames
+
+
+def _small_frames(mp4: bytes, step: int, most: int, side_px: int) -> list[Rgb]:
+    import av.error
+
+    frames: list[Rgb] = []
+    try:
+        with open_clip(mp4) as container:
+            for number, frame in enumerate(container.decode(clip_stream(container))):
+                if number >= most * step:
+                    break
+                if number % step == 0:
+                    frames.append(shrunk(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), side_px))
     except (av.error.FFmpegError, ValueError):
         return []
     return frames

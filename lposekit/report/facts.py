@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 
 from lposekit.errors import Outcome
 from lposekit.records import Columns
+from lposekit.report.row_list import Number, RowList
 from lposekit.report.rows import report_rows
+from lposekit.report.spread import spread
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
@@ -51,6 +53,8 @@ class DatasetFacts:
 
     columns: ClassVar[Mapping[str, pa.DataType]] = {}
     """Of the table of this kind, beside those of all kinds."""
+    number_names: ClassVar[tuple[str, ...]] = ()
+    """Of the numbers by which rows of this kind are found."""
     shards: list[ShardFacts] = field(default_factory=list)
     num_rows_stated: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -59,6 +63,17 @@ class DatasetFacts:
     examples: dict[str, list[Columns]] = field(default_factory=dict)
     timings_s: dict[str, float] = field(default_factory=dict)
     """Seconds by stage, added up over the shards that state them."""
+    listed: RowList = field(default_factory=RowList)
+
+    def numbers_of(self, rows: pa.Table) -> Sequence[Sequence[Number]]:
+        """The columns of `number_names` of some rows."""
+        return ()
+
+    def expect(self, dataset: PoseDataset) -> None:
+        """Before the first shard: how many rows there will be decides which are listed."""
+        layout = DatasetLayout(dataset.root)
+        total = sum(layout.read_stats(shard.shard).count for shard in dataset.shards)
+        self.listed = RowList.of(total, self.number_names)
 
     @property
     def num_rows(self) -> int:
@@ -87,6 +102,7 @@ class DatasetFacts:
         self.timings_s = sum_times([self.timings_s, stats.timings_s or {}])
         self._add_licences(rows)
         self._add_examples(rows)
+        self.listed.add(rows, self.numbers_of)
 
     def _add_licences(self, rows: pa.Table) -> None:
         for name in rows.column_names:
@@ -109,12 +125,6 @@ class DatasetFacts:
 def _licence(value: object) -> str:
     # "?" is LAION's own word for it
     return "not stated" if value in (None, "", "?") else str(value)
-
-
-def spread(total: int, wanted: int) -> list[int]:
-    """At most `wanted` of the numbers 0 .. total - 1, evenly spread: the same choice for the same dataset."""
-    wanted = min(total, wanted)
-    return [(2 * i + 1) * total // (2 * wanted) for i in range(wanted)]
 
 
 def spread_rows(

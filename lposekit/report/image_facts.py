@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -13,12 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lposekit.errors import LposekitError, Outcome
-from lposekit.keypoints import KeepRule, KeypointFormat
+from lposekit.keypoints import KeepRule, KeypointFormat, num_detected
+from lposekit.records import Columns, Person
 from lposekit.report.facts import DatasetFacts
+from lposekit.report.row_list import Number
 from lposekit.report.rows import report_rows
 from lposekit.report.yields import (
     PersonColumns,
     deciding_counts,
+    detected_keypoints,
     person_columns,
     score_curve,
     valid_persons,
@@ -27,6 +30,7 @@ from lposekit.report.yields import (
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.pose_json import person_from_record
 
 JUDGED_OUTCOMES = (Outcome.KEPT, Outcome.FEW_KEYPOINTS, Outcome.NO_PERSON)
 """Outcomes of rows that the keep rule judged: what the yield is a share of."""
@@ -46,6 +50,7 @@ class ImageFacts(DatasetFacts):
         **dict.fromkeys(("width", "height", "num_persons"), pa.int64()),
         "persons": pa.list_(PERSON),
     }
+    number_names: ClassVar[tuple[str, ...]] = ("persons", "keypoints")
     rule: KeepRule
     keypoint_format: KeypointFormat
     score_steps: tuple[float, ...]
@@ -59,6 +64,13 @@ class ImageFacts(DatasetFacts):
     """Images kept at each of `score_steps`."""
     num_passing: int = 0
     """Images that the card's own keep rule keeps, counted afresh."""
+
+    def numbers_of(self, rows: pa.Table) -> Sequence[Sequence[Number]]:
+        """Persons, and the most keypoints detected on one of them."""
+        persons = person_columns(rows, self.keypoint_format)
+        best_R = np.full(len(rows), -1)
+        np.maximum.at(best_R, persons.row_P, detected_keypoints(persons, self.rule.keypoint_score_threshold))
+        return rows["num_persons"].to_pylist(), [None if best < 0 else best for best in best_R.tolist()]
 
     @property
     def num_judged(self) -> int:
@@ -80,10 +92,10 @@ def gather_image_facts(dataset: PoseDataset) -> ImageFacts:
         score_steps=score_steps,
         score_counts=np.zeros(len(score_steps), np.int64),
     )
+    facts.expect(dataset)
     layout = DatasetLayout(dataset.root)
     for shard in dataset.shards:
         rows = report_rows(layout, shard.shard, facts.columns)
-        facts.add_shard(shard, layout.read_stats(shard.shard), rows)
         judged = rows.filter(pc.field("outcome").isin([outcome.value for outcome in JUDGED_OUTCOMES]))
         kept_R = np.array(judged["outcome"].to_pylist(), object) == Outcome.KEPT.value
         try:
@@ -92,8 +104,29 @@ def gather_image_facts(dataset: PoseDataset) -> ImageFacts:
             raise LposekitError(
                 f"{layout.parquet(shard.shard)}: {error}. Build the shard again, or verify the dataset."
             ) from error
+        facts.add_shard(shard, layout.read_stats(shard.shard), rows)
         _add_persons(facts, persons, kept_R)
     return facts
+
+
+def persons_of(row: Columns, facts: ImageFacts) -> list[Person]:
+    """The persons of a row.
+
+    Raises:
+        LposekitError: they are damaged; names the row.
+    """
+    try:
+        return [person_from_record(person, facts.keypoint_format) for person in row["persons"] or []]
+    except ValueError as error:
+        raise LposekitError(f"row {row['key']}: persons: {error}. Build its shard again.") from error
+
+
+def keypoints_detected(row: Columns, facts: ImageFacts) -> list[int]:
+    """How many of the body keypoints are detected on each person of a row."""
+    # a row that ended before the pose model need not have a size
+    height, width = row["height"] or 1, row["width"] or 1
+    threshold, body17 = facts.rule.keypoint_score_threshold, facts.keypoint_format.body17
+    return [num_detected(person.keypoints_K3, width, height, threshold, body17) for person in persons_of(row, facts)]
 
 
 def _add_persons(facts: ImageFacts, persons: PersonColumns, kept_R: npt.NDArray[np.bool_]) -> None:

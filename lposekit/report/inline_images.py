@@ -32,6 +32,16 @@ def photo_uri(rgb_HWC: Rgb, side_px: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode("ascii")
 
 
+def skeleton_image(
+    keypoints_PK3: npt.NDArray[np.float32], stored_size_hw: tuple[int, int], side_px: int, score_threshold: float
+) -> Rgb:
+    """The persons on black, longer side at most `side_px`, as the trainer draws them (style `followyourpose`)."""
+    height, width = fit_within(*stored_size_hw, side_px)
+    inside_PK3 = drop_outside(keypoints_PK3, *stored_size_hw)
+    small_PK3 = scale_keypoints(inside_PK3, width / stored_size_hw[1], height / stored_size_hw[0])
+    return draw_skeleton(small_PK3, height, width, score_threshold=score_threshold)
+
+
 def skeleton_uri(
     keypoints_PK3: npt.NDArray[np.float32], stored_size_hw: tuple[int, int], side_px: int, score_threshold: float
 ) -> str:
@@ -39,10 +49,7 @@ def skeleton_uri(
 
     Drawn as the trainer draws it (style `followyourpose`), from keypoints in pixels of the stored image.
     """
-    height, width = fit_within(*stored_size_hw, side_px)
-    inside_PK3 = drop_outside(keypoints_PK3, *stored_size_hw)
-    small_PK3 = scale_keypoints(inside_PK3, width / stored_size_hw[1], height / stored_size_hw[0])
-    drawn_HWC = draw_skeleton(small_PK3, height, width, score_threshold=score_threshold)
+    drawn_HWC = skeleton_image(keypoints_PK3, stored_size_hw, side_px, score_threshold)
     alpha_HW1 = drawn_HWC.max(axis=2, keepdims=True)
     # lines are drawn on black: what antialiasing darkened becomes transparency
     color_HWC = np.where(alpha_HW1 > 0, drawn_HWC.astype(np.float32) * 255 / np.maximum(alpha_HW1, 1), 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -11,6 +13,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from lposekit.shards.files import write_bytes
+from lposekit.words import counted
 
 PUBLIC_NAME = "public.html"
 """File name of a page that may be shown to others, beside the private one."""
@@ -31,8 +34,12 @@ def _templates(folder: Path) -> jinja2.Environment:
     )
     environment.filters |= {"share": share, "web_address": web_address, "size": file_size, "duration": duration}
     environment.filters["prose"] = prose
+    environment.filters["form"] = lambda number, one: counted(number, one).partition(" ")[2]
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.globals["style_sheet"] = Markup((_FOLDER / "report.css").read_text(encoding="ascii"))
+    script = (_FOLDER / "report.js").read_text(encoding="ascii")
+    environment.globals["script"] = Markup(script)
+    environment.globals["script_hash"] = "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment
 
 

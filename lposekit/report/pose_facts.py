@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from lposekit.errors import LposekitError
 from lposekit.report.facts import DatasetFacts
+from lposekit.report.row_list import Number
 from lposekit.report.rows import report_rows
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.layout import DatasetLayout
@@ -33,15 +34,23 @@ class PoseFacts(DatasetFacts):
         "num_persons": pa.int64(),
         "coverage_filled": pa.float64(),
     }
+    number_names: ClassVar[tuple[str, ...]] = ("persons", "coverage")
     num_frames: int = 0
     seconds: float = 0.0
     persons: Counter[int] = field(default_factory=Counter)
     coverage: Counter[int] = field(default_factory=Counter)
 
+    def numbers_of(self, rows: pa.Table) -> Sequence[Sequence[Number]]:
+        """Persons of each clip, and the share of its frames with the largest one."""
+        coverages = rows["coverage_filled"].to_pylist()
+        shown = [round(share, 3) if share is not None and 0 <= share <= 1 else None for share in coverages]
+        return rows["num_persons"].to_pylist(), shown
+
 
 def gather_pose_facts(dataset: PoseDataset) -> PoseFacts:
     """Read all rows of a dataset of poses once."""
     facts, layout = PoseFacts(), DatasetLayout(dataset.root)
+    facts.expect(dataset)
     for shard in dataset.shards:
         rows = report_rows(layout, shard.shard, facts.columns)
         facts.add_shard(shard, layout.read_stats(shard.shard), rows)

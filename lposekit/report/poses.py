@@ -10,12 +10,16 @@ from lposekit.errors import Outcome
 from lposekit.pose.tracks import MEMBER, PoseTracks, decode_tracks, persons_at
 from lposekit.report import charts
 from lposekit.report.charts import ChartWithNumbers
+from lposekit.report.clip_player import SIDE_PX, frame_step, mp4_uri
+from lposekit.report.clip_strips import can_decode
 from lposekit.report.common import common_values, page_path
 from lposekit.report.facts import spread_rows
-from lposekit.report.inline_images import skeleton_uri
+from lposekit.report.inline_images import skeleton_image, skeleton_uri
 from lposekit.report.page import share, write_page
 from lposekit.report.pose_facts import COVERAGE_BARS, MAX_PERSON_BARS, PoseFacts, gather_pose_facts
+from lposekit.report.row_list import Number
 from lposekit.shards.dataset import PoseDataset, read_members
+from lposekit.words import counted
 
 CLIPS_SHOWN = 24
 FRAME_SIDE_PX = 260
@@ -30,6 +34,8 @@ class SkeletonStrip:
     frames: Sequence[str]
     ratio: float
     note: str
+    video: str | None
+    numbers: Sequence[Number]
 
 
 def write_pose_report(dataset: PoseDataset, *, public: bool) -> Path:
@@ -55,20 +61,36 @@ def skeleton_strips(dataset: PoseDataset, facts: PoseFacts, *, public: bool) -> 
         name = f"{dataset.root}:{row['key']}"
         tracks = decode_tracks(read_members(shard, position).get(MEMBER, b""), name)
         last = tracks.num_frames - 1
-        persons = "1 person" if len(tracks.persons) == 1 else f"{len(tracks.persons)} persons"
+        persons, frames = counted(len(tracks.persons), "person"), counted(tracks.num_frames, "frame")
         yield SkeletonStrip(
             row["key"],
             "" if public else row["caption"] or "",
             [_skeleton(tracks, frame) for frame in (0, tracks.num_frames // 2, last)] if tracks.num_frames else [],
             tracks.width / tracks.height,
-            f"{persons}, {tracks.num_frames} frames at {float(tracks.fps):.4g} fps, {tracks.width} x {tracks.height}",
+            f"{persons}, {frames} at {float(tracks.fps):.4g} fps, {tracks.width} x {tracks.height}",
+            _video(tracks),
+            (row["num_persons"], row["coverage_filled"]),
         )
 
 
-def _skeleton(tracks: PoseTracks, frame: int) -> str:
+def _video(tracks: PoseTracks) -> str | None:
+    """The skeletons as a small clip that plays; None without PyAV."""
+    if not can_decode():
+        return None
+    fps, size_hw = float(tracks.fps), (tracks.height, tracks.width)
+    step = frame_step(tracks.num_frames, fps)
+    shown = range(0, tracks.num_frames, step)
+    images = [skeleton_image(persons_at(tracks, frame), size_hw, SIDE_PX, _threshold(tracks)) for frame in shown]
+    return mp4_uri([image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2] for image in images], fps / step)
+
+
+def _threshold(tracks: PoseTracks) -> float:
     stated = tracks.info.get("keypoint_score_threshold")
-    threshold = float(stated) if isinstance(stated, int | float) else 0.0
-    return skeleton_uri(persons_at(tracks, frame), (tracks.height, tracks.width), FRAME_SIDE_PX, threshold)
+    return float(stated) if isinstance(stated, int | float) else 0.0
+
+
+def _skeleton(tracks: PoseTracks, frame: int) -> str:
+    return skeleton_uri(persons_at(tracks, frame), (tracks.height, tracks.width), FRAME_SIDE_PX, _threshold(tracks))
 
 
 def _persons_chart(facts: PoseFacts) -> ChartWithNumbers:

@@ -1,4 +1,4 @@
-"""The images of the report of an image dataset: kept samples, and rows that were seen and turned down."""
+"""The images of the report of an image dataset: kept samples, and rows that were seen and rejected."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from lposekit.errors import LposekitError, Outcome
-from lposekit.keypoints import num_detected
+from lposekit.errors import Outcome
 from lposekit.records import Columns
 from lposekit.report.decode import Rgb, decode_jpeg
 from lposekit.report.facts import spread_rows
-from lposekit.report.image_facts import ImageFacts
+from lposekit.report.image_facts import ImageFacts, keypoints_detected, persons_of
 from lposekit.report.inline_images import photo_uri, skeleton_uri
+from lposekit.report.row_list import Number
 from lposekit.shards.dataset import PoseDataset, read_members, thumbnails_of
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
-from lposekit.shards.pose_json import person_from_record
+from lposekit.words import counted
 
-KEPT_SHOWN = 64
+KEPT_SHOWN = 100
 REJECTED_SHOWN = 12
 IMAGE_SIDE_PX = 340
 THUMBNAIL_SIDE_PX = 200
@@ -40,6 +40,9 @@ class Tile:
     ratio: float
     alt: str
     note: str
+    outcome: str
+    numbers: Sequence[Number]
+    """By which it is found: as `ImageFacts.number_names`."""
 
 
 def kept_tiles(dataset: PoseDataset, facts: ImageFacts, *, public: bool) -> list[Tile]:
@@ -85,13 +88,7 @@ def _tile(row: Columns, facts: ImageFacts, photo: str | None, side_px: int, *, p
     rule, body17 = facts.rule, facts.keypoint_format.body17
     # a row that ended before the pose model need not have a size
     height, width = row["height"] or 1, row["width"] or 1
-    try:
-        persons = [person_from_record(person, facts.keypoint_format) for person in row["persons"] or []]
-    except ValueError as error:
-        raise LposekitError(f"row {row['key']}: persons: {error}. Build its shard again.") from error
-    counts = [
-        num_detected(person.keypoints_K3, width, height, rule.keypoint_score_threshold, body17) for person in persons
-    ]
+    persons, counts = persons_of(row, facts), keypoints_detected(row, facts)
     skeleton = None
     if persons:
         keypoints_PK3 = np.stack([person.keypoints_K3 for person in persons])
@@ -105,25 +102,27 @@ def _tile(row: Columns, facts: ImageFacts, photo: str | None, side_px: int, *, p
         ratio=min(max(width / height, MIN_RATIO), MAX_RATIO),
         alt=_alt_text(counts, len(body17)),
         note=_detected_text(counts, len(body17)) if row["num_persons"] is not None else _reason(row),
+        outcome=row["outcome"],
+        numbers=(row["num_persons"], max(counts, default=None)),
     )
 
 
 def _reason(row: Columns) -> str:
-    """Why a row was turned down before the pose model saw it, without the outcome's name."""
+    """Why a row was rejected before the pose model saw it, without the outcome's name."""
     return (row["error_message"] or "").partition(": ")[2]
 
 
 def _alt_text(counts: Sequence[int], total: int) -> str:
     if not counts:
         return "no person found"
-    people = "1 person" if len(counts) == 1 else f"{len(counts)} persons"
+    people = counted(len(counts), "person")
     return f"{people}, at most {max(counts)} of {total} keypoints detected"
 
 
 def _detected_text(counts: Sequence[int], total: int) -> str:
     if not counts:
         return "no person"
-    people = "1 person" if len(counts) == 1 else f"{len(counts)} persons"
+    people = counted(len(counts), "person")
     best = sorted(counts, reverse=True)
     more = ", ..." if best[3:] else ""
     return f"{people}: " + ", ".join(f"{count}/{total}" for count in best[:3]) + more

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lposekit.report.facts import DatasetFacts
+from lposekit.report.row_list import Number
 from lposekit.report.rows import report_rows
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.layout import DatasetLayout
@@ -44,6 +45,7 @@ class VideoFacts(DatasetFacts):
         "num_clips": pa.int64(),
         "clip_keys": pa.list_(pa.string()),
     }
+    number_names: ClassVar[tuple[str, ...]] = ("clips", "seconds")
     num_windows: int = 0
     num_clips: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -52,6 +54,12 @@ class VideoFacts(DatasetFacts):
     clip_durations_s: list[npt.NDArray[np.float64]] = field(default_factory=list)
     clip_motions: list[npt.NDArray[np.float64]] = field(default_factory=list)
     clips_per_video: Counter[int] = field(default_factory=Counter)
+
+    def numbers_of(self, rows: pa.Table) -> Sequence[Sequence[Number]]:
+        """Clips made of each video, and its duration."""
+        durations_s = rows["duration_s"].to_pylist()
+        shown = [round(s, 2) if s is not None and 0 <= s < MAX_SHOWN else None for s in durations_s]
+        return rows["num_clips"].to_pylist(), shown
 
     @property
     def num_dropped(self) -> int:
@@ -71,6 +79,7 @@ class VideoFacts(DatasetFacts):
 def gather_video_facts(dataset: PoseDataset) -> VideoFacts:
     """Read all rows of a video dataset once."""
     facts = VideoFacts()
+    facts.expect(dataset)
     layout = DatasetLayout(dataset.root)
     for shard in dataset.shards:
         rows, stats = report_rows(layout, shard.shard, facts.columns), layout.read_stats(shard.shard)

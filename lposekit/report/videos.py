@@ -27,6 +27,7 @@ from lposekit.report.video_facts import (
 )
 from lposekit.shards.dataset import PoseDataset, read_members
 from lposekit.shards.index import ShardIndex
+from lposekit.words import counted
 
 TIMELINES_SHOWN = 16
 
@@ -71,8 +72,7 @@ def timelines(dataset: PoseDataset, facts: VideoFacts) -> list[Timeline]:
         seconds = _seconds(row["duration_s"])
         cuts_s = [_seconds(cut_s) for cut_s in row["cuts_s"] or []]
         spans_s = _clip_spans(shard, row)
-        counted = [f"{len(spans_s)} clips", f"{len(cuts_s)} cuts"]
-        note = ", ".join([duration(seconds), *(text[:-1] if text.startswith("1 ") else text for text in counted)])
+        note = ", ".join([duration(seconds), counted(len(spans_s), "clip"), counted(len(cuts_s), "cut")])
         svg = charts.timeline(seconds, spans_s, cuts_s, title=f"Video {row['key']}: {note}")
         lines.append(Timeline(row["key"], note, svg))
     return lines

@@ -27,11 +27,17 @@ from lposekit.shards.layout import SCHEMA_VERSION, DatasetLayout, sum_counts
 from lposekit.shards.private import keep_private, published
 from lposekit.store import LocalStore
 from lposekit.store_reads import kind_of
+from lposekit.words import counted
 
 MAX_BYTES = 2**28
 """Of a card: it names every shard."""
 CHECKED_BY = "checked_by"
 """Of a model: `sha256`, `sha256 prefix` where its publisher states no more, or `note` of the user."""
+KEEP_SETTINGS = (
+    *("settings.min_detected", "settings.person_rule", "settings.pose.keypoint_score_threshold"),
+    *("settings.pose.box_score_threshold", "settings.pose.min_box_area_fraction", "settings.pose.min_box_side_px"),
+)
+"""Settings that only say which images are kept."""
 T = TypeVar("T")
 
 
@@ -192,6 +198,18 @@ def claim_folder(layout: DatasetLayout, card: DatasetCard) -> None:
     Raises:
         UsageError: the folder belongs to other settings or versions, or holds files of something else.
     """
+    if refuse_other_folder(layout, card):
+        return
+    keep_private(layout, card)
+    write_card(layout, published(card))
+
+
+def refuse_other_folder(layout: DatasetLayout, card: DatasetCard) -> bool:
+    """Whether the folder holds a dataset that this run would continue; False for one to begin. Writes nothing.
+
+    Raises:
+        UsageError: as `claim_folder`.
+    """
     if kind_of(layout.store, layout.relative(layout.card)) is not None:
         assert card.fixed is not None
         # Through JSON, so that a tuple equals the list that it is stored as.
@@ -200,12 +218,25 @@ def claim_folder(layout: DatasetLayout, card: DatasetCard) -> None:
         if differing:
             raise UsageError(
                 f"{layout.root} was built with other settings or versions:\n  " + "\n  ".join(differing) + "\n"
-                "Name another --output, or go back to the old ones to resume."
+                "Name another --output, or go back to the old ones to resume." + _refilter_hint(layout, differing)
             )
-        return
-    _refuse_foreign_files(layout.root)
-    keep_private(layout, card)
-    write_card(layout, published(card))
+        return True
+    if layout.root.is_dir():
+        _refuse_foreign_files(layout.root)
+    return False
+
+
+def _refilter_hint(layout: DatasetLayout, differing: Sequence[str]) -> str:
+    """Where nothing but the keep rule is another one: what applies it to the poses that are stored."""
+    names = [line.partition(":")[0] for line in differing]
+    if not all(name.startswith("keep_rule.") or name in KEEP_SETTINGS for name in names):
+        return ""
+    rules = [name.removeprefix("keep_rule.") for name in names if name.startswith("keep_rule.")]
+    flags = " ".join(f"--{rule.replace('_', '-')} VALUE" for rule in rules)
+    return (
+        f" Only the keep rule differs: `lposekit refilter {layout.root} --output NEW {flags}` applies another one to "
+        "the poses that are stored, without fetching anything."
+    )
 
 
 def _with_versions(old: DatasetCard, new_fixed: JsonObject) -> JsonObject | None:
@@ -248,7 +279,8 @@ def _refuse_foreign_files(root: Path) -> None:
     if foreign:
         names = ", ".join(foreign[:3]) + (", ..." if foreign[3:] else "")
         raise UsageError(
-            f"{root} holds {len(foreign)} files of something else ({names}). Name an empty folder with --output."
+            f"{root} holds {counted(len(foreign), 'file')} of something else ({names}). Name an empty folder with "
+            "--output."
         )
 
 

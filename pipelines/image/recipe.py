@@ -13,6 +13,7 @@ from lposekit.recipe import ActorHandle, CardFacts, Claim, Machine, Pool
 from lposekit.settings import flatten_settings
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import pose_card
+from lposekit.words import counted
 from pipelines.fetch.policy import Blocklist
 from pipelines.image.plan import ShardPlan, count_rows, iter_shards, list_warnings
 from pipelines.image.rows import ImageRules
@@ -69,7 +70,7 @@ class ImageRecipe:
 
     def dry_run_notes(self) -> Sequence[str]:
         num_rows = self.num_rows()
-        rows = "all rows" if num_rows is None else f"{num_rows} rows"
+        rows = "all rows" if num_rows is None else counted(num_rows, "row")
         return [
             f"would read {rows} from {', '.join(self.settings.input)}, {self.settings.rows_per_shard} a shard",
             f"would use {self.settings.detector} and {self.settings.pose_model}",

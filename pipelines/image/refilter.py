@@ -25,6 +25,7 @@ from lposekit.shards.layout import SCHEMA_VERSION, DatasetLayout
 from lposekit.shards.pose_json import PoseHead, person_record, pose_card, pose_json
 from lposekit.shards.private import whole_settings
 from lposekit.stage_times import StageTimes
+from lposekit.words import counted
 from pipelines.fetch.removals import read_removals, write_removals
 from pipelines.image.stored import NEEDS_PIXELS, stored_persons
 from pipelines.image.worker import IMAGE_SHARDS
@@ -119,8 +120,8 @@ def _count_only(work: _Refilter) -> BuildReport:
     for shard in work.source.committed_shards():
         stored = read_stored_shard(work.source, shard)
         outcomes.update(_judge(work, stored, i)[0].value for i in range(len(stored)))
-    notes = (f"would keep {outcomes['kept']} samples", *_needs_pixels_note(work))
-    return BuildReport(work.source.root, dict(outcomes), outcomes["kept"], notes=notes, dry_run=True)
+    notes = (f"would keep {counted(outcomes['kept'], 'sample')}", *_needs_pixels_note(work))
+    return BuildReport(work.source.root, dict(outcomes), outcomes["kept"], notes=notes, dry_run=True, foresees=True)
 
 
 def _write_all(work: _Refilter) -> BuildReport:
@@ -149,7 +150,7 @@ def _needs_pixels_note(work: _Refilter) -> tuple[str, ...]:
     if not work.needs_pixels:
         return ()
     note = (
-        f"{len(work.needs_pixels)} rows pass this rule, but their pixels were not stored: they keep their outcome. "
+        f"{counted(len(work.needs_pixels), 'row passes', 'rows pass')} this rule, but not stored: the outcome stays. "
         f"`lposekit retry {work.target.root} --only few_keypoints,no_person` fetches them again, without a model."
     )
     return (note,)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lposekit.errors import Interrupted, LposekitError
+from lposekit.extras import missing_module_words
 from lposekit.interrupts import Interrupts
 from lposekit.json_values import JsonObject
 from lposekit.recipe import ActorHandle, AnyRecipe, Claim, Plan, Pool, ShardReport, Worker
@@ -37,6 +38,8 @@ class ShardWorker:
         except LposekitError as error:
             # An actor that fails while it starts reaches the driver as a dead one, its message lost in a traceback.
             self._failure = error
+        except ModuleNotFoundError as error:
+            self._failure = LposekitError(missing_module_words(error))
 
     def build(self, plan: Plan) -> ShardReport:
         """Build one shard.
@@ -49,6 +52,8 @@ class ShardWorker:
             raise SetupFailed(self._failure)
         try:
             return self._worker.build(plan)
+        except ModuleNotFoundError as error:  # one that is imported where it is needed, in every worker alike
+            raise SetupFailed(LposekitError(missing_module_words(error))) from None
         except MemoryError as error:
             raise LposekitError(
                 f"its worker was refused more memory than {self._memory_bytes} bytes (--worker-memory-bytes)"
@@ -85,6 +90,7 @@ def run_on_ray(
 ) -> RunResult:
     """Build shards on the Ray that the settings name, or on a local one."""
     settings = recipe.settings
+    progress.waiting_for("Ray to start")
     with connected(settings.ray_address):
         import ray
 
@@ -93,6 +99,7 @@ def run_on_ray(
         watch = CrewWatch(claim, liveness, watchdog, progress)
         resources = machine()
         pool = recipe.pool(resources)
+        progress.waiting_for("the workers to start" if pool is None else "the models to load")
         actors = None if pool is None else _start(pool)
         num_workers = settings.workers or resources.cpus
         worker_class = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy="SPREAD")(ShardWorker)
@@ -113,6 +120,7 @@ def run_on_ray(
                 num_workers=num_workers,
                 attempts=settings.shard_attempts,
                 on_report=progress.add,
+                on_work=progress.in_work,
                 stop=interrupts.stop,
                 drop=interrupts.drop,
                 watch=watch,

@@ -102,6 +102,7 @@ class ShardRunner:
         num_workers: plans in work at the same time.
         attempts: tries of a plan whose worker died.
         on_report: called with each plan's report, in the driver.
+        on_work: called with the shards in work whenever they change.
         stop: set by Ctrl-C: nothing more is handed out, and what is in work is finished.
         drop: set by a second Ctrl-C: what is in work is dropped.
         watch: tells when it makes no sense to wait any longer.
@@ -115,6 +116,7 @@ class ShardRunner:
         num_workers: int,
         attempts: int,
         on_report: Callable[[ShardReport], None],
+        on_work: Callable[[Sequence[int]], None] = lambda _: None,
         stop: threading.Event,
         drop: threading.Event,
         watch: Watch | None = None,
@@ -124,6 +126,7 @@ class ShardRunner:
         self._num_workers = num_workers
         self._attempts = attempts
         self._on_report = on_report
+        self._on_work = on_work
         self._stop = stop
         self._drop = drop
         self._idle = list(workers)
@@ -158,6 +161,8 @@ class ShardRunner:
                 return
             for reference in done:
                 self._collect(reference, self._work.pop(reference))
+            if done:
+                self._tell_work()
             self._watch.look({work.plan.shard: work.attempt for work in self._work.values()})
 
     def _halted(self) -> bool:
@@ -166,6 +171,10 @@ class ShardRunner:
     def _hand_out(self, plan: Plan, attempt: int) -> None:
         worker = self._idle.pop() if self._idle else self._spawn()
         self._work[worker.build.remote(plan)] = _Work(plan, worker, attempt)
+        self._tell_work()
+
+    def _tell_work(self) -> None:
+        self._on_work([work.plan.shard for work in self._work.values()])
 
     def _collect(self, reference: ObjectRef, work: _Work) -> None:
         import ray

@@ -163,7 +163,7 @@ def data_folder() -> Path:
     if spec is None or spec.origin is None:
         raise LposekitError(
             "the quickstart's photos ship in the package scikit-image, which is not installed. "
-            "Run `pip install --no-deps scikit-image`, or `lposekit doctor` for the whole command."
+            "Run `pip install 'lposekit[build]'`, or `lposekit doctor` for the whole command."
         )
     return Path(spec.origin).parent / "data"
 

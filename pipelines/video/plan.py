@@ -14,13 +14,15 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from lposekit.errors import UsageError
+import fsspec
+
+from lposekit.errors import LposekitError, UsageError
 from pipelines.lists.files import find_lists
 from pipelines.lists.fingerprint import lists_fingerprint
 from pipelines.lists.tail import check_tail
 from pipelines.video.captions import ROWS_CHECKED, NewCaption, check_keys, read_captions, with_captions
 from pipelines.video.clips.records import VideoRow
-from pipelines.video.inputs import ListInput, VideoInput, folder_videos, open_inputs, read_rows
+from pipelines.video.inputs import FolderInput, ListInput, VideoInput, folder_videos, open_inputs, read_rows
 from pipelines.video.platforms import is_platform_url
 from pipelines.video.settings import BuildVideoSettings
 from pipelines.video.shard import VideoPlan
@@ -28,6 +30,8 @@ from pipelines.video.shard import VideoPlan
 log = logging.getLogger(__name__)
 
 PLATFORM_ROWS_CHECKED = 1000
+MAX_COUNTED_BYTES = 64 * 2**20
+"""Of a list that is read once more to know how many videos it names."""
 
 
 def iter_plans(settings: BuildVideoSettings, skip: Container[int] = ()) -> Iterator[VideoPlan]:
@@ -50,6 +54,26 @@ def iter_plans(settings: BuildVideoSettings, skip: Container[int] = ()) -> Itera
     query = settings.fetch.stored_query
     rows = (replace(row, query=query) for row in read_rows(inputs))
     return _shards(rows if captions is None else with_captions(rows, captions), settings.rows_per_shard, skip)
+
+
+def count_videos(settings: BuildVideoSettings) -> int | None:
+    """Videos of the input; None where a list is too long to be read for that, or damaged."""
+    inputs = open_inputs(
+        settings.input, settings.format, settings.video_root, settings.caption_column, settings.allow_outside_paths
+    )
+    total = 0
+    for each in inputs:
+        if isinstance(each, FolderInput):
+            total += len(each.videos)
+            continue
+        filesystem, path = fsspec.core.url_to_fs(each.name)
+        if (filesystem.size(path) or MAX_COUNTED_BYTES + 1) > MAX_COUNTED_BYTES:
+            return None
+        try:
+            total += sum(1 for _ in each.rows())
+        except LposekitError:
+            return None
+    return total
 
 
 def _check_rows(inputs: Sequence[VideoInput], captions: Mapping[str, NewCaption] | None) -> None:
@@ -113,7 +137,7 @@ def _check_platforms(first: Sequence[VideoRow]) -> None:
         return
     what = (
         f"{pages} of the first {len(first)} videos are pages of platforms, such as YouTube, and yt-dlp, which fetches "
-        "those, is not installed (.venv/bin/pip install yt-dlp)"
+        "those, is not installed (pip install 'lposekit[platforms]')"
     )
     if pages == len(first):
         raise UsageError(f"{what}.")

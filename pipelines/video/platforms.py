@@ -1,10 +1,10 @@
 """Videos of platforms (YouTube, Vimeo, ...) through yt-dlp, in a child process with a deadline. It is never imported.
 
 yt-dlp makes its own connections, past our transport guard. So it is started for addresses of known platforms only, and
-only if it is installed (`.venv/bin/pip install yt-dlp`). Of the rules for other addresses the blocklist holds here too
-(the caller applies it to the page's address); robots.txt and opt-out headers are not asked for. yt-dlp leaves parts of
-files and may start other programs: it works in a folder of its own, a late one is killed with its whole process group,
-and it does not outlive this process.
+only if it is installed (`pip install 'lposekit[platforms]'`). Of the rules for other addresses the blocklist holds here
+too (the caller applies it to the page's address); robots.txt and opt-out headers are not asked for. yt-dlp leaves parts
+of files and may start other programs: it works in a folder of its own, a late one is killed with its whole process
+group, and it does not outlive this process.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def fetch_platform_video(
         OSError: the disk is full.
     """
     if python == sys.executable and importlib.util.find_spec("yt_dlp") is None:
-        raise Rejected(Outcome.BAD_URL, "videos of platforms need yt-dlp: .venv/bin/pip install yt-dlp")
+        raise Rejected(Outcome.BAD_URL, "videos of platforms need yt-dlp: pip install 'lposekit[platforms]'")
     with tempfile.TemporaryDirectory(prefix="lposekit-platform-", dir=path.parent) as folder:
         options = ["--ignore-config", "--no-playlist", "--no-cache-dir", "--no-progress", "--no-mtime", "--quiet"]
         limits = ["--max-filesize", str(max_bytes), "--retries", "3", "--socket-timeout", "20", "-f", _FORMAT]

@@ -11,9 +11,10 @@ from lposekit.recipe import ActorHandle, CardFacts, Claim, Machine
 from lposekit.shards.card import differing_fields, read_card, stated
 from lposekit.shards.layout import DatasetLayout
 from lposekit.versions import installed_versions
+from lposekit.words import counted
 from pipelines.fetch.policy import Blocklist
 from pipelines.job.stored import shards_with
-from pipelines.video.plan import input_fingerprint, iter_plans
+from pipelines.video.plan import count_videos, input_fingerprint, iter_plans
 from pipelines.video.settings import BuildVideoSettings
 from pipelines.video.shard import VideoPlan
 from pipelines.video.worker import VideoWorker
@@ -48,10 +49,11 @@ class VideoRecipe:
     def dry_run_notes(self) -> Sequence[str]:
         assert self.settings.output is not None
         plans = list(self.plans(skip=set(DatasetLayout(self.settings.output).committed_shards())))
-        return [f"would build {sum(len(plan.rows) for plan in plans)} videos in {len(plans)} shards"]
+        videos = sum(len(plan.rows) for plan in plans)
+        return [f"would build {counted(videos, 'video')} in {counted(len(plans), 'shard')}"]
 
     def num_rows(self) -> int | None:
-        return None
+        return count_videos(self.settings)
 
     def plans(self, skip: Container[int] = ()) -> Iterator[VideoPlan]:
         return iter_plans(self.settings, skip)

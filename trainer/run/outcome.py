@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lposekit.errors import Interrupted
+from lposekit.words import counted
 from trainer.run.build import activation_bytes, step_tflop
 from trainer.run.cost import weight_bytes
 from trainer.run.data import RunData
@@ -51,7 +52,7 @@ class TrainReport:
     def summary_lines(self) -> list[str]:
         """The end of a run on a terminal."""
         if self.first_step >= self.max_steps:
-            return [f"{self.output} has all of its {self.max_steps} steps; raise --max-steps to go on."]
+            return [f"{self.output} has all of its steps ({self.max_steps}); raise --max-steps to go on."]
         what = "interrupted" if self.interrupted else "done"
         lines = [
             f"stage {self.stage} {what} at step {self.step} of {self.max_steps} in {self.seconds:.0f} s: {self.output}"
@@ -97,7 +98,7 @@ class DryRunReport:
 
     def summary_lines(self) -> list[str]:
         return [
-            f"stage {self.stage}: {self.steps} steps of {self.batch_size} samples",
+            f"stage {self.stage}: {counted(self.steps, 'step')} of {counted(self.batch_size, 'sample')}",
             f"parameters: {self.parameters / 1e6:.2f} M, trained: {self.trained_parameters / 1e6:.2f} M",
             f"arithmetic: {self.tflop_per_step:.4g} TFLOP a step on each process",
             f"memory: about {self.memory_gib:.2f} GiB on each process",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lposekit.words import counted
 from trainer.inference.seams import Seams
 from trainer.run.sampler import WeightsFacts
 
@@ -74,5 +75,5 @@ class SampleReport:
             if sampled.seams is not None:
                 lines.append(sampled.seams.line())
             if sampled.flagged:
-                lines.append(f"{len(sampled.flagged)} frames were turned black by the safety checker")
+                lines.append(f"the safety checker turned {counted(len(sampled.flagged), 'frame')} black")
         return lines

@@ -22,6 +22,8 @@ from trainer.run.run_card import read_run_card
 
 REPORT_NAME = "report.html"
 MAX_IMAGES = 24
+LEAST_GAIN = 0.01
+"""What the axis of the gains spans at least, as a share of the loss."""
 MAX_IMAGE_BYTES = 2**24
 _IMAGE_NAME = re.compile(r"step-\d{1,12}\.jpg")
 Line = dict[str, Any]
@@ -113,7 +115,8 @@ def _probe_panels(lines: Sequence[Line]) -> list[Panel]:
         Panel(
             "What it is worth",
             "How much worse the loss gets without it: above zero and rising means learned.",
-            chart("What it is worth", gains),
+            # a hundredth of the loss at least: less is noise
+            chart("What it is worth", gains, from_zero=True, least_span=LEAST_GAIN * max(first.values)),
         ),
     ]
 
@@ -122,6 +125,7 @@ def _speed(steps: Sequence[Line]) -> list[Panel]:
     def panel(title: str, hint: str, fields: Sequence[tuple[str, str]], **options: bool) -> Panel:
         return Panel(title, hint, chart(title, [_curve(steps, f, n) for f, n in fields], from_zero=True, **options))
 
+    measured = any(line["mfu"] for line in steps)
     return [
         panel(
             "Throughput",
@@ -130,8 +134,10 @@ def _speed(steps: Sequence[Line]) -> list[Panel]:
         ),
         panel(
             "Where the time goes",
-            "MFU: share of the device's measured matmul peak that does the model's arithmetic.",
-            [("mfu", "MFU"), ("data_wait", "waiting for data")],
+            "MFU: share of the device's measured matmul peak that does the model's arithmetic."
+            if measured
+            else "Share of the time in which the model waits for data. (MFU was not measured.)",
+            [*([("mfu", "MFU")] if measured else []), ("data_wait", "waiting for data")],
             percent=True,
         ),
         panel("Memory", "GiB; the peak of the device, or the process on a CPU.", [("peak_memory_gib", "")]),

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from lposekit.words import seconds_in_words
 from trainer.data.order import OrderState
 from trainer.run.build import step_tflop
 from trainer.run.data import RunData
@@ -34,6 +35,7 @@ from trainer.settings import TrainSettings, max_steps
 
 log = logging.getLogger(__name__)
 
+FIRST_STEP = "waiting for the first step"
 LINE_EVERY_S = 15.0
 
 
@@ -64,7 +66,7 @@ class Watch:
     def record(self, step: int, outcome: StepOutcome, order: OrderState, keys: Sequence[str] | None) -> None:
         """One finished step."""
         self.clock.tick()
-        self.bar.update(self.task, completed=step, loss=f"{outcome.loss:.4f}")
+        self.bar.update(self.task, completed=step, note=f"loss {outcome.loss:.4f}")
         if keys is not None:
             self.keys.write({"step": step, "keys": list(keys)})
         if step % self.settings.watch.log_every and step != max_steps(self.settings):
@@ -88,8 +90,10 @@ class Watch:
         watch = self.settings.watch
         with self.clock.spending("validation"):
             if self.probe and (last or step % watch.probe_every == 0):
+                self.bar.update(self.task, note="measuring the probe")
                 self._write({"step": step, **self.probe.measure(self.train_module)})
             if self.validation and (last or step % watch.sample_every == 0):
+                self.bar.update(self.task, note="drawing validation images")
                 grid = self.validation.grid(self.validation.generate(self.train_module))
                 write_image(self.output / "samples" / f"step-{step:06d}.jpg", grid)
                 self.board.image("samples", grid, step)
@@ -107,14 +111,28 @@ class Watch:
         if time.monotonic() < self._next_line_s:
             return
         self._next_line_s = time.monotonic() + LINE_EVERY_S
-        log.info(
-            "step %d  loss %.4f  %.2f step/s  %.1f samples/s  %.2f TFLOP/s  MFU %.0f%%  data wait %.0f%%  memory "
-            "%.1f GiB",
-            *(values[name] for name in ("step", "loss", "steps_per_s", "samples_per_s", "tflops")),
-            100 * values["mfu"],
-            100 * values["data_wait"],
-            values["peak_memory_gib"],
-        )
+        log.info("%s", progress_line(values, max_steps(self.settings)))
+
+
+def progress_line(values: Mapping[str, Any], steps: int) -> str:
+    """A line of metrics as the log tells it: what was not measured is left out.
+
+    Args:
+        steps: of the whole run.
+    """
+    parts = [
+        f"step {values['step']:,} of {steps:,}",
+        f"loss {values['loss']:.4f}",
+        f"{values['steps_per_s']:.2f} steps/s",
+        f"{values['samples_per_s']:.1f} samples/s",
+    ]
+    if values["mfu"]:
+        parts += [f"{values['tflops']:.3g} TFLOP/s", f"MFU {values['mfu']:.0%}"]
+    parts += [f"waiting for data {values['data_wait']:.0%}", f"memory {values['peak_memory_gib']:.1f} GiB"]
+    left = steps - values["step"]
+    if left and values["steps_per_s"]:
+        parts.append(f"{seconds_in_words(left / values['steps_per_s'])} left")
+    return "  ".join(parts)
 
 
 @contextlib.contextmanager
@@ -124,13 +142,15 @@ def open_watch(settings: TrainSettings, train_module: TrainModule, data: RunData
     for name in (METRICS_NAME, KEYS_NAME):
         rewind(settings.output / name, step)
     reader, watch = data.loader.reader, settings.watch
+    measured = "measuring this device, then the first step" if watch.mfu else FIRST_STEP
+    log.info("stage %d: %s of %s steps are done; %s", settings.stage, f"{step:,}", f"{max_steps(settings):,}", measured)
     noise = reader.recipe.noise
     assert noise is not None
     bar = Progress(
         TextColumn(f"stage {settings.stage}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
@@ -149,7 +169,7 @@ def open_watch(settings: TrainSettings, train_module: TrainModule, data: RunData
             keys=JsonLines(settings.output / KEYS_NAME),
             board=ScalarBoard(settings.output / "tensorboard", watch.tensorboard, step + 1 if step else 0),
             bar=bar,
-            task=bar.add_task("train", total=max_steps(settings), completed=step, loss="-"),
+            task=bar.add_task("train", total=max_steps(settings), completed=step, note=FIRST_STEP),
             probe=probe,
             validation=validation,
             tflop_per_step=step_tflop(train_module, data) if watch.mfu else 0.0,

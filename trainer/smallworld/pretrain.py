@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
+from lposekit.setting_flags import parse_flags
+from lposekit.setting_values import leaves
+from lposekit.settings import Layer, merge
 from trainer.data.batch import vae_input_BF3HW
 from trainer.smallworld.base_parts import LearnedParts, new_parts, new_scheduler, save_base
 from trainer.smallworld.base_watch import look
@@ -169,4 +172,4 @@ def note(settings: PretrainSettings, phase: Phase, values: dict[str, float]) -> 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    main(tyro.cli(PretrainSettings))
+    main(merge(PretrainSettings, [Layer("flags", parse_flags(sys.argv[1:], leaves(PretrainSettings)).values)]))

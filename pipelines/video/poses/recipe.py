@@ -14,6 +14,7 @@ from lposekit.recipe import ActorHandle, CardFacts, Claim, Machine, Pool
 from lposekit.shards.card import differing_fields, read_card, stated
 from lposekit.shards.layout import DatasetLayout
 from lposekit.versions import installed_versions
+from lposekit.words import counted
 from pipelines.job.stored import shards_with
 from pipelines.pose.actor import PoseSpec, load_estimator
 from pipelines.pose.models import KnownModel, device_of, known_model, pose_pool, pose_spec, require_models
@@ -66,8 +67,9 @@ class PosesRecipe:
 
     def dry_run_notes(self) -> Sequence[str]:
         shards = self._source.shards
+        clips = counted(sum(shard.num_clips for shard in shards), "clip")
         return [
-            f"would find the poses of {sum(shard.num_clips for shard in shards)} clips in {len(shards)} shards",
+            f"would find the poses of {clips} in {counted(len(shards), 'shard')}",
             f"would use {self.settings.detector} and {self.settings.pose_model}",
         ]
 

@@ -11,6 +11,7 @@ from typing import Any
 from lposekit.errors import Outcome
 from lposekit.pose.refine import PoseFigures
 from lposekit.stage_times import describe_times
+from lposekit.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,11 @@ class VideoOutcome:
             return f"{self.video}: {self.outcome.value}: {self.detail}"
         if self.unchanged:
             return f"{self.video}: {self.outcome.value}, there already: {self.poses}"
-        parts = [f"{self.num_frames} frames", *self._figures()]
+        parts = [counted(self.num_frames, "frame"), *self._figures()]
         if self.damaged_frames:
             parts.append(f"{self.damaged_frames} damaged frames")
         if self.failed_frames:
-            parts.append(f"the models failed on {self.failed_frames} frames")
+            parts.append(f"the models failed on {counted(self.failed_frames, 'frame')}")
         if self.seconds:
             parts.append(f"{self.num_frames / self.seconds:.1f} frames/s")
         return f"{self.video}: {self.outcome.value}: {', '.join(parts)}"
@@ -109,8 +110,8 @@ class PosesReport:
         if self.dry_run:
             return list(self.notes)
         lines = [*self.notes, *(video.line() for video in self.videos)]
-        counted = ", ".join(f"{name} {number}" for name, number in sorted(self.outcomes.items()))
-        lines.append(f"{len(self.videos)} videos: {counted}; poses in {self.output}")
+        outcomes = ", ".join(f"{name} {number}" for name, number in sorted(self.outcomes.items()))
+        lines.append(f"{counted(len(self.videos), 'video')}: {outcomes}; poses in {self.output}")
         if self.timings_s:
             lines.append(f"time by stage: {describe_times(self.timings_s)}")
         return lines

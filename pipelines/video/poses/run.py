@@ -25,6 +25,7 @@ from lposekit.settings import changeable_settings, settings_digest
 from lposekit.shards.layout import sha256_file
 from lposekit.skeleton_styles import STYLES
 from lposekit.stage_times import StageTimes
+from lposekit.words import counted
 from pipelines.pose.actor import load_estimator
 from pipelines.pose.models import device_of, known_model, pose_spec, require_models
 from pipelines.video.clips.settings import EncodeSettings
@@ -162,7 +163,7 @@ class _Run:
         names = ", ".join(job.name for job in jobs[:3]) + (", ..." if jobs[3:] else "")
         skeletons = f" and skeleton videos ({', '.join(self.settings.style)})" if self.settings.skeleton_video else ""
         return [
-            f"would read {len(jobs)} videos: {names}",
+            f"would read {counted(len(jobs), 'video')}: {names}",
             f"would use {self.settings.detector} and {self.settings.pose_model}",
             f"would write NAME{SUFFIX}{skeletons} to {self.output}",
         ]

@@ -5,18 +5,24 @@ How it looks and loads in a browser is `test_browser.py`.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import itertools
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from lposekit.errors import LposekitError, Outcome
 from lposekit.records import ImageRow, sample_key
-from lposekit.report.facts import spread
 from lposekit.report.html import write_report
+from lposekit.report.row_list import MAX_ROWS, RowList
+from lposekit.report.spread import spread
+from lposekit.report.tiles import KEPT_SHOWN
 from lposekit.shards.layout import DatasetLayout
 from pipelines.image.rows import unposed_row
 from tests.support.dataset_folder import make_results, solid_image
@@ -116,12 +122,75 @@ def test_rejected_images_are_shown_by_reason_and_refused_ones_never(photos: Data
 def test_nothing_is_loaded_from_outside_of_the_file(photo_page: Page) -> None:
     assert photo_page.sources()
     assert all(source.startswith("data:image/") for source in photo_page.sources())
-    assert not [tag for tag, _ in photo_page.tags if tag in ("script", "link", "iframe", "object", "embed", "base")]
+    assert not [tag for tag, _ in photo_page.tags if tag in ("link", "iframe", "object", "embed", "base")]
     policies = [
         attrs["content"] for _, attrs in photo_page.tags if attrs.get("http-equiv") == "Content-Security-Policy"
     ]
     assert len(policies) == 1
     assert policies[0].startswith("default-src 'none'; img-src data:")
+    assert "http" not in policies[0]
+
+
+def scripts_of(path: Path) -> list[tuple[str, str]]:
+    """Attributes and text of every script element, as a browser cuts them out of the page."""
+    return re.findall(r"<script([^>]*)>(.*?)</script", path.read_text(encoding="utf-8"), re.DOTALL | re.IGNORECASE)
+
+
+def only_our_script(path: Path) -> None:
+    """The page has its own script, which the policy allows by its hash, and data that no browser runs."""
+    policy = re.search(r'Security-Policy" content="([^"]*)"', path.read_text(encoding="utf-8"))
+    assert policy
+    sources = re.search(r"script-src ([^;]*);", unescape(policy[1]))
+    (data_attributes, data), (attributes, text) = scripts_of(path)
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    assert sources
+    assert (attributes, sources[1]) == ("", f"'sha256-{digest}'")
+    assert 'type="application/json"' in data_attributes
+    assert not set("<>&") & set(data)
+    json.loads(data)
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_the_policy_allows_our_script_by_its_hash_and_no_other(photos: DatasetLayout, public: bool) -> None:
+    # Mutations: a space added to the script after its hash was taken; `'unsafe-inline'` as the source of scripts.
+    only_our_script(write_report(photos.root, public=public))
+
+
+def test_the_rows_to_search_hold_no_address_and_no_caption_of_what_was_refused(photos: DatasetLayout) -> None:
+    # Mutations: captions of all outcomes; captions on the public page.
+    data = json.loads(scripts_of(write_report(photos.root))[0][1])
+    assert "photos.example" not in json.dumps(data)
+    captions = dict(zip(zip(data["keys"], data["outcome"], strict=True), data["captions"], strict=True))
+    for (key, place), caption in captions.items():
+        refused = data["outcomes"][place] in ("robots", "opt_out", "blocked")
+        assert bool(caption) is not refused, key
+    assert data["names"] == ["persons", "keypoints"]
+    assert len(data["keys"]) == data["total"] == len(data["numbers"][0]) == 44
+    public = json.loads(scripts_of(write_report(photos.root, public=True))[0][1])
+    assert public["captions"] == []
+    assert public["keys"] == data["keys"]
+
+
+def test_a_row_and_its_sample_are_found_by_the_same_numbers(photos: DatasetLayout, photo_page: Page) -> None:
+    # Mutation: the least keypoints in place of the most, in `numbers_of`.
+    data = json.loads(scripts_of(write_report(photos.root))[0][1])
+    pairs = zip(*data["numbers"], strict=True)
+    words = [" ".join("" if number is None else str(number) for number in pair) for pair in pairs]
+    listed = dict(zip(data["keys"], words, strict=True))
+    shown = {attrs["data-key"]: attrs["data-numbers"] for tag, attrs in photo_page.tags if tag == "figure"}
+    assert len(shown) > 20
+    assert {key: listed[key] for key in shown} == shown
+
+
+def test_of_many_rows_an_even_choice_is_listed() -> None:
+    # Mutation: the first `MAX_ROWS` rows.
+    rows = RowList.of(25_000, ["place"])
+    for first in range(0, 25_000, 5_000):
+        places = list(range(first, first + 5_000))
+        columns = {"key": [str(place) for place in places], "outcome": ["dns"] * 5_000, "caption": [None] * 5_000}
+        rows.add(pa.table({**columns, "place": places}), lambda taken: [taken["place"].to_pylist()])
+    assert len(rows) == MAX_ROWS
+    assert rows.numbers[0] == [int(key) for key in rows.keys] == spread(25_000, MAX_ROWS)
 
 
 def test_an_image_that_is_too_small_is_shown_with_its_reason(tmp_path: Path) -> None:
@@ -153,8 +222,10 @@ def test_samples_come_from_every_shard(tmp_path: Path) -> None:
     layout = make_dataset_of(tmp_path / "d", [make_results(shard, 80) for shard in range(3)])
     page = Page(write_report(layout.root))
     keys = re.findall(r"\b(\d{5})\d{4}\b", page.words().split("Thumbnails of rows")[0])
-    assert len(keys) == 64
-    assert {shard: keys.count(shard) for shard in sorted(set(keys))} == {"00000": 21, "00001": 22, "00002": 21}
+    counts = [keys.count(shard) for shard in sorted(set(keys))]
+    assert len(counts) == 3
+    assert sum(counts) == KEPT_SHOWN
+    assert max(counts) - min(counts) <= 1
 
 
 # texts from strangers
@@ -163,8 +234,9 @@ def test_samples_come_from_every_shard(tmp_path: Path) -> None:
 @pytest.mark.parametrize("public", [False, True])
 def test_hostile_texts_stay_texts(tmp_path: Path, public: bool) -> None:
     # Mutations: autoescape=False; web_address returning every text.
-    page = Page(write_report(make_hostile_dataset(tmp_path / "d", SERVER).root, public=public))
-    assert not [tag for tag, _ in page.tags if tag == "script"]
+    path = write_report(make_hostile_dataset(tmp_path / "d", SERVER).root, public=public)
+    page = Page(path)
+    only_our_script(path)
     assert sum(tag == "style" for tag, _ in page.tags) == 1
     assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
     assert all(source.startswith("data:image/") for source in page.sources())

@@ -16,18 +16,21 @@ import cv2
 import numpy as np
 import pytest
 
+from lposekit.report import clip_player
+from lposekit.report.clip_player import MAX_BYTES, SIDE_PX, frame_step, mp4_uri
 from lposekit.report.clip_strips import three_frames
 from lposekit.report.html import write_report
 from lposekit.report.video_facts import WINDOW_WORDS, histogram
 from lposekit.shards.dataset import open_dataset
 from lposekit.shards.layout import DatasetLayout
+from lposekit.stored_media import open_clip
 from pipelines.video.clips.account import DAMAGED
 from pipelines.video.clips.motion import BLACK, DARK, FROZEN, LOW_MOTION
 from pipelines.video.clips.records import VideoRow
 from pipelines.video.clips.settings import EncodeSettings
 from pipelines.video.clips.windows import CUT, MAX_CLIPS, TOO_SHORT
 from tests.lposekit.report.conftest import CLIPS, FPS
-from tests.lposekit.report.test_images import Page
+from tests.lposekit.report.test_images import Page, only_our_script
 from tests.support.datasets import HOSTILE_TEXTS, make_video_dataset
 from tests.support.videos import moving, plain, read_number, write_video
 
@@ -52,7 +55,7 @@ def test_both_laws_are_stated_with_their_numbers(videos: DatasetLayout, page: Pa
 def test_every_clip_shows_its_first_middle_and_last_frame(videos: DatasetLayout, page: Page) -> None:
     """The frames' own numbers say which they are. Mutation: count // 2 -> count // 3."""
     numbers = []
-    for source in page.sources():
+    for source in (source for source in page.sources() if source.startswith("data:image/")):
         data = np.frombuffer(base64.b64decode(source.partition(",")[2]), np.uint8)
         bgr_HWC = cv2.imdecode(data, cv2.IMREAD_COLOR)
         assert bgr_HWC is not None
@@ -60,8 +63,45 @@ def test_every_clip_shows_its_first_middle_and_last_frame(videos: DatasetLayout,
     expected = []
     for sample in open_dataset(videos.root):
         first, last = sample.metadata["source_frames"]
-        expected += [first, first + (last - first + 1) // 2, last]
+        expected += [first + (last - first + 1) // 2, first, last]
     assert numbers == expected
+
+
+def test_every_clip_plays_in_a_small_form_of_its_own(videos: DatasetLayout, page: Page) -> None:
+    """Decoded again, it has the clip's first frame and its duration, at most 10 frames a second, within its budget.
+
+    Mutations: every frame of a clip taken, 20 a second; the rate not divided by the step: twice as fast.
+    """
+    clips = [source for source in page.sources() if source.startswith("data:video/mp4;base64,")]
+    samples = list(open_dataset(videos.root))
+    assert len(clips) == len(samples) >= 2
+    for source, sample in zip(clips, samples, strict=True):
+        mp4 = base64.b64decode(source.partition(",")[2])
+        assert len(mp4) <= MAX_BYTES
+        with open_clip(mp4) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            assert float(container.streams.video[0].average_rate or 0) == pytest.approx(FPS / 2)
+        assert len(frames) == -(-sample.metadata["num_frames"] // 2)
+        assert max(frames[0].shape[:2]) == SIDE_PX
+        assert read_number(np.ascontiguousarray(frames[0]).astype(np.uint8)) == sample.metadata["source_frames"][0]
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "fps", "step"), [(20, 20, 2), (20, 10, 1), (20, 0, 1), (2400, 24, 40), (8, 25, 3), (60, 10, 1)]
+)
+def test_long_and_fast_clips_are_thinned_out(num_frames: int, fps: float, step: int) -> None:
+    assert frame_step(num_frames, fps) == step
+
+
+def test_a_clip_is_made_coarser_until_it_is_small_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutations: the first try taken whatever its size; the last one.
+    noise = list(np.random.default_rng(0).integers(0, 256, (20, SIDE_PX, SIDE_PX, 3), np.uint8))
+    coarse = mp4_uri(noise, 10.0)
+    assert coarse is not None
+    assert len(coarse) < MAX_BYTES * 4 / 3 + 100
+    monkeypatch.setattr(clip_player, "MAX_BYTES", 1000)
+    assert mp4_uri(noise, 10.0) is None
+    assert mp4_uri(noise[:1], 10.0) is None
 
 
 def test_captions_times_and_cuts_are_shown(page: Page) -> None:
@@ -85,7 +125,7 @@ def test_without_pyav_the_page_says_what_is_missing(videos: DatasetLayout, monke
     monkeypatch.setitem(sys.modules, "av", None)
     page = Page(write_report(videos.root))
     assert page.sources() == []
-    assert ".venv/bin/pip install av" in page.words()
+    assert "pip install 'lposekit[video]'" in page.words()
     assert "two shots" in page.words()
 
 
@@ -102,10 +142,12 @@ def test_clips_stored_as_frames_are_shown_and_hostile_captions_stay_texts(tmp_pa
     video = write_video(tmp_path / "a.mp4", [moving(i) for i in range(20)], FPS)
     rows = [VideoRow(f"v{i}", path=str(video), caption=text) for i, text in enumerate(HOSTILE_TEXTS[:4])]
     settings = replace(CLIPS, encode=EncodeSettings(format="frames"))
-    page = Page(write_report(make_video_dataset(tmp_path / "d", rows, settings, warnings=list(HOSTILE_TEXTS)).root))
-    assert len(page.sources()) == 3 * len(rows)
-    assert all(source.startswith("data:image/jpeg") for source in page.sources())
-    assert not [tag for tag, _ in page.tags if tag == "script"]
+    path = write_report(make_video_dataset(tmp_path / "d", rows, settings, warnings=list(HOSTILE_TEXTS)).root)
+    page = Page(path)
+    kinds = [source.partition(";")[0] for source in page.sources()]
+    assert (kinds.count("data:image/jpeg"), kinds.count("data:video/mp4")) == (3 * len(rows), len(rows))
+    assert len(kinds) == 4 * len(rows)
+    only_our_script(path)
     assert "<script>" in page.text
 
 

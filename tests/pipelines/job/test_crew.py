@@ -44,15 +44,18 @@ class Model:
         return {"name": "model"}
 
 
+@dataclass(frozen=True)
 class Worker:
     """Builds a shard of one row."""
 
-    def __init__(self, greedy_shard: int = -1) -> None:
-        self._greedy_shard = greedy_shard
+    greedy_shard: int = -1
+    lacks: str = ""
 
     def build(self, plan: OneShard) -> ShardReport:
-        if plan.shard == self._greedy_shard:
+        if plan.shard == self.greedy_shard:
             np.ones(2**32, np.uint8)
+        if self.lacks:
+            raise ModuleNotFoundError(f"No module named {self.lacks!r}", name=self.lacks)
         return ShardReport(plan.shard, 1, 1, {"kept": 1})
 
 
@@ -63,6 +66,7 @@ class Recipe:
     worker_fails: str = ""
     model_fails: str = ""
     greedy_shard: int = -1
+    worker_lacks: str = ""
 
     @property
     def settings(self) -> Any:
@@ -77,7 +81,7 @@ class Recipe:
     def worker(self, claim: Claim, pool: Sequence[Any] | None = None, number: int = 0) -> Worker:
         if self.worker_fails:
             raise UsageError(self.worker_fails)
-        return Worker(self.greedy_shard)
+        return Worker(self.greedy_shard, self.worker_lacks)
 
 
 def _run(recipe: Any, folder: Path, plans: Iterator[OneShard]) -> Any:
@@ -112,3 +116,20 @@ def test_a_shard_that_takes_too_much_memory_fails_with_the_reason_and_the_others
     result, _ = _run(Recipe(greedy_shard=1), tmp_path / "d", iter([OneShard(0), OneShard(1), OneShard(2)]))
     assert result.reports == 2
     assert result.failures == {1: "its worker was refused more memory than 2147483648 bytes (--worker-memory-bytes)"}
+
+
+@pytest.mark.case(90)
+def test_a_module_that_a_worker_lacks_ends_the_run_and_names_the_extra(tmp_path: Path) -> None:
+    # Mutation: no branch for it in `ShardWorker.build`: a lost shard, "No module named 'decord'".
+    with pytest.raises(LposekitError, match=r"decord is not installed: `pip install 'lposekit\[video\]'`"):
+        _run(Recipe(worker_lacks="decord"), tmp_path / "d", iter([OneShard(0)]))
+
+
+@pytest.mark.case(91)
+def test_a_run_says_what_it_waits_for_from_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutations: no `waiting_for` before the models; `_tell_work` left out of `_hand_out`.
+    told: list[str] = []
+    monkeypatch.setattr(BuildProgress, "waiting_for", lambda _, what: told.append(what))
+    _run(Recipe(), tmp_path / "d", iter([OneShard(0), OneShard(1)]))
+    assert told[:2] == ["Ray to start", "the models to load"]
+    assert "shards 00000, 00001" in told

@@ -178,7 +178,7 @@ def missing_yt_dlp(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_list_of_platform_pages_is_refused_without_yt_dlp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing_yt_dlp(monkeypatch)
     path = write_csv(tmp_path / "list.csv", [{"url": PAGE, "caption": "c"}] * 3)
-    with pytest.raises(UsageError, match=r"3 of the first 3 .*pip install yt-dlp"):
+    with pytest.raises(UsageError, match=r"3 of the first 3 .*pip install 'lposekit\[platforms\]'"):
         iter_plans(BuildVideoSettings(input=(path,)))
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: object())
     assert len(list(iter_plans(BuildVideoSettings(input=(path,))))) == 1

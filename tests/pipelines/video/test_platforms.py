@@ -172,7 +172,7 @@ def _is_gone(pid: int) -> bool:
 
 def test_without_yt_dlp_the_row_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(Rejected, match="pip install yt-dlp") as caught:
+    with pytest.raises(Rejected, match=r"pip install 'lposekit\[platforms\]'") as caught:
         fetch_platform_video(URL, tmp_path / "target", max_bytes=1, timeout_s=1)
     assert caught.value.outcome is Outcome.BAD_URL
     assert not os.listdir(tmp_path)

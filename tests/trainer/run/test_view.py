@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lposekit.errors import LposekitError
-from lposekit.report.curves import Curve, chart, nice_ticks, smooth, thin_out
+from lposekit.report.curves import Curve, chart, nice_ticks, smooth, thin_out, tick_labels
 from tests.support.train_runs import settings_for
 from trainer.run.view import write_report
 from trainer.settings import WatchSettings
@@ -33,6 +33,38 @@ def test_the_page_of_a_run_shows_its_curves_and_images_and_asks_nothing_of_a_net
     public = beside.read_text()
     assert "data:image/jpeg" not in public
     assert str(tmp_path) not in public
+
+
+def _page_of(folder: Path, **values: float) -> str:
+    line = {"step": 1, "loss": 1.0, "grad_norm": 1.0, "lr": 1.0, "epoch": 0}
+    rates = {"steps_per_s": 1.0, "samples_per_s": 1.0, "mfu": 0.1, "data_wait": 0.0, "peak_memory_gib": 1.0}
+    (folder / "metrics.jsonl").write_text(json.dumps({**line, **rates, **values}) + "\n")
+    (folder / "run.json").write_text('{"stage": 1}')
+    return write_report(folder).read_text()
+
+
+def test_mfu_has_a_tile_and_a_curve_only_where_it_was_measured(tmp_path: Path):
+    # Mutations: the tile without its `if`; the curve without its.
+    measured, unknown = _page_of(tmp_path), _page_of(tmp_path, mfu=0.0)
+    assert "10%" in measured
+    assert measured.count("MFU") > 1
+    assert "<dt>MFU</dt>" not in unknown
+    assert "(MFU was not measured.)" in unknown
+    assert unknown.count("MFU") == 1
+
+
+def test_an_axis_tells_where_it_starts_and_ticks_can_be_told_apart():
+    # Mutations: no note; four digits always: "0.1234" three times; no zero line; no `least_span`.
+    narrow = chart("a", [Curve("loss", [1, 2], [0.12340, 0.12345])])
+    assert "The axis starts at 0.1234, not at 0." in narrow
+    labels = tick_labels(nice_ticks(0.12340, 0.12345))
+    assert len(set(labels)) == len(labels)
+    assert "not at 0" not in chart("a", [Curve("lr", [1, 2], [0.5, 0.6])], from_zero=True)
+    crossing = chart("a", [Curve("gain", [1, 2], [-0.01, 0.02])], from_zero=True)
+    assert 'class="zero"' in crossing
+    assert 'class="zero"' not in narrow
+    noise = chart("a", [Curve("gain", [1, 2], [1e-7, 2e-7])], from_zero=True, least_span=0.01)
+    assert "1e-7" not in noise
 
 
 def test_names_from_outside_are_escaped(tmp_path: Path):

@@ -346,15 +346,15 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path, capsys
     source = video(tmp_path / "a.mp4", range(3))
     arguments = ["--input", str(source), "--output", str(tmp_path / "out"), "--detector", "rtmdet-nano-rebuilt"]
     assert main(["pose", *arguments, "--pose-model", "tinypose", "--dry-run", "--json"]) == 0
-    assert "would read 1 videos: a.mp4" in json.loads(capsys.readouterr().out)["notes"]
+    assert "would read 1 video: a.mp4" in json.loads(capsys.readouterr().out)["notes"]
     assert not (tmp_path / "out").exists()
 
 
 def test_help_shows_the_flags_that_matter_first(capsys: pytest.CaptureFixture[str]) -> None:
-    # Mutation tried: `reference` moved to the end of PosesSettings.
+    # Mutation: `reference` moved to the end of the command's main settings.
     with pytest.raises(SystemExit):
         main(["pose", "--help"])
-    flags = re.findall(r"^\W*?(--[a-z][\w.-]*)", capsys.readouterr().out, re.MULTILINE)
+    flags = re.findall(r"^  (--[a-z][\w.-]*)", capsys.readouterr().out, re.MULTILINE)
     assert flags[:8] == [
         "--input",
         "--output",
