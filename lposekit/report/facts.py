@@ -5,6 +5,7 @@ One shard's columns are in memory at a time; what stays are counts, and the rows
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from lposekit.stage_times import sum_times
 
 LICENCE_COLUMNS = ("license", "licence")
 EXAMPLES_PER_OUTCOME = 3
+MAX_SHARDS_LISTED = 200
 
 
 @dataclass(slots=True)
@@ -52,6 +54,11 @@ class DatasetFacts:
     columns: ClassVar[Mapping[str, pa.DataType]] = {}
     """Of the table of this kind, beside those of all kinds."""
     shards: list[ShardFacts] = field(default_factory=list)
+    """The first `MAX_SHARDS_LISTED`: there may be 400,000."""
+    samples_by_shard: array[int] = field(default_factory=lambda: array("q"))
+    outcomes_by_shard: dict[str, array[int]] = field(default_factory=dict)
+    """Outcome -> rows of each shard up to the last that has it."""
+    num_bytes: int = 0
     num_rows_stated: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
@@ -59,6 +66,14 @@ class DatasetFacts:
     examples: dict[str, list[Columns]] = field(default_factory=dict)
     timings_s: dict[str, float] = field(default_factory=dict)
     """Seconds by stage, added up over the shards that state them."""
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.samples_by_shard)
+
+    @property
+    def num_samples(self) -> int:
+        return sum(self.samples_by_shard)
 
     @property
     def num_rows(self) -> int:
@@ -73,17 +88,25 @@ class DatasetFacts:
         outcomes = Counter(rows["outcome"].to_pylist())
         self.outcomes.update(outcomes)
         self.num_rows_stated += stats.count
-        self.shards.append(
-            ShardFacts(
-                name=shard.name,
-                num_rows=stats.count,
-                num_samples=len(shard),
-                num_kept=outcomes[Outcome.KEPT.value],
-                num_bytes=sum(entry.bytes for entry in stats.files.values()),
-                duration_s=stats.duration or 0.0,
-                outcomes=dict(outcomes),
+        num_bytes = sum(entry.bytes for entry in stats.files.values())
+        if self.num_shards < MAX_SHARDS_LISTED:
+            self.shards.append(
+                ShardFacts(
+                    name=shard.name,
+                    num_rows=stats.count,
+                    num_samples=len(shard),
+                    num_kept=outcomes[Outcome.KEPT.value],
+                    num_bytes=num_bytes,
+                    duration_s=stats.duration or 0.0,
+                    outcomes=dict(outcomes),
+                )
             )
-        )
+        self.num_bytes += num_bytes
+        for outcome, number in outcomes.items():
+            counts = self.outcomes_by_shard.setdefault(outcome, array("q"))
+            counts.extend([0] * (self.num_shards - len(counts)))
+            counts.append(number)
+        self.samples_by_shard.append(len(shard))
         self.timings_s = sum_times([self.timings_s, stats.timings_s or {}])
         self._add_licences(rows)
         self._add_examples(rows)
@@ -121,14 +144,15 @@ def spread_rows(
     dataset: PoseDataset, facts: DatasetFacts, outcome: Outcome, wanted: int
 ) -> Iterator[tuple[ShardIndex, Columns]]:
     """Rows of one outcome, spread evenly over all shards, with the shard that each belongs to."""
-    counts = [shard.outcomes.get(outcome.value, 0) for shard in facts.shards]
+    counts = facts.outcomes_by_shard.get(outcome.value, array("q"))
     layout = DatasetLayout(dataset.root)
     ordinals = spread(sum(counts), wanted)
     first = 0
-    for shard, count in zip(dataset.shards, counts, strict=True):
+    for place, count in enumerate(counts):
         here = [ordinal - first for ordinal in ordinals if first <= ordinal < first + count]
         first += count
         if here:
+            shard = dataset.shards[place]
             rows = report_rows(layout, shard.shard, facts.columns, pc.field("outcome") == outcome.value)
             yield from ((shard, row) for row in _take(rows, here))
 

@@ -59,8 +59,7 @@ class VideoFacts(DatasetFacts):
     @property
     def account_closes(self) -> bool:
         """The second law: windows = clips + dropped, and as many clips as there are samples."""
-        num_samples = sum(shard.num_samples for shard in self.shards)
-        return self.num_windows == self.num_clips + self.num_dropped and self.num_clips == num_samples
+        return self.num_windows == self.num_clips + self.num_dropped and self.num_clips == self.num_samples
 
     @property
     def clip_seconds(self) -> float:
