@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +22,11 @@ CACHED_SUFFIX = ".tar"
 """What samples are read from, again and again; all else is read once, and small."""
 _READ_AT_ONCE = 1 << 24
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+OPENED_S = 30.0
+"""How long a tar that was opened is taken to be the same when it is opened again: readers of samples do so each time."""
+_MOST_OPENED = 1024
 _systems: dict[tuple[int, str], Any] = {}
+_opened: dict[str, tuple[float, RemoteFile]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +58,20 @@ class RemoteStore:
     def open(self, name: str) -> RemoteFile:
         relative_parts(name)
         path = self._path(name)
+        opened = _opened.get(path)
+        if opened is not None and time.monotonic() < opened[0]:
+            return opened[1]
         info = with_retries(lambda: self._system().info(path, refresh=True), f"open {self._url(name)}")
         facts = _facts(info)
         if facts.kind != "file":
             raise RefusedFile(errno.ELOOP, REFUSALS[facts.kind], name)
         version = f"{self._url(name)}\n{facts.size}\n{info.get('ETag') or info.get('etag') or facts.changed_ns}"
-        return RemoteFile(self, name, facts.size, hashlib.sha256(version.encode()).hexdigest()[:32])
+        file = RemoteFile(self, name, facts.size, hashlib.sha256(version.encode()).hexdigest()[:32])
+        if name.endswith(CACHED_SUFFIX):
+            if len(_opened) >= _MOST_OPENED:
+                _opened.clear()
+            _opened[path] = time.monotonic() + OPENED_S, file
+        return file
 
     def fetch(self, name: str, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop` of a file, from the server.

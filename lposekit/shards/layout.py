@@ -17,6 +17,7 @@ META_DIR = "_dataset"
 CARD_NAME = "dataset.json"
 SCHEMA_VERSION = 1
 _SHARD_FILE = re.compile(r"(\d{5,18})(\.tar|\.parquet|_stats\.json)", re.ASCII)
+_LEADING_DIGITS = re.compile(r"\d{1,100}", re.ASCII)
 MARKER_SUFFIX = "_stats.json"
 
 
@@ -107,6 +108,12 @@ def shard_file(name: str) -> tuple[int, str] | None:
     if found is None or shard_name(number := int(found[1])) != found[1]:
         return None
     return number, found[2]
+
+
+def by_number(name: str) -> tuple[int, str]:
+    """To sort names and keys that begin with digits by their numbers: 100000 comes after 99999."""
+    digits = _LEADING_DIGITS.match(name)
+    return (int(digits[0]) if digits else -1), name
 
 
 def sha256_file(path: Path) -> str:

@@ -15,7 +15,7 @@ from lposekit.errors import LposekitError, Outcome
 from lposekit.records import Columns, shard_name
 from lposekit.shards.card import DatasetCard, read_card
 from lposekit.shards.index import MAX_MEMBER_BYTES
-from lposekit.shards.layout import DatasetLayout, shard_file, sum_counts
+from lposekit.shards.layout import DatasetLayout, by_number, shard_file, sum_counts
 from lposekit.shards.stats import FileFacts, ShardStats, load_stats
 from lposekit.shards.tables import read_table
 from lposekit.shards.verify_whole import Finding, RowKeys, WholeIndexCheck
@@ -40,13 +40,13 @@ def verify_dataset(dataset_dir: Path) -> list[Finding]:
     layout = DatasetLayout(Path(dataset_dir))
     card = read_card(layout)
     committed = layout.committed_shards()
-    findings = sorted(_strange_files(layout, set(committed)), key=lambda finding: finding.where)
+    findings = sorted(_strange_files(layout, set(committed)), key=lambda finding: by_number(finding.where))
     keys, whole = RowKeys(), WholeIndexCheck(layout)
     findings.extend(whole.damage())
     for shard in committed:
         findings.extend(_verify_shard(layout, shard, card, keys, whole))
     findings.extend(Finding(where, what) for where, what in keys.shared(layout))
-    missing = sorted(set(card.shards or ()) - set(map(shard_name, committed)))
+    missing = sorted(set(card.shards or ()) - set(map(shard_name, committed)), key=by_number)
     findings.extend(Finding(f"{name}_stats.json", "listed in the card, but not there") for name in missing)
     return findings
 

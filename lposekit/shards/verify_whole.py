@@ -11,7 +11,7 @@ import numpy as np
 from lposekit.errors import LposekitError
 from lposekit.records import KEY_ROW_DIGITS, shard_name
 from lposekit.shards.index import read_shard_index
-from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.layout import DatasetLayout, by_number
 from lposekit.shards.markers import marker_md5
 from lposekit.shards.packed import DamagedIndex, PackedIndex, ShardView
 from lposekit.shards.tables import read_table
@@ -56,7 +56,7 @@ class RowKeys:
             for key in keys:
                 if key in there:
                     self._strange[key].add(owner)
-        for key, shards in sorted(self._strange.items()):
+        for key, shards in sorted(self._strange.items(), key=lambda item: by_number(item[0])):
             first, *others = sorted(shards)
             yield from (
                 (layout.tar(other).name, f"key {key} also occurs in {layout.tar(first).name}") for other in others

@@ -54,7 +54,9 @@ class S3Server:
 
     def put_file(self, path: Path, name: str) -> None:
         place = f"{self.url}/{BUCKET}/{urllib.parse.quote(name)}"
-        urllib.request.urlopen(urllib.request.Request(place, path.read_bytes(), method="PUT")).close()
+        kind = {"Content-Type": "application/octet-stream"}  # without it, the server waits for a form
+        request = urllib.request.Request(place, path.read_bytes(), kind, method="PUT")
+        urllib.request.urlopen(request, timeout=30).close()
 
     def fail(self, rate: float) -> None:
         """From now on, fail this share of the requests, in one of several ways."""

@@ -288,6 +288,23 @@ def test_processes_that_open_a_folder_at_once_see_the_same(tmp_path: Path) -> No
     assert not list(layout.meta.glob("*.partial"))
 
 
+def test_shards_beyond_99_999_come_after_it_everywhere(tmp_path: Path) -> None:
+    # Mutations tried: `by_number` that compares texts; committed shards sorted by name -> red
+    layout = dataset_of(tmp_path / "d", FORMS["beyond 99,999"])
+    numbers = [9, 99_999, 100_000, 1_234_567]
+    assert layout.committed_shards() == numbers
+    dataset = lposekit.open_dataset(layout.root)
+    assert [sample.key for sample in dataset] == [f"{number:05d}{row:04d}" for number in numbers for row in range(2)]
+    assert dataset.card.shards == [f"{number:05d}" for number in numbers]
+    assert verify_dataset(layout.root) == []
+    for number in numbers:
+        layout.stats(number).unlink()
+    lacking = [f.where for f in verify_dataset(layout.root) if f.where.endswith("_stats.json")]
+    assert lacking == [f"{number:05d}_stats.json" for number in numbers]
+    strays = [f.where for f in verify_dataset(layout.root) if f.where.endswith(".tar")]
+    assert strays == [f"{number:05d}.tar" for number in numbers]
+
+
 def test_a_shard_has_one_name(tmp_path: Path) -> None:
     # Mutation tried: any number of zeros in front -> shard 7 is there twice
     layout = dataset_of(tmp_path / "d", FORMS["images"])
