@@ -23,7 +23,7 @@ CACHED_SUFFIX = ".tar"
 _READ_AT_ONCE = 1 << 24
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 OPENED_S = 30.0
-"""How long a tar that was opened is taken to be the same when it is opened again: readers of samples do so each time."""
+"""How long a tar is taken to be the same when it is opened again: readers of samples open it each time."""
 _MOST_OPENED = 1024
 _systems: dict[tuple[int, str], Any] = {}
 _opened: dict[str, tuple[float, RemoteFile]] = {}

@@ -4,6 +4,7 @@ shards, to the index itself or to the folder since it was made; and it is made o
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import shutil
 import subprocess
@@ -271,6 +272,16 @@ def test_a_tar_that_was_cut_is_named_when_opened_and_when_read(tmp_path: Path) -
         _ = dataset[3]
     with pytest.raises(LposekitError, match=r"00001\.tar has .*its commit says"):
         lposekit.open_dataset(layout.root)
+
+
+def test_an_open_dataset_travels_to_another_process_without_its_index(tmp_path: Path) -> None:
+    # Mutation tried: no `__reduce__` -> the mapped file cannot be pickled, or goes along whole
+    layout = dataset_of(tmp_path / "d", FORMS["images"])
+    sent = pickle.dumps(lposekit.open_dataset(layout.root))
+    assert len(sent) < 2000
+    assert [sample.key for sample in pickle.loads(sent)] == [
+        sample.key for sample in lposekit.open_dataset(layout.root)
+    ]
 
 
 OPEN = """
