@@ -165,6 +165,8 @@ class ShardView(ShardIndex):
 
     index: PackedIndex
     place: int
+    _keys: npt.NDArray[np.str_] | None = None
+    """At most once, and as long as the view: some ask for all keys again at each row."""
 
     @property
     def shard(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -189,9 +191,13 @@ class ShardView(ShardIndex):
     def keys(self) -> npt.NDArray[np.str_]:
         if not self._regular:
             return self.index.own(self.place).keys
-        samples, digits = self._samples, self._clip_digits
-        pairs = zip(samples["row"].tolist(), samples["clip"].tolist(), strict=True)
-        return np.asarray([house_key(self.name, row, clip, digits) for row, clip in pairs], dtype=np.str_)
+        if self._keys is None:
+            samples, digits = self._samples, self._clip_digits
+            pairs = zip(samples["row"].tolist(), samples["clip"].tolist(), strict=True)
+            keys = [house_key(self.name, row, clip, digits) for row, clip in pairs]
+            object.__setattr__(self, "_keys", np.asarray(keys, dtype=np.str_))
+        assert self._keys is not None
+        return self._keys
 
     @property
     def places(self) -> Mapping[str, npt.NDArray[np.int64]]:

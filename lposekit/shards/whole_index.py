@@ -70,6 +70,9 @@ class ShardList(Sequence[ShardIndex]):
             raise IndexError(f"shard {place} of {len(self)}")
         return ShardView(self.packed, place % len(self))
 
+    def __iter__(self) -> Iterator[ShardIndex]:
+        return (ShardView(self.packed, place) for place in range(len(self)))
+
     @property
     def counts(self) -> npt.NDArray[np.int64]:
         """Samples of each shard, int64 [N]."""
