@@ -1,9 +1,9 @@
-"""The one way in which a dataset, run or weights folder is read: list, stat, ranged open.
+"""The one way in which a dataset, run or weights folder is read: list (or scan), stat, ranged open.
 
 What lies in such a folder may come from a stranger: a name may be a link to a private file, or a pipe that never ends.
 A `Store` gives out regular files below its root and follows no links; the root itself is the user's own word, so it may
-be one. A form for object stores has the same three calls. Caps on sizes and depth stand above them
-(`lposekit.store_reads`), once for all forms.
+be one. The form for object stores (`lposekit.remote.store`) has the same calls. Caps on sizes and depth stand above
+them (`lposekit.store_reads`), once for all forms.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -37,10 +37,30 @@ class RefusedFile(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a name stands for; `size` in bytes, of a file."""
+    """What a name stands for; `size` in bytes, of a file.
+
+    changed_ns: when its bytes last changed, in ns since 1970; 0 where that is not known. md5: of its bytes, where the
+    store knows it without reading them; object stores do.
+    """
 
     kind: Kind
     size: int
+    changed_ns: int = field(default=0, compare=False)
+    md5: bytes | None = field(default=None, compare=False)
+
+
+class Entry(Protocol):
+    """One name of a folder that is scanned. Ask for `facts` before the next entry."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> Kind: ...
+
+    def facts(self) -> Facts:
+        """Raises FileNotFoundError: it is gone since."""
+        ...
 
 
 class StoredFile(Protocol):
@@ -67,6 +87,10 @@ class Store(Protocol):
         """What lies directly in a folder, sorted by name."""
         ...
 
+    def scan(self, folder: str = "") -> Iterator[Entry]:
+        """As `list`, in no order, one entry at a time: for folders of a million names. Close it, or go to its end."""
+        ...
+
     def stat(self, name: str) -> Facts:
         """What a name stands for, links not followed."""
         ...
@@ -86,24 +110,27 @@ class LocalStore:
         return str(self.root)
 
     def list(self, folder: str = "") -> Mapping[str, Kind]:
-        descriptor = self._folder(_parts(folder) if folder else ())
+        return dict(sorted((entry.name, entry.kind) for entry in self.scan(folder)))
+
+    def scan(self, folder: str = "") -> Iterator[Entry]:
+        descriptor = self._folder(relative_parts(folder) if folder else ())
         try:
             with os.scandir(descriptor) as found:
-                return dict(sorted((entry.name, _kind_of(entry)) for entry in found))
+                yield from map(LocalEntry, found)
         finally:
             os.close(descriptor)
 
     def stat(self, name: str) -> Facts:
-        *folders, last = _parts(name)
+        *folders, last = relative_parts(name)
         parent = self._folder(folders)
         try:
             found = os.stat(last, dir_fd=parent, follow_symlinks=False)
         finally:
             os.close(parent)
-        return Facts(_kind(found.st_mode), found.st_size)
+        return _facts(found)
 
     def open(self, name: str) -> LocalFile:
-        *folders, last = _parts(name)
+        *folders, last = relative_parts(name)
         parent = self._folder(folders)
         try:
             # looked at before it is opened: to open a device may have effects
@@ -135,6 +162,24 @@ class LocalStore:
         return descriptor
 
 
+@dataclass(slots=True)
+class LocalEntry:
+    """A name in a local folder that is scanned."""
+
+    found: os.DirEntry[str]
+
+    @property
+    def name(self) -> str:
+        return self.found.name
+
+    @property
+    def kind(self) -> Kind:
+        return _kind_of(self.found)
+
+    def facts(self) -> Facts:
+        return _facts(self.found.stat(follow_symlinks=False))
+
+
 @dataclass(frozen=True, slots=True)
 class LocalFile:
     """A local file, open; one system call a read."""
@@ -150,11 +195,16 @@ class LocalFile:
         os.close(self.descriptor)
 
 
-def _parts(name: str) -> tuple[str, ...]:
+def relative_parts(name: str) -> tuple[str, ...]:
+    """The steps of a name below a root. Raises RefusedFile: it leads elsewhere."""
     parts = tuple(name.split("/"))
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise RefusedFile(errno.EPERM, "it lies outside the folder", name)
     return parts
+
+
+def _facts(found: os.stat_result) -> Facts:
+    return Facts(_kind(found.st_mode), found.st_size, found.st_mtime_ns)
 
 
 def _kind(mode: int) -> Kind:

@@ -28,12 +28,18 @@ def kind_of(store: Store, name: str) -> Kind | None:
 
 
 def walk(store: Store, folder: str = "", depth: int = 0) -> Iterator[tuple[str, Kind]]:
-    """Every name below a folder and what it stands for, no deeper than `MAX_DEPTH` folders; links are not followed."""
-    for name, kind in store.list(folder).items():
-        path = f"{folder}/{name}" if folder else name
+    """Every name below a folder and what it stands for, no deeper than `MAX_DEPTH` folders; links are not followed.
+
+    In no order, and folder by folder: what is held is the names of folders alone.
+    """
+    folders = []
+    for entry in store.scan(folder):
+        path, kind = f"{folder}/{entry.name}" if folder else entry.name, entry.kind
         yield path, kind
         if kind == "folder" and depth < MAX_DEPTH:
-            yield from walk(store, path, depth + 1)
+            folders.append(path)
+    for path in sorted(folders):
+        yield from walk(store, path, depth + 1)
 
 
 def read_whole(store: Store, name: str, max_bytes: int) -> bytes:
@@ -57,6 +63,12 @@ def sha256_of(store: Store, name: str) -> str:
             sha.update(chunk)
             offset += len(chunk)
     return sha.hexdigest()
+
+
+def copy_to(store: Store, name: str, path: Path) -> None:
+    """Copy a file to a new local one. Raises OSError: there is none, it is refused, or `path` cannot be written."""
+    with contextlib.closing(store.open(name)) as file, path.open("xb") as copy:
+        shutil.copyfileobj(_Raw(file), copy, _READ_AT_ONCE)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from lposekit.json_values import JsonValue
 from lposekit.report.page import file_size
 from lposekit.setting_values import check_values
 from lposekit.shards.card import DatasetCard, claim_folder, update_card
-from lposekit.shards.files import refuse_links
+from lposekit.shards.files import refuse_address, refuse_links
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import ShardStats
@@ -105,6 +105,7 @@ def run(settings: CacheLatentsSettings, *, dry_run: bool = False) -> CacheReport
     check_values(settings, required=NEEDED_TO_CACHE)
     assert settings.data is not None
     assert settings.base is not None
+    refuse_address(settings.data)
     started = time.monotonic()
     if settings.threads:
         torch.set_num_threads(settings.threads)

@@ -46,13 +46,14 @@ def clip_strips(dataset: PoseDataset, facts: VideoFacts) -> list[Strip]:
 
 
 def _spread_clips(dataset: PoseDataset, facts: VideoFacts) -> Iterator[tuple[ShardIndex, str, dict[str, bytes]]]:
-    counts = [shard.num_samples for shard in facts.shards]
+    counts = facts.samples_by_shard
     ordinals = spread(sum(counts), CLIPS_SHOWN)
     first = 0
-    for shard, count in zip(dataset.shards, counts, strict=True):
+    for place, count in enumerate(counts):
         for ordinal in ordinals:
             if first <= ordinal < first + count:
-                yield shard, str(shard.keys[ordinal - first]), read_members(shard, ordinal - first)
+                shard = dataset.shards[place]
+                yield shard, shard.key(ordinal - first), read_members(shard, ordinal - first)
         first += count
 
 

@@ -18,7 +18,6 @@ from lposekit.shards.card import DatasetCard
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.layout import DatasetLayout
 
-MAX_SHARDS_LISTED = 200
 MAX_LICENCES_LISTED = 12
 GROUPS = {
     "kept": "Kept",
@@ -73,7 +72,7 @@ def common_values(dataset: PoseDataset, facts: DatasetFacts, *, public: bool) ->
         "groups": GROUPS,
         "licences": [(shown_text(name, public), n) for name, n in facts.licences.most_common(MAX_LICENCES_LISTED)],
         "opt_outs": {name: facts.outcomes[name] for name in ("robots", "opt_out", "blocked", "metadata_filter")},
-        "shards": facts.shards[:MAX_SHARDS_LISTED],
+        "shards": facts.shards,
         "listed": facts.listed,
         "listed_json": Markup(facts.listed.as_json(public=public)),
     }

@@ -5,6 +5,7 @@ One shard's columns are in memory at a time; what stays are counts, and the rows
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from lposekit.stage_times import sum_times
 
 LICENCE_COLUMNS = ("license", "licence")
 EXAMPLES_PER_OUTCOME = 3
+MAX_SHARDS_LISTED = 200
 
 
 @dataclass(slots=True)
@@ -56,6 +58,11 @@ class DatasetFacts:
     number_names: ClassVar[tuple[str, ...]] = ()
     """Of the numbers by which rows of this kind are found."""
     shards: list[ShardFacts] = field(default_factory=list)
+    """The first `MAX_SHARDS_LISTED`: there may be 400,000."""
+    samples_by_shard: array[int] = field(default_factory=lambda: array("q"))
+    outcomes_by_shard: dict[str, array[int]] = field(default_factory=dict)
+    """Outcome -> rows of each shard up to the last that has it."""
+    num_bytes: int = 0
     num_rows_stated: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
@@ -76,6 +83,14 @@ class DatasetFacts:
         self.listed = RowList.of(total, self.number_names)
 
     @property
+    def num_shards(self) -> int:
+        return len(self.samples_by_shard)
+
+    @property
+    def num_samples(self) -> int:
+        return sum(self.samples_by_shard)
+
+    @property
     def num_rows(self) -> int:
         return sum(self.outcomes.values())
 
@@ -88,17 +103,25 @@ class DatasetFacts:
         outcomes = Counter(rows["outcome"].to_pylist())
         self.outcomes.update(outcomes)
         self.num_rows_stated += stats.count
-        self.shards.append(
-            ShardFacts(
-                name=shard.name,
-                num_rows=stats.count,
-                num_samples=len(shard),
-                num_kept=outcomes[Outcome.KEPT.value],
-                num_bytes=sum(entry.bytes for entry in stats.files.values()),
-                duration_s=stats.duration or 0.0,
-                outcomes=dict(outcomes),
+        num_bytes = sum(entry.bytes for entry in stats.files.values())
+        if self.num_shards < MAX_SHARDS_LISTED:
+            self.shards.append(
+                ShardFacts(
+                    name=shard.name,
+                    num_rows=stats.count,
+                    num_samples=len(shard),
+                    num_kept=outcomes[Outcome.KEPT.value],
+                    num_bytes=num_bytes,
+                    duration_s=stats.duration or 0.0,
+                    outcomes=dict(outcomes),
+                )
             )
-        )
+        self.num_bytes += num_bytes
+        for outcome, number in outcomes.items():
+            counts = self.outcomes_by_shard.setdefault(outcome, array("q"))
+            counts.extend([0] * (self.num_shards - len(counts)))
+            counts.append(number)
+        self.samples_by_shard.append(len(shard))
         self.timings_s = sum_times([self.timings_s, stats.timings_s or {}])
         self._add_licences(rows)
         self._add_examples(rows)
@@ -131,14 +154,15 @@ def spread_rows(
     dataset: PoseDataset, facts: DatasetFacts, outcome: Outcome, wanted: int
 ) -> Iterator[tuple[ShardIndex, Columns]]:
     """Rows of one outcome, spread evenly over all shards, with the shard that each belongs to."""
-    counts = [shard.outcomes.get(outcome.value, 0) for shard in facts.shards]
+    counts = facts.outcomes_by_shard.get(outcome.value, array("q"))
     layout = DatasetLayout(dataset.root)
     ordinals = spread(sum(counts), wanted)
     first = 0
-    for shard, count in zip(dataset.shards, counts, strict=True):
+    for place, count in enumerate(counts):
         here = [ordinal - first for ordinal in ordinals if first <= ordinal < first + count]
         first += count
         if here:
+            shard = dataset.shards[place]
             rows = report_rows(layout, shard.shard, facts.columns, pc.field("outcome") == outcome.value)
             yield from ((shard, row) for row in _take(rows, here))
 

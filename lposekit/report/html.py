@@ -10,6 +10,7 @@ from lposekit.report.images import write_image_report
 from lposekit.report.poses import write_pose_report
 from lposekit.report.videos import write_video_report
 from lposekit.shards.dataset import open_dataset
+from lposekit.shards.files import refuse_address
 
 _WRITERS = {"image": write_image_report, "video": write_video_report, "poses": write_pose_report}
 
@@ -26,8 +27,9 @@ def write_report(dataset_dir: Path, *, public: bool = False) -> Path:
         The path of the page.
 
     Raises:
-        LposekitError: no dataset there, or it is damaged.
+        UsageError: it lies in an object store. LposekitError: no dataset there, or it is damaged.
     """
+    refuse_address(dataset_dir)
     dataset = open_dataset(dataset_dir)
     kind = dataset.card.kind
     if kind not in _WRITERS:

@@ -20,6 +20,7 @@ from lposekit.shards.layout import DatasetLayout
 
 MAX_CLIP_BARS = 10
 MAX_SHOWN = 1e7
+PARTS = 1024
 
 WINDOW_WORDS = {
     "cut": "too short, because a cut ended it",
@@ -68,8 +69,7 @@ class VideoFacts(DatasetFacts):
     @property
     def account_closes(self) -> bool:
         """The second law: windows = clips + dropped, and as many clips as there are samples."""
-        num_samples = sum(shard.num_samples for shard in self.shards)
-        return self.num_windows == self.num_clips + self.num_dropped and self.num_clips == num_samples
+        return self.num_windows == self.num_clips + self.num_dropped and self.num_clips == self.num_samples
 
     @property
     def clip_seconds(self) -> float:
@@ -94,10 +94,17 @@ def gather_video_facts(dataset: PoseDataset) -> VideoFacts:
 def _add_rows(facts: VideoFacts, rows: pa.Table) -> None:
     facts.source_seconds += float(_sane(_floats(rows["duration_s"])).sum())
     facts.num_cuts += len(_values(rows, "cuts_s"))
-    facts.clip_durations_s.append(_sane(_values(rows, "clip_duration_s")))
-    facts.clip_motions.append(_sane(_values(rows, "clip_motion")))
+    _append(facts.clip_durations_s, _sane(_values(rows, "clip_duration_s")))
+    _append(facts.clip_motions, _sane(_values(rows, "clip_motion")))
     clips = [min(max(number or 0, 0), MAX_CLIP_BARS) for number in rows["num_clips"].to_pylist()]
     facts.clips_per_video.update(clips)
+
+
+def _append(parts: list[npt.NDArray[np.float64]], values: npt.NDArray[np.float64]) -> None:
+    """Joined now and then: a shard has a few clips, and an array of its own takes more than they do."""
+    parts.append(values)
+    if len(parts) >= PARTS:
+        parts[:] = [np.concatenate(parts)]
 
 
 def _sane(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

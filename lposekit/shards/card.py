@@ -287,20 +287,24 @@ def _refuse_foreign_files(root: Path) -> None:
 def update_card(layout: DatasetLayout, *, models: JsonObject | None = None) -> DatasetTotals:
     """Count the totals afresh from the commit markers, and put `models` into the card; returns the totals."""
     shards = layout.committed_shards()
-    stats = [layout.read_stats(shard) for shard in shards]
-    totals = DatasetTotals(
-        shards=len(shards),
-        rows=sum(stat.count for stat in stats),
-        samples=sum(stat.num_samples for stat in stats),
-        outcomes=sum_counts(stat.outcomes for stat in stats),
-    )
-    if any(stat.windows is not None for stat in stats):
-        totals = replace(
-            totals,
-            windows=sum(stat.windows or 0 for stat in stats),
-            dropped_windows=sum_counts(stat.dropped or {} for stat in stats),
-        )
+    totals = _totals(layout, shards)
     card = read_card(layout)
     names = [layout.tar(shard).stem for shard in shards]
     write_card(layout, replace(card, models=_or(models, card.models), totals=totals, shards=names))
     return totals
+
+
+def _totals(layout: DatasetLayout, shards: Sequence[int]) -> DatasetTotals:
+    """One marker in memory at a time: there may be 400,000."""
+    rows, samples, windows, of_videos = 0, 0, 0, False
+    outcomes: dict[str, int] = {}
+    dropped: dict[str, int] = {}
+    for shard in shards:
+        stats = layout.read_stats(shard)
+        rows, samples = rows + stats.count, samples + stats.num_samples
+        outcomes = sum_counts([outcomes, stats.outcomes])
+        if stats.windows is not None:
+            of_videos, windows = True, windows + stats.windows
+        dropped = sum_counts([dropped, stats.dropped or {}])
+    totals = DatasetTotals(shards=len(shards), rows=rows, samples=samples, outcomes=outcomes)
+    return replace(totals, windows=windows, dropped_windows=dropped) if of_videos else totals

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,11 +18,13 @@ import pyarrow.compute as pc
 from lposekit.errors import LposekitError, UsageError
 from lposekit.json_values import parse_json_object
 from lposekit.records import Person
+from lposekit.remote.places import place_of
 from lposekit.shards.card import DatasetCard, read_card
-from lposekit.shards.index import ShardIndex, read_index, size_problem
+from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import StoredPose, read_pose
 from lposekit.shards.tables import shard_table
+from lposekit.shards.whole_index import ShardList, read_index
 from lposekit.store_reads import kind_of
 from lposekit.stored_media import decode_stored_jpeg
 
@@ -133,11 +134,11 @@ class PoseSample:
 class PoseDataset(Sequence[PoseSample]):
     """The samples of a dataset folder, in key order; reads by offset, keeps no image in memory."""
 
-    def __init__(self, root: Path, card: DatasetCard, shards: list[ShardIndex]) -> None:
+    def __init__(self, root: Path, card: DatasetCard, shards: ShardList) -> None:
         self.root = root
         self.card = card
         self.shards = shards
-        self._ends = list(itertools.accumulate(len(shard) for shard in shards))
+        self._ends = np.cumsum(shards.counts).tolist()
 
     def __repr__(self) -> str:
         return f"PoseDataset({str(self.root)!r}: {self.card.kind}, {len(self)} samples in {len(self.shards)} shards)"
@@ -162,7 +163,7 @@ class PoseDataset(Sequence[PoseSample]):
 
     def sample(self, shard: ShardIndex, row: int) -> PoseSample:
         """One sample of a shard of `shards`, by its place in it."""
-        return PoseSample(str(shard.keys[row]), read_members(shard, row))
+        return PoseSample(shard.key(row), read_members(shard, row))
 
     def rows(self) -> pa.Table:
         """One row per input row of the list, kept or not, as in the parquet files."""
@@ -257,31 +258,38 @@ def read_members(shard: ShardIndex, row: int) -> dict[str, bytes]:
     members = {}
     try:
         with contextlib.closing(shard.store.open(shard.tar_name)) as file:
+            if file.size != shard.tar_bytes:
+                raise LposekitError(
+                    f"shard {shard.tar_path}: {file.size} bytes, its commit says {shard.tar_bytes}. "
+                    "Run `lposekit verify` on it."
+                )
             for name, (offset, size) in shard.members(row).items():
                 members[name] = file.read(offset, size)
                 if len(members[name]) != size:
                     raise LposekitError(
-                        f"shard {shard.tar_path}: cut short at sample {shard.keys[row]}. Run `lposekit verify` on it."
+                        f"shard {shard.tar_path}: cut short at sample {shard.key(row)}. Run `lposekit verify` on it."
                     )
     except OSError as error:
         raise LposekitError(
-            f"shard {shard.tar_path}: sample {shard.keys[row]} cannot be read ({error}). Run `lposekit verify` on it."
+            f"shard {shard.tar_path}: sample {shard.key(row)} cannot be read ({error}). Run `lposekit verify` on it."
         ) from error
     return members
 
 
 def open_dataset(dataset_dir: str | Path) -> PoseDataset:
-    """Open a dataset folder that `make laion-pose` or `lposekit build-video-shards` wrote.
+    """Open a dataset folder that `make laion-pose` or `lposekit build-video-shards` wrote, or a copy of it in an object
+    store (`s3://bucket/prefix`; needs `lposekit[s3]`).
 
-    Needs numpy, OpenCV and pyarrow only. Shards without a commit marker do not exist for it; the size of each tar is
-    compared with its marker.
+    Needs numpy, OpenCV and pyarrow only. Shards without a commit marker do not exist for it; the size of each tar, as
+    the folder's listing states it, is compared with its marker.
 
     Raises:
         LposekitError: no dataset there, or a shard is damaged.
     """
-    root = Path(dataset_dir)
-    shards = read_index(root)
-    for shard in shards:
-        if (problem := size_problem(shard)) is not None:
-            raise LposekitError(f"shard {shard.tar_path}: {problem}. Run `lposekit verify {root}` to see all damage.")
-    return PoseDataset(root, read_card(DatasetLayout(root)), shards)
+    layout = DatasetLayout(place_of(dataset_dir))
+    shards = read_index(layout.root)
+    for shard, problem in shards.size_problems():
+        raise LposekitError(
+            f"shard {shard.tar_path}: {problem}. Run `lposekit verify {layout.root}` to see all damage."
+        )
+    return PoseDataset(layout.root, read_card(layout), shards)

@@ -13,6 +13,7 @@ from pathlib import Path
 from lposekit.errors import LposekitError, UsageError
 from lposekit.faults import fault_point
 from lposekit.json_values import JsonValue, strict_json
+from lposekit.remote.places import is_remote, place_of
 from lposekit.store import REFUSALS, LocalStore, RefusedFile
 from lposekit.store_reads import walk
 
@@ -64,10 +65,12 @@ def refuse_links(root: Path) -> None:
     """Make sure that whoever writes below a folder writes into that folder alone.
 
     Raises:
-        UsageError: there is a link, or something that is neither a file nor a folder; names the first ones.
+        UsageError: there is a link, or something that is neither a file nor a folder; names the first ones. Or it is an
+            address: nothing is written to object stores.
     """
+    refuse_address(root)
     try:
-        strange = [name for name, kind in walk(LocalStore(root)) if kind in ("link", "other")]
+        strange = sorted(name for name, kind in walk(LocalStore(root)) if kind in ("link", "other"))
     except FileNotFoundError:
         return
     if strange:
@@ -75,6 +78,15 @@ def refuse_links(root: Path) -> None:
         raise UsageError(
             f"{root}: holds links, pipes or devices ({names}), and nothing is written through them. Remove them, or "
             "put the files themselves in their place."
+        )
+
+
+def refuse_address(root: Path) -> None:
+    """Raises UsageError: what would be written to lies in an object store."""
+    if is_remote(root):
+        raise UsageError(
+            f"{place_of(root)}: datasets in object stores are read, never written to. Name a local folder, and copy it "
+            "there when it is done."
         )
 
 

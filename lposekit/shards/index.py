@@ -1,10 +1,12 @@
 """Where each sample's members lie, for readers that go straight to the bytes.
 
-Arrays rather than mappings: an index of millions of clips stays small, and forked workers share it.
+`ShardIndex` is what callers see of one shard. `read_shard_index` reads a shard's own index, which its commit covers;
+`lposekit.shards.whole_index` has those of a whole dataset in one file.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,47 +29,95 @@ Members = dict[str, tuple[int, int]]
 """Member name (`jpg`, `pose.json`) -> (absolute offset of its data in the tar, size in bytes)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ShardIndex:
-    """The samples of one committed shard, in tar order.
-
-    keys: [N] strings. places: member name -> int64 [N, 2] of (absolute offset in the tar, size in bytes), -1 where a
-    sample has no such member.
-    """
+class ShardIndex(ABC):
+    """The samples of one committed shard, in tar order. What it names lies within the tar."""
 
     shard: int
     store: Store
-    tar_name: str
     tar_bytes: int
     tar_sha256: str
-    keys: npt.NDArray[np.str_]
-    places: dict[str, npt.NDArray[np.int64]]
 
-    def __len__(self) -> int:
-        return len(self.keys)
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def keys(self) -> npt.NDArray[np.str_]:
+        """[N] strings, made when they are asked for; `key` gives one."""
+
+    @property
+    @abstractmethod
+    def places(self) -> Mapping[str, npt.NDArray[np.int64]]:
+        """Member name -> int64 [N, 2] of (absolute offset in the tar, size in bytes), -1 where a sample has no such
+        member. Made when they are asked for; `member` gives one."""
+
+    @abstractmethod
+    def key(self, row: int) -> str:
+        """The key of one sample."""
+
+    @abstractmethod
+    def members(self, row: int) -> Members:
+        """The members of one sample, in tar order."""
+
+    @abstractmethod
+    def row_of(self, key: str) -> int | None:
+        """The row of a sample in this index; None if it is not in the shard."""
+
+    def member(self, row: int, name: str) -> tuple[int, int]:
+        """(offset, size) of one member. Raises KeyError: the sample has no such member."""
+        return self.members(row)[name]
+
+    def lacking(self, name: str) -> npt.NDArray[np.int64]:
+        """The rows of samples without such a member, rising."""
+        places_N2 = self.places.get(name)
+        return np.arange(len(self)) if places_N2 is None else np.flatnonzero(places_N2[:, 0] < 0)
+
+    def same_keys(self, other: ShardIndex) -> bool:
+        """Whether both have the same samples, by their keys."""
+        return np.array_equal(self.keys, other.keys)
 
     @property
     def name(self) -> str:
         return shard_name(self.shard)
 
     @property
+    def tar_name(self) -> str:
+        return f"{self.name}.tar"
+
+    @property
     def tar_path(self) -> Path:
         """For messages."""
         return Path(str(self.store), self.tar_name)
 
+
+@dataclass(frozen=True, slots=True)
+class ShardArrays(ShardIndex):
+    """A shard's own index, in arrays. See `ShardIndex`."""
+
+    shard: int
+    store: Store
+    tar_bytes: int
+    tar_sha256: str
+    keys: npt.NDArray[np.str_]  # pyright: ignore[reportIncompatibleMethodOverride]
+    places: Mapping[str, npt.NDArray[np.int64]]  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def key(self, row: int) -> str:
+        return str(self.keys[row])
+
     def members(self, row: int) -> Members:
-        """The members of one sample, in tar order."""
         found = ((name, *places_N2[row].tolist()) for name, places_N2 in self.places.items())
         in_order = sorted((offset, size, name) for name, offset, size in found if offset >= 0)
         return {name: (offset, size) for offset, size, name in in_order}
 
     def row_of(self, key: str) -> int | None:
-        """The row of a sample in this index; None if it is not in the shard."""
         rows = np.flatnonzero(self.keys == key)
         return int(rows[0]) if len(rows) else None
 
 
-def read_shard_index(layout: DatasetLayout, shard: int) -> ShardIndex:
+def read_shard_index(layout: DatasetLayout, shard: int) -> ShardArrays:
     """The index of one committed shard.
 
     Raises:
@@ -79,13 +129,13 @@ def read_shard_index(layout: DatasetLayout, shard: int) -> ShardIndex:
         table = read_table(store, layout.relative(layout.index(shard))).combine_chunks()
         keys = np.asarray(table["key"].to_pylist(), dtype=np.str_)
         places = _places(table)
-        _refuse_wild_places(keys, places, described.bytes)
+        refuse_wild_places(keys, places, described.bytes)
     except (OSError, KeyError, TypeError, ValueError) as error:  # ValueError: damaged JSON or parquet
         raise LposekitError(
             f"shard {tar.stem} of {layout.root}: its index or commit marker cannot be read ({error}). "
             f"Run `lposekit verify {layout.root}` to see all damage."
         ) from error
-    return ShardIndex(shard, store, tar.name, described.bytes, described.sha256, keys, places)
+    return ShardArrays(shard, store, described.bytes, described.sha256, keys, places)
 
 
 def _places(table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
@@ -106,9 +156,7 @@ def _places(table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
     return places
 
 
-def _refuse_wild_places(
-    keys: npt.NDArray[np.str_], places: Mapping[str, npt.NDArray[np.int64]], tar_bytes: int
-) -> None:
+def refuse_wild_places(keys: npt.NDArray[np.str_], places: Mapping[str, npt.NDArray[np.int64]], tar_bytes: int) -> None:
     """Raises ValueError: a member lies outside its tar, or is longer than one may be: nobody is to read a TiB."""
     for name, places_N2 in places.items():
         # compared without a sum, which might overflow
@@ -137,11 +185,16 @@ def shards_to_read(layout: DatasetLayout) -> list[int]:
         )
     shards = layout.committed_shards()
     if not shards:
-        raise LposekitError(
-            f"{layout.root}: no committed shard there. Name a folder that `make laion-pose` or "
-            "`lposekit build-video-shards` wrote."
-        )
+        raise no_shards(layout)
     return shards
+
+
+def no_shards(layout: DatasetLayout) -> LposekitError:
+    """What to say of a folder without a committed shard."""
+    return LposekitError(
+        f"{layout.root}: no committed shard there. Name a folder that `make laion-pose` or "
+        "`lposekit build-video-shards` wrote."
+    )
 
 
 def size_problem(shard: ShardIndex) -> str | None:
@@ -157,13 +210,3 @@ def size_problem(shard: ShardIndex) -> str | None:
     if found.size != shard.tar_bytes:
         return f"{shard.tar_name} has {found.size} bytes, its commit says {shard.tar_bytes}"
     return None
-
-
-def read_index(dataset_dir: Path) -> list[ShardIndex]:
-    """The index of every committed shard of a dataset folder, in order.
-
-    Raises:
-        LposekitError: the folder is no dataset, or a shard's index is missing or damaged.
-    """
-    layout = DatasetLayout(Path(dataset_dir))
-    return [read_shard_index(layout, shard) for shard in shards_to_read(layout)]

@@ -9,26 +9,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lposekit.records import shard_name
+from lposekit.remote.places import place_of, store_of
 from lposekit.shards.stats import ShardStats, read_stats
-from lposekit.store import LocalStore, Store
+from lposekit.store import Store
 
 META_DIR = "_dataset"
 CARD_NAME = "dataset.json"
 SCHEMA_VERSION = 1
-_STATS_NAME = re.compile(r"^(\d{5,})_stats\.json$")
+_SHARD_FILE = re.compile(r"(\d{5,18})(\.tar|\.parquet|_stats\.json)", re.ASCII)
+_LEADING_DIGITS = re.compile(r"\d{1,100}", re.ASCII)
+MARKER_SUFFIX = "_stats.json"
 _ASIDE_NAME = re.compile(r"^(\d{5,18})_stats\.json\.[^.]+\.replaced$")
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetLayout:
-    """Paths of one dataset folder."""
+    """Paths of one dataset folder. `root` may be an address of an object store, as `str` or as what `Path` makes of it:
+    then the paths are for reading through `store`, and for messages."""
 
     root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", place_of(self.root))
 
     @property
     def store(self) -> Store:
         """What the folder is read through; the paths below are for writing, and for messages."""
-        return LocalStore(self.root)
+        return store_of(self.root)
 
     @property
     def meta(self) -> Path:
@@ -78,6 +85,11 @@ class DatasetLayout:
     def index(self, shard: int) -> Path:
         return self.meta / "index" / f"{shard_name(shard)}.parquet"
 
+    @property
+    def whole_index(self) -> Path:
+        """The index of all shards in one file, made by readers: see `lposekit.shards.whole_index`."""
+        return self.meta / "index.bin"
+
     def thumbnails(self, shard: int) -> Path:
         return self.meta / "thumbnails" / f"{shard_name(shard)}.parquet"
 
@@ -96,11 +108,10 @@ class DatasetLayout:
     def committed_shards(self) -> list[int]:
         """Shards with a commit marker, in order. What has none does not exist for a reader."""
         try:
-            names = self.store.list()
+            named = (shard_file(entry.name) for entry in self.store.scan())
+            return sorted(found[0] for found in named if found is not None and found[1] == MARKER_SUFFIX)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        found = map(_STATS_NAME.match, names)
-        return sorted(int(match.group(1)) for match in found if match)
 
     def read_stats(self, shard: int) -> ShardStats:
         """The commit marker of a shard.
@@ -109,6 +120,20 @@ class DatasetLayout:
             LposekitError: it is missing or damaged.
         """
         return read_stats(self.store, self.relative(self.stats(shard)))
+
+
+def shard_file(name: str) -> tuple[int, str] | None:
+    """Number and ending of a file of a shard by its name; None if it is none: shard 12 is 00012, and not 000012."""
+    found = _SHARD_FILE.fullmatch(name)
+    if found is None or shard_name(number := int(found[1])) != found[1]:
+        return None
+    return number, found[2]
+
+
+def by_number(name: str) -> tuple[int, str]:
+    """To sort names and keys that begin with digits by their numbers: 100000 comes after 99999."""
+    digits = _LEADING_DIGITS.match(name)
+    return (int(digits[0]) if digits else -1), name
 
 
 def sha256_file(path: Path) -> str:

@@ -5,37 +5,28 @@ from __future__ import annotations
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from lposekit.errors import LposekitError, Outcome
-from lposekit.records import Columns
+from lposekit.records import Columns, shard_name
 from lposekit.shards.card import DatasetCard, read_card
 from lposekit.shards.index import MAX_MEMBER_BYTES
-from lposekit.shards.layout import DatasetLayout, sum_counts
+from lposekit.shards.layout import DatasetLayout, by_number, shard_file, sum_counts
 from lposekit.shards.stats import FileFacts, ShardStats, load_stats
 from lposekit.shards.tables import read_table
+from lposekit.shards.verify_whole import Finding, RowKeys, WholeIndexCheck
 from lposekit.store import REFUSALS, Store
 from lposekit.store_reads import MAX_DEPTH, sha256_of, stream_of, walk
 
+__all__ = ["Finding", "verify_dataset"]
 MEMBERS = {"image": frozenset({"jpg", "txt", "json", "pose.json"}), "poses": frozenset({"poses.json"})}
 """Members of a sample, of the kinds whose rows have at most one sample, under the row's key."""
 CLIP_MEMBERS = frozenset({"txt", "json"})
 CLIP_COLUMNS = ["key", "outcome", "num_windows", "num_clips", "dropped", "clip_keys"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One damage: where (a file, or a sample's key) and what."""
-
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
 
 
 def verify_dataset(dataset_dir: Path) -> list[Finding]:
@@ -48,27 +39,27 @@ def verify_dataset(dataset_dir: Path) -> list[Finding]:
     """
     layout = DatasetLayout(Path(dataset_dir))
     card = read_card(layout)
-    findings = list(_strange_files(layout))
-    seen: dict[str, str] = {}
-    for shard in layout.committed_shards():
-        findings.extend(_verify_shard(layout, shard, card, seen))
-    listed = set(card.shards or ())
-    missing = sorted(listed - {layout.tar(shard).stem for shard in layout.committed_shards()})
+    committed = layout.committed_shards()
+    findings = sorted(_strange_files(layout, set(committed)), key=lambda finding: by_number(finding.where))
+    keys, whole = RowKeys(), WholeIndexCheck(layout)
+    findings.extend(whole.damage())
+    for shard in committed:
+        findings.extend(_verify_shard(layout, shard, card, keys, whole))
+    findings.extend(Finding(where, what) for where, what in keys.shared(layout))
+    missing = sorted(set(card.shards or ()) - set(map(shard_name, committed)), key=by_number)
     findings.extend(Finding(f"{name}_stats.json", "listed in the card, but not there") for name in missing)
     return findings
 
 
-def _strange_files(layout: DatasetLayout) -> Iterator[Finding]:
+def _strange_files(layout: DatasetLayout, committed: Set[int]) -> Iterator[Finding]:
     """Files that no commit marker speaks of, and whatever is neither a file nor a folder."""
-    committed = layout.committed_shards()
-    known = {p.name for s in committed for p in (layout.tar(s), layout.parquet(s), layout.stats(s))}
     for path, kind in walk(layout.store):
         top, _, below = path.partition("/")
         if kind in ("link", "other"):
             yield Finding(path, f"{REFUSALS[kind]}: remove it, or put the file itself in its place")
         elif kind == "folder" and path.count("/") == MAX_DEPTH:
             yield Finding(path, "lies deeper than any folder of a dataset, and was not looked into")
-        elif below or top == "_dataset" or top.startswith(".") or top in known:
+        elif below or top == "_dataset" or top.startswith(".") or _is_of(top, committed):
             continue
         elif ".partial" in top or top.endswith((".new", ".replaced")):
             yield Finding(top, "left by a killed run; the same command, run again, removes it and resumes")
@@ -78,7 +69,14 @@ def _strange_files(layout: DatasetLayout) -> Iterator[Finding]:
             yield Finding(top, "does not belong to the dataset")
 
 
-def _verify_shard(layout: DatasetLayout, shard: int, card: DatasetCard, seen: dict[str, str]) -> Iterator[Finding]:
+def _is_of(name: str, committed: Set[int]) -> bool:
+    named = shard_file(name)
+    return named is not None and named[0] in committed
+
+
+def _verify_shard(
+    layout: DatasetLayout, shard: int, card: DatasetCard, keys: RowKeys, whole: WholeIndexCheck
+) -> Iterator[Finding]:
     name = layout.stats(shard).name
     try:
         stats = load_stats(layout.store, name)
@@ -92,7 +90,8 @@ def _verify_shard(layout: DatasetLayout, shard: int, card: DatasetCard, seen: di
             damaged.append(Finding(name, f"does not speak of {layout.relative(path)}"))
             yield damaged[-1]
     if not damaged:
-        yield from _verify_content(layout, shard, stats, card, seen)
+        yield from _verify_content(layout, shard, stats, card, keys)
+        yield from whole.of_shard(shard)
 
 
 def _verify_files(layout: DatasetLayout, files: Mapping[str, FileFacts]) -> Iterator[Finding]:
@@ -110,7 +109,7 @@ def _verify_files(layout: DatasetLayout, files: Mapping[str, FileFacts]) -> Iter
 
 
 def _verify_content(
-    layout: DatasetLayout, shard: int, stats: ShardStats, card: DatasetCard, seen: dict[str, str]
+    layout: DatasetLayout, shard: int, stats: ShardStats, card: DatasetCard, keys: RowKeys
 ) -> Iterator[Finding]:
     """A shard whose bytes are those of its commit: does it also make sense?"""
     tar_name = layout.tar(shard).name
@@ -124,9 +123,7 @@ def _verify_content(
     try:
         yield from _verify_tar(tar_name, members, index, card.kind)
         yield from _verify_laws(layout.parquet(shard).name, table, stats, [row["key"] for row in index], card.kind)
-        for key in table["key"].to_pylist() if "key" in table.column_names else ():
-            if seen.setdefault(key, tar_name) != tar_name:
-                yield Finding(tar_name, f"key {key} also occurs in {seen[key]}")
+        keys.add(shard, table["key"].to_pylist() if "key" in table.column_names else ())
     except (KeyError, TypeError, AttributeError, ValueError) as error:  # columns missing, or of other types
         yield Finding(layout.parquet(shard).name, f"its rows or its index are not those of a shard ({error})")
 

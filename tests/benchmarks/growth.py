@@ -38,6 +38,7 @@ SAMPLES_READ = 100
 ONCE_ABOVE_S = 20.0
 SPARE_BYTES = 2 * 2**30
 OPERATIONS = {
+    "index": "`open_dataset` that makes the index",
     "open": "`open_dataset`",
     "catalog": "trainer: `open_catalog`, digest, first 64 draws",
     "resume": "`build-laion-pose` with nothing left (report aside)",
@@ -86,6 +87,15 @@ class Line:
 # What runs in the process that is measured. `build` are the arguments of the command that made the folder.
 
 
+def make_index(root: Path, build: Sequence[str]) -> dict[str, float]:
+    from lposekit import open_dataset
+    from lposekit.shards.layout import DatasetLayout
+
+    DatasetLayout(root).whole_index.unlink(missing_ok=True)
+    assert len(open_dataset(root))
+    return {}
+
+
 def open_and_read(root: Path, build: Sequence[str]) -> dict[str, float]:
     from lposekit import open_dataset
 
@@ -128,6 +138,7 @@ def run_command(name: str, root: Path, build: Sequence[str]) -> dict[str, float]
 
 
 MEASURED: dict[str, Callable[[Path, Sequence[str]], dict[str, float]]] = {
+    "index": make_index,
     "open": open_and_read,
     "catalog": start_training_data,
     "resume": resume_finished,

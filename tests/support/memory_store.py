@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from lposekit.store import Facts, Kind, Store, StoredFile
+from lposekit.store import Entry, Facts, Kind, Store, StoredFile
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,16 @@ class MemoryFile:
 
 
 @dataclass(frozen=True)
+class MemoryEntry:
+    name: str
+    kind: Kind
+    size: int
+
+    def facts(self) -> Facts:
+        return Facts(self.kind, self.size)
+
+
+@dataclass(frozen=True)
 class MemoryStore:
     """Counts what is read of each file."""
 
@@ -45,6 +55,11 @@ class MemoryStore:
         start = f"{folder}/" if folder else ""
         below = [name.removeprefix(start) for name in self.files if name.startswith(start)]
         return {name.partition("/")[0]: "folder" if "/" in name else "file" for name in sorted(below)}
+
+    def scan(self, folder: str = "") -> Iterator[Entry]:
+        start = f"{folder}/" if folder else ""
+        for name, kind in self.list(folder).items():
+            yield MemoryEntry(name, kind, len(self.files.get(start + name, b"")))
 
     def stat(self, name: str) -> Facts:
         return Facts("file", self._open(name).size)

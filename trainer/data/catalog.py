@@ -11,8 +11,9 @@ import numpy as np
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.shards.card import DatasetCard, read_card
-from lposekit.shards.index import ShardIndex, read_shard_index, shards_to_read, size_problem
+from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.whole_index import ShardList, read_index
 from trainer.data.source import OpenFiles
 
 REQUIRED_MEMBERS = {"image": ("jpg", "txt", "pose.json"), "video": ("mp4", "txt", "json"), "latents": ("latents.npy",)}
@@ -27,7 +28,7 @@ class Dataset:
     root: Path
     kind: str
     card: DatasetCard
-    shards: tuple[ShardIndex, ...]
+    shards: Sequence[ShardIndex]
     source: OpenFiles
 
     def digest(self) -> str:
@@ -43,14 +44,14 @@ class Dataset:
         """
         read = {}
         for member in members:
-            offset, size = shard.places[member][row].tolist()
+            offset, size = shard.member(row, member)
             try:
-                read[member] = self.source.read(shard.tar_name, offset, size)
+                read[member] = self.source.read(shard.tar_name, offset, size, shard.tar_bytes)
             except OSError as error:
                 raise LposekitError(f"{self.describe(shard)}: {error}. {self._advice()}") from error
             if len(read[member]) != size:
                 raise LposekitError(
-                    f"{self.describe(shard)}: cut short at sample {shard.keys[row]}, member {member}. {self._advice()}"
+                    f"{self.describe(shard)}: cut short at sample {shard.key(row)}, member {member}. {self._advice()}"
                 )
         return read
 
@@ -58,10 +59,11 @@ class Dataset:
         return f"shard {shard.name} of {self.root}"
 
     def check_sizes(self) -> None:
-        """Refuse, naming it, any shard that is gone or not as long as when it was committed."""
-        for shard in self.shards:
-            if (problem := size_problem(shard)) is not None:
-                raise LposekitError(f"{self.describe(shard)}: {problem}. {self._advice()}")
+        """Refuse, naming it, any shard that is gone or not as long as when it was committed, as the folder was listed
+        when it was opened. Each is looked at once more when its tar is opened."""
+        assert isinstance(self.shards, ShardList)
+        for shard, problem in self.shards.size_problems():
+            raise LposekitError(f"{self.describe(shard)}: {problem}. {self._advice()}")
 
     def hash_problem(self, shard: ShardIndex) -> str | None:
         """What to say of a shard with another SHA-256 than when it was committed, None if it is right. Reads all of
@@ -106,13 +108,12 @@ def open_dataset_folder(root: Path) -> Dataset:
         UsageError: no dataset there, or its clips are stored as images. LposekitError: its index is damaged.
     """
     layout = DatasetLayout(root)
-    card = read_card(layout)
-    numbers = shards_to_read(layout)
+    root, card = layout.root, read_card(layout)
     kind = card.kind
     if kind not in REQUIRED_MEMBERS:
         raise UsageError(f"{root} is a dataset of kind {kind!r}, which the trainer cannot read: name another --data")
-    shards = tuple(read_shard_index(layout, number) for number in numbers)
-    for shard in shards:
+    shards = read_index(root)
+    for shard in shards.without(REQUIRED_MEMBERS[kind]):
         _refuse_missing_members(root, shard, REQUIRED_MEMBERS[kind])
     _refuse_shared_keys(root, shards)
     return Dataset(root, kind, card, shards, OpenFiles(layout.store))
@@ -125,22 +126,23 @@ def _refuse_missing_members(root: Path, shard: ShardIndex, required: Sequence[st
             "--encode.format mp4."
         )
     for member in required:
-        places = shard.places.get(member)
-        absent = np.arange(len(shard)) if places is None else np.flatnonzero(places[:, 0] < 0)
-        if len(absent):
+        if len(absent := shard.lacking(member)):
             raise LposekitError(
-                f"shard {shard.name} of {root}: sample {shard.keys[absent[0]]} has no member {member!r} "
+                f"shard {shard.name} of {root}: sample {shard.key(int(absent[0]))} has no member {member!r} "
                 f"({len(absent)} of {len(shard)} samples lack it). Build the shard again."
             )
 
 
-def _refuse_shared_keys(root: Path, shards: Sequence[ShardIndex]) -> None:
+def _refuse_shared_keys(root: Path, shards: ShardList) -> None:
+    if shards.all_regular:
+        return  # their keys are made of shard, row and clip, and rise
     seen: dict[str, str] = {}
     for shard in shards:
-        if len(np.unique(shard.keys)) != len(shard.keys):
+        keys = shard.keys
+        if len(np.unique(keys)) != len(keys):
             raise LposekitError(f"shard {shard.name} of {root}: two samples share a key. Build the shard again.")
         # keys begin with the number of their shard, so first and last place a whole shard
-        for key in {str(key) for key in shard.keys[[0, -1]]} if len(shard) else set():
+        for key in {str(key) for key in keys[[0, -1]]} if len(shard) else set():
             if key in seen:
                 raise LposekitError(
                     f"shards {seen[key]} and {shard.name} of {root} share the key {key}. Build one of them again."

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.json_values import COUNT, JsonFields, JsonObject, JsonValue, list_of
+from lposekit.records import shard_name
 from lposekit.shards.card import differing_fields, read_card, stated
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
@@ -47,20 +48,21 @@ class LatentCache:
             LposekitError: the cache is damaged or has fewer frames.
         """
         piece = self.folder.shards[shard]
-        offset, size = piece.places[MEMBER][row].tolist()
+        offset, size = piece.member(row, MEMBER)
         frame_bytes = 2 * int(np.prod(self.shape))
         # the rest is numpy's header, always shorter than a frame
         header, num_frames = size % frame_bytes, size // frame_bytes
         if frames_F[-1] >= num_frames:
             raise LposekitError(
-                f"{self.folder.describe(piece)}: sample {piece.keys[row]} has {num_frames} cached frames, "
+                f"{self.folder.describe(piece)}: sample {piece.key(row)} has {num_frames} cached frames, "
                 f"frame {frames_F[-1]} is wanted. Delete the cache and run `lposekit cache-latents` again."
             )
         moments_FCHW = np.empty((len(frames_F), *self.shape), np.float16)
         for i, frame in enumerate(frames_F.tolist()):
-            data = self.folder.source.read(piece.tar_name, offset + header + frame * frame_bytes, frame_bytes)
+            place = offset + header + frame * frame_bytes
+            data = self.folder.source.read(piece.tar_name, place, frame_bytes, piece.tar_bytes)
             if len(data) != frame_bytes:
-                raise LposekitError(f"{self.folder.describe(piece)}: cut short at sample {piece.keys[row]}.")
+                raise LposekitError(f"{self.folder.describe(piece)}: cut short at sample {piece.key(row)}.")
             moments_FCHW[i] = np.frombuffer(data, np.float16).reshape(self.shape)
         return moments_FCHW
 
@@ -96,7 +98,7 @@ def _open_whole(dataset: Dataset, root: Path) -> LatentCache:
     absent = [number for number in wanted if number not in covered]
     if absent:
         raise LposekitError(
-            f"the latent cache {root} lacks {len(absent)} of {len(wanted)} shards (first: {absent[0]:05d}); "
+            f"the latent cache {root} lacks {len(absent)} of {len(wanted)} shards (first: {shard_name(absent[0])}); "
             f"cached and uncached samples are never mixed. Run `lposekit cache-latents {dataset.root}` to complete it."
         )
     folder = open_dataset_folder(root)
@@ -157,7 +159,7 @@ def _cache_folders(dataset: Dataset) -> list[Path]:
 
 def _check_origin(layout: DatasetLayout, dataset: Dataset, shard: ShardIndex, cached: ShardIndex) -> None:
     origin = layout.read_stats(int(shard.name)).source_sha256
-    if origin != shard.tar_sha256 or not np.array_equal(shard.keys, cached.keys):
+    if origin != shard.tar_sha256 or not shard.same_keys(cached):
         raise LposekitError(
             f"the latent cache {layout.root} was made from another {dataset.describe(shard)}: that shard was "
             "built again since. "

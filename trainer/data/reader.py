@@ -92,7 +92,7 @@ class SampleReader:
 
     def key(self, ref: SampleRef) -> str:
         """Name of a sample for logs and messages."""
-        key = str(self.datasets[ref.dataset].shards[ref.shard].keys[ref.row])
+        key = self.datasets[ref.dataset].shards[ref.shard].key(ref.row)
         return key if len(self.datasets) == 1 else f"{ref.dataset}:{key}"
 
     def where(self, dataset: int, shard: int) -> str:
@@ -154,6 +154,5 @@ class SampleReader:
 def damaged_sample(dataset: Dataset, shard: ShardIndex, row: int, error: DamagedSample) -> LposekitError:
     """What is wrong with a sample, with its name and where it lies."""
     return LposekitError(
-        f"{dataset.describe(shard)}: sample {shard.keys[row]} is damaged: {error}. "
-        f"Run `lposekit verify {dataset.root}`."
+        f"{dataset.describe(shard)}: sample {shard.key(row)} is damaged: {error}. Run `lposekit verify {dataset.root}`."
     )

@@ -17,11 +17,11 @@ class OpenFiles:
     store: Store
     _open: dict[tuple[int, str], StoredFile] = field(default_factory=dict)
 
-    def read(self, name: str, offset: int, size: int) -> bytes:
-        """`size` bytes at `offset`; fewer if the file ends before.
+    def read(self, name: str, offset: int, size: int, file_bytes: int | None = None) -> bytes:
+        """`size` bytes at `offset`; fewer if the file ends before. `file_bytes`: what the file's size must be.
 
         Raises:
-            OSError: it cannot be read, or is refused.
+            OSError: it cannot be read, is refused, or has another size.
         """
         # by process as well: a descriptor opened before a fork would be closed under the other's feet
         key = (os.getpid(), name)
@@ -29,7 +29,11 @@ class OpenFiles:
             while len(self._open) >= MAX_OPEN_FILES:
                 oldest = next(iter(self._open))
                 self._open.pop(oldest).close()
-            self._open[key] = self.store.open(name)
+            opened = self.store.open(name)
+            if file_bytes not in (None, opened.size):
+                opened.close()
+                raise OSError(f"{name} has {opened.size} bytes, its commit says {file_bytes}")
+            self._open[key] = opened
         return self._open[key].read(offset, size)
 
     def __getstate__(self) -> tuple[Store]:

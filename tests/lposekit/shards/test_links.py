@@ -19,9 +19,9 @@ from lposekit.settings import flatten_settings
 from lposekit.shards.card import read_card, write_card
 from lposekit.shards.dataset import read_members
 from lposekit.shards.files import write_bytes
-from lposekit.shards.index import read_index
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
+from lposekit.shards.whole_index import read_index
 from pipelines.image.refilter import run as refilter
 from pipelines.image.stored import NEEDS_PIXELS, RetryPlan, load_retry
 from pipelines.job.progress import BuildProgress

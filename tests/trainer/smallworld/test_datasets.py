@@ -73,7 +73,7 @@ def test_writing_again_keeps_what_is_there_and_another_world_is_refused(images: 
 
 def test_clips_hold_frames_and_no_pose(clips: Path) -> None:
     # Mutation tried: one frame fewer encoded than the sample's json says -> red.
-    from lposekit.shards.index import read_index
+    from lposekit.shards.whole_index import read_index
     from trainer.data.decode import Framing, decode_clip, read_clip_facts
     from trainer.data.random import SampleRandom
     from trainer.data.reader import SampleRef
