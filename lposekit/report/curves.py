@@ -43,8 +43,10 @@ def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
     return smoothed
 
 
-def chart(title: str, curves: Sequence[Curve], *, from_zero: bool = False, percent: bool = False) -> Markup:
-    """The curves over one another; the names of more than one stand below."""
+def chart(
+    title: str, curves: Sequence[Curve], *, from_zero: bool = False, percent: bool = False, mark: int | None = None
+) -> Markup:
+    """The curves over one another; the names of more than one stand below. `mark`: a step at which a line stands."""
     curves = [thin_out(curve) for curve in curves if curve.steps]
     values = [value for curve in curves for value in curve.values if math.isfinite(value)]
     if not values:
@@ -58,6 +60,10 @@ def chart(title: str, curves: Sequence[Curve], *, from_zero: bool = False, perce
     for curve in curves:
         css = "faint" if curve.faint else f"curve c{shown.index(curve)}"
         body.append(_line(curve, css, (first, last), (ticks[0], ticks[-1])))
+    if mark is not None and first <= mark <= last:
+        x = AREA.left + AREA.plot_width * (mark - first) / ((last - first) or 1)
+        line = Markup('<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"><title>step {3}</title></line>')
+        body.append(line.format(x, AREA.top, AREA.height - AREA.bottom, f"{mark:,}"))
     svg = AREA.drawing("curves", title, body)
     names = [Markup('<span class="key c{}">{}</span>').format(i, curve.name) for i, curve in enumerate(shown)]
     return svg + (Markup('<p class="keys">{}</p>').format(Markup(" ").join(names)) if len(names) > 1 else "")
