@@ -34,6 +34,10 @@ FLAG_ONLY = "flag only"
 """Annotation mark of a setting that files and environment may not carry."""
 MAY_CHANGE = "may change when a folder is continued"
 """Annotation mark of a setting that does not decide what a row becomes: a run may change it in a folder that exists."""
+MUST_STAY = "must stay as it is when a folder is continued"
+"""Annotation mark of a setting that decides what a run learns: a change is refused."""
+LOGGED = "may change when a folder is continued, and is then logged"
+"""Annotation mark of a setting that may change numbers, and whose change is a choice: it is named in the log."""
 Positive = Annotated[int, Ge(1)]
 NotNegative = Annotated[int, Ge(0)]
 Seconds = Annotated[float, Gt(0)]
@@ -73,6 +77,11 @@ class Leaf:
     @property
     def annotation_without_marks(self) -> Annotation:
         return getattr(self.annotation, "__origin__", self.annotation) if self.marks else self.annotation
+
+    @property
+    def when_continued(self) -> tuple[str, ...]:
+        """Which of the three marks it has that say what a change means to a folder that is continued."""
+        return tuple(mark for mark in (MUST_STAY, MAY_CHANGE, LOGGED) if self._has_mark(mark))
 
     def _has_mark(self, mark: str) -> bool:
         return mark in self.marks

@@ -57,7 +57,7 @@ CALLS_IN_ORDER = [
     ("pipelines/image/worker.py", "ImageWorker.build", ["image_rows", "write_shard"]),
     ("pipelines/image/rows.py", "posed_row", ["keep_verdict", "person_record", "encode_jpeg", "pose_json"]),
     ("pipelines/job/shard.py", "write_shard", ["writer_lock", "_write_row", "rows_table", "ShardReport"]),
-    ("trainer/train.py", "train", ["loader.batches", "train_module.step", "keep"]),
+    ("trainer/train.py", "train", ["loader.batches", "train_module.step", "writer.save"]),
 ]
 
 

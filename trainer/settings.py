@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Interval, MultipleOf
 
-from lposekit.setting_values import Fraction, NotNegative, Positive, Seconds
+from lposekit.setting_values import LOGGED, MAY_CHANGE, MUST_STAY, Fraction, NotNegative, Positive, Seconds
 from lposekit.skeleton_styles import StyleName
 
 Side = Annotated[int, Ge(64), MultipleOf(64)]
@@ -19,6 +19,9 @@ Precision = Literal["bf16", "fp16", "fp32"]
 
 DEFAULT_MAX_STEPS: dict[int, int] = {1: 100_000, 2: 50_000}
 """The paper's."""
+DEFAULT_BATCH_SIZES: dict[int, int] = {1: 64, 2: 8}
+MICRO_BATCH_PIXELS = 32 * 512 * 512
+"""Of all frames of a default micro-batch: at 512 px, 32 images in stage 1, 4 clips of 8 frames in stage 2."""
 SMALLEST_WEIGHT = 0.001
 """The sample order takes weights in thousandths: a smaller one would be none."""
 
@@ -27,11 +30,11 @@ SMALLEST_WEIGHT = 0.001
 class FramingSettings:
     """How training images are cropped and sized."""
 
-    size: Side = 512
+    size: Annotated[Side, MUST_STAY] = 512
     """Side length in pixels, a multiple of 64; the shorter side is resized to it."""
-    crop: Literal["center", "random"] = "center"
+    crop: Annotated[Literal["center", "random"], MUST_STAY] = "center"
     """Position of the square crop in the resized image."""
-    flip: Fraction = 0.0
+    flip: Annotated[Fraction, MUST_STAY] = 0.0
     """Probability of a horizontal flip; left and right keypoints are swapped."""
 
 
@@ -39,23 +42,26 @@ class FramingSettings:
 class ClipSamplingSettings:
     """How training clips are sampled (stage 2)."""
 
-    frames: Positive = 8
+    frames: Annotated[Positive, MUST_STAY] = 8
     """Frames per clip; 8 to 24 in the paper and in later work."""
-    stride: Positive = 4
+    stride: Annotated[Positive, MUST_STAY] = 4
     """Distance between two frames, in source frames. A clip that is too short uses the largest stride that fits."""
-    stride_s: Seconds | None = None
+    stride_s: Annotated[Seconds | None, MUST_STAY] = None
     """The same in seconds, for sources with different frame rates; overrides `stride`."""
+    short: Annotated[Literal["next", "repeat"], MUST_STAY] = "next"
+    """A clip with fewer frames than asked for. `next`: the next one of its shard that is long enough takes its place,
+    and is counted (`short_clips`); `repeat`: its last frame is repeated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkeletonSettings:
     """How the skeleton is drawn (stage 1)."""
 
-    style: StyleName = "followyourpose"
+    style: Annotated[StyleName, MUST_STAY] = "followyourpose"
     """Colours and limbs. Stage 2 uses the style and line width of the stage-1 run that it is given."""
-    score_threshold: float | None = None
+    score_threshold: Annotated[float | None, MUST_STAY] = None
     """Raw score from which a keypoint is drawn; default: the threshold with which the dataset was built."""
-    line_width: Annotated[float, Gt(0)] | None = None
+    line_width: Annotated[Annotated[float, Gt(0)] | None, MUST_STAY] = None
     """Line width in pixels of the training image; default: that of the style, scaled to the size."""
 
 
@@ -63,17 +69,20 @@ class SkeletonSettings:
 class LoaderSettings:
     """How samples are read."""
 
-    workers: NotNegative = 4
+    workers: Annotated[NotNegative, MAY_CHANGE] = 4
     """Processes that read, decode and draw; 0: use the training process itself."""
-    prefetch: Positive = 4
+    prefetch: Annotated[Positive, MAY_CHANGE] = 4
     """Micro-batches that each worker loads in advance."""
-    weights: tuple[Annotated[float, Ge(0)], ...] = ()
+    weights: Annotated[tuple[Annotated[float, Ge(0)], ...], MUST_STAY] = ()
     """How often an epoch visits each dataset of --data, in the same order; default: once each."""
-    block_samples: Positive = 4096
+    block_samples: Annotated[Positive, MUST_STAY] = 4096
     """Samples that are shuffled together; larger blocks mix more shards and read from more shards at a time."""
-    verify_sha256: bool = False
+    verify_sha256: Annotated[bool, MAY_CHANGE] = False
     """Check the hash of every shard before the first step. Sizes are always checked."""
-    latents: bool = False
+    held_out: Annotated[NotNegative, MUST_STAY] = 2048
+    """Samples that are never trained on, for probe, validation loss and validation images: about so many, at most one
+    in a hundred, all clips of a video together. A dataset that is too small for that holds out nothing."""
+    latents: Annotated[bool, MUST_STAY] = False
     """Read latents from the caches that `lposekit cache-latents` wrote, instead of encoding images."""
 
     def problems(self) -> Iterable[tuple[str, str]]:
@@ -87,26 +96,26 @@ class LoaderSettings:
 class ModelSettings:
     """Which of the two versions of Follow-Your-Pose is trained; each switch can override the preset."""
 
-    preset: Literal["official", "paper"] = "official"
+    preset: Annotated[Literal["official", "paper"], MUST_STAY] = "official"
     """`official`: what the released code computes. `paper`: zero-initialised pose and temporal output; only cross-frame
     and temporal attention are trained."""
-    temporal_layers: bool | None = None
+    temporal_layers: Annotated[bool | None, MUST_STAY] = None
     """In stage 2, add temporal attention and convolution to every transformer block."""
-    cross_frame: bool | None = None
+    cross_frame: Annotated[bool | None, MUST_STAY] = None
     """Let the self-attention of a frame look at the first frame and the one before, not at itself."""
-    pose_at: Literal["levels", "first_level", "input"] | None = None
+    pose_at: Annotated[Literal["levels", "first_level", "input"] | None, MUST_STAY] = None
     """Where pose features are added: after each down level of the UNet, after the first alone, or to the output of its
     first convolution (what concatenating them to the latents computes). Stage 2 needs the same as its stage 1."""
-    joint_group_norm: bool | None = None
+    joint_group_norm: Annotated[bool | None, MUST_STAY] = None
     """Compute the statistics of the resnets' and the output's norms over all frames of a clip, not per frame."""
-    attn_temp_init: Literal["random", "zero"] | None = None
+    attn_temp_init: Annotated[Literal["random", "zero"] | None, MUST_STAY] = None
     """Initial output of the temporal attention; with `zero`, stage 2 starts out identical to its base."""
-    pose_init: Literal["random", "zero"] | None = None
+    pose_init: Annotated[Literal["random", "zero"] | None, MUST_STAY] = None
     """Initial features of the pose encoder; with `zero`, stage 1 starts out identical to its base."""
-    trainable: Literal["official", "paper"] | None = None
+    trainable: Annotated[Literal["official", "paper"] | None, MUST_STAY] = None
     """What stage 2 trains. `official`: the queries of both attentions, the temporal attention and the temporal
     convolution; `paper`: the whole cross-frame and temporal attention."""
-    train_norm_temp: bool | None = None
+    train_norm_temp: Annotated[bool | None, MUST_STAY] = None
     """In stage 2, also train the norm before the temporal attention."""
 
 
@@ -114,33 +123,34 @@ class ModelSettings:
 class OptimSettings:
     """The optimiser: AdamW on float32 weights."""
 
-    lr: Annotated[float, Gt(0)] | None = None
+    lr: Annotated[Annotated[float, Gt(0)] | None, LOGGED] = None
     """Learning rate; default: 1e-5 in stage 1 (as T2I-Adapter), 3e-5 in stage 2 (as the released configuration)."""
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    betas: Annotated[tuple[Decay, Decay], LOGGED] = (0.9, 0.999)
     """Decay rates of AdamW's moving averages of the gradient and its square."""
-    weight_decay: Annotated[float, Ge(0)] = 1e-2
+    weight_decay: Annotated[float, Ge(0), LOGGED] = 1e-2
     """Weight decay of AdamW, decoupled from the gradient."""
-    eps: Annotated[float, Gt(0)] = 1e-8
+    eps: Annotated[float, Gt(0), LOGGED] = 1e-8
     """Term added to the denominator of AdamW for numerical stability."""
-    clip_norm: Annotated[float, Gt(0)] = 1.0
+    clip_norm: Annotated[float, Gt(0), LOGGED] = 1.0
     """Maximum global norm of the gradients; larger ones are clipped."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: Annotated[Literal["constant", "linear", "cosine"], LOGGED] = "constant"
     """Learning rate schedule after the warm-up; `linear` and `cosine` decay towards 0 until the last step."""
-    warmup_steps: NotNegative = 0
+    warmup_steps: Annotated[NotNegative, LOGGED] = 0
     """Steps during which the learning rate rises linearly from 0."""
-    micro_batch: Positive | None = None
-    """Samples per forward pass and process; a batch uses as many passes as needed. Default: all in one pass."""
+    micro_batch: Annotated[Positive | Literal["auto"] | None, LOGGED] = None
+    """Samples per forward pass and process; a batch takes as many passes as needed. Default: as many as have the pixels
+    of 32 images of 512 px. `auto`: on a GPU, the largest that fits, found before the first step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossSettings:
     """The training loss."""
 
-    caption_dropout: Fraction = 0.0
+    caption_dropout: Annotated[Fraction, MUST_STAY] = 0.0
     """Probability of replacing the caption of a sample with the empty one."""
-    min_snr_gamma: Annotated[float, Gt(0)] | None = None
+    min_snr_gamma: Annotated[Annotated[float, Gt(0)] | None, MUST_STAY] = None
     """Weight the loss of a timestep by min(SNR, gamma) / SNR (Hang et al. 2023); default: no weighting."""
-    offset_noise: Annotated[float, Ge(0)] = 0.0
+    offset_noise: Annotated[float, Ge(0), MUST_STAY] = 0.0
     """Standard deviation of an offset added to the noise: one value per sample and channel, for all pixels."""
 
 
@@ -148,9 +158,9 @@ class LossSettings:
 class EmaSettings:
     """An exponential moving average (EMA) of the trained weights, stored beside them."""
 
-    decay: Decay | None = None
+    decay: Annotated[Decay | None, MUST_STAY] = None
     """Decay per step, such as 0.9999; default: no average."""
-    start_step: NotNegative = 0
+    start_step: Annotated[NotNegative, MUST_STAY] = 0
     """Updates before averaging begins; until then, the average equals the weights."""
 
 
@@ -158,31 +168,34 @@ class EmaSettings:
 class ComputeSettings:
     """Device, precision and speed."""
 
-    device: str = "auto"
+    device: Annotated[str, LOGGED] = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
-    precision: Precision | None = None
+    precision: Annotated[Precision | None, MUST_STAY] = None
     """Precision of frozen weights and compute; trained weights are float32. Default: bf16 on a GPU, fp32 elsewhere."""
-    compile: bool = False
+    compile: Annotated[bool, LOGGED] = False
     """Compile each block with torch.compile."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, LOGGED] = False
     """Recompute each block in the backward pass: less memory, more time."""
-    threads: Positive | None = None
+    threads: Annotated[Positive | None, LOGGED] = None
     """Torch threads; default: the default of torch."""
-    deterministic: bool = False
+    deterministic: Annotated[bool, LOGGED] = False
     """Refuse non-deterministic operations. Runs on the same device type and world size are then bit-identical."""
-    timeout_s: Seconds = 600.0
+    timeout_s: Annotated[Seconds, MAY_CHANGE] = 600.0
     """How long a process waits for the others before it gives up."""
+    memory_gib: Annotated[Annotated[float, Gt(0)] | None, MAY_CHANGE] = None
+    """Memory that a run may take on its device; one that is estimated to need more is refused before the first step.
+    Default: what the GPU has; on a CPU there is no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSettings:
     """When checkpoints are written, and which are kept."""
 
-    every_steps: Positive = 1000
+    every_steps: Annotated[Positive, MAY_CHANGE] = 1000
     """Steps from one checkpoint to the next; the last step always has one."""
-    keep: Annotated[int, Ge(2)] = 3
+    keep: Annotated[int, Ge(2), MAY_CHANGE] = 3
     """Number of newest intact checkpoints to keep; at least 2, so that one is left if another is damaged."""
-    keep_every_steps: Positive | None = None
+    keep_every_steps: Annotated[Positive | None, MAY_CHANGE] = None
     """Checkpoints at multiples of this number of steps are never removed."""
 
 
@@ -190,27 +203,32 @@ class CheckpointSettings:
 class WatchSettings:
     """Logging, probes and validation images."""
 
-    log_every: Positive = 1
+    log_every: Annotated[Positive, MAY_CHANGE] = 1
     """Steps between two lines of metrics.jsonl."""
-    keys: bool = False
+    keys: Annotated[bool, MAY_CHANGE] = False
     """Write the keys of the samples of every step, of all processes in order, to keys.jsonl."""
-    probe_every: NotNegative = 200
+    probe_every: Annotated[NotNegative, MAY_CHANGE] = 200
     """Steps between two measurements of "Is the pose learned?" on the fixed noise batch; 0: never."""
-    probe_samples: Annotated[int, Ge(2)] = 8
+    probe_samples: Annotated[int, Ge(2), MAY_CHANGE] = 8
     """Samples of that batch; at least 2, since poses are swapped between samples."""
-    sample_every: NotNegative = 2000
+    sample_every: Annotated[NotNegative, MAY_CHANGE] = 2000
     """Steps between two validation grids; 0: never."""
-    sample_prompts: tuple[str, ...] = ()
+    sample_prompts: Annotated[tuple[str, ...], MAY_CHANGE] = ()
     """Prompts of the validation images; default: the captions of the first validation samples."""
-    sample_count: Positive = 4
+    sample_count: Annotated[Positive, MAY_CHANGE] = 4
     """Images or clips per validation grid, if no prompts are set."""
-    sample_steps: Positive = 50
+    sample_steps: Annotated[Positive, MAY_CHANGE] = 50
     """DDIM steps for validation images."""
-    guidance: Annotated[float, Ge(0)] = 12.5
+    guidance: Annotated[float, Ge(0), MAY_CHANGE] = 12.5
     """Scale of the classifier-free guidance for validation images."""
-    tensorboard: bool = True
+    validation_samples: Annotated[NotNegative, MAY_CHANGE] = 64
+    """Samples of those held out of which the validation loss is taken, as often as the probe; 0: never."""
+    wandb: Annotated[bool, MAY_CHANGE] = False
+    """Also send scalars and validation images to Weights & Biases, as a run of the output folder's name (the extra
+    `wandb`; its own variables, such as WANDB_PROJECT and WANDB_MODE, apply)."""
+    tensorboard: Annotated[bool, MAY_CHANGE] = True
     """Also write scalars and validation images for TensorBoard."""
-    mfu: bool = True
+    mfu: Annotated[bool, MAY_CHANGE] = True
     """Report MFU: count the FLOPs of a step, and measure peak matmul throughput at start-up (a few seconds)."""
 
 
@@ -219,24 +237,27 @@ class TrainSettings:
     """Settings of `lposekit train`."""
 
     FORMER_GROUPS: ClassVar[Mapping[str, str]] = {"picture": "image"}
-    stage: Stage = 1
+    stage: Annotated[Stage, MUST_STAY] = 1
     """1: the pose encoder, on images. 2: the temporal layers, on clips without pose."""
-    data: tuple[Path, ...] = ()
+    data: Annotated[tuple[Path, ...], MAY_CHANGE] = ()
     """Dataset folders."""
-    output: Path | None = None
+    output: Annotated[Path | None, MAY_CHANGE] = None
     """The run folder."""
-    base: str | None = None
+    base: Annotated[str | None, MAY_CHANGE] = None
     """Stable Diffusion in diffusers layout: a folder, a hub id, or `tiny`. A hub id is downloaded into the cache of the
     hub if it is not there yet, even with --dry-run."""
-    pose_encoder: str = ""
+    pose_encoder: Annotated[str, MAY_CHANGE] = ""
     """Stage 1: initial weights. Stage 2: the trained pose encoder to keep: a stage-1 run, a file, or `none`."""
-    max_steps: Positive | None = None
+    init: Annotated[str, MAY_CHANGE] = ""
+    """What a new run starts from: a run of the same stage, the UNet or `pose_encoder.pth` of the official release, or a
+    T2I-Adapter for keypose. A run that goes on from a checkpoint has no more use for it."""
+    max_steps: Annotated[Positive | None, MAY_CHANGE] = None
     """Steps of the run; default: 100,000 in stage 1, 50,000 in stage 2."""
-    batch_size: Positive = 64
-    """Samples per step, over all processes."""
-    seed: Annotated[int, Interval(ge=0, lt=2**63)] = 0
+    batch_size: Annotated[Positive | None, LOGGED] = None
+    """Samples per step, over all processes; default: 64 in stage 1, 8 in stage 2."""
+    seed: Annotated[int, Interval(ge=0, lt=2**63), MUST_STAY] = 0
     """Determines the order of samples, all their random numbers, and the initialisation of new weights."""
-    resume: str = "auto"
+    resume: Annotated[str, MAY_CHANGE] = "auto"
     """`auto`: resume from the newest intact checkpoint of the run folder, if any. `none`: refuse a folder that has
     checkpoints. Otherwise: the path of a checkpoint."""
     image: FramingSettings = field(default_factory=FramingSettings)
@@ -255,6 +276,8 @@ class TrainSettings:
         weights, image = self.loader.weights, self.image
         if weights and len(weights) != len(self.data):
             yield "loader.weights", f"one for each dataset of --data, which has {len(self.data)}."
+        if self.init and self.stage == 1 and self.pose_encoder:
+            yield "init", "in stage 1, --pose-encoder names what to start from as well; leave one of them out."
         if self.loader.latents and (image.flip > 0 or image.crop != "center"):
             text = "a cache holds the unflipped centre crop; leave --image.flip and --image.crop alone."
             yield "loader.latents", text
@@ -295,6 +318,22 @@ NEEDED_TO_CACHE = {
 def max_steps(settings: TrainSettings) -> int:
     """Steps of the run."""
     return DEFAULT_MAX_STEPS.get(settings.stage, 1) if settings.max_steps is None else settings.max_steps
+
+
+def batch_size(settings: TrainSettings) -> int:
+    """Samples of a step, over all processes."""
+    return settings.batch_size or DEFAULT_BATCH_SIZES.get(settings.stage, 1)
+
+
+def default_micro_batch(settings: TrainSettings, share: int) -> int:
+    """The largest part of a process's share of a batch that has at most `MICRO_BATCH_PIXELS`; at least 1."""
+    frames = settings.clip.frames if settings.stage == 2 else 1
+    return largest_part(share, MICRO_BATCH_PIXELS // (frames * settings.image.size**2))
+
+
+def largest_part(share: int, most: int) -> int:
+    """The largest divisor of `share` that is at most `most`; at least 1."""
+    return next(part for part in range(max(1, min(share, most)), 0, -1) if share % part == 0)
 
 
 def learning_rate(settings: TrainSettings) -> float:

@@ -20,23 +20,36 @@ from lposekit.setting_values import check_values
 from trainer.data.batch import Batch
 from trainer.data.order import OrderState
 from trainer.model.base import Base, load_base
+from trainer.model.unet import compile_blocks
+from trainer.run.background import CheckpointWriter
 from trainer.run.build import build, model_switches, prepare_torch
 from trainer.run.checkpoint import (
     Checkpoint,
     list_steps,
     load_checkpoint,
     newest_whole,
-    prune,
     remove_leftovers,
-    save_checkpoint,
     set_aside_newer,
+    step_folder,
+)
+from trainer.run.continuing import (
+    as_begun,
+    facts_of,
+    logged_changes,
+    recorded_values,
+    refuse_changes,
+    values_of_before,
+    with_batches,
 )
 from trainer.run.data import RunData, open_data
 from trainer.run.distributed import World, choose_device, open_world
-from trainer.run.folder import changed_settings, fingerprint, own_folder, refuse_other_run, write_settings
+from trainer.run.folder import fingerprint, own_folder, refuse_other_run, write_settings
+from trainer.run.init_weights import with_its_pose_encoder
+from trainer.run.memory import named_out_of_memory, refuse_too_large, with_micro_batch
 from trainer.run.outcome import DryRunReport, TrainReport, describe_run
 from trainer.run.pose_style import drawn_as_learned, refuse_undrawable
 from trainer.run.pose_weights import FoundEncoder, find_pose_encoder, keep_pose_encoder
+from trainer.run.rehearsal import find_micro_batch, warm_up
 from trainer.run.run_card import BaseFacts, RunCard, write_run_card
 from trainer.run.train_module import TrainModule
 from trainer.run.watch import Watch, open_watch
@@ -78,33 +91,61 @@ def run(settings: TrainSettings, *, dry_run: bool = False) -> TrainReport | DryR
     device = choose_device(settings.compute.device)
     with open_world(device, settings.compute.timeout_s) as world:
         prepare_torch(settings)
-        prepared = build_run(settings, world)
+        with named_out_of_memory(settings):
+            prepared = build_run(settings, world)
         if dry_run:
             return describe_run(prepared.settings, prepared.train_module, prepared.data)
-        if not world.is_main:
-            resume(prepared)
-            return train(prepared, None, started)
-        with own_folder(prepared.output):
-            remove_leftovers(prepared.output)
-            resume(prepared)
-            with open_watch(prepared.settings, prepared.train_module, prepared.data, prepared.step) as watch:
-                describe_folder(prepared)
-                return train(prepared, watch, started)
+        with named_out_of_memory(prepared.settings):
+            return start(prepared, started)
+
+
+def start(run: Run, started: float) -> TrainReport:
+    """Everything that writes, on the main process; the loop, on all of them."""
+    make_room(run)
+    if not run.world.is_main:
+        resume(run)
+        return train(run, None, started)
+    with own_folder(run.output):
+        remove_leftovers(run.output)
+        resume(run)
+        with open_watch(run.settings, run.train_module, run.data, run.step) as watch:
+            describe_folder(run)
+            return train(run, watch, started)
+
+
+def make_room(run: Run) -> None:
+    """Settle the micro-batch, refuse what will not fit, and compile, before any process waits for another's step."""
+    settings, loader = run.settings, run.data.loader
+    if settings.optim.micro_batch == "auto":
+        found = find_micro_batch(run.train_module, run.data, run.world)
+        run.settings = with_micro_batch(settings, found)
+        loader.split = replace(loader.split, micro_batch=found)
+    else:
+        refuse_too_large(settings, run.train_module, run.data, run.world)
+    loader.check_shared_memory()
+    if settings.compute.compile:
+        compile_blocks(run.train_module.stage.unet)
+        warm_up(run.train_module, run.data)
 
 
 def build_run(settings: TrainSettings, world: World) -> Run:
     """Choose the checkpoint (the same one on all processes), open the data, load the base, put the model together."""
-    assert settings.base is not None
-    assert settings.output is not None
-    output = settings.output
+    name, output = settings.base, settings.output
+    assert name is not None
+    assert output is not None
     checkpoint = world.from_main(choose_checkpoint(settings.resume, output) if world.is_main else None)
-    base = load_base(settings.base)
+    facts = facts_of(checkpoint)
+    settings = with_batches(as_begun(settings, facts), facts, world)
+    base = load_base(name)
+    if checkpoint is None:
+        settings = with_its_pose_encoder(settings)
     found = find_pose_encoder(settings, base.unet.config["block_out_channels"], checkpoint)
     settings = drawn_as_learned(settings, found.run_card if found and settings.stage == 2 else None)
     data = open_data(settings, base, world)
     refuse_undrawable(settings, data.datasets)
     card = run_card(settings, base, data, found)
-    train_module = build(settings, base, found.encoder if found else None, world)
+    init = settings.init if checkpoint is None else ""
+    train_module = build(settings, base, found.encoder if found else None, world, init)
     return Run(settings, output, world, data, train_module, card, found, checkpoint)
 
 
@@ -127,7 +168,7 @@ def run_card(settings: TrainSettings, base: Base, data: RunData, found: FoundEnc
 
 def resume(run: Run) -> None:
     """Put the run where its checkpoint left it; at step 0 if there is none."""
-    folder = run.checkpoint
+    folder, device = run.checkpoint, run.world.device
     if folder is None:
         return
     checkpoint = load_checkpoint(folder)
@@ -136,11 +177,16 @@ def resume(run: Run) -> None:
         begun_with = checkpoint.facts["fixed"].get("pose_encoder")
         run.card = replace(run.card, fixed={**run.card.fixed, "pose_encoder": begun_with})
     refuse_other_run(checkpoint.facts["fixed"], run.card.fixed, folder)
+    before, now = values_of_before(checkpoint.facts, folder.parent.parent), recorded_values(run.settings, device)
+    refuse_changes(before, now, folder)
     run.train_module.restore(checkpoint, f"checkpoint {folder}")
     run.step, run.order = checkpoint.step, OrderState(**checkpoint.facts["order"])
     if run.world.is_main and run.settings.resume != "auto":
         set_aside_newer(run.output, run.step)
     log.info("resuming after step %d from %s", run.step, folder)
+    changed = logged_changes(before, now)
+    if changed and run.world.is_main:
+        log.warning("from step %d on, the run has other settings than before: %s", run.step + 1, ", ".join(changed))
 
 
 def choose_checkpoint(resume: str, output: Path) -> Path | None:
@@ -165,9 +211,6 @@ def choose_checkpoint(resume: str, output: Path) -> Path | None:
 
 def describe_folder(run: Run) -> None:
     """Write what the run is made from, and the pose encoder that it carries along."""
-    changed = changed_settings(run.output, run.settings) if run.step else []
-    if changed:
-        log.warning("from step %d on, the run has other settings than before: %s", run.step + 1, ", ".join(changed))
     write_settings(run.output, run.settings)
     if run.settings.stage == 2:
         run.card = replace(run.card, pose_encoder=keep_pose_encoder(run.pose_encoder, run.output))
@@ -181,7 +224,11 @@ def train(run: Run, watch: Watch | None, started: float) -> TrainReport:
     first, last = run.step, max_steps(run.settings)
     loader, train_module, interrupted = run.data.loader, run.train_module, False
     batches = loader.batches(run.order, max(0, last - run.step))
-    with Interrupts(STOP_MESSAGE, second_raises=True).installed() as interrupts, loader.named_worker_deaths():
+    with (
+        Interrupts(STOP_MESSAGE, second_raises=True).installed() as interrupts,
+        loader.named_worker_deaths(),
+        checkpoint_writer(run) as writer,
+    ):
         if watch and run.step == 0:
             watch.validate(run.step)
         while run.step < last and not interrupted:
@@ -192,10 +239,11 @@ def train(run: Run, watch: Watch | None, started: float) -> TrainReport:
             interrupted = outcome.stop and run.step < last
             keys = keys_of_all(run.world, passes) if run.settings.watch.keys else None
             if watch:
-                watch.record(run.step, outcome, run.order, keys)
+                watch.record(run.step, outcome, run.order, keys, sum(batch.passed_over for batch in passes))
                 watch.validate(run.step, last=run.step == last)
+            writer.check()
             if run.world.is_main and (interrupted or is_due(run.step, last, run.settings.checkpoint)):
-                keep(run)
+                writer.save(snapshot(run))
             fault_point("train:after_step")
     measured = watch.last if watch else {}
     seconds = time.monotonic() - started
@@ -212,11 +260,25 @@ def is_due(step: int, last: int, settings: CheckpointSettings) -> bool:
     return step == last or step % settings.every_steps == 0
 
 
-def keep(run: Run) -> None:
-    """Write a checkpoint of the step, then remove the oldest ones."""
+def checkpoint_writer(run: Run) -> CheckpointWriter:
+    """Writes the run's checkpoints; the one that it goes on from was read whole."""
+    settings = run.settings.checkpoint
+    every = settings.keep_every_steps
+    whole = {run.step} if run.step and run.checkpoint == step_folder(run.output, run.step) else set()
+    return CheckpointWriter(run.output, settings.keep, lambda step: every is not None and step % every == 0, whole)
+
+
+def snapshot(run: Run) -> Checkpoint:
+    """The checkpoint of the step, of tensors that the next step changes."""
     tensors, facts = run.train_module.state()
     order = {"epoch": run.order.epoch, "consumed": run.order.consumed}
-    facts = {**facts, "order": order, "fixed": run.card.fixed, "batch_size": run.settings.batch_size}
-    save_checkpoint(run.output, Checkpoint(run.step, tensors, facts))
-    every = run.settings.checkpoint.keep_every_steps
-    prune(run.output, run.settings.checkpoint.keep, lambda step: every is not None and step % every == 0)
+    split = run.data.loader.split
+    facts = {
+        **facts,
+        "order": order,
+        "fixed": run.card.fixed,
+        "batch_size": split.batch_size,
+        "micro_batch": split.micro_batch,
+        "settings": recorded_values(run.settings, run.world.device),
+    }
+    return Checkpoint(run.step, tensors, facts)

@@ -50,12 +50,14 @@ def chart(
     from_zero: bool = False,
     percent: bool = False,
     least_span: float = 0.0,
+    mark: int | None = None,
 ) -> Markup:
     """The curves over one another; the names of more than one stand below. Zero is a line of its own where it is shown,
     and an axis that does not reach it says so: a small change fills the whole height then.
 
     Args:
         least_span: what the axis spans at least, so that noise does not look like a trend.
+        mark: a step at which a line stands.
     """
     curves = [thin_out(curve) for curve in curves if curve.steps]
     values = [value for curve in curves for value in curve.values if math.isfinite(value)]
@@ -72,6 +74,10 @@ def chart(
     for curve in curves:
         css = "faint" if curve.faint else f"curve c{shown.index(curve)}"
         body.append(_line(curve, css, (first, last), (ticks[0], ticks[-1])))
+    if mark is not None and first <= mark <= last:
+        x = AREA.left + AREA.plot_width * (mark - first) / ((last - first) or 1)
+        line = Markup('<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"><title>step {3}</title></line>')
+        body.append(line.format(x, AREA.top, AREA.height - AREA.bottom, f"{mark:,}"))
     svg = AREA.drawing("curves", title, body)
     names = [Markup('<span class="key c{}">{}</span>').format(i, curve.name) for i, curve in enumerate(shown)]
     keys = Markup('<p class="keys">{}</p>').format(Markup(" ").join(names)) if len(names) > 1 else ""

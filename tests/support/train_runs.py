@@ -189,6 +189,21 @@ def _train(settings: TrainSettings, environment: Mapping[str, str], results: Con
         results.send((-1, traceback.format_exc(), {}))
 
 
+def make_older(run_dir: Path, step: int) -> None:
+    """Takes out of a run folder with one checkpoint what older versions did not write: settings and micro-batch in the
+    checkpoint, and the settings that came later."""
+    from trainer.run.checkpoint import load_checkpoint, save_checkpoint, step_folder
+
+    later = ("clip.short", "loader.held_out", "optim.micro_batch", "init", "watch.wandb", "watch.validation_samples")
+    old = load_checkpoint(step_folder(run_dir, step))
+    unknown = ("schema", "step", "files", "settings", "micro_batch")
+    facts = {name: value for name, value in old.facts.items() if name not in unknown}
+    facts["fixed"] = {name: value for name, value in facts["fixed"].items() if name != "held_out"}
+    save_checkpoint(run_dir, type(old)(step, old.tensors, facts))
+    lines = (run_dir / "settings.toml").read_text().splitlines()
+    (run_dir / "settings.toml").write_text("\n".join(line for line in lines if not line.startswith(later)) + "\n")
+
+
 def losses(run_dir: Path) -> list[tuple[int, str]]:
     """(step, loss as a hexadecimal float) of every logged step."""
     return [(line["step"], line["loss_hex"]) for line in read_metrics(run_dir / "metrics.jsonl") if "loss_hex" in line]

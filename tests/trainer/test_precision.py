@@ -17,8 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lposekit.errors import LposekitError
+from lposekit.errors import LposekitError, UsageError
 from tests.support.train_runs import losses, settings_for
+from trainer import train as training
 from trainer.model.unet import compile_blocks
 from trainer.run import build
 from trainer.run.metrics import read_metrics
@@ -136,10 +137,13 @@ def test_overflows_now_and_then_do_not_end_a_run(tmp_path: Path, monkeypatch: py
     assert len(losses(tmp_path / "run")) == steps
 
 
-def test_a_run_in_full_precision_goes_on_in_half(tmp_path: Path):
-    # mutation tried: loading the empty loss scale of the first run raises
-    run(in_precision("fp32", settings_for(1, tmp_path / "run", max_steps=2)))
-    run(in_precision("fp16", settings_for(1, tmp_path / "run", max_steps=4)))
+def test_a_run_in_full_precision_does_not_go_on_in_half(tmp_path: Path):
+    # mutation tried: the setting compared as it was given, none at first -> the second run goes on
+    settings = settings_for(1, tmp_path / "run", max_steps=2)
+    run(settings)
+    with pytest.raises(UsageError, match=r"compute.precision: 'fp32' -> 'fp16'"):
+        run(in_precision("fp16", dataclasses.replace(settings, max_steps=4)))
+    run(in_precision("fp32", dataclasses.replace(settings, max_steps=4)))
     assert [step for step, _ in losses(tmp_path / "run")] == [1, 2, 3, 4]
 
 
@@ -180,7 +184,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.fx.GraphMod
         graphs.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(build, "compile_blocks", functools.partial(compile_blocks, backend=backend))
+    monkeypatch.setattr(training, "compile_blocks", functools.partial(compile_blocks, backend=backend))
     torch._dynamo.reset()
     yield graphs
     torch._dynamo.reset()

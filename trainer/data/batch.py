@@ -20,7 +20,7 @@ SMALL_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One draw of one sample, as arrays."""
+    """One draw of one sample, as arrays. passed_over: clips that were too short, in whose place it came."""
 
     key: str
     caption: str
@@ -30,6 +30,7 @@ class Sample:
     rgb_FHWC: npt.NDArray[np.uint8] | None = None
     skeleton_FHWC: npt.NDArray[np.uint8] | None = None
     moments_FCHW: npt.NDArray[np.float16] | None = None
+    passed_over: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Batch:
     rgb_BFHWC: Tensor | None = None
     skeleton_BFHWC: Tensor | None = None
     moments_BFCHW: Tensor | None = None
+    passed_over: int = 0
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -116,4 +118,5 @@ def stack_samples(samples: Sequence[Sample]) -> Batch:
         rgb_BFHWC=stack([sample.rgb_FHWC for sample in samples]),
         skeleton_BFHWC=stack([sample.skeleton_FHWC for sample in samples]),
         moments_BFCHW=stack([sample.moments_FCHW for sample in samples]),
+        passed_over=sum(sample.passed_over for sample in samples),
     )

@@ -31,6 +31,10 @@ class DamagedSample(ValueError):
     """A sample's bytes cannot be decoded."""
 
 
+class ShortClip(ValueError):
+    """A source has fewer frames than a clip takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Skeleton:
     """How to draw. `score_threshold` None: the one that the dataset was built with."""
@@ -111,16 +115,23 @@ def decode_skeleton(pose_json: bytes, geometry: Geometry, skeleton: Skeleton) ->
 class ClipPlan:
     """Which source frames make a clip: `frames` of them from a drawn start on, `stride` apart.
 
-    `stride_s` overrides `stride` by the clip's frame rate.
+    `stride_s` overrides `stride` by the clip's frame rate. repeats: a source with fewer frames than the clip repeats
+    its last, instead of being refused.
     """
 
     frames: int
     stride: int = 1
     stride_s: float | None = None
+    repeats: bool = True
 
     def indices(self, num_frames: int, fps: float, random: SampleRandom) -> npt.NDArray[np.int64]:
-        """Source frames [frames], rising. A source too short for the stride takes the largest one that fits; one with
-        fewer frames than the clip repeats its last."""
+        """Source frames [frames], rising. A source too short for the stride takes the largest one that fits.
+
+        Raises:
+            ShortClip: the source has fewer frames than the clip, and is not to repeat its last.
+        """
+        if num_frames < self.frames and not self.repeats:
+            raise ShortClip(f"it has {num_frames} frames")
         stride = self.stride if self.stride_s is None else max(1, round(self.stride_s * fps))
         if self.frames > 1:
             stride = max(1, min(stride, (num_frames - 1) // (self.frames - 1)))

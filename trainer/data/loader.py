@@ -9,20 +9,23 @@ import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from lposekit.errors import LposekitError, UsageError
-from trainer.data.batch import Batch, stack_samples
+from trainer.data.batch import SMALL_BYTES, Batch, stack_samples
 from trainer.data.order import OrderState, SampleOrder, SampleRef
 from trainer.data.reader import SampleReader
 
 log = logging.getLogger(__name__)
 
+SHARED_MEMORY = Path("/dev/shm")
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
 
 
@@ -137,6 +140,30 @@ class SampleLoader:
                 if isinstance(batch, _Failure):
                     raise LposekitError(batch.message)
                 yield Batch.unpacked(batch.values) if isinstance(batch, _Parcel) else batch
+
+    def check_shared_memory(self, folder: Path = SHARED_MEMORY) -> None:
+        """Compares what the workers of this node may have under way with what is free; containers give 64 MB by
+        default, and a worker that finds no more is killed without a word.
+
+        Raises:
+            UsageError: it is too little; says how much is needed.
+        """
+        if not self.workers or not folder.is_dir():
+            return
+        sample = self.reader.read(self.reader.ref(0, 0))
+        arrays = [getattr(sample, field.name) for field in fields(sample)]
+        sizes = [array.nbytes * self.split.micro_batch for array in arrays if isinstance(array, np.ndarray)]
+        batch = sum(size for size in sizes if size >= SMALL_BYTES)
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        needed = batch * self.workers * self.prefetch * processes
+        free = os.statvfs(folder)
+        free_bytes = free.f_bavail * free.f_frsize
+        if needed > free_bytes:
+            raise UsageError(
+                f"the loader's workers may have {needed / 2**20:.0f} MiB under way, and {folder} (shared memory) has "
+                f"{free_bytes / 2**20:.0f} MiB free. Start the container with --shm-size={-(-needed // 2**30)}g or "
+                "more, or lower --loader.workers, --loader.prefetch or --optim.micro-batch."
+            )
 
     def advance(self, state: OrderState, steps: int = 1) -> OrderState:
         """The state after `steps` global batches."""

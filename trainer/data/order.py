@@ -66,13 +66,15 @@ class SampleOrder:
     """The endless stream of samples over all epochs.
 
     shard_sizes: for each dataset, the number of samples of each of its shards. weights: how often an epoch visits each
-    dataset; rounded to thousandths. All state is a cache.
+    dataset; rounded to thousandths. rows: for each shard, which of its rows are meant by its samples; None: all of
+    them, as they come. All state is a cache.
     """
 
     shard_sizes: Sequence[Sequence[int]]
     weights: Sequence[float]
     seed: int
     block_samples: int = DEFAULT_BLOCK_SAMPLES
+    rows: Sequence[Sequence[Ints | None]] = ()
     _pieces: dict[int, _Pieces] = field(default_factory=dict)
     _block: tuple[tuple[int, int], Ints] | None = None
 
@@ -116,7 +118,12 @@ class SampleOrder:
         begins = np.concatenate([[0], plan.ends[:-1]])
         rows = plan.first_row[piece] + positions - begins[piece]
         columns = (plan.dataset[piece], plan.shard[piece], rows, plan.visit[piece])
-        return [SampleRef(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
+        refs = [SampleRef(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
+        return [self._row(ref) for ref in refs] if self.rows else refs
+
+    def _row(self, ref: SampleRef) -> SampleRef:
+        rows = self.rows[ref.dataset][ref.shard]
+        return ref if rows is None else ref._replace(row=int(rows[ref.row]))
 
     def _skip_finished_epochs(self, state: OrderState) -> OrderState:
         size = self.epoch_size(state.epoch)

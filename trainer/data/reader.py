@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from trainer.data.decode import (
     ClipPlan,
     DamagedSample,
     Framing,
+    ShortClip,
     Skeleton,
     decode_clip,
     decode_skeleton,
@@ -23,6 +24,7 @@ from trainer.data.decode import (
     image_geometry,
     read_clip_facts,
 )
+from trainer.data.held_out import Split
 from trainer.data.latent_cache import LatentCache
 from trainer.data.order import SampleRef
 from trainer.data.random import SampleRandom
@@ -57,24 +59,51 @@ class SampleRecipe:
 
 @dataclass(frozen=True, slots=True)
 class SampleReader:
-    """Reads draws of the datasets' samples. `caches`: one for each dataset, or none at all."""
+    """Reads draws of the datasets' samples. `caches`: one for each dataset, or none at all. `split`: which samples are
+    held out; None: none."""
 
     datasets: Sequence[Dataset]
     recipe: SampleRecipe
     caches: Sequence[LatentCache] = ()
+    split: Split | None = None
 
     def read(self, ref: SampleRef) -> Sample:
-        """The sample of a draw; the same for the same draw, always and everywhere.
+        """The sample of a draw; the same for the same draw, always and everywhere. A clip that is too short gives way
+        to the next one of its shard that is not, under the random numbers of the draw.
 
         Raises:
-            LposekitError: names the shard and the sample whose bytes are damaged.
+            LposekitError: names the shard and the sample whose bytes are damaged, or the shard whose clips are all too
+                short.
         """
-        dataset = self.datasets[ref.dataset]
-        shard = dataset.shards[ref.shard]
-        try:
-            return self._make(ref)
-        except DamagedSample as error:
-            raise damaged_sample(dataset, shard, ref.row, error) from error
+        for passed_over, source in enumerate(self._in_its_place(ref)):
+            try:
+                return replace(self._make(source, SampleRandom(self.recipe.seed, ref)), passed_over=passed_over)
+            except ShortClip:
+                continue
+            except DamagedSample as error:
+                dataset = self.datasets[ref.dataset]
+                raise damaged_sample(dataset, dataset.shards[ref.shard], source.row, error) from error
+        raise LposekitError(
+            f"{self.where(ref.dataset, ref.shard)}: no clip has {self.recipe.frames} frames. Lower --clip.frames, "
+            "build longer clips, or take --clip.short repeat."
+        )
+
+    def is_long_enough(self, ref: SampleRef) -> bool:
+        """Whether the sample of a draw can be read without another in its place."""
+        if self.recipe.clip is None or self.recipe.clip.repeats:
+            return True
+        num_frames, _ = read_clip_facts(self._members(ref, "json")["json"])
+        return num_frames >= self.recipe.clip.frames
+
+    def _in_its_place(self, ref: SampleRef) -> Iterator[SampleRef]:
+        """The sample of a draw, then those behind it in its shard, around its end; of the same side of the split."""
+        yield ref
+        rows = len(self.datasets[ref.dataset].shards[ref.shard])
+        held = self.split is not None and self.split.is_held(ref)
+        for ahead in range(1, rows):
+            other = ref._replace(row=(ref.row + ahead) % rows)
+            if self.split is None or self.split.is_held(other) == held:
+                yield other
 
     @property
     def num_samples(self) -> int:
@@ -99,8 +128,7 @@ class SampleReader:
         """Name of a shard for messages."""
         return self.datasets[dataset].describe(self.datasets[dataset].shards[shard])
 
-    def _make(self, ref: SampleRef) -> Sample:
-        random = SampleRandom(self.recipe.seed, ref)
+    def _make(self, ref: SampleRef, random: SampleRandom) -> Sample:
         text = self._members(ref, "txt")["txt"]
         caption = text.decode("utf-8", errors="replace")
         if self.recipe.caption_dropout and random.stream("caption").random() < self.recipe.caption_dropout:

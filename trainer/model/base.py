@@ -46,6 +46,9 @@ HUB_FILES = (
     "unet/diffusion_pytorch_model.safetensors",
 )
 """What a base needs from the hub: safetensors only, no half-precision or EMA copies."""
+VAE_SLICE_PIXELS = 8 * 512 * 512
+"""Of the images that the VAE works on at a time. Its first layers take 64 times the memory of an image for each
+tensor, so a whole batch at once would take more than the step that follows."""
 WAYS_ON = (
     "Ways on: `--base FOLDER` with a local copy in diffusers layout (folders unet, vae, text_encoder, tokenizer, "
     "scheduler), `--base smallworld` for the small trained base that comes along, or `--base tiny` for a random one."
@@ -164,8 +167,13 @@ def encode_text(text_encoder: CLIPTextModel, ids_BL: Tensor) -> Tensor:
 def encode_images(vae: AutoencoderKL, rgb_BF3HW: Tensor) -> Tensor:
     """Mean and log-variance of images in [-1, 1]: B F 2C h w, mean channels first, unscaled; what a cache stores."""
     frames = rgb_BF3HW.shape[1]
-    images = rearrange(rgb_BF3HW, "b f c h w -> (b f) c h w").to(vae.dtype)
-    moments = vae.encode(images).latent_dist.parameters  # pyright: ignore
+    images = rearrange(rgb_BF3HW, "b f c h w -> (b f) c h w")
+    moments = torch.cat(
+        [
+            vae.encode(part.to(vae.dtype)).latent_dist.parameters  # pyright: ignore
+            for part in images.tensor_split(num_slices(len(images), *images.shape[-2:]))
+        ]
+    )
     return rearrange(moments, "(b f) c h w -> b f c h w", f=frames)
 
 
@@ -183,8 +191,23 @@ def decode_latents(vae: AutoencoderKL, latents_BCFHW: Tensor) -> Tensor:
     """Images B F 3 H W in [-1, 1] (clamped, float32) of scaled latents."""
     frames = latents_BCFHW.shape[2]
     latents = rearrange(latents_BCFHW, "b c f h w -> (b f) c h w") / vae.config["scaling_factor"]
-    images = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-    return rearrange(images, "(b f) c h w -> b f c h w", f=frames).float().clamp(-1, 1)
+    scale = 2 ** (len(vae.config["block_out_channels"]) - 1)
+    images = torch.cat(
+        [
+            vae.decode(part.to(vae.dtype), return_dict=False)[0].float().clamp(-1, 1)
+            for part in latents.tensor_split(
+                num_slices(len(latents), scale * latents.shape[-2], scale * latents.shape[-1])
+            )
+        ]
+    )
+    return rearrange(images, "(b f) c h w -> b f c h w", f=frames)
+
+
+def num_slices(images: int, height: int, width: int) -> int:
+    """In how many parts of equal length, or nearly, the VAE works on images of this size. None has one image alone,
+    which a CPU's convolutions compute another way: so slices give the bits of the whole."""
+    needed = -(-images * height * width // VAE_SLICE_PIXELS)
+    return max(1, min(needed, images // 2))
 
 
 def weights_digest(module: nn.Module) -> str:

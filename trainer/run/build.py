@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from trainer.model.base import Base, encode_images, encode_text
 from trainer.model.pose_encoder import PoseEncoder
 from trainer.model.switches import ModelSwitches, preset
-from trainer.model.unet import compile_blocks
-from trainer.run.cost import forward_tflop, kept_bytes, pass_tflop
+from trainer.run.cost import forward_tflop, pass_tflop
 from trainer.run.data import RunData
 from trainer.run.distributed import World
 from trainer.run.encoders import freeze_encoders
+from trainer.run.init_weights import start_from
+from trainer.run.shapes import for_counting, images_like, stage_inputs
 from trainer.run.train_module import TrainModule, build_train_module
-from trainer.settings import ModelSettings, TrainSettings
+from trainer.settings import ModelSettings, Precision, TrainSettings
 from trainer.stages import StageModel, build_stage, lower_frozen_precision
 
 log = logging.getLogger(__name__)
@@ -36,15 +33,24 @@ def prepare_torch(settings: TrainSettings) -> None:
     if settings.compute.deterministic:
         # cuBLAS reads it when its first handle is made
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # bf16 and fp16 are less exact than TF32; who asks for fp32 means all of its bits
+    exact = settings.compute.deterministic or settings.compute.precision == "fp32"
+    torch.set_float32_matmul_precision("highest" if exact else "high")
+    torch.backends.cudnn.allow_tf32 = not exact
     torch.use_deterministic_algorithms(settings.compute.deterministic)
     # sizes do not change within a run
     torch.backends.cudnn.benchmark = not settings.compute.deterministic
     torch.manual_seed(settings.seed)
 
 
+def choose_precision(settings: TrainSettings, device: torch.device) -> Precision:
+    """Precision of a run on this device."""
+    return settings.compute.precision or ("bf16" if device.type == "cuda" else "fp32")
+
+
 def choose_dtype(settings: TrainSettings, device: torch.device) -> torch.dtype:
     """Type of the frozen weights and the arithmetic."""
-    return DTYPES[settings.compute.precision or ("bf16" if device.type == "cuda" else "fp32")]
+    return DTYPES[choose_precision(settings, device)]
 
 
 def model_switches(settings: ModelSettings) -> ModelSwitches:
@@ -55,12 +61,16 @@ def model_switches(settings: ModelSettings) -> ModelSwitches:
     return dataclasses.replace(preset(settings.preset), **chosen)
 
 
-def build_model(settings: TrainSettings, base: Base, pose_encoder: PoseEncoder | None, world: World) -> StageModel:
+def build_model(
+    settings: TrainSettings, base: Base, pose_encoder: PoseEncoder | None, world: World, init: str = ""
+) -> StageModel:
     """The stage's model on the device: trained weights in float32, frozen ones in the precision of the settings."""
     switches = model_switches(settings.model)
     stage = build_stage(
         settings.stage, base.unet, base.scheduler, switches, pose_encoder, settings.loss.min_snr_gamma, settings.seed
     )
+    if init:
+        start_from(init, stage)
     lower_frozen_precision(stage, choose_dtype(settings, world.device))
     stage.unet.checkpointed = settings.compute.gradient_checkpointing
     stage.to(world.device)
@@ -71,14 +81,13 @@ def build_model(settings: TrainSettings, base: Base, pose_encoder: PoseEncoder |
     return stage
 
 
-def build(settings: TrainSettings, base: Base, pose_encoder: PoseEncoder | None, world: World) -> TrainModule:
-    """The train module: model, frozen encoders and optimiser on the device."""
-    stage = build_model(settings, base, pose_encoder, world)
+def build(
+    settings: TrainSettings, base: Base, pose_encoder: PoseEncoder | None, world: World, init: str = ""
+) -> TrainModule:
+    """The train module: model, frozen encoders and optimiser on the device. `init`: where its weights start from."""
+    stage = build_model(settings, base, pose_encoder, world, init)
     encoders = freeze_encoders(base, world.device, choose_dtype(settings, world.device))
-    train_module = build_train_module(stage, encoders, world, settings)
-    if settings.compute.compile:
-        compile_blocks(stage.unet)
-    return train_module
+    return build_train_module(stage, encoders, world, settings)
 
 
 def step_tflop(train_module: TrainModule, data: RunData) -> float:
@@ -88,47 +97,10 @@ def step_tflop(train_module: TrainModule, data: RunData) -> float:
     """
     split, encoders = data.loader.split, train_module.encoders
     sample = data.loader.reader.read(data.loader.reader.ref(0, 0))
-    with _for_counting(train_module.stage, checkpointed=False):
-        tflop = pass_tflop(train_module.stage, _stage_inputs(train_module, data))
+    with for_counting(train_module.stage, checkpointed=False):
+        tflop = pass_tflop(train_module.stage, stage_inputs(train_module, data, split.micro_batch))
     ids = torch.empty(split.micro_batch, encoders.text_encoder.config.max_position_embeddings, dtype=torch.int64)
     tflop += forward_tflop(encode_text, encoders.text_encoder, ids)
     if sample.rgb_FHWC is not None:
-        tflop += forward_tflop(encode_images, encoders.vae, _images_like(sample.rgb_FHWC.shape, split.micro_batch))
+        tflop += forward_tflop(encode_images, encoders.vae, images_like(sample.rgb_FHWC.shape, split.micro_batch))
     return tflop * split.passes
-
-
-def activation_bytes(train_module: TrainModule, data: RunData) -> int:
-    """What the forward pass of a micro-batch keeps for its backward pass."""
-    with _for_counting(train_module.stage, checkpointed=train_module.stage.unet.checkpointed):
-        return kept_bytes(train_module.stage, _stage_inputs(train_module, data))
-
-
-def _stage_inputs(train_module: TrainModule, data: RunData) -> tuple[Tensor | None, ...]:
-    """Tensors without contents, of the shapes that the stage takes."""
-    micro, encoders = data.loader.split.micro_batch, train_module.encoders
-    sample = data.loader.reader.read(data.loader.reader.ref(0, 0))
-    noise = torch.empty(micro, *sample.noise_CFHW.shape, device="meta")
-    config = encoders.text_encoder.config
-    text = torch.empty(
-        micro, config.max_position_embeddings, config.hidden_size, device="meta", dtype=encoders.vae.dtype
-    )
-    pose = None if sample.skeleton_FHWC is None else _images_like(sample.skeleton_FHWC.shape, micro)
-    return noise, noise, torch.empty(micro, dtype=torch.int64, device="meta"), text, pose
-
-
-def _images_like(shape_FHWC: tuple[int, ...], batch: int) -> Tensor:
-    frames, height, width, channels = shape_FHWC
-    return torch.empty(batch, frames, channels, height, width, device="meta")
-
-
-@contextlib.contextmanager
-def _for_counting(stage: StageModel, *, checkpointed: bool) -> Iterator[None]:
-    before = stage.unet.checkpointed, stage.scheduler
-    # diffusers moves a scheduler's tables to the device of its inputs; those of a copy may be lost
-    stage.unet.checkpointed, stage.scheduler = checkpointed, copy.deepcopy(stage.scheduler)
-    try:
-        # a block that runs first under a counter is one that dynamo never compiles after
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        stage.unet.checkpointed, stage.scheduler = before

@@ -141,16 +141,19 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint folder, reading all of it; None if it is whole."""
+def damage(folder: Path, *, hashed: bool = True) -> str | None:
+    """What is wrong with a checkpoint folder, reading all of it (or, not `hashed`, only its facts and the sizes of its
+    files); None if it is whole."""
     try:
         files = JsonFields(read_facts(folder)).need("files", object_of(OBJECT))
     except (OSError, ValueError) as error:
         return f"{FACTS_NAME} cannot be read ({error})"
-    return next((problem for name, facts in files.items() if (problem := _file_damage(folder, name, facts))), None)
+    return next(
+        (problem for name, facts in files.items() if (problem := _file_damage(folder, name, facts, hashed))), None
+    )
 
 
-def _file_damage(folder: Path, name: str, facts: JsonObject) -> str | None:
+def _file_damage(folder: Path, name: str, facts: JsonObject, hashed: bool) -> str | None:
     if "/" in name or not name.endswith(".safetensors"):
         return f"it lists {name!r}, which is no file of a checkpoint"
     store = LocalStore(folder)
@@ -158,7 +161,7 @@ def _file_damage(folder: Path, name: str, facts: JsonObject) -> str | None:
         found = store.stat(name)
         if found.kind == "file" and found.size != facts.get("bytes"):
             return f"{name} has {found.size} bytes, {facts.get('bytes')} were written"
-        if sha256_of(store, name) != facts.get("sha256"):
+        if hashed and sha256_of(store, name) != facts.get("sha256"):
             return f"{name} has other bytes than were written"
     except FileNotFoundError:
         return f"{name} is missing"
@@ -234,18 +237,21 @@ def set_aside_newer(run_dir: Path, step: int) -> None:
         )
 
 
-def prune(run_dir: Path, keep: int, keeps: Callable[[int], bool]) -> list[int]:
+def prune(run_dir: Path, keep: int, keeps: Callable[[int], bool], known: set[int] | None = None) -> list[int]:
     """Remove checkpoints older than the `keep` newest whole ones, but those of steps that `keeps` names.
 
     Damaged ones do not count, so they never push out good ones; older than the kept, they go as well. Returns the steps
-    removed.
+    removed. `known`: steps whose files were written or hashed before, of which only sizes are looked at; those that
+    are found whole come to it.
     """
-    whole = 0
+    whole, known = 0, set() if known is None else known
     removed = []
     for step in list_steps(run_dir):
         folder = step_folder(run_dir, step)
         if whole < keep:
-            whole += damage(folder) is None
+            if damage(folder, hashed=step not in known) is None:
+                known.add(step)
+                whole += 1
         elif not keeps(step):
             # a half removed folder must not look like a checkpoint
             doomed = folder.with_name(f"{folder.name}.tmp")

@@ -6,14 +6,15 @@ insides only the row sums are kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
@@ -56,15 +57,55 @@ def kept_bytes(module: nn.Module, inputs: Inputs) -> int:
     with _Allocations() as allocations:
         # its graph holds all that is kept
         loss = mean()
-        kept = allocations.alive()
+        kept = allocations.alive
     del loss
     return kept
 
 
-def weight_bytes(*modules: nn.Module) -> int:
-    """Memory of all weights as they are now."""
+@dataclass(frozen=True, slots=True)
+class PassBytes:
+    """Memory of a forward and backward pass, inputs and weights aside. kept: by the forward pass for the backward
+    pass. peak: the most at any moment, gradients included; gradients: what is left at the end."""
+
+    kept: int
+    peak: int
+    gradients: int
+
+
+def pass_bytes(
+    module: nn.Module, inputs: Inputs, *, frozen: torch.dtype | None = None, adds_up: bool = False
+) -> PassBytes:
+    """Memory of `module(*inputs).mean()` and its backward pass. `frozen`: type of the weights that are not trained;
+    None: the one they have. `adds_up`: there are gradients of an earlier pass, to which those of this one are added."""
+    kept = there = 0
+    allocations = _Allocations()
+
+    def note() -> None:
+        nonlocal kept
+        kept = allocations.alive
+
+    once = _without_contents(_Training(module, note), inputs, frozen, with_gradients=adds_up)
+    if adds_up:
+        there = sum(weight.numel() * weight.element_size() for weight in module.parameters() if weight.requires_grad)
+    with allocations:
+        once()
+        return PassBytes(kept, allocations.peak + there, allocations.alive + there)
+
+
+def forward_bytes(
+    function: Callable[..., Tensor], module: nn.Module, inputs: Tensor, frozen: torch.dtype | None = None
+) -> int:
+    """The most memory that `function(module, inputs)` takes at any moment, without gradients."""
+    mean = _without_contents(_Calling(module, function), (inputs,), frozen)
+    with _Allocations() as allocations, torch.no_grad():
+        mean()
+    return allocations.peak
+
+
+def weight_bytes(*modules: nn.Module, frozen: torch.dtype | None = None) -> int:
+    """Memory of all weights as they are now, or with those that are not trained in another type."""
     return sum(
-        tensor.numel() * tensor.element_size()
+        tensor.numel() * (_type(tensor, frozen) or tensor.dtype).itemsize
         for module in modules
         for tensor in [*module.parameters(), *module.buffers()]
     )
@@ -85,34 +126,43 @@ def flop_counter() -> FlopCounterMode:
     )
 
 
-def _without_contents(module: nn.Module, inputs: Inputs) -> Callable[[], Tensor]:
+def _without_contents(
+    module: nn.Module, inputs: Inputs, frozen: torch.dtype | None = None, *, with_gradients: bool = False
+) -> Callable[[], Tensor]:
     """`module(*inputs).mean()`, to be called, on tensors that have sizes and no contents."""
-    state = {name: _meta(tensor) for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
+    named = [*module.named_parameters(), *module.named_buffers()]
+    state = {name: _meta(tensor, _type(tensor, frozen)) for name, tensor in named}
+    for weight in state.values() if with_gradients else ():
+        weight.grad = torch.empty_like(weight) if weight.requires_grad else None
     empty = tuple(None if value is None else _meta(value) for value in inputs)
 
     def mean() -> Tensor:
-        with _FusedAttention():
+        with _fused_attention():
             return torch.func.functional_call(module, state, empty).mean()
 
     return mean
 
 
-def _meta(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device="meta")
+def _type(tensor: Tensor, frozen: torch.dtype | None) -> torch.dtype | None:
+    """The type of a weight where frozen ones have another than now; None: its own."""
+    return frozen if tensor.is_floating_point() and not tensor.requires_grad else None
+
+
+def _meta(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta", dtype=dtype)
     return empty.requires_grad_(tensor.requires_grad)
 
 
-class _FusedAttention(TorchFunctionMode):
+@contextlib.contextmanager
+def _fused_attention() -> Iterator[None]:
     """Attention by the fused kernel. Without contents torch takes the one that keeps all scores: gigabytes at 64 x 64
-    that no device would hold."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is functional.scaled_dot_product_attention:
-            return _attend(*args, **kwargs)
-        return func(*args, **kwargs)
+    that no device would hold. (A mode of torch's would be off in the backward pass, where checkpoints attend again.)"""
+    before = functional.scaled_dot_product_attention
+    functional.scaled_dot_product_attention = _attend  # pyright: ignore
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = before
 
 
 def _attend(
@@ -129,11 +179,13 @@ def _attend(
 
 
 class _Allocations(TorchDispatchMode):
-    """Watches the memory that operations take."""
+    """Watches the memory that operations take. alive: bytes that have not been given back. peak: the most so far."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._sizes: dict[StorageWeakRef, int] = {}
+        self.alive = 0
+        self.peak = 0
+        self._known: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -148,11 +200,34 @@ class _Allocations(TorchDispatchMode):
         for tensor in tree_leaves(tree):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
-                self._sizes.setdefault(StorageWeakRef(storage), 0 if outside else storage.nbytes())
+                if id(storage) not in self._known:
+                    self._take(storage, 0 if outside else storage.nbytes())
+        self.peak = max(self.peak, self.alive)
 
-    def alive(self) -> int:
-        """Bytes that have not been given back."""
-        return sum(size for storage, size in self._sizes.items() if not storage.expired())
+    def _take(self, storage: torch.UntypedStorage, size: int) -> None:
+        def give_back(_: object, key: int = id(storage)) -> None:
+            # torch keeps the Python object of a storage as long as the storage itself
+            self.alive -= size
+            del self._known[key]
+
+        self.alive += size
+        self._known[id(storage)] = weakref.ref(storage, give_back)
+
+
+class _Training(nn.Module):
+    """A module with its backward pass, which has to run while its weights have no contents: gradient checkpoints look
+    them up again. `between`: called when the forward pass is done."""
+
+    def __init__(self, module: nn.Module, between: Callable[[], None]) -> None:
+        super().__init__()
+        self.module = module
+        self.between = between
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        loss = self.module(*inputs).mean()
+        self.between()
+        loss.backward()
+        return loss.detach()
 
 
 class _Calling(nn.Module):

@@ -9,13 +9,14 @@ from lposekit.errors import LposekitError
 from lposekit.json_values import JsonValue
 from trainer.data.catalog import Dataset, open_catalog
 from trainer.data.decode import ClipPlan, Framing, Skeleton
+from trainer.data.held_out import WATCH_VISIT, split_datasets
 from trainer.data.latent_cache import cache_identity, open_cache
 from trainer.data.loader import BatchSplit, SampleLoader
-from trainer.data.order import SampleOrder
+from trainer.data.order import SampleOrder, SampleRef
 from trainer.data.reader import NoiseRecipe, SampleReader, SampleRecipe
 from trainer.model.base import Base, weights_digest
 from trainer.run.distributed import World
-from trainer.settings import TrainSettings
+from trainer.settings import TrainSettings, batch_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,13 @@ def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:
         identity = cache_identity(weights_digest(base.vae), settings.image.size)
         caches = tuple(open_cache(dataset, identity) for dataset in datasets)
     weights = settings.loader.weights or (1.0,) * len(datasets)
-    sizes = [[len(shard) for shard in dataset.shards] for dataset in datasets]
-    order = SampleOrder(sizes, weights, settings.seed, settings.loader.block_samples)
-    reader = SampleReader(datasets, sample_recipe(settings, base), caches)
-    micro_batch = settings.optim.micro_batch or max(1, settings.batch_size // world.size)
-    split = BatchSplit(settings.batch_size, micro_batch, world.rank, world.size)
+    parts = split_datasets(datasets, settings.loader.held_out)
+    rows = parts.trained if parts.num_held else ()
+    order = SampleOrder(parts.sizes(datasets), weights, settings.seed, settings.loader.block_samples, rows)
+    reader = SampleReader(datasets, sample_recipe(settings, base), caches, parts)
+    micro_batch = settings.optim.micro_batch
+    # one that is yet to be found divides every share
+    split = BatchSplit(batch_size(settings), micro_batch if isinstance(micro_batch, int) else 1, world.rank, world.size)
     split.check()
     loader = SampleLoader(
         reader, order, split, settings.loader.workers, settings.loader.prefetch, world.device.type == "cuda"
@@ -58,10 +61,24 @@ def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:
         "block_samples": settings.loader.block_samples,
         "size": settings.image.size,
         "pose": asdict(settings.pose) if settings.stage == 1 else None,
+        "held_out": settings.loader.held_out,
         # by their names, which stand for VAE, size, precision and batch size; none: encoded as they come
         "latents": [cache.folder.root.name for cache in caches],
     }
     return RunData(datasets, loader, facts)
+
+
+def watched_refs(reader: SampleReader, count: int) -> list[SampleRef]:
+    """So many samples to watch a run by, spread evenly: of those held out (fewer where their clips are too short), or
+    of all data if none are."""
+    held = reader.split.held_refs() if reader.split else []
+    wanted = min(count, len(held))
+    chosen = [held[i * len(held) // wanted] for i in range(wanted)]
+    usable = [ref for ref in chosen if reader.is_long_enough(ref)]
+    if usable:
+        return usable
+    count = min(count, reader.num_samples)
+    return [reader.ref(i * reader.num_samples // count, WATCH_VISIT) for i in range(count)]
 
 
 def check_hashes(datasets: Sequence[Dataset], world: World) -> None:
@@ -92,7 +109,7 @@ def sample_recipe(settings: TrainSettings, base: Base) -> SampleRecipe:
         framing=Framing(image.size, image.crop, image.flip),
         seed=settings.seed,
         skeleton=Skeleton(pose.style, pose.score_threshold, pose.line_width) if settings.stage == 1 else None,
-        clip=ClipPlan(clip.frames, clip.stride, clip.stride_s) if settings.stage == 2 else None,
+        clip=ClipPlan(clip.frames, clip.stride, clip.stride_s, clip.short == "repeat") if settings.stage == 2 else None,
         caption_dropout=settings.loss.caption_dropout,
         noise=noise,
     )

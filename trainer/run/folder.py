@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import json
 import os
-import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,20 +15,15 @@ from torch import nn
 
 from lposekit.errors import UsageError
 from lposekit.json_values import JsonObject
-from lposekit.setting_values import flatten, plain_leaves
+from lposekit.setting_values import plain_leaves
 from lposekit.shards.card import differing_fields
 from lposekit.shards.files import disk_error, open_own, refuse_links, write_bytes
-from lposekit.store import LocalStore
-from lposekit.store_reads import read_whole
 from trainer.model.switches import ModelSwitches
 from trainer.settings import TrainSettings
 
 SETTINGS_NAME = "settings.toml"
 SETTINGS_TABLE = "train"
 MAX_SETTINGS_BYTES = 2**20
-FREE_SETTINGS = ("data", "output", "base", "pose_encoder", "max_steps", "resume", "loader", "checkpoint", "watch")
-"""Settings and groups that may change between two parts of a run without a word: they say where things are and how
-they are watched, or their change is refused."""
 
 
 @contextlib.contextmanager
@@ -68,25 +62,14 @@ def write_settings(run_dir: Path, settings: TrainSettings) -> None:
     write_bytes(run_dir / SETTINGS_NAME, text.encode(errors="replace"))
 
 
-def changed_settings(run_dir: Path, settings: TrainSettings) -> list[str]:
-    """Settings that decide what is learned and are not those that the run was last started with, as `name: old -> new`;
-    none if it left no readable `settings.toml`."""
-    try:
-        text = read_whole(LocalStore(run_dir), SETTINGS_NAME, MAX_SETTINGS_BYTES).decode("utf-8")
-        before = dict(flatten(tomllib.loads(text)[SETTINGS_TABLE]))
-    except (OSError, ValueError, KeyError):
-        return []
-    now = {name: value for name, value in plain_leaves(settings) if name.split(".")[0] not in FREE_SETTINGS}
-    now = json.loads(json.dumps(now, default=str))
-    old = {name: before.get(name) for name in now}
-    return differing_fields(old, now)
-
-
 def refuse_other_run(found: object, wanted: JsonObject, where: Path) -> None:
     """Raises UsageError if a checkpoint was made with other data or settings that decide the order of samples."""
     if isinstance(found, dict) and isinstance(found.get("switches"), dict):
         # a run of an older version computed what switches that came later do by default
         found = {**found, "switches": {**asdict(ModelSwitches()), **found["switches"]}}
+    if isinstance(found, dict):
+        # a run of an older version held nothing out
+        found = {"held_out": 0, **found}
     differing = differing_fields(found, json.loads(json.dumps(wanted)))
     if differing:
         raise UsageError(

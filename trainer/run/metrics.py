@@ -21,7 +21,7 @@ import numpy.typing as npt
 import psutil
 import torch
 
-from lposekit.errors import LposekitError
+from lposekit.errors import LposekitError, UsageError
 from lposekit.shards.files import disk_error, open_own, write_bytes
 from lposekit.store import LocalStore
 from lposekit.store_reads import kind_of, read_whole
@@ -140,6 +140,40 @@ class ScalarBoard:
         return self._writer
 
 
+class WandbBoard:
+    """Scalars and images for Weights & Biases; nothing at all if switched off. A resumed run goes on with the same run
+    there, by its name.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+
+    def __init__(self, name: str, enabled: bool, settings: Mapping[str, object]) -> None:
+        self._run: Any = None
+        if enabled:
+            try:
+                import wandb  # pyright: ignore - an extra
+            except ImportError as error:
+                raise UsageError(
+                    f"--watch.wandb needs the extra of that name: pip install 'lposekit[wandb]' ({error})"
+                ) from error
+            self._image: Any = wandb.Image
+            self._run = wandb.init(id=name, name=name, resume="allow", config=dict(settings))
+
+    def write(self, values: Mapping[str, object], step: int) -> None:
+        if self._run is not None:
+            numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+            self._run.log(numbers, step=step)
+
+    def image(self, name: str, rgb_HWC: npt.NDArray[np.uint8], step: int) -> None:
+        if self._run is not None:
+            self._run.log({name: self._image(rgb_HWC)}, step=step)
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.finish()
+
+
 @dataclass(slots=True)
 class Clock:
     """Time since the last report, and how much of it went into waiting for data or into validation (probes,
@@ -191,8 +225,11 @@ def peak_memory_gib(device: torch.device) -> float:
 def measure_peak_tflops(device: torch.device, dtype: torch.dtype) -> float:
     """Matmul throughput of this device now, in TFLOP/s: the best of a few large products."""
     side = 8192 if device.type == "cuda" else 1024
-    a = torch.ones(side, side, device=device, dtype=dtype)
-    layer = torch.nn.Linear(side, side, bias=False, device=device, dtype=dtype)
+    # of zeros and ones a GPU makes more than of numbers as they come: it draws less power. Not of the run's generator
+    generator = torch.Generator(device).manual_seed(0)
+    a, weight = (torch.randn(side, side, generator=generator, device=device, dtype=dtype) for _ in range(2))
+    layer = torch.nn.Linear(side, side, bias=False, device="meta", dtype=dtype)
+    layer.weight = torch.nn.Parameter(weight)
     with torch.no_grad():
         seconds = min(_time_product(layer, a) for _ in range(5))
     return 2 * side**3 / seconds / 1e12

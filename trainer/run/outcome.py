@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lposekit.errors import Interrupted
 from lposekit.words import counted
-from trainer.run.build import activation_bytes, step_tflop
-from trainer.run.cost import weight_bytes
+from trainer.run.build import step_tflop
 from trainer.run.data import RunData
+from trainer.run.memory import GIB, GPU_GIB, ROOM, MemoryNeed, Way, memory_need, ways_to_fit
 from trainer.run.train_module import TrainModule
-from trainer.settings import TrainSettings, max_steps
-
-ADAM_BYTES = 12
-"""Of one trained float32 weight: its gradient and AdamW's two moments."""
+from trainer.settings import TrainSettings, batch_size, max_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,49 +75,67 @@ class TrainReport:
 
 @dataclass(frozen=True, slots=True)
 class DryRunReport:
-    """What a run would cost."""
+    """What a run would cost. `fits`: size of a GPU in GiB -> the flags with which the run fits it in bf16, None if it
+    does not."""
 
     stage: int
     parameters: int
     trained_parameters: int
     steps: int
     batch_size: int
+    micro_batch: int
     tflop_per_step: float
-    weight_gib: float
-    optimizer_gib: float
-    activation_gib: float
+    memory: MemoryNeed
+    fits: Mapping[int, Way | None]
     exit_code: int = 0
 
-    @property
-    def memory_gib(self) -> float:
-        return self.weight_gib + self.optimizer_gib + self.activation_gib
-
     def as_json(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in (*self.__dataclass_fields__, "memory_gib")}
+        need = self.memory
+        plain = ("stage", "parameters", "trained_parameters", "steps", "batch_size", "micro_batch", "tflop_per_step")
+        return {
+            **{name: getattr(self, name) for name in plain},
+            "weight_gib": need.weights / GIB,
+            "optimizer_gib": (need.moments + need.average) / GIB,
+            "activation_gib": need.kept / GIB,
+            "memory_gib": need.peak / GIB,
+            "saved_bytes": need.kept,
+            "peak_bytes": need.peak,
+            "fits_gpu": {str(size): None if way is None else asdict(way) for size, way in self.fits.items()},
+            "exit_code": self.exit_code,
+        }
 
     def summary_lines(self) -> list[str]:
+        need, passes = self.memory, f"in micro-batches of {self.micro_batch}"
+        parts = {"AdamW": need.moments, "moving average": need.average, "forward and backward pass": need.step}
         return [
-            f"stage {self.stage}: {counted(self.steps, 'step')} of {counted(self.batch_size, 'sample')}",
+            f"stage {self.stage}: {counted(self.steps, 'step')} of {counted(self.batch_size, 'sample')}, {passes}",
             f"parameters: {self.parameters / 1e6:.2f} M, trained: {self.trained_parameters / 1e6:.2f} M",
             f"arithmetic: {self.tflop_per_step:.4g} TFLOP a step on each process",
-            f"memory: about {self.memory_gib:.2f} GiB on each process",
-            f"  weights {self.weight_gib:.2f}, gradients and AdamW {self.optimizer_gib:.2f}",
-            f"  kept for the backward pass {self.activation_gib:.2f}",
+            f"memory: at most about {need.peak / GIB:.2f} GiB on each process",
+            f"  weights {need.weights / GIB:.2f}"
+            + "".join(f", {name} {size / GIB:.2f}" for name, size in parts.items() if size),
+            f"  kept for the backward pass {need.kept / GIB:.2f}, encoding at most {need.encode / GIB:.2f}",
+            *(f"a GPU of {size} GB in bf16: {self._settings_for(way)}" for size, way in self.fits.items()),
         ]
+
+    def _settings_for(self, way: Way | None) -> str:
+        if way is None:
+            return "too small, even with --compute.gradient-checkpointing"
+        return f"{way.flags()} (about {way.peak / GIB:.1f} GiB)"
 
 
 def describe_run(settings: TrainSettings, train_module: TrainModule, data: RunData) -> DryRunReport:
     """The report of a dry run."""
     modules = (train_module.stage, train_module.encoders.vae, train_module.encoders.text_encoder)
-    trained = sum(parameter.numel() for parameter in train_module.trained.values())
+    ways = list(ways_to_fit(settings, train_module, data, torch.bfloat16))
     return DryRunReport(
         stage=settings.stage,
         parameters=sum(parameter.numel() for module in modules for parameter in module.parameters()),
-        trained_parameters=trained,
+        trained_parameters=sum(parameter.numel() for parameter in train_module.trained.values()),
         steps=max_steps(settings),
-        batch_size=settings.batch_size,
+        batch_size=batch_size(settings),
+        micro_batch=data.loader.split.micro_batch,
         tflop_per_step=step_tflop(train_module, data),
-        weight_gib=weight_bytes(*modules) / 2**30,
-        optimizer_gib=trained * ADAM_BYTES / 2**30,
-        activation_gib=activation_bytes(train_module, data) / 2**30,
+        memory=memory_need(settings, train_module, data),
+        fits={size: next((way for way in ways if way.peak <= ROOM * size * GIB), None) for size in GPU_GIB},
     )

@@ -7,17 +7,17 @@ no pose, the panel asks the same of time: clips in order against the same clips 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from trainer.data.batch import Batch, stack_samples
+from trainer.data.order import SampleRef
 from trainer.data.reader import SampleReader
 from trainer.run.train_module import TrainModule
 
-PROBE_VISIT = 1 << 40
-"""A visit that no training reaches: the probe's random numbers are its own."""
 PROBE_SEED = 20230403
 
 
@@ -65,11 +65,11 @@ def _derangement(frames: int, seed: int) -> Tensor:
     return torch.arange(frames)
 
 
-def build_probe(reader: SampleReader, count: int, micro_batch: int, num_timesteps: int) -> PoseProbe:
-    """The probe over `count` samples spread evenly over all datasets."""
-    count = min(count, reader.num_samples)
-    samples = [reader.read(reader.ref(i * reader.num_samples // count, PROBE_VISIT)) for i in range(count)]
-    spread = [round((i + 0.5) * num_timesteps / count) for i in range(count)]
+def build_probe(reader: SampleReader, refs: Sequence[SampleRef], micro_batch: int, num_timesteps: int) -> PoseProbe:
+    """The probe over these samples."""
+    count = len(refs)
+    samples = [reader.read(ref) for ref in refs]
+    spread = spread_timesteps(count, num_timesteps)
     samples = [replace(sample, timestep=t) for sample, t in zip(samples, spread, strict=True)]
     # a last batch of one could not shuffle its pose
     size = max(2, micro_batch)
@@ -77,3 +77,31 @@ def build_probe(reader: SampleReader, count: int, micro_batch: int, num_timestep
     if len(groups) > 1 and len(groups[-1]) == 1:
         groups[-2:] = [groups[-2] + groups[-1]]
     return PoseProbe([stack_samples(group) for group in groups], PROBE_SEED)
+
+
+def spread_timesteps(count: int, num_timesteps: int) -> list[int]:
+    """Timesteps spread evenly over all of them."""
+    return [round((i + 0.5) * num_timesteps / count) for i in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationLoss:
+    """The training loss of samples that are held out, each at one timestep, the same every time. They are read anew
+    each time: there may be many."""
+
+    reader: SampleReader
+    refs: Sequence[SampleRef]
+    micro_batch: int
+    num_timesteps: int
+
+    def measure(self, train_module: TrainModule) -> dict[str, float]:
+        """The mean, with the moving average's weights if there is one."""
+        timesteps = spread_timesteps(len(self.refs), self.num_timesteps)
+        draws, total = list(zip(self.refs, timesteps, strict=True)), 0.0
+        with torch.no_grad(), train_module.averaged():
+            for first in range(0, len(draws), self.micro_batch):
+                part = draws[first : first + self.micro_batch]
+                group = [replace(self.reader.read(ref), timestep=timestep) for ref, timestep in part]
+                inputs = train_module.inputs(stack_samples(group))
+                total += float(train_module.stage.losses(*inputs).double().sum())
+        return {"validation/loss": total / len(draws)}

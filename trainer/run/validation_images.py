@@ -13,9 +13,11 @@ from einops import rearrange
 
 from lposekit.errors import LposekitError
 from lposekit.shards.files import disk_error
+from trainer.data.held_out import WATCH_VISIT
+from trainer.data.order import SampleRef
 from trainer.data.reader import SampleReader
 from trainer.inference.sample import ddim_sample, ddim_scheduler
-from trainer.run.probe import PROBE_VISIT
+from trainer.run.data import watched_refs
 from trainer.run.train_module import TrainModule
 from trainer.run.walker import walker_skeletons
 from trainer.settings import TrainSettings
@@ -83,11 +85,10 @@ class ValidationSet:
 def build_validation(
     reader: SampleReader, settings: TrainSettings, latent_channels: int, downscale: int
 ) -> ValidationSet:
-    """Stage 1: poses (and captions, unless prompts are set) of the first samples. Stage 2: captions of the first
-    clips, and the walking figure, for clips carry no pose."""
+    """Stage 1: poses (and captions, unless prompts are set) of samples that are held out, or of the first ones if none
+    are. Stage 2: captions of such clips, and the walking figure, for clips carry no pose."""
     watch, size = settings.watch, settings.image.size
-    count = min(watch.sample_count, reader.num_samples)
-    samples = [reader.read(reader.ref(i, PROBE_VISIT)) for i in range(count)]
+    samples = [reader.read(ref) for ref in first_refs(reader, watch.sample_count)]
     prompts = list(watch.sample_prompts) or [sample.caption for sample in samples]
     frames = settings.clip.frames if settings.stage == 2 else 1
     if settings.stage == 1:
@@ -97,6 +98,13 @@ def build_validation(
         drawn = np.stack([walk] * len(prompts))
     shape = (latent_channels, frames, size // downscale, size // downscale)
     return ValidationSet(prompts, drawn, shape, watch.sample_steps, watch.guidance)
+
+
+def first_refs(reader: SampleReader, count: int) -> list[SampleRef]:
+    """So many of the samples that are held out; if none are, the first of the data."""
+    if reader.split is not None and reader.split.num_held:
+        return watched_refs(reader, count)
+    return [reader.ref(i, WATCH_VISIT) for i in range(min(count, reader.num_samples))]
 
 
 def write_image(path: Path, rgb_HWC: npt.NDArray[np.uint8]) -> None:

@@ -16,6 +16,7 @@ from lposekit.report.page import PUBLIC_NAME, flatten, write_page
 from lposekit.store import LocalStore, Store
 from lposekit.store_reads import read_whole
 from trainer.run.checkpoint import list_steps
+from trainer.run.convergence import pose_convergence
 from trainer.run.folder import MAX_SETTINGS_BYTES, SETTINGS_NAME, SETTINGS_TABLE
 from trainer.run.metrics import METRICS_NAME, read_metrics
 from trainer.run.run_card import read_run_card
@@ -49,7 +50,7 @@ def write_report(run_dir: Path, *, public: bool = False) -> Path:
         card=read_run_card(run_dir),
         public=public,
         last=steps[-1],
-        panels=[*_learning(steps), *_probe_panels(lines), *_speed(steps)],
+        panels=[*_learning(steps), *_validation(lines), *_probe_panels(lines), *_speed(steps)],
         images=[] if public else _images(run_dir),
         checkpoints=list_steps(run_dir),
         settings=[] if public else _settings(run_dir),
@@ -87,6 +88,14 @@ def _learning(steps: Sequence[Line]) -> list[Panel]:
     ]
 
 
+def _validation(lines: Sequence[Line]) -> list[Panel]:
+    curve = _curve(lines, "validation/loss")
+    if not curve.steps:
+        return []
+    hint = "Loss of samples that are never trained on, at fixed timesteps and noise."
+    return [Panel("Validation loss", hint, chart("Validation loss", [curve]))]
+
+
 def _probe_panels(lines: Sequence[Line]) -> list[Panel]:
     names = list(dict.fromkeys(name for line in lines for name in line if name.startswith("probe/")))
     if not names:
@@ -101,7 +110,7 @@ def _probe_panels(lines: Sequence[Line]) -> list[Panel]:
         )
         for other in others
     ]
-    pose = "probe/matching_pose" in names
+    pose, step = "probe/matching_pose" in names, pose_convergence(lines)
     title = "Is the pose learned?" if pose else "Is the order of frames learned?"
     hint = (
         "Loss on a fixed noise batch with the matching pose, the pose of another sample, and none. If the curves "
@@ -110,13 +119,14 @@ def _probe_panels(lines: Sequence[Line]) -> list[Panel]:
         else "Loss on a fixed noise batch: clips in order, and the same clips with shuffled frames. If the curves "
         "coincide, the model ignores the order."
     )
+    taken_off = "" if step is None else f" It is learned at step {step:,}, half-way to what it is worth now."
     return [
-        Panel(title, hint, chart(title, curves)),
+        Panel(title, hint, chart(title, curves, mark=step)),
         Panel(
             "What it is worth",
-            "How much worse the loss gets without it: above zero and rising means learned.",
+            "How much worse the loss gets without it: above zero and rising means learned." + taken_off,
             # a hundredth of the loss at least: less is noise
-            chart("What it is worth", gains, from_zero=True, least_span=LEAST_GAIN * max(first.values)),
+            chart("What it is worth", gains, from_zero=True, least_span=LEAST_GAIN * max(first.values), mark=step),
         ),
     ]
 

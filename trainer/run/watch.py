@@ -14,24 +14,26 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from lposekit.setting_values import plain_leaves
 from lposekit.words import seconds_in_words
 from trainer.data.order import OrderState
 from trainer.run.build import step_tflop
-from trainer.run.data import RunData
+from trainer.run.data import RunData, watched_refs
 from trainer.run.metrics import (
     METRICS_NAME,
     Clock,
     JsonLines,
     ScalarBoard,
+    WandbBoard,
     measure_peak_tflops,
     peak_memory_gib,
     rewind,
 )
-from trainer.run.probe import PoseProbe, build_probe
+from trainer.run.probe import PoseProbe, ValidationLoss, build_probe
 from trainer.run.run_card import KEYS_NAME
 from trainer.run.train_module import StepOutcome, TrainModule
 from trainer.run.validation_images import ValidationSet, build_validation, write_image
-from trainer.settings import TrainSettings, max_steps
+from trainer.settings import TrainSettings, batch_size, max_steps
 
 log = logging.getLogger(__name__)
 
@@ -48,23 +50,30 @@ class Watch:
     output: Path
     metrics: JsonLines
     keys: JsonLines
-    board: ScalarBoard
+    boards: Sequence[ScalarBoard | WandbBoard]
     bar: Progress
     task: TaskID
     probe: PoseProbe | None
     validation: ValidationSet | None
+    held_out: ValidationLoss | None
     tflop_per_step: float
     peak_tflops: float
     clock: Clock = field(default_factory=Clock)
     last: dict[str, Any] = field(default_factory=dict)
     _next_line_s: float = 0.0
+    _passed_over: int = 0
 
     def waiting(self) -> contextlib.AbstractContextManager[None]:
         """Around the wait for data."""
         return self.clock.spending("data")
 
-    def record(self, step: int, outcome: StepOutcome, order: OrderState, keys: Sequence[str] | None) -> None:
-        """One finished step."""
+    def record(
+        self, step: int, outcome: StepOutcome, order: OrderState, keys: Sequence[str] | None, passed_over: int = 0
+    ) -> None:
+        """One finished step. `passed_over`: clips of this process that were too short."""
+        if passed_over and not self._passed_over:
+            log.warning("clips with fewer frames than --clip.frames give way to others; `short_clips` counts them")
+        self._passed_over += passed_over
         self.clock.tick()
         self.bar.update(self.task, completed=step, note=f"loss {outcome.loss:.4f}")
         if keys is not None:
@@ -79,9 +88,11 @@ class Watch:
             "lr": outcome.lr,
             "epoch": order.epoch,
             "consumed": order.consumed,
-            **self.clock.report(self.settings.batch_size, self.tflop_per_step, self.peak_tflops),
+            **self.clock.report(batch_size(self.settings), self.tflop_per_step, self.peak_tflops),
             "peak_memory_gib": peak_memory_gib(self.train_module.world.device),
         }
+        if self.settings.stage == 2:
+            values["short_clips"] = self._passed_over
         self._write(values)
         self._log_line(values)
 
@@ -91,21 +102,24 @@ class Watch:
         with self.clock.spending("validation"):
             if self.probe and (last or step % watch.probe_every == 0):
                 self.bar.update(self.task, note="measuring the probe")
-                self._write({"step": step, **self.probe.measure(self.train_module)})
+                held_out = self.held_out.measure(self.train_module) if self.held_out else {}
+                self._write({"step": step, **self.probe.measure(self.train_module), **held_out})
             if self.validation and (last or step % watch.sample_every == 0):
                 self.bar.update(self.task, note="drawing validation images")
                 grid = self.validation.grid(self.validation.generate(self.train_module))
                 write_image(self.output / "samples" / f"step-{step:06d}.jpg", grid)
-                self.board.image("samples", grid, step)
+                for board in self.boards:
+                    board.image("samples", grid, step)
 
     def close(self) -> None:
-        for part in (self.metrics, self.keys, self.board):
+        for part in (self.metrics, self.keys, *self.boards):
             part.close()
 
     def _write(self, values: dict[str, Any]) -> None:
         self.last.update(values)
         self.metrics.write(values)
-        self.board.write(values, values["step"])
+        for board in self.boards:
+            board.write(values, values["step"])
 
     def _log_line(self, values: dict[str, Any]) -> None:
         if time.monotonic() < self._next_line_s:
@@ -155,9 +169,11 @@ def open_watch(settings: TrainSettings, train_module: TrainModule, data: RunData
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
     )
-    probe = validation = None
+    probe = validation = held_out = None
+    micro_batch = data.loader.split.micro_batch
     if watch.probe_every:
-        probe = build_probe(reader, watch.probe_samples, data.loader.split.micro_batch, noise.num_timesteps)
+        probe = build_probe(reader, watched_refs(reader, watch.probe_samples), micro_batch, noise.num_timesteps)
+        held_out = validation_loss(data, watch.validation_samples, noise.num_timesteps)
     if watch.sample_every:
         validation = build_validation(reader, settings, noise.channels, noise.downscale)
     with bar:
@@ -167,11 +183,15 @@ def open_watch(settings: TrainSettings, train_module: TrainModule, data: RunData
             output=settings.output,
             metrics=JsonLines(settings.output / METRICS_NAME),
             keys=JsonLines(settings.output / KEYS_NAME),
-            board=ScalarBoard(settings.output / "tensorboard", watch.tensorboard, step + 1 if step else 0),
+            boards=(
+                ScalarBoard(settings.output / "tensorboard", watch.tensorboard, step + 1 if step else 0),
+                WandbBoard(settings.output.name, watch.wandb, dict(plain_leaves(settings))),
+            ),
             bar=bar,
             task=bar.add_task("train", total=max_steps(settings), completed=step, note=FIRST_STEP),
             probe=probe,
             validation=validation,
+            held_out=held_out,
             tflop_per_step=step_tflop(train_module, data) if watch.mfu else 0.0,
             peak_tflops=measure_peak_tflops(train_module.world.device, train_module.encoders.vae.dtype)
             if watch.mfu
@@ -181,3 +201,15 @@ def open_watch(settings: TrainSettings, train_module: TrainModule, data: RunData
             yield opened
         finally:
             opened.close()
+
+
+def validation_loss(data: RunData, count: int, num_timesteps: int) -> ValidationLoss | None:
+    """The loss of samples that are held out; None, said in the log, if there are none."""
+    split = data.loader.reader.split
+    if not count or split is None:
+        return None
+    if not split.num_held:
+        log.info("no sample is held out of the data; probe and validation images are of training samples")
+        return None
+    refs = watched_refs(data.loader.reader, count)
+    return ValidationLoss(data.loader.reader, refs, data.loader.split.micro_batch, num_timesteps)

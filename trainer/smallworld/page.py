@@ -10,10 +10,11 @@ from typing import Any
 from lposekit.json_values import JsonObject
 from lposekit.report.curves import Curve, Panel, chart
 from lposekit.report.page import duration, write_page
+from trainer.run.convergence import convergence_step
 from trainer.smallworld.cells import Cell
 from trainer.smallworld.measure_cell import sheet_file
 from trainer.smallworld.sheets import data_uri
-from trainer.smallworld.summary import Bar, Spread, convergence_step, spread
+from trainer.smallworld.summary import Bar, Spread, spread
 
 PAGE_NAME = "report.html"
 Known = Mapping[str, JsonObject]

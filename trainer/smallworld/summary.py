@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lposekit.json_values import JsonObject, JsonValue
+from trainer.run.convergence import FLOOR_FACTOR
 from trainer.smallworld.cells import Cell
 
 Figures = Mapping[str, Any]
 """The figures of a cell, as `measure_cell` gives them."""
-FLOOR_FACTOR = 1.5
 TEXT_POINTS = 0.10
 FLICKER_LEFT = 0.7
 POSE_POINTS = 0.10
@@ -144,15 +144,6 @@ def _broken_bars(figures: Mapping[str, Figures]) -> list[Bar]:
         promise = "broken: temporal layers untrained, the background flickers"
         bars.append(Bar(promise, f"{broken:.2f} instead of {whole:.2f} levels", broken * FLICKER_LEFT >= whole))
     return bars
-
-
-def convergence_step(curve: Sequence[Mapping[str, Any]], floor: float, name: str = "pck") -> int | None:
-    """The first step of a curve at which a measure is half-way from the floor to its last value; None for one that
-    ends near the floor."""
-    if not curve or curve[-1][name] <= FLOOR_FACTOR * floor:
-        return None
-    half = (floor + curve[-1][name]) / 2
-    return next(point["step"] for point in curve if point[name] >= half)
 
 
 def _at(figures: Figures, path: Sequence[str]) -> float:

@@ -66,6 +66,7 @@ def train_settings(cell: Cell, folder: Path, budget: Budget, settings: SmallWorl
         "pose.line_width": LINE_WIDTH,
         "loader.workers": 1,
         "loader.latents": True,
+        "loader.held_out": 0,
         "optim.lr": stage.lr,
         "optim.warmup_steps": stage.steps // 30,
         "optim.schedule": "cosine",

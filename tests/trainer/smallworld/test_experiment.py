@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lposekit.errors import LposekitError, UsageError
+from trainer.run.convergence import convergence_step
 from trainer.smallworld.budgets import BUDGETS
 from trainer.smallworld.cells import ABLATIONS, BROKEN, Cell, chosen_cells
 from trainer.smallworld.measure_cell import sheet_file
@@ -19,7 +20,7 @@ from trainer.smallworld.page import write_smallworld_page
 from trainer.smallworld.results import add_seconds, claim_cell, collect, finish_cell, write_results
 from trainer.smallworld.settings import SmallWorldSettings
 from trainer.smallworld.sheets import write_moving_sheet, write_sheet
-from trainer.smallworld.summary import convergence_step, summarise
+from trainer.smallworld.summary import summarise
 from trainer.smallworld.training import run_folder, train_settings
 
 MACHINE: dict[str, Any] = {

@@ -1,0 +1,76 @@
+"""Contract of a run that goes on: every setting says what its change means, and a change of what a run learns is
+refused with both values."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lposekit.errors import UsageError
+from lposekit.setting_values import MUST_STAY, leaves
+from tests.support.train_runs import losses, make_older, settings_for
+from trainer.settings import ClipSamplingSettings, EmaSettings, FramingSettings, LossSettings, TrainSettings
+from trainer.train import run
+
+
+def test_every_setting_says_what_its_change_means_to_a_run_that_goes_on():
+    # mutation tried: a mark taken away; two marks on one setting
+    assert {
+        name: leaf.when_continued for name, leaf in leaves(TrainSettings).items() if len(leaf.when_continued) != 1
+    } == {}
+    stays = {name for name, leaf in leaves(TrainSettings).items() if MUST_STAY in leaf.when_continued}
+    assert {"clip.frames", "loss.caption_dropout", "compute.precision", "ema.decay", "image.flip"} <= stays
+    assert not stays & {"data", "output", "max_steps", "watch.probe_every", "checkpoint.keep", "loader.workers"}
+
+
+CHANGES: list[tuple[int, dict[str, Any], str]] = [
+    (2, {"clip": ClipSamplingSettings(frames=3, stride=3)}, "clip.frames: 2 -> 3"),
+    (2, {"clip": ClipSamplingSettings(frames=2, stride=2)}, "clip.stride: 3 -> 2"),
+    (2, {"clip": ClipSamplingSettings(frames=2, stride=3, stride_s=0.5)}, "clip.stride_s: None -> 0.5"),
+    (1, {"loss": LossSettings(caption_dropout=0.1)}, "loss.caption_dropout: 0.0 -> 0.1"),
+    (1, {"loss": LossSettings(min_snr_gamma=5)}, "loss.min_snr_gamma: None -> 5"),
+    (1, {"image": FramingSettings(size=64)}, "image.flip: 0.5 -> 0.0"),
+    (1, {"image": FramingSettings(size=64, flip=0.5, crop="random")}, "image.crop: 'center' -> 'random'"),
+    (1, {"ema": EmaSettings(decay=0.9)}, "ema.decay: None -> 0.9"),
+]
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, bool], Path]:
+    """Runs of one step, of each stage, of this version and of an older one, whose checkpoints held no settings."""
+    folders = {}
+    for stage in (1, 2):
+        for older in (False, True):
+            folder = tmp_path_factory.mktemp("runs") / "run"
+            run(settings_for(stage, folder, max_steps=1))
+            if older:
+                make_older(folder, 1)
+            folders[stage, older] = folder
+    return folders
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["now", "older"])
+@pytest.mark.parametrize(("stage", "changes", "words"), CHANGES, ids=[words.split(":")[0] for *_, words in CHANGES])
+def test_a_changed_setting_that_decides_what_is_learned_is_refused_with_both_values(
+    stage: int, changes: dict[str, Any], words: str, older: bool, begun: dict[tuple[int, bool], Path]
+):
+    # mutations tried: the mark LOGGED instead -> red; no look at settings.toml -> red for the older ones
+    folder = begun[stage, older]
+    with pytest.raises(UsageError, match=rf"cannot be resumed with other settings:\n  {words}\nGo back"):
+        run(settings_for(stage, folder, max_steps=2, **changes))
+    assert [step for step, _ in losses(folder)] == [1]
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_run_of_an_older_version_goes_on_with_the_settings_that_it_had(
+    stage: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    settings = settings_for(stage, tmp_path / "run", max_steps=1)
+    run(settings)
+    make_older(tmp_path / "run", 1)
+    run(dataclasses.replace(settings, max_steps=2))
+    assert "other settings" not in caplog.text
+    assert [step for step, _ in losses(tmp_path / "run")] == [1, 2]
