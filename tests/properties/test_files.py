@@ -160,7 +160,6 @@ INDEX = pa.schema(
 @steady
 @given(st.lists(st.fixed_dictionaries({"key": st.text(max_size=9), "members": members}), max_size=3))
 def test_any_index_reads_within_its_tar_or_is_refused(dataset: DatasetLayout, rows: list[Mapping[str, Any]]) -> None:
-    # Mutation tried: `_refuse_wild_places` that adds offset and size in int64 -> red.
     place = dataset.index(0)
     before = place.read_bytes()
     try:
@@ -208,7 +207,6 @@ rows_of_lists = st.lists(
 def test_every_line_of_a_list_is_a_row_of_the_plan(
     tmp_path: Path, rows: list[dict[str, Any]], garbage: list[str]
 ) -> None:
-    # Mutation tried: lines that are no JSON passed over -> red.
     lines = [json.dumps({"url": "http://a.example/", "caption": "a"}), *map(json.dumps, rows)]
     lines += [" ".join(line.split()) or "x" for line in garbage]
     path = tmp_path / "list.jsonl"

@@ -81,7 +81,6 @@ def test_any_location_stays_in_the_web(location: str) -> None:
 @steady
 @given(st.ip_addresses(v=4))
 def test_an_address_is_as_public_within_ipv6_as_by_itself(address: ipaddress.IPv4Address) -> None:
-    # Mutation tried: NAT64's range left out of `is_public` -> red.
     for text in (f"::ffff:{address}", f"64:ff9b::{address}"):
         assert not is_public(ipaddress.ip_address(text)) or is_public(address)
 
