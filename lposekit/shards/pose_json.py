@@ -96,6 +96,10 @@ def pose_json(records: Sequence[PersonRecord], width: int, height: int, head: Po
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
+MAX_PIXELS = 2**26
+"""Of an image with poses: as `stored_media` has it, which loads OpenCV."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredPose:
     """What a `KEY.pose.json` says, checked: persons in pixels of an image of `width` x `height`."""
@@ -120,9 +124,12 @@ def read_pose(data: bytes) -> StoredPose:
         raise ValueError(f"keypoint_format is {name[:MAX_SHOWN_CHARS]!r}, none of {', '.join(KEYPOINT_FORMATS)}")
     layout = KEYPOINT_FORMATS[name]
     persons = fields.need("persons", list_of(OBJECT))
+    width, height = fields.need("width", COUNT), fields.need("height", COUNT)
+    if not 0 < width * height <= MAX_PIXELS:
+        raise ValueError(f"width and height are {width} x {height}, of an image with 1 to {MAX_PIXELS} pixels")
     return StoredPose(
-        fields.need("width", COUNT),
-        fields.need("height", COUNT),
+        width,
+        height,
         layout,
         fields.need("keypoint_score_threshold", NUMBER),
         [person_from_record(record, layout, f"persons[{i}].") for i, record in enumerate(persons)],

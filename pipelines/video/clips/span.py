@@ -86,6 +86,7 @@ class SpanClips:
         info, account = self._account.info, self._account
         start, stop = _frame_range(self._span, info)
         self._origin_pts = int(info.pts[min(start, len(info.pts) - 1)])
+        self._refuse_years(start, min(stop, len(info.pts)))
         shot: int | None = None
         with closing(reader.frames(start, max(start, stop))) as frames:
             decoded = account.times.each("decode", frames)
@@ -99,10 +100,20 @@ class SpanClips:
         for step in self._cursor.finish():
             self._follow(step)
 
+    def _refuse_years(self, start: int, stop: int) -> None:
+        """Raises Rejected as `_alive` would in the end, before minutes go by with it."""
+        info = self._account.info
+        if stop - start > 1:
+            ticks = (int(info.pts[stop - 1]) - int(info.pts[start])) * info.time_base * self._account.fps
+            self._check_held(int(ticks) - (stop - start))
+
     def _alive(self, tick: Tick[ShotFrame]) -> None:
         self._beat()
         self._held += tick.repeated
-        if self._held > _MAX_HELD:
+        self._check_held(self._held)
+
+    def _check_held(self, held: int) -> None:
+        if held > _MAX_HELD:
             raise Rejected(Outcome.CORRUPT, f"time stamps that leave more than {_MAX_HELD} frames without an image")
 
     def _in_shots(self, frames: Iterable[SourceFrame]) -> Iterator[ShotFrame]:

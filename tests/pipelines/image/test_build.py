@@ -138,7 +138,6 @@ def test_the_same_command_resumes_and_fetches_only_what_is_missing(tmp_path: Pat
 @pytest.mark.case(32)
 def test_the_account_of_a_shard_is_small_and_no_image_travels_with_it(tmp_path: Path) -> None:
     """What comes back from a worker goes through Ray's store."""
-    # Mutation tried: a report whose `account` holds the thumbnails -> red.
     reports: list[ShardReport] = []
 
     def collected(recipe, claim, plans, progress, interrupts):
@@ -154,7 +153,6 @@ def test_the_account_of_a_shard_is_small_and_no_image_travels_with_it(tmp_path: 
 
 @pytest.mark.case(30)
 def test_an_output_below_a_file_is_a_usage_error_before_anything_is_started(tmp_path: Path) -> None:
-    # Mutation tried: `owned_folder` that lets `NotADirectoryError` through -> red.
     with served(stub_pages(4), tmp_path) as (_, path):
         (tmp_path / "file").write_text("a file")
         with pytest.raises(UsageError, match=r"file"):

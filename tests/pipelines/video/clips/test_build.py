@@ -266,6 +266,20 @@ def test_time_stamps_that_ask_for_years_are_corrupt(tmp_path: Path, monkeypatch)
         assert build(tmp_path, path, settings(length_s=1.0))[0].outcome is outcome
 
 
+# mutation tried: no `_refuse_years` counts a million ticks, for 9 s: red
+@pytest.mark.case(36, 86)
+def test_time_stamps_that_ask_for_days_are_told_before_their_time_goes_by(tmp_path: Path) -> None:
+    pts = [*range(0, 2000, 40), *range(10**8, 10**8 + 2000, 40)]
+    path = write_video(tmp_path / "a.mp4", shots(100), pts=pts, b_frames=0)
+    out = tmp_path / "out"
+    out.mkdir()
+    beats: list[int] = []
+    result = build_clips(path, VideoRow("a"), settings(length_s=1.0), out, lambda: beats.append(1))
+    assert (result.outcome, list(out.iterdir())) == (Outcome.CORRUPT, [])
+    assert "without an image" in result.detail
+    assert len(beats) < 10_000
+
+
 def test_caption_is_the_timed_one_nearest_to_the_middle_of_the_clip(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", shots(75))
     captions = (
