@@ -29,6 +29,7 @@ from pipelines.video.clips.motion import BLACK, DARK, FROZEN, LOW_MOTION
 from pipelines.video.clips.records import VideoRow
 from pipelines.video.clips.settings import EncodeSettings
 from pipelines.video.clips.windows import CUT, MAX_CLIPS, TOO_SHORT
+from pipelines.video.rows import REMOVED_WINDOW
 from tests.lposekit.report.conftest import CLIPS, FPS
 from tests.lposekit.report.test_images import Page, only_our_script
 from tests.support.datasets import HOSTILE_TEXTS, make_video_dataset
@@ -164,7 +165,7 @@ def test_a_clip_that_cannot_be_decoded_gives_no_frames(mp4: bytes) -> None:
 
 
 def test_every_reason_to_drop_a_window_has_words() -> None:
-    assert {CUT, TOO_SHORT, MAX_CLIPS, BLACK, DARK, FROZEN, LOW_MOTION, DAMAGED} == set(WINDOW_WORDS)
+    assert {CUT, TOO_SHORT, MAX_CLIPS, BLACK, DARK, FROZEN, LOW_MOTION, DAMAGED, REMOVED_WINDOW} == set(WINDOW_WORDS)
 
 
 @pytest.mark.parametrize(
