@@ -82,8 +82,8 @@ def _slow_images() -> list[Any]:
 
 
 def test_a_batch_whose_model_is_killed_from_outside_as_often_as_it_is_tried_blames_nobody(tmp_path: Path) -> None:
-    # Mutations tried: a batch sent at once to the actor that died -> its attempts are used up while the model loads; all
-    # images blamed once their batch has died as often as it is tried -> no poses.
+    # Mutations tried: a batch sent at once to the actor that died -> its attempts are used up while the model loads;
+    # all images blamed once their batch has died as often as it is tried -> no poses.
     with _pool(tmp_path) as pool, _killer(2) as killed:
         answer = pool.submit(_slow_images()).result()
     assert len(killed) == 2
