@@ -41,7 +41,7 @@ def _killer(times: int) -> Iterator[list[int]]:
         while not done.is_set() and len(killed) < times:
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.Error):
-                    if process.pid not in killed and process.cmdline()[0].endswith("PoseActor.estimate"):
+                    if process.pid not in killed and " ".join(process.cmdline()).strip().endswith("PoseActor.estimate"):
                         process.kill()
                         killed.append(process.pid)
             time.sleep(0.02)
