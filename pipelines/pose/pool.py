@@ -121,10 +121,7 @@ class RayPoses:
         return PoseAnswer(poses, answered.seconds)
 
     def _tried(self, batch: _SentBatch) -> PoseAnswer | None:
-        """The batch's poses, or None if its actor died with it as often as it is tried.
-
-        Ray keeps what is sent to an actor that restarts until it is back, however long its models load.
-        """
+        """The batch's poses, or None if its actor died with it as often as it is tried."""
         import ray
         from ray.exceptions import RayActorError
 
@@ -133,7 +130,28 @@ class RayPoses:
                 return ray.get(batch.reference)
             except RayActorError as error:
                 logger.warning("a pose model's process died with a batch of %d images: %s", len(batch.images), error)
+            _wait_until_back(batch.actor)
             if attempt < self._spec.attempts:
-                time.sleep(POOL_RESTART_WAIT_S)
                 batch.reference = batch.actor.estimate.remote(batch.images)
         return None
+
+
+def _wait_until_back(actor: ActorHandle) -> None:
+    """What is sent to an actor that has just died fails as well, and would count as an attempt that nobody made.
+
+    However long the models load: the build's watchdog ends what never comes back.
+
+    Raises:
+        LposekitError: the actor is not started again.
+    """
+    import ray
+    from ray.exceptions import ActorDiedError, ActorUnavailableError
+
+    while True:
+        try:
+            ray.get(actor.card.remote())
+            return
+        except ActorUnavailableError:
+            time.sleep(POOL_RESTART_WAIT_S)
+        except ActorDiedError as error:
+            raise LposekitError(f"a pose model's process died and is not started again: {error}") from error
