@@ -51,7 +51,7 @@ class TrainReport:
     def summary_lines(self) -> list[str]:
         """The end of a run on a terminal."""
         if self.first_step >= self.max_steps:
-            return [f"{self.output} has all of its steps ({self.max_steps}); raise --max-steps to go on."]
+            return [f"{self.output} has all of its {counted(self.max_steps, 'step')}; raise --max-steps to go on."]
         what = "interrupted" if self.interrupted else "done"
         lines = [
             f"stage {self.stage} {what} at step {self.step} of {self.max_steps} in {self.seconds:.0f} s: {self.output}"
