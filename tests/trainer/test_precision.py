@@ -138,7 +138,7 @@ def test_overflows_now_and_then_do_not_end_a_run(tmp_path: Path, monkeypatch: py
 
 
 def test_a_run_in_full_precision_does_not_go_on_in_half(tmp_path: Path):
-    # mutation tried: the setting compared as it was given, none at first -> the second run goes on
+    # mutation to try: the setting compared as it was given, none at first -> the second run goes on
     settings = settings_for(1, tmp_path / "run", max_steps=2)
     run(settings)
     with pytest.raises(UsageError, match=r"compute.precision: 'fp32' -> 'fp16'"):

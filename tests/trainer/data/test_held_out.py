@@ -44,13 +44,13 @@ def dataset(shards: int, rows: int, clips: int = 0) -> Any:
 
 @pytest.mark.parametrize(("rows", "wanted", "expected"), [(10_000, 2048, 1000), (10_000, 300, 300), (100, 2048, 0)])
 def test_one_in_a_hundred_is_held_out_or_as_many_as_asked_for(rows: int, wanted: int, expected: int):
-    # mutation tried: no limit of one in a hundred
+    # mutation to try: no limit of one in a hundred
     split = split_datasets([dataset(10, rows)], wanted)
     assert split.num_held == pytest.approx(expected, rel=0.15)
 
 
 def test_all_clips_of_a_video_are_on_one_side():
-    # mutation tried: the hash of the whole key -> red
+    # mutation to try: the hash of the whole key -> red
     data = dataset(20, 100, clips=7)
     split = split_datasets([data], 2048)
     assert split.num_held > 0
@@ -69,7 +69,7 @@ def test_hashes_of_neighbouring_rows_are_spread():
 
 
 def test_an_epoch_has_every_sample_but_those_held_out():
-    # mutation tried: rows not looked up -> red
+    # mutation to try: rows not looked up -> red
     data = dataset(6, 500)
     split = split_datasets([data], 2048)
     order = SampleOrder(split.sizes([data]), [1], 0, 64, split.trained)
@@ -103,7 +103,7 @@ WATCH = WatchSettings(
 
 
 def test_a_run_never_trains_on_what_it_is_watched_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # mutations tried: validation of training samples -> red; the order of all samples -> red
+    # mutations to try: validation of training samples -> red; the order of all samples -> red
     monkeypatch.setattr(module, "MOST", 0.5)
     monkeypatch.setattr(module, "FEWEST", 2)
     data = write_rows(tmp_path / "data", "image", [image_members(number) for number in range(16)])
@@ -134,7 +134,7 @@ def test_a_small_dataset_holds_nothing_out_and_the_log_says_so(tmp_path: Path, c
 
 
 def test_a_run_of_an_older_version_keeps_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # mutations tried: the split of now on resume -> refused; only where the checkpoint says nothing -> the second
+    # mutations to try: the split of now on resume -> refused; only where the checkpoint says nothing -> the second
     # resume is refused
     data = write_rows(tmp_path / "data", "image", [image_members(number) for number in range(16)])
     older = LoaderSettings(workers=0, block_samples=4, held_out=0)
@@ -155,7 +155,7 @@ def test_a_run_of_an_older_version_keeps_its_order(tmp_path: Path, monkeypatch: 
 
 
 def test_a_clip_that_is_too_short_gives_way_and_is_counted(tmp_path: Path):
-    # mutations tried: the last frame repeated -> red; not counted -> red
+    # mutations to try: the last frame repeated -> red; not counted -> red
     members = [clip_members(number, num_frames=20 if number % 2 else 3) for number in range(4)]
     data = write_rows(tmp_path / "data", "video", members)
     clip = ClipSamplingSettings(frames=5, stride=1)

@@ -30,7 +30,7 @@ def settings(folder: Path, steps: int = 8) -> TrainSettings:
 def test_training_goes_on_while_a_checkpoint_is_written_of_the_step_that_it_is_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # mutations tried: written in the loop (no third step within the time) -> red; tensors handed over without a copy
+    # mutations to try: written in the loop (no third step within the time) -> red; tensors handed over without a copy
     # (those of step 3) -> red
     went_on: list[bool] = []
 
@@ -56,7 +56,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_of_the_step_that_it_is_o
 def test_a_disk_that_fills_up_in_the_background_ends_the_run_with_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # mutation tried: the error kept in the thread -> the run ends well
+    # mutation to try: the error kept in the thread -> the run ends well
     def full(tensors: Mapping[str, Tensor], path: Path) -> None:
         if "step-000004" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -74,7 +74,7 @@ def test_a_disk_that_fills_up_in_the_background_ends_the_run_with_its_name(
 def test_what_a_run_wrote_itself_is_not_hashed_again_to_remove_older_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # mutation tried: every checkpoint hashed at every removal -> red
+    # mutation to try: every checkpoint hashed at every removal -> red
     hashed: list[str] = []
     original = module.sha256_of
 
@@ -91,7 +91,7 @@ def test_what_a_run_wrote_itself_is_not_hashed_again_to_remove_older_ones(
 
 
 def test_a_checkpoint_that_was_cut_short_since_never_pushes_out_a_good_one(tmp_path: Path):
-    # mutation tried: known ones not looked at at all -> step 2 is removed
+    # mutation to try: known ones not looked at at all -> step 2 is removed
     from trainer.run.checkpoint import prune
 
     keep_all = CheckpointSettings(every_steps=1, keep=9)

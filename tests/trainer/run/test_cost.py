@@ -114,7 +114,7 @@ def test_arithmetic_at_the_sizes_of_stable_diffusion_is_as_published(
 
 @pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.more)])
 def test_a_dry_run_with_gradient_checkpointing_needs_less_memory(number: StageNumber, tmp_path: Path):
-    # mutation tried: a backward pass outside of the call with empty weights recomputes with the real ones, and fails
+    # mutation: a backward pass outside of the call with empty weights recomputes with the real ones, and fails
     settings = settings_for(number, tmp_path / "run")
     frugal = dataclasses.replace(
         settings, compute=ComputeSettings(device="cpu", threads=1, gradient_checkpointing=True)

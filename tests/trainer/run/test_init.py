@@ -40,7 +40,7 @@ def assert_starts_as(stage: StageModel, weights: dict[str, torch.Tensor]) -> Non
 
 @pytest.mark.parametrize("form", ["release", "adapter", "unet"])
 def test_stage_1_starts_from_a_pose_encoder_in_every_form(form: str, tmp_path: Path):
-    # mutation tried: nothing copied -> red
+    # mutation to try: nothing copied -> red
     encoder = build_pose_encoder(WIDTHS, OFFICIAL, 7)
     if form == "release":
         source = tmp_path / "pose_encoder.pth"
@@ -70,7 +70,7 @@ def released(folder: Path, *, base_shift: float = 0.0) -> Path:
 
 
 def test_stage_2_starts_from_the_release_and_takes_its_pose_encoder_along(tmp_path: Path):
-    # mutations tried: the pose encoder left out -> red; loaded again on resume -> red
+    # mutations to try: the pose encoder left out -> red; loaded again on resume -> red
     source = released(tmp_path / "release")
     expected = torch.load(source / "pytorch_model.bin", weights_only=True)
     settings = settings_for(2, tmp_path / "run", init=str(source), pose_encoder="", max_steps=1)
@@ -93,7 +93,7 @@ def test_a_run_starts_from_the_average_of_another(tmp_path: Path):
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path):
-    # mutations tried: no look at the frozen ones -> red; no look at the names -> red
+    # mutations to try: no look at the frozen ones -> red; no look at the names -> red
     write_pose_encoder(build_pose_encoder((8, 8, 16, 32), OFFICIAL), tmp_path / "wide.safetensors")
     with pytest.raises(UsageError, match=r"--init: .*wide.*do not fit: stage 1 .* differ: .*body.6.*\(32, "):
         started(settings_for(1, tmp_path / "run", init=str(tmp_path / "wide.safetensors")))
