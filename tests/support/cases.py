@@ -116,6 +116,3 @@ CASES = {
     95: "started with SIGINT ignored",
 }
 """Number -> what happens."""
-
-WAITING = frozenset({79, 80, 81, 82, 83, 84, 85, 88, 89, 90, 91, 92, 94, 95})
-"""Cases that may still be without a test."""
