@@ -137,11 +137,34 @@ def test_the_index_that_lies_with_a_dataset_is_used_and_a_changed_shard_is_seen(
 
 
 def test_a_server_that_fails_now_and_then_changes_nothing(server: S3Server, dataset: DatasetLayout) -> None:
-    # Mutation tried: `with_retries` that calls once -> OSError; no ShortAnswer -> other bytes
     url = server.put(dataset.root, "failing")
     server.fail(0.25)
     assert samples(url) == samples(dataset.root)
     assert any(request.startswith("failed") for request in server.requests())
+
+
+class Flaky:
+    """fsspec's file system as far as it is needed, whose answers are listed: bytes, or errors."""
+
+    def __init__(self, *answers: bytes | Exception) -> None:
+        self.answers = list(answers)
+
+    def cat_file(self, path: str, start: int, end: int) -> bytes:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_what_failed_is_asked_for_again_and_a_short_answer_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutations tried: `with_retries` that calls once -> OSError; no ShortAnswer -> "ab"; lasting errors tried again ->
+    # the list is empty
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
+    flaky = Flaky(OSError("reset"), RuntimeError("503"), b"ab", b"abcd", FileNotFoundError("gone"))
+    monkeypatch.setattr(RemoteStore, "_system", lambda store: flaky)
+    assert RemoteStore("s3://bucket/d").fetch("a", 0, 4) == b"abcd"
+    with pytest.raises(FileNotFoundError, match="gone"):
+        RemoteStore("s3://bucket/d").fetch("a", 0, 4)
 
 
 def test_a_server_that_goes_on_failing_is_named(
@@ -202,7 +225,7 @@ def test_the_cache_stays_below_its_cap_and_forgets_what_was_used_longest_ago(tmp
 
 
 def test_a_block_that_was_cut_is_fetched_again_and_a_cache_that_cannot_be_written_does_without(tmp_path: Path) -> None:
-    # Mutation tried: no comparison of a block's length -> cut bytes
+    # Mutation tried: no comparison of a block's length, nor of what was read of it -> cut bytes
     source, cache = Source(300), BlockCache(tmp_path / "c", 10**6, block_bytes=100)
     cache.read(name_of("a"), 0, 300, 300, source.fetch)
     for path in (tmp_path / "c").rglob("*-1"):
