@@ -20,6 +20,7 @@ from lposekit.remote import retries
 from lposekit.remote.blocks import BlockCache
 from lposekit.remote.places import UrlPath, is_remote, place_of
 from lposekit.remote.store import RemoteStore
+from lposekit.report.html import write_report
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
 from lposekit.shards.whole_index import read_index
@@ -112,6 +113,8 @@ def test_nothing_is_written_there_and_no_folder_of_its_name_appears(
     url = server.put(dataset.root, "written")
     assert main(["verify", url]) == 0
     assert main(["view", url]) == 2
+    with pytest.raises(UsageError, match="s3://bucket/written: datasets in object stores are read, never written to"):
+        write_report(Path(url))
     assert main(["refilter", str(dataset.root), "--output", url]) == 2
     assert not (tmp_path / "s3:").exists()
     assert {request.split()[0] for request in server.requests()} <= {"GET", "HEAD", "PUT"}
