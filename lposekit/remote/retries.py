@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from lposekit.errors import LposekitError
+
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 8
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 20.0
 # these say what is so, and go on to
-_LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, ImportError, TypeError)
+_LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, LposekitError)
 _SAID_FROM = 3
 T = TypeVar("T")
 
@@ -27,7 +29,7 @@ def with_retries(call: Callable[[], T], what: str) -> T:
     double and are drawn at random, so that many readers do not come back at once.
 
     Raises:
-        FileNotFoundError, PermissionError: at once. OSError: it went on failing; says how.
+        FileNotFoundError, PermissionError, LposekitError: at once. OSError: it went on failing; says how.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from lposekit.errors import LposekitError
 from lposekit.records import shard_name
+from lposekit.remote.places import place_of
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import load_stats
 from lposekit.shards.tables import read_table
@@ -87,7 +88,7 @@ class ShardIndex(ABC):
     @property
     def tar_path(self) -> Path:
         """For messages."""
-        return Path(str(self.store), self.tar_name)
+        return place_of(str(self.store)) / self.tar_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from lposekit.remote import retries
 from lposekit.remote.blocks import BlockCache
 from lposekit.remote.places import UrlPath, is_remote, place_of
 from lposekit.remote.store import RemoteStore
+from lposekit.report.html import write_report
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
 from lposekit.shards.whole_index import read_index
@@ -112,6 +113,8 @@ def test_nothing_is_written_there_and_no_folder_of_its_name_appears(
     url = server.put(dataset.root, "written")
     assert main(["verify", url]) == 0
     assert main(["view", url]) == 2
+    with pytest.raises(UsageError, match="s3://bucket/written: datasets in object stores are read, never written to"):
+        write_report(Path(url))
     assert main(["refilter", str(dataset.root), "--output", url]) == 2
     assert not (tmp_path / "s3:").exists()
     assert {request.split()[0] for request in server.requests()} <= {"GET", "HEAD", "PUT"}
@@ -137,11 +140,34 @@ def test_the_index_that_lies_with_a_dataset_is_used_and_a_changed_shard_is_seen(
 
 
 def test_a_server_that_fails_now_and_then_changes_nothing(server: S3Server, dataset: DatasetLayout) -> None:
-    # Mutation tried: `with_retries` that calls once -> OSError; no ShortAnswer -> other bytes
     url = server.put(dataset.root, "failing")
     server.fail(0.25)
     assert samples(url) == samples(dataset.root)
     assert any(request.startswith("failed") for request in server.requests())
+
+
+class Flaky:
+    """fsspec's file system as far as it is needed, whose answers are listed: bytes, or errors."""
+
+    def __init__(self, *answers: bytes | Exception) -> None:
+        self.answers = list(answers)
+
+    def cat_file(self, path: str, start: int, end: int) -> bytes:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_what_failed_is_asked_for_again_and_a_short_answer_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutations tried: `with_retries` that calls once -> OSError; no ShortAnswer -> "ab"; lasting errors tried again ->
+    # the list is empty
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
+    flaky = Flaky(OSError("reset"), RuntimeError("503"), b"ab", b"abcd", FileNotFoundError("gone"))
+    monkeypatch.setattr(RemoteStore, "_system", lambda store: flaky)
+    assert RemoteStore("s3://bucket/d").fetch("a", 0, 4) == b"abcd"
+    with pytest.raises(FileNotFoundError, match="gone"):
+        RemoteStore("s3://bucket/d").fetch("a", 0, 4)
 
 
 def test_a_server_that_goes_on_failing_is_named(
@@ -150,7 +176,7 @@ def test_a_server_that_goes_on_failing_is_named(
     url = server.put(dataset.root, "gone")
     opened = lposekit.open_dataset(url)
     monkeypatch.setattr(retries, "ATTEMPTS", 2)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)  # it has waits of its own
     server.fail(1)
     with pytest.raises(LposekitError, match=r"s3://bucket/gone.*sample 000000000 cannot be read.*failed 2 times"):
         _ = opened[0]
@@ -202,7 +228,7 @@ def test_the_cache_stays_below_its_cap_and_forgets_what_was_used_longest_ago(tmp
 
 
 def test_a_block_that_was_cut_is_fetched_again_and_a_cache_that_cannot_be_written_does_without(tmp_path: Path) -> None:
-    # Mutation tried: no comparison of a block's length -> cut bytes
+    # Mutation tried: no comparison of a block's length, nor of what was read of it -> cut bytes
     source, cache = Source(300), BlockCache(tmp_path / "c", 10**6, block_bytes=100)
     cache.read(name_of("a"), 0, 300, 300, source.fetch)
     for path in (tmp_path / "c").rglob("*-1"):

@@ -113,13 +113,14 @@ def forget_own_indexes(layout: DatasetLayout, *shards: int) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_it_says_what_the_shards_own_indexes_say(tmp_path: Path, form: str) -> None:
-    # Mutations tried: padding of a member not counted; keys' rows not checked; `places` with the absent ones as zeros;
-    # shards sorted by name -> red
+    # Mutations tried: padding of a member not counted -> no shard is regular; a key's shard not compared -> red
     layout = dataset_of(tmp_path / "d", FORMS[form])
     for _ in ("made", "kept"):
         shards = assert_right(layout)
         same = [shard.same_keys(other) for shard in shards for other in shards if len(shard)]
         assert sum(same) == sum(len(shard) > 0 for shard in shards)
+    irregular = ("frames", "keys of one's own", "another shard's keys")
+    assert shards.all_regular == (form not in irregular)
     samples = sum(map(len, FORMS[form].values()))
     most = HEAD_BYTES + SHARD.itemsize * len(FORMS[form]) + SAMPLE.itemsize * samples
     assert (SAMPLE.itemsize, layout.whole_index.stat().st_size <= most) == (32, True)
@@ -127,12 +128,14 @@ def test_it_says_what_the_shards_own_indexes_say(tmp_path: Path, form: str) -> N
 
 
 def test_it_is_read_instead_of_the_own_indexes(tmp_path: Path) -> None:
-    # Mutation tried: the index never fits -> red
+    # Mutations tried: the index never fits -> it is written again; nothing is taken over -> own indexes are missed
     layout = dataset_of(tmp_path / "d", FORMS["images"])
     before = [shard.keys.tolist() for shard in read_index(layout.root)]
     forget_own_indexes(layout)
+    written = layout.whole_index.stat().st_ino
     assert [shard.keys.tolist() for shard in read_index(layout.root)] == before
     assert lposekit.open_dataset(layout.root)[4].key == "000010003"
+    assert layout.whole_index.stat().st_ino == written
 
 
 def test_few_shards_leave_nothing_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
