@@ -17,7 +17,8 @@ from trainer.model.official_weights import pose_encoder_part, write_official_une
 from trainer.model.pose_encoder import PoseEncoder, build_pose_encoder
 from trainer.model.switches import OFFICIAL
 from trainer.model.tensor_files import load_strictly, write_weights
-from trainer.run.sampler import WeightsFacts, load_pipeline, read_facts, read_switches
+from trainer.model.unet import VideoUNet
+from trainer.run.sampler import WeightsFacts, load_pipeline, read_facts
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +69,11 @@ def export_run(
         raise UsageError(f"{output}: is there and is not empty. Name a new --output.")
     settings = SampleSettings(run=source, base=base, step=step)
     facts = read_facts(settings)
-    _check(facts, source, target)
+    _check(facts, source, target, step)
     if dry_run:
         return RunExport(output, target, (), dry_run=True)
     pipeline = load_pipeline(settings, facts)
+    _check_switches(pipeline.unet, facts, source, target)
     if target != "diffusers" and pipeline.pose_encoder is None:
         raise UsageError(f"--to {target}: {source} has no pose encoder, which is what this layout is for.")
     try:
@@ -85,22 +87,26 @@ def export_run(
     return RunExport(output, target, tuple(files))
 
 
-def _check(facts: WeightsFacts, source: Path, target: str) -> None:
+def _check(facts: WeightsFacts, source: Path, target: str, step: int | None) -> None:
     if target not in TARGETS:
         raise UsageError(f"--to {target}: {source} holds trained weights. For these: {', '.join(TARGETS)}.")
+    if step is not None and facts.card is None:
+        raise UsageError(f"--step: {source} is a saved pipeline, which has one state only. Drop it.")
     if target == "t2i-adapter" and facts.stage != 1:
         raise UsageError(
             f"--to t2i-adapter: for weights of stage 1, and {source} is of stage {facts.stage}, whose temporal layers "
             "no stock pipeline has. Export the stage-1 run that it began with, or take --to diffusers."
         )
-    if target != "diffusers" and facts.card is not None:
-        switches = read_switches(facts.card, source)
-        differing = [name for name in COMPUTED[facts.stage] if getattr(switches, name) != getattr(OFFICIAL, name)]
-        if differing:
-            raise UsageError(
-                f"--to {target}: {source} was trained with another {', '.join(differing)} than the release, which who "
-                "reads it would not know. Take --to diffusers."
-            )
+
+
+def _check_switches(unet: VideoUNet, facts: WeightsFacts, source: Path, target: str) -> None:
+    """Raises UsageError if the weights compute otherwise than the release's, which who reads the layout expects."""
+    differing = [name for name in COMPUTED[facts.stage] if getattr(unet.switches, name) != getattr(OFFICIAL, name)]
+    if target != "diffusers" and differing:
+        raise UsageError(
+            f"--to {target}: {source} was trained with another {', '.join(differing)} than the release, which who "
+            "reads it would not know. Take --to diffusers."
+        )
 
 
 def _write_diffusers(pipeline: FollowYourPosePipeline, facts: WeightsFacts, output: Path) -> None:

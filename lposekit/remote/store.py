@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import os
 import re
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 OPENED_S = 30.0
 """How long a tar is taken to be the same when it is opened again: readers of samples open it each time."""
 _MOST_OPENED = 1024
+_VERSIONS = ("ETag", "etag", "xet_hash", "blob_id", "generation", "md5Hash", "version_id")
+_PROCESS = secrets.token_hex(8)
+"""In the place of a version where a store states none: what is cached then serves this process alone."""
 _systems: dict[tuple[int, str], Any] = {}
 _opened: dict[str, tuple[float, RemoteFile]] = {}
 
@@ -58,19 +62,19 @@ class RemoteStore:
     def open(self, name: str) -> RemoteFile:
         relative_parts(name)
         path = self._path(name)
-        opened = _opened.get(path)
+        opened = _opened.get(self._url(name))
         if opened is not None and time.monotonic() < opened[0]:
             return opened[1]
         info = with_retries(lambda: self._system().info(path, refresh=True), f"open {self._url(name)}")
         facts = _facts(info)
         if facts.kind != "file":
             raise RefusedFile(errno.ELOOP, REFUSALS[facts.kind], name)
-        version = f"{self._url(name)}\n{facts.size}\n{info.get('ETag') or info.get('etag') or facts.changed_ns}"
+        version = f"{self._url(name)}\n{facts.size}\n{_version(info) or facts.changed_ns or _PROCESS}"
         file = RemoteFile(self, name, facts.size, hashlib.sha256(version.encode()).hexdigest()[:32])
         if name.endswith(CACHED_SUFFIX):
             if len(_opened) >= _MOST_OPENED:
                 _opened.clear()
-            _opened[path] = time.monotonic() + OPENED_S, file
+            _opened[self._url(name)] = time.monotonic() + OPENED_S, file
         return file
 
     def fetch(self, name: str, start: int, stop: int) -> bytes:
@@ -102,6 +106,11 @@ class RemoteStore:
         if key not in _systems:
             _systems[key] = _file_system(protocol, self.url)
         return _systems[key]
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    """What a store says of a file that changes with its bytes, by any of the names in use; empty if nothing."""
+    return " ".join(str(info[name]) for name in _VERSIONS if info.get(name))
 
 
 def _file_system(protocol: str, url: str) -> Any:

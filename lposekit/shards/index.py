@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,10 @@ class ShardIndex(ABC):
     @abstractmethod
     def key(self, row: int) -> str:
         """The key of one sample."""
+
+    def row_names(self) -> npt.NDArray[np.str_]:
+        """[N] strings that begin as the keys do: with shard and row of the source. What follows may be left out."""
+        return self.keys
 
     @abstractmethod
     def members(self, row: int) -> Members:
@@ -178,16 +182,21 @@ def shards_to_read(layout: DatasetLayout) -> list[int]:
     Raises:
         LposekitError: there is none, or one of them is neither the old nor the new one.
     """
-    if half_replaced := layout.half_replaced_shards():
-        names = ", ".join(map(shard_name, half_replaced[:5])) + (", ..." if half_replaced[5:] else "")
-        raise LposekitError(
-            f"{layout.root}: shard {names} is being replaced, or was when its run was killed. Wait for that run, or "
-            f"complete it: `lposekit retry {layout.root}`."
-        )
+    refuse_half_replaced(layout, layout.half_replaced_shards())
     shards = layout.committed_shards()
     if not shards:
         raise no_shards(layout)
     return shards
+
+
+def refuse_half_replaced(layout: DatasetLayout, shards: Sequence[int]) -> None:
+    """Raises LposekitError if there are such shards: a reader would miss their samples without a word."""
+    if shards:
+        names = ", ".join(map(shard_name, shards[:5])) + (", ..." if shards[5:] else "")
+        raise LposekitError(
+            f"{layout.root}: shard {names} is being replaced, or was when its run was killed. Wait for that run, or "
+            f"complete it: `lposekit retry {layout.root}`."
+        )
 
 
 def no_shards(layout: DatasetLayout) -> LposekitError:

@@ -102,7 +102,7 @@ class DatasetLayout:
             names = self.store.list()
         except (FileNotFoundError, NotADirectoryError):
             return []
-        aside = {int(match.group(1)) for match in map(_ASIDE_NAME.match, names) if match}
+        aside = {shard for shard in map(shard_set_aside, names) if shard is not None}
         return sorted(shard for shard in aside if self.stats(shard).name not in names)
 
     def committed_shards(self) -> list[int]:
@@ -120,6 +120,12 @@ class DatasetLayout:
             LposekitError: it is missing or damaged.
         """
         return read_stats(self.store, self.relative(self.stats(shard)))
+
+
+def shard_set_aside(name: str) -> int | None:
+    """The shard whose old marker a file is, set aside while the shard is replaced; None if it is none."""
+    found = _ASIDE_NAME.match(name)
+    return int(found[1]) if found else None
 
 
 def shard_file(name: str) -> tuple[int, str] | None:

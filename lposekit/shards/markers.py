@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lposekit.errors import LposekitError
-from lposekit.shards.layout import MARKER_SUFFIX, DatasetLayout, shard_file
+from lposekit.shards.layout import MARKER_SUFFIX, DatasetLayout, shard_file, shard_set_aside
 from lposekit.shards.packed import PackedIndex
 from lposekit.shards.stats import MAX_BYTES
 from lposekit.store import LocalStore
@@ -35,6 +35,8 @@ class Markers:
     changed_ns: npt.NDArray[np.int64]
     md5s: npt.NDArray[np.void]
     tar_bytes: npt.NDArray[np.int64]
+    half_replaced: tuple[int, ...] = ()
+    """Shards whose marker is set aside, and whose new one is not there yet: neither the old nor the new one."""
 
 
 def scan_markers(layout: DatasetLayout) -> Markers:
@@ -43,11 +45,13 @@ def scan_markers(layout: DatasetLayout) -> Markers:
     Raises:
         LposekitError: the folder cannot be listed.
     """
-    numbers, facts, md5s, tars = array("q"), array("q"), bytearray(), array("q")
+    numbers, facts, md5s, tars, aside = array("q"), array("q"), bytearray(), array("q"), set[int]()
     try:
         for entry in layout.store.scan():
             named = shard_file(entry.name)
             if named is None or named[1] not in (MARKER_SUFFIX, ".tar"):
+                if (replaced := shard_set_aside(entry.name)) is not None:
+                    aside.add(replaced)
                 continue
             with contextlib.suppress(FileNotFoundError):  # it is being replaced
                 found = entry.facts()
@@ -66,7 +70,12 @@ def scan_markers(layout: DatasetLayout) -> Markers:
     facts_N2, tars_T2 = np.array(facts, np.int64).reshape(-1, 2)[order], np.array(tars, np.int64).reshape(-1, 2)
     md5s_N = np.frombuffer(bytes(md5s), "V16")[order]
     return Markers(
-        shards[order], facts_N2[:, 0], facts_N2[:, 1], md5s_N, _sizes_of(shards[order], tars_T2[:, 0], tars_T2[:, 1])
+        shards[order],
+        facts_N2[:, 0],
+        facts_N2[:, 1],
+        md5s_N,
+        _sizes_of(shards[order], tars_T2[:, 0], tars_T2[:, 1]),
+        tuple(sorted(aside.difference(numbers))),
     )
 
 

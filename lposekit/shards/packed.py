@@ -199,6 +199,18 @@ class ShardView(ShardIndex):
         assert self._keys is not None
         return self._keys
 
+    def row_names(self) -> npt.NDArray[np.str_]:
+        if not self._regular:
+            return self.index.own(self.place).row_names()
+        rows_N = self._samples["row"].astype(np.int64)
+        if len(rows_N) and rows_N.max() >= 10**KEY_ROW_DIGITS:  # not of the house's form, whatever the file says
+            return self.keys
+        letters_NC = np.empty((len(rows_N), len(self.name) + KEY_ROW_DIGITS), np.uint32)
+        letters_NC[:, : len(self.name)] = [ord(letter) for letter in self.name]
+        for place in range(KEY_ROW_DIGITS):
+            letters_NC[:, len(self.name) + place] = ord("0") + rows_N // 10 ** (KEY_ROW_DIGITS - 1 - place) % 10
+        return letters_NC.view(f"U{letters_NC.shape[1]}")[:, 0]
+
     @property
     def places(self) -> Mapping[str, npt.NDArray[np.int64]]:
         if not self._regular:

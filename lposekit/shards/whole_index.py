@@ -30,7 +30,7 @@ import platformdirs
 from lposekit.errors import LposekitError
 from lposekit.remote.places import is_remote, place_of
 from lposekit.shards.files import disk_error, open_own, replacing
-from lposekit.shards.index import ShardIndex, no_shards, size_problem
+from lposekit.shards.index import ShardIndex, no_shards, refuse_half_replaced, size_problem
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.markers import Markers, scan_markers, unchanged_places
 from lposekit.shards.packed import DamagedIndex, PackedIndex, ShardView
@@ -113,6 +113,7 @@ def read_index(dataset_dir: str | Path) -> ShardList:
     """
     layout = DatasetLayout(place_of(dataset_dir))
     markers = scan_markers(layout)
+    refuse_half_replaced(layout, markers.half_replaced)
     if not len(markers.shards):
         raise no_shards(layout)
     return ShardList(_index_of(layout, markers), markers.tar_bytes)
@@ -233,6 +234,8 @@ def _make(
             return found.index
         if (num_new := int((old_places < 0).sum())) >= SAID_FROM:
             log.info("%s: making the index of %d shards, once", layout.root, num_new)
+        for leftover in place.folder.glob(f"{place.name}.*.partial"):  # of a process that was killed at it
+            leftover.unlink(missing_ok=True)
         partial_name = f"{place.name}.{secrets.token_hex(4)}.partial"
         with replacing(place.path, partial_name) as partial, partial.open("xb") as stream:
             begun_ns = os.fstat(stream.fileno()).st_mtime_ns  # by the clock of the markers, if they lie there too

@@ -47,7 +47,7 @@ def samples_of(dataset: PoseDataset) -> Iterator[tuple[ShardIndex, PoseSample]]:
     """All samples in order, with the shard that each lies in."""
     for shard in dataset.shards:
         for row in range(len(shard)):
-            yield shard, PoseSample(str(shard.keys[row]), read_members(shard, row))
+            yield shard, PoseSample(shard.key(row), read_members(shard, row))
 
 
 def media_of(sample: PoseSample) -> Media:

@@ -85,6 +85,11 @@ def export_dataset(settings: ExportSettings, *, dry_run: bool = False) -> Export
     layout = LAYOUTS[settings.to]
     _check_kind(dataset, layout, settings)
     poses = None if settings.poses is None else ClipPoses(settings.poses)
+    for named in (settings.source, settings.poses):
+        if named is not None and settings.output.resolve().is_relative_to(named.resolve()):
+            raise UsageError(
+                f"--output {settings.output}: lies in {named}, which holds its own files only. Name another."
+            )
     if dry_run:
         count = min(len(dataset), settings.max_samples or len(dataset))
         return ExportReport(settings.output, settings.to, count, dry_run=True)
@@ -104,8 +109,8 @@ def _check_kind(dataset: PoseDataset, layout: Layout, settings: ExportSettings) 
     if kind == "image" and settings.poses is not None:
         raise UsageError("--poses: images have their poses with them; drop it.")
     if kind == "video":
-        shard = dataset.shards[0]
-        if "mp4" not in shard.places:
+        shard = next((shard for shard in dataset.shards if len(shard)), None)
+        if shard is not None and "mp4" not in shard.places:
             raise UsageError(f"{settings.source}: its clips are stored as frames. Build it with --encode.format mp4.")
         if layout.needs == "required" and settings.poses is None:
             raise UsageError(

@@ -66,7 +66,7 @@ def split_datasets(datasets: Sequence[Dataset], wanted: int) -> Split:
         nothing = tuple(tuple(None for _ in dataset.shards) for dataset in datasets)
         return Split(nothing, nothing)
     chosen = [
-        [row_hashes(shard.keys, len(shard.name) + KEY_ROW_DIGITS) < share for shard in dataset.shards]
+        [row_hashes(shard.row_names(), len(shard.name) + KEY_ROW_DIGITS) < share for shard in dataset.shards]
         for dataset in datasets
     ]
     return Split(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -40,6 +41,10 @@ class NoiseRecipe:
     offset_noise: float = 0.0
 
 
+MOST_PASSED_OVER = 10_000
+"""Clips that are looked at in the place of one that is too short."""
+
+
 @dataclass(frozen=True, slots=True)
 class SampleRecipe:
     """How a sample is made. `skeleton` None: no pose (stage 2). `noise` None: no random numbers (to time the
@@ -69,11 +74,11 @@ class SampleReader:
 
     def read(self, ref: SampleRef) -> Sample:
         """The sample of a draw; the same for the same draw, always and everywhere. A clip that is too short gives way
-        to the next one of its shard that is not, under the random numbers of the draw.
+        to the next one that is not, in its shard first, under the random numbers of the draw.
 
         Raises:
-            LposekitError: names the shard and the sample whose bytes are damaged, or the shard whose clips are all too
-                short.
+            LposekitError: names the shard and the sample whose bytes are damaged, or the shard from which on no clip is
+                long enough.
         """
         for passed_over, source in enumerate(self._in_its_place(ref)):
             try:
@@ -82,10 +87,10 @@ class SampleReader:
                 continue
             except DamagedSample as error:
                 dataset = self.datasets[ref.dataset]
-                raise damaged_sample(dataset, dataset.shards[ref.shard], source.row, error) from error
+                raise damaged_sample(dataset, dataset.shards[source.shard], source.row, error) from error
         raise LposekitError(
-            f"{self.where(ref.dataset, ref.shard)}: no clip has {self.recipe.frames} frames. Lower --clip.frames, "
-            "build longer clips, or take --clip.short repeat."
+            f"{self.where(ref.dataset, ref.shard)}: neither its clips nor those behind them have {self.recipe.frames} "
+            "frames. Lower --clip.frames, build longer clips, or take --clip.short repeat."
         )
 
     def is_long_enough(self, ref: SampleRef) -> bool:
@@ -96,14 +101,22 @@ class SampleReader:
         return num_frames >= self.recipe.clip.frames
 
     def _in_its_place(self, ref: SampleRef) -> Iterator[SampleRef]:
-        """The sample of a draw, then those behind it in its shard, around its end; of the same side of the split."""
+        """The sample of a draw, then those behind it in its shard, around its end, then those of the shards behind
+        that one; of the same side of the split, and not for ever."""
         yield ref
-        rows = len(self.datasets[ref.dataset].shards[ref.shard])
         held = self.split is not None and self.split.is_held(ref)
+        others = (other for other in self._behind(ref) if self.split is None or self.split.is_held(other) == held)
+        yield from itertools.islice(others, MOST_PASSED_OVER)
+
+    def _behind(self, ref: SampleRef) -> Iterator[SampleRef]:
+        shards = self.datasets[ref.dataset].shards
+        rows = len(shards[ref.shard])
         for ahead in range(1, rows):
-            other = ref._replace(row=(ref.row + ahead) % rows)
-            if self.split is None or self.split.is_held(other) == held:
-                yield other
+            yield ref._replace(row=(ref.row + ahead) % rows)
+        for ahead in range(1, len(shards)):
+            other = (ref.shard + ahead) % len(shards)
+            for row in range(len(shards[other])):
+                yield ref._replace(shard=other, row=row)
 
     @property
     def num_samples(self) -> int:

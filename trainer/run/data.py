@@ -68,15 +68,18 @@ def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:
     return RunData(datasets, loader, facts)
 
 
+def held_out_refs(reader: SampleReader, count: int) -> list[SampleRef]:
+    """At most so many of the samples that are held out and long enough, spread evenly."""
+    held = [ref for ref in (reader.split.held_refs() if reader.split else []) if reader.is_long_enough(ref)]
+    wanted = min(count, len(held))
+    return [held[i * len(held) // wanted] for i in range(wanted)]
+
+
 def watched_refs(reader: SampleReader, count: int) -> list[SampleRef]:
     """So many samples to watch a run by, spread evenly: of those held out (fewer where their clips are too short), or
     of all data if none are."""
-    held = reader.split.held_refs() if reader.split else []
-    wanted = min(count, len(held))
-    chosen = [held[i * len(held) // wanted] for i in range(wanted)]
-    usable = [ref for ref in chosen if reader.is_long_enough(ref)]
-    if usable:
-        return usable
+    if held_out := held_out_refs(reader, count):
+        return held_out
     count = min(count, reader.num_samples)
     return [reader.ref(i * reader.num_samples // count, WATCH_VISIT) for i in range(count)]
 

@@ -33,6 +33,8 @@ def own_folder(run_dir: Path) -> Iterator[None]:
     Raises:
         UsageError: another run holds it, or it holds links.
     """
+    if "://" in str(run_dir) or str(run_dir).startswith(("s3:/", "gs:/")):
+        raise UsageError(f"--output {run_dir}: a run is written to a local folder. Name one.")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         refuse_links(run_dir)

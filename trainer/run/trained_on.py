@@ -20,17 +20,15 @@ MAX_LINE_BYTES = 2**24
 @dataclass(frozen=True, slots=True)
 class RunOfDataset:
     """A run that read a dataset. `samples`: how many of the samples asked for were in its batches; None: it kept
-    no list of them. `is_upper_bound`: it read other datasets too, whose samples may have the same keys."""
+    no list of them."""
 
     run: Path
     samples: int | None
-    is_upper_bound: bool = False
 
     def line(self) -> str:
         if self.samples is None:
             return f"run {self.run}: trained on this dataset; which samples it saw is not recorded (--watch.keys)"
-        most = "at most " if self.is_upper_bound and self.samples else ""
-        return f"run {self.run}: trained on this dataset; {most}{self.samples} of these samples were in its batches"
+        return f"run {self.run}: trained on this dataset; {self.samples} of these samples were in its batches"
 
 
 def dataset_digest(dataset: Path) -> str | None:
@@ -78,16 +76,25 @@ def runs_of(runs: Sequence[Path], dataset: Path, digest: str | None, samples: Co
     found = []
     for run in runs:
         card = read_run_card(run)
-        if _read(card, dataset, digest):
-            found.append(RunOfDataset(run, _count(run, frozenset(samples)), len(card.data) > 1))
+        if _positions(card, dataset, digest):
+            found.append(RunOfDataset(run, _count(run, _names(card, dataset, digest, samples))))
     return found
 
 
-def _read(card: RunCard, dataset: Path, digest: str | None) -> bool:
+def _positions(card: RunCard, dataset: Path, digest: str | None) -> list[int]:
+    """Which of the run's datasets it is, counted as the run counts them; empty: none."""
     digests = card.fixed.get("data")
-    if digest is not None and isinstance(digests, list) and digest in digests:
-        return True
-    return any(Path(name).resolve() == dataset.resolve() for name in card.data)
+    digests = digests if isinstance(digests, list) else []
+    by_bytes = [i for i, found in enumerate(digests) if digest is not None and found == digest]
+    by_name = [i for i, name in enumerate(card.data) if Path(name).resolve() == dataset.resolve()]
+    return sorted({*by_bytes, *by_name})
+
+
+def _names(card: RunCard, dataset: Path, digest: str | None, samples: Collection[str]) -> frozenset[str]:
+    """The samples under the names that the run gives them (`SampleReader.key`)."""
+    if len(card.data) <= 1:
+        return frozenset(samples)
+    return frozenset(f"{i}:{key}" for i in _positions(card, dataset, digest) for key in samples)
 
 
 def _count(run: Path, samples: frozenset[str]) -> int | None:

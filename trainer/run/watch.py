@@ -18,7 +18,7 @@ from lposekit.setting_values import plain_leaves
 from lposekit.words import seconds_in_words
 from trainer.data.order import OrderState
 from trainer.run.build import step_tflop
-from trainer.run.data import RunData, watched_refs
+from trainer.run.data import RunData, held_out_refs, watched_refs
 from trainer.run.metrics import (
     METRICS_NAME,
     Clock,
@@ -211,5 +211,8 @@ def validation_loss(data: RunData, count: int, num_timesteps: int) -> Validation
     if not split.num_held:
         log.info("no sample is held out of the data; probe and validation images are of training samples")
         return None
-    refs = watched_refs(data.loader.reader, count)
+    refs = held_out_refs(data.loader.reader, count)
+    if not refs:
+        log.info("no clip that is held out has --clip.frames frames; there is no validation loss")
+        return None
     return ValidationLoss(data.loader.reader, refs, data.loader.split.micro_batch, num_timesteps)
