@@ -13,6 +13,7 @@ import pytest
 
 from lposekit import cli
 from lposekit.extras import extras_with, missing_module_words
+from tests.support.dataset_folder import make_dataset
 from tests.support.fixtures import REPOSITORY
 
 pytestmark = pytest.mark.case(90)
@@ -45,7 +46,7 @@ def test_the_extra_of_the_command_is_named_alone_and_openmmlab_by_its_own_remedy
     ("module", "command", "extra"),
     [
         ("simplejpeg", ["build-laion-pose", "--dry-run"], "build"),
-        ("diffusers", ["train", "--dry-run"], "train"),
+        ("diffusers", ["train", "--dry-run", "--data", "d", "--output", "run"], "train"),
         ("av", ["build-video-shards", "--dry-run"], "video"),
     ],
 )
@@ -53,6 +54,7 @@ def test_a_command_without_its_packages_says_which_extra_brings_them(
     module: str, command: list[str], extra: str, tmp_path: Path
 ) -> None:
     # Mutation: no branch for ModuleNotFoundError in `cli`: "unexpected ModuleNotFoundError".
+    make_dataset(tmp_path / "d")
     script = f"import sys; sys.modules[{module!r}] = None\nfrom lposekit.cli import main; sys.exit(main({command!r}))"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False

@@ -32,6 +32,9 @@ class FakeShard(SimpleNamespace):
     def __len__(self) -> int:
         return len(self.keys)
 
+    def row_names(self) -> np.ndarray:
+        return self.keys
+
 
 def dataset(shards: int, rows: int, clips: int = 0) -> Any:
     made = []
@@ -82,17 +85,18 @@ def test_an_epoch_has_every_sample_but_those_held_out():
     assert all(split.is_held(ref) for ref in split.held_refs())
 
 
-def write_rows(root: Path, kind: str, members: list[dict[str, bytes]]) -> Path:
-    """A dataset of one shard."""
+def write_rows(root: Path, kind: str, *shards: list[dict[str, bytes]]) -> Path:
+    """A dataset of these shards."""
     root.mkdir()
     layout = DatasetLayout(root)
     claim_folder(layout, DatasetCard.from_json({"kind": kind, "fixed": {"made_by": "tests"}, **POSE_CARD}))
-    writer, rows = ShardWriter(layout, 0, "test"), []
-    for row, each in enumerate(members):
-        key = sample_key(0, row) + ("0000" if kind == "video" else "")
-        writer.add(key, each)
-        rows.append({"key": key, "outcome": "kept"})
-    writer.commit(pa.Table.from_pylist(rows), ShardStats(count=len(rows), outcomes={"kept": len(rows)}))
+    for shard, members in enumerate(shards):
+        writer, rows = ShardWriter(layout, shard, "test"), []
+        for row, each in enumerate(members):
+            key = sample_key(shard, row) + ("0000" if kind == "video" else "")
+            writer.add(key, each)
+            rows.append({"key": key, "outcome": "kept"})
+        writer.commit(pa.Table.from_pylist(rows), ShardStats(count=len(rows), outcomes={"kept": len(rows)}))
     update_card(layout)
     return root
 
@@ -169,8 +173,17 @@ def test_a_clip_that_is_too_short_gives_way_and_is_counted(tmp_path: Path):
     assert len(set(keys(tmp_path / "repeated")[0][1])) == 4
 
 
-def test_a_shard_whose_clips_are_all_too_short_is_named(tmp_path: Path):
+def test_the_clips_of_a_shard_that_are_all_too_short_give_way_to_those_of_the_next_one(tmp_path: Path):
+    # Mutation tried: only the shard of the draw is looked at -> the run ends with an error.
+    members = [clip_members(number, num_frames=3 if number < 2 else 20) for number in range(4)]
+    data = write_rows(tmp_path / "data", "video", members[:2], members[2:])
+    run(settings_for(2, tmp_path / "run", data=(data,), clip=ClipSamplingSettings(frames=5, stride=1), max_steps=3))
+    seen = {key for _, step in keys(tmp_path / "run") for key in step}
+    assert seen == {"0000100000000", "0000100010000"}
+
+
+def test_data_whose_clips_are_all_too_short_is_refused(tmp_path: Path):
     data = write_rows(tmp_path / "data", "video", [clip_members(number, num_frames=3) for number in range(2)])
-    with pytest.raises(LposekitError, match=r"shard 00000 of .*: no clip has 5 frames. Lower --clip.frames"):
+    with pytest.raises(LposekitError, match=r"shard 00000 of .*: neither its clips .* have 5 frames. Lower --clip.fra"):
         run(settings_for(2, tmp_path / "run", data=(data,), clip=ClipSamplingSettings(frames=5, stride=1)))
     assert json.loads((tmp_path / "run/run.json").read_text())["frames"] == 5

@@ -127,7 +127,7 @@ def test_the_folder_is_verified_and_shown_as_every_dataset(poses: Path, tmp_path
     # Mutation tried: "poses" not in `MEMBERS` of `verify` -> every sample is a finding.
     assert verify_dataset(poses) == []
     page = write_report(poses).read_text()
-    assert page.count("Skeletons of the middle frame") == 3
+    assert page.count("Skeletons of clip") == 3
     assert "somebody walks" in page
     assert "somebody walks" not in write_report(poses, public=True).read_text()
     broken = tmp_path / "d"
