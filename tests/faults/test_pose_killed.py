@@ -81,6 +81,7 @@ def _slow_images() -> list[Any]:
     return [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for jpeg in jpegs]
 
 
+@pytest.mark.more
 def test_a_batch_whose_model_is_killed_from_outside_as_often_as_it_is_tried_blames_nobody(tmp_path: Path) -> None:
     # Mutations tried: a batch sent at once to the actor that died -> its attempts are used up while the model loads;
     # all images blamed once their batch has died as often as it is tried -> no poses.

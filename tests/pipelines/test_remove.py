@@ -370,7 +370,10 @@ def test_a_removal_killed_anywhere_leaves_each_shard_old_or_new_and_ends_when_it
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "LPOSEKIT_FAULT": f"{point}@{tmp_path / 'marker'}"}
     killed = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     assert killed.returncode == -9, killed.stderr
-    if layout.committed_shards():
+    if layout.half_replaced_shards():
+        with pytest.raises(LposekitError, match="is being replaced, or was when its run was killed"):
+            lposekit.open_dataset(layout.root)
+    elif layout.committed_shards():
         for key, found in members(layout.root).items():
             assert found == before[key]
     assert main([*command[3:]]) == 0

@@ -170,6 +170,7 @@ def test_what_failed_is_asked_for_again_and_a_short_answer_is_a_failure(monkeypa
         RemoteStore("s3://bucket/d").fetch("a", 0, 4)
 
 
+@pytest.mark.more
 def test_a_server_that_goes_on_failing_is_named(
     server: S3Server, dataset: DatasetLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

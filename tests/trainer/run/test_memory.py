@@ -111,6 +111,7 @@ def test_a_run_that_needs_more_than_it_may_take_is_refused_with_settings_that_fi
     assert "not even with --compute.gradient-checkpointing" in advice(None)
 
 
+@pytest.mark.more
 def test_a_dry_run_names_settings_for_the_usual_gpus(tmp_path: Path):
     report = dry(settings_for(2, tmp_path / "run"))
     lines = [line for line in report.summary_lines() if line.startswith("a GPU of ")]
