@@ -15,6 +15,7 @@ from trainer.run.cost import forward_tflop, pass_tflop
 from trainer.run.data import RunData
 from trainer.run.distributed import World
 from trainer.run.encoders import freeze_encoders
+from trainer.run.folder import fingerprint
 from trainer.run.init_weights import start_from
 from trainer.run.shapes import for_counting, images_like, stage_inputs
 from trainer.run.train_module import TrainModule, build_train_module
@@ -66,11 +67,12 @@ def build_model(
 ) -> StageModel:
     """The stage's model on the device: trained weights in float32, frozen ones in the precision of the settings."""
     switches = model_switches(settings.model)
+    base_unet = fingerprint(base.unet) if init else ""  # before it becomes part of the stage
     stage = build_stage(
         settings.stage, base.unet, base.scheduler, switches, pose_encoder, settings.loss.min_snr_gamma, settings.seed
     )
     if init:
-        start_from(init, stage)
+        start_from(init, stage, base_unet)
     lower_frozen_precision(stage, choose_dtype(settings, world.device))
     stage.unet.checkpointed = settings.compute.gradient_checkpointing
     stage.to(world.device)

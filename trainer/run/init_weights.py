@@ -21,7 +21,7 @@ from trainer.model.official_weights import pose_encoder_part, read_weights
 from trainer.model.pose_encoder import POSE_PREFIX
 from trainer.model.tensor_files import LISTED_DIFFERENCES, differences
 from trainer.run.checkpoint import EMA, WEIGHTS, load_checkpoint, newest_whole
-from trainer.run.run_card import RUN_NAME
+from trainer.run.run_card import RUN_NAME, read_run_card
 from trainer.settings import TrainSettings
 from trainer.stages import StageModel
 
@@ -42,8 +42,8 @@ def with_its_pose_encoder(settings: TrainSettings) -> TrainSettings:
     return settings
 
 
-def start_from(name: str, stage: StageModel) -> None:
-    """Copies the weights that `name` leads to into those that the stage trains.
+def start_from(name: str, stage: StageModel, base_unet: str = "") -> None:
+    """Copies the weights that `name` leads to into those that the stage trains. `base_unet`: fingerprint of the base's.
 
     Raises:
         UsageError: nothing there, weights of another kind, size or base; names the tensors that differ.
@@ -53,6 +53,8 @@ def start_from(name: str, stage: StageModel) -> None:
     trained = stage.trainable()
     if _is_run(path):
         weights, what = _of_run(path)
+        if stage.number == 2 and base_unet:
+            _refuse_other_base(path, base_unet)
     else:
         weights, what = read_weights(path), f"the weights in {path}"
         if stage.number == 1:
@@ -67,6 +69,13 @@ def start_from(name: str, stage: StageModel) -> None:
         for key, parameter in expected.items():
             parameter.copy_(weights[key])
     log.info("starting from %s: %d tensors", what, len(expected))
+
+
+def _refuse_other_base(run_dir: Path, base_unet: str) -> None:
+    """The clip model's trained parts stand beside frozen ones of the base, which a run's weights do not hold."""
+    base = read_run_card(run_dir).base
+    if base is not None and base.unet != base_unet:
+        raise UsageError(f"--init {run_dir}: it was trained on another base ({base.name}). Name that one with --base.")
 
 
 def _pose_encoder(stage: StageModel) -> Weights:

@@ -4,6 +4,7 @@ what does not fit is named."""
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,27 @@ def test_a_run_starts_from_the_average_of_another(tmp_path: Path):
     average = load_file(tmp_path / "first/checkpoints/step-000003/ema.safetensors")
     settings = settings_for(2, tmp_path / "second", init=str(tmp_path / "first"))
     assert_starts_as(started(settings), average)
+
+
+def test_a_clip_model_of_another_base_is_no_start(tmp_path: Path):
+    # Mutation tried: no comparison -> trained queries of one base beside the frozen keys of another.
+    run(settings_for(2, tmp_path / "first", max_steps=1))
+    card = tmp_path / "first" / "run.json"
+    values = json.loads(card.read_text())
+    card.write_text(json.dumps({**values, "base": {**values["base"], "unet": "0" * 64}}))
+    with pytest.raises(UsageError, match="trained on another base"):
+        started(settings_for(2, tmp_path / "second", init=str(tmp_path / "first")))
+
+
+def test_a_model_that_uses_some_maps_of_the_pose_encoder_starts_from_all_of_it(tmp_path: Path):
+    # Mutation tried: the file held against the trained tensors alone -> "28 of 10 tensors differ".
+    encoder = build_pose_encoder(WIDTHS, OFFICIAL, 7)
+    write_pose_encoder(encoder, tmp_path / "pose_encoder.pth")
+    model = ModelSettings(pose_at="first_level")
+    stage = started(settings_for(1, tmp_path / "run", init=str(tmp_path / "pose_encoder.pth"), model=model))
+    assert stage.pose_encoder is not None
+    found = stage.pose_encoder.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in encoder.state_dict().items())
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path):
