@@ -27,6 +27,7 @@ BOTH = {
     "fetch.host_timeouts",
     "fetch.host_rest_s",
     "fetch.retries",
+    "fetch.stored_query",
     "fetch.user_agent",
     "fetch.ca_file",
     "fetch.blocklist",
