@@ -75,6 +75,8 @@ class RemoveReport:
     unmatched: tuple[str, ...]
     earlier: int
     """Rows that were taken out before."""
+    before: frozenset[str] = frozenset()
+    """Keys of these rows, and what was remembered of keys before: of videos, clips and images."""
     made_of: tuple[MadeOf, ...] = ()
     notes: tuple[str, ...] = ()
     report_path: Path | None = None
@@ -104,7 +106,8 @@ class RemoveReport:
         lines = [f"{self.root}: {verb} {self.rows} rows and {len(self.samples)} samples, {self.shards} shards{before}"]
         lines += [f"{each.what}: {verb} {each.samples} samples" for each in self.made_of]
         if self.unmatched:
-            lines.append(f"{len(self.unmatched)} lines of the list name nothing in this dataset:")
+            more = "nothing more" if self.earlier or self.before else "nothing"
+            lines.append(f"{len(self.unmatched)} lines of the list name {more} in this dataset:")
             lines += [f"  {line}" for line in self.unmatched[:MAX_LINES_SHOWN]]
             lines += ["  ..."] if self.unmatched[MAX_LINES_SHOWN:] else []
         lines += self.notes
@@ -133,7 +136,9 @@ def remove(
         return _dry_run(layout, card, entries, derived)
     with owned_folder(layout) as run_id:
         refuse_strange(derived)
-        removals = read_removals(layout).with_entries(entries)
+        removals = read_removals(layout)
+        before = _removed_before(layout, removals)
+        removals = removals.with_entries(entries)
         found, matched = _search(layout, card, removals)
         removals = removals.with_entries({entry for each in found for entry in each.remember})
         write_removals(layout, removals)
@@ -150,7 +155,17 @@ def remove(
     notes = [f"{layout.removed} remembers the list: no build, retry or refilter brings the rows back"]
     if had_public:
         notes.append(f"the public page was dropped: `lposekit view {dataset} --public` writes it anew")
-    return _report(layout, found, matched, entries, earlier, done, notes=tuple(notes), report_path=report)
+    return _report(layout, found, matched, entries, earlier, before, done, notes=tuple(notes), report_path=report)
+
+
+def _removed_before(layout: DatasetLayout, removals: Removals) -> frozenset[str]:
+    """Keys that earlier calls took out: of rows, as they say themselves, and as remembered, of single clips."""
+    keys = set(removals.keys)
+    for shard in layout.committed_shards():
+        if layout.read_stats(shard).outcomes.get(Outcome.REMOVED.value):
+            rows = shard_table(layout, layout.parquet(shard), columns=["key", "outcome"]).to_pylist()
+            keys.update(row["key"] for row in rows if row["outcome"] == Outcome.REMOVED)
+    return frozenset(keys)
 
 
 def _removed_rows(layout: DatasetLayout) -> int:
@@ -162,10 +177,12 @@ def _removed_rows(layout: DatasetLayout) -> int:
 def _dry_run(
     layout: DatasetLayout, card: DatasetCard, entries: Mapping[Entry, str], derived: Sequence[MadeOf]
 ) -> RemoveReport:
-    found, matched = _search(layout, card, read_removals(layout).with_entries(entries))
+    removals = read_removals(layout)
+    found, matched = _search(layout, card, removals.with_entries(entries))
     going = {key for each in found for key in each.samples}
     would = tuple(each.without(going) for each in derived)
-    return _report(layout, found, matched, entries, _removed_rows(layout), would, dry_run=True)
+    before = _removed_before(layout, removals)
+    return _report(layout, found, matched, entries, _removed_rows(layout), before, would, dry_run=True)
 
 
 def _report(
@@ -174,6 +191,7 @@ def _report(
     matched: Collection[Entry],
     entries: Mapping[Entry, str],
     earlier: int,
+    before: frozenset[str],
     derived: tuple[MadeOf, ...],
     *,
     notes: tuple[str, ...] = (),
@@ -187,6 +205,7 @@ def _report(
         len(found),
         tuple(line for entry, line in entries.items() if entry not in matched),
         earlier,
+        before,
         derived,
         notes,
         report_path,

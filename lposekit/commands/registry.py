@@ -161,6 +161,8 @@ COMMANDS = {
             settings="lposekit.commands.remove:RemoveSettings",
             folder_field="data",
             can_dry_run=True,
+            needed={"list": "required"},
+            example="laion-pose --list removals.txt --dry-run",
         ),
         Command(
             "cache-latents",

@@ -11,6 +11,10 @@ from lposekit.commands.output import write_result
 from lposekit.commands.registry import COMMANDS
 from lposekit.errors import UsageError
 
+AFTER_EARLIER = (
+    "counted with what was removed before; a run that read the dataset under another path before that is not recognized"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveSettings:
@@ -43,12 +47,14 @@ def run(argv: Sequence[str]) -> int:
     runs = find_runs(settings.runs)
     digest = dataset_digest(settings.data) if runs else None
     report = remove(settings.data, entries, poses=settings.poses, dry_run=loaded.dry_run)
-    trained = runs_of(runs, settings.data, digest, report.samples) if report.rows or report.earlier else []
-    if not trained and report.samples:
+    gone = {*report.samples, *report.before}
+    trained = runs_of(runs, settings.data, digest, gone) if report.rows or report.earlier or gone else []
+    lines = [*report.summary_lines(), *(each.line() for each in trained)]
+    if not trained and gone:
         none = "none of the runs that were named" if runs else "no run was named (--runs)"
-        lines = [*report.summary_lines(), f"trained on it: {none}"]
-    else:
-        lines = [*report.summary_lines(), *(each.line() for each in trained)]
+        lines.append(f"trained on it: {none}")
+    if runs and report.before:
+        lines.append(AFTER_EARLIER)
     value = {**report.as_json(), "runs": [{"run": str(each.run), "samples": each.samples} for each in trained]}
     write_result(value, lines, as_json=loaded.json)
     return report.exit_code

@@ -10,13 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lposekit.errors import Outcome, Rejected, UsageError
-from pipelines.fetch.urls import WebUrl, parse_web_url
+from pipelines.fetch.urls import WebUrl, parse_domain, parse_web_url
 
 OPT_OUT_DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml", "none"})
 """Directives of `X-Robots-Tag` that turn an image down; `none` means noindex and nofollow."""
 _AGENT_NAME = re.compile(r"[a-z_*][a-z0-9_.*-]*")
 _VALUED_DIRECTIVES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMENT = re.compile(r"(?:^|\s)#.*", re.DOTALL)
+
+
+def without_comment(line: str) -> str:
+    """A line of a list without white space around it and what begins with `#` at its start or after white space; a `#`
+    within an address begins its fragment."""
+    return _COMMENT.sub("", line, count=1).strip()
 
 
 def product_token(user_agent: str) -> str:
@@ -61,7 +68,8 @@ class Blocklist:
 
     @classmethod
     def from_lines(cls, lines: Iterable[str], source: str = "blocklist") -> Blocklist:
-        """One entry a line: a URL (with `://`), a sha256 (64 hexadecimal digits) or a domain; `#`: a comment.
+        """One entry a line: a URL (with `://`), a sha256 (64 hexadecimal digits) or a domain; `#`, at the start of a
+        line or after white space: a comment.
 
         Raises `UsageError` naming the line: an entry that nobody understands must not be passed over in silence.
         """
@@ -69,16 +77,16 @@ class Blocklist:
         domains: set[str] = set()
         sha256: set[str] = set()
         for number, line in enumerate(lines, start=1):
-            entry = line.strip() if "://" in line else line.partition("#")[0].strip().lower()
-            if not entry or entry.startswith("#"):
+            entry = without_comment(line)
+            if not entry:
                 continue
             try:
-                if _SHA256.fullmatch(entry):
-                    sha256.add(entry)
+                if _SHA256.fullmatch(entry.lower()):
+                    sha256.add(entry.lower())
                 elif "://" in entry:
                     urls.add(str(parse_web_url(entry)))
                 else:
-                    domains.add(parse_web_url(f"http://{entry.removeprefix('*.').strip('.')}/").host)
+                    domains.add(parse_domain(entry.lower()))
             except Rejected as problem:
                 hint = "Write a URL, a domain or a sha256."
                 raise UsageError(f"{source} line {number}: {problem.detail}. {hint}") from problem

@@ -20,7 +20,9 @@ from lposekit.json_values import TEXT, JsonFields, list_of, read_json_object
 from lposekit.records import without_user
 from lposekit.shards.files import write_json
 from lposekit.shards.layout import DatasetLayout
-from pipelines.fetch.urls import parse_web_url
+from lposekit.stored_address import stored_address
+from pipelines.fetch.policy import without_comment
+from pipelines.fetch.urls import parse_domain, parse_web_url
 
 EntryKind = Literal["url", "domain", "sha256", "key"]
 Entry = tuple[EntryKind, str]
@@ -39,7 +41,8 @@ def parse_entries(lines: Iterable[str], source: str) -> dict[Entry, str]:
     """What the lines of a list name, each with its line as it was written.
 
     A line with `://` is an address, 64 hexadecimal digits are the sha256 of a file, 9 digits or more are a key, and
-    anything else with a dot is a domain, which stands for its subdomains too. `#` begins a comment.
+    anything else with a dot is a domain, which stands for its subdomains too; nothing but its name may stand there. `#`
+    begins a comment, at the start of a line or after white space.
 
     Raises:
         UsageError: names the lines that are none of these; nobody is to believe that they were obeyed.
@@ -47,8 +50,8 @@ def parse_entries(lines: Iterable[str], source: str) -> dict[Entry, str]:
     entries: dict[Entry, str] = {}
     wrong: list[str] = []
     for number, line in enumerate(lines, start=1):
-        text = line.strip() if "://" in line else line.partition("#")[0].strip()
-        if not text or text.startswith("#"):
+        text = without_comment(line)
+        if not text:
             continue
         entry = _entry(text)
         if entry is None:
@@ -81,9 +84,9 @@ def _entry(text: str) -> Entry | None:
     if _KEY.fullmatch(text):
         return "key", text
     if "://" in text:
-        return "url", _plain_url(text)
+        return "url", _keyless(_plain_url(text))
     try:
-        host = parse_web_url(f"http://{lower.removeprefix('*.').strip('.')}/").host
+        host = parse_domain(lower)
     except Rejected:
         return None
     # a single name is a word that stands there by mistake
@@ -97,6 +100,12 @@ def _plain_url(text: str) -> str:
         return str(parse_web_url(text))
     except Rejected:
         return text
+
+
+def _keyless(plain: str) -> str:
+    """What datasets store of an address by default: who has only the dataset names no more, and who has the list names
+    the row in either."""
+    return stored_address(plain, "safe")
 
 
 def _domains(url: str) -> Iterator[str]:
@@ -118,7 +127,7 @@ def traits(url: str | None = None, sha256: Iterable[str | None] = (), keys: Iter
     found.extend(("key", key) for key in keys if key)
     if url:
         plain = _plain_url(url)
-        found.append(("url", plain))
+        found.extend(("url", form) for form in dict.fromkeys((_keyless(plain), plain)))
         found.extend(("domain", domain) for domain in _domains(plain))
     return found
 
@@ -170,6 +179,23 @@ def read_removals(layout: DatasetLayout) -> Removals:
             f"{layout.removed}: cannot be read ({error}). It says what must not come back: restore it from a copy, or "
             "remove it and run `lposekit remove` with the whole list again before anything else."
         ) from error
+
+
+def joined(source: DatasetLayout, target: DatasetLayout) -> Removals:
+    """What a folder and the one that is made of it remember, together: each may have been given a list of its own.
+
+    Raises:
+        UsageError: their hashes have different salts, so that one file cannot hold both.
+    """
+    of_source, of_target = read_removals(source), read_removals(target)
+    if not of_source or not of_target:
+        return of_source or of_target
+    if of_source.salt != of_target.salt:
+        raise UsageError(
+            f"{target.removed} and {source.removed} were begun apart, and cannot be joined: write a new folder, and "
+            "run `lposekit remove` on it with what was removed from this one."
+        )
+    return Removals(of_source.salt, {kind: of_source.entries[kind] | of_target.entries[kind] for kind in KINDS})
 
 
 def write_removals(layout: DatasetLayout, removals: Removals) -> None:

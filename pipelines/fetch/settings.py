@@ -42,6 +42,7 @@ class TransportSettings:
     """Check files against the md5, sha256 or hash column of the list, if there is one."""
     blocklist: Annotated[tuple[Path, ...], MAY_CHANGE] = ()
     """Files with one URL, domain or sha256 per line. Matching URLs are never fetched; matching files are refused."""
+    # May change: it decides what is told of a row, not what becomes of it; and folders from before it can be continued.
     stored_query: Annotated[StoredQuery, MAY_CHANGE] = "safe"
     """What of an address's query is stored: `safe`, all but parameters that look like keys; `all`; `none`. What is
     fetched is the whole address; a later `retry` has the stored one."""

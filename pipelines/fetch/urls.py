@@ -14,6 +14,8 @@ from lposekit.errors import Outcome, Rejected
 
 MAX_URL_CHARS = 8192
 DEFAULT_PORTS = {"http": 80, "https": 443}
+_MORE_THAN_A_HOST = re.compile(r"[/?#@\\]|:(?![^\[]*\])")
+"""A path, query, fragment or user name; or a port, which is a colon outside the brackets of an IPv6 literal."""
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST_NAME = re.compile(rf"(?!.{{254}})(?:{_LABEL}\.)*{_LABEL}")
 # Below 1024 only the web's own; above, not where databases and other services listen without a password
@@ -74,6 +76,17 @@ def parse_web_url(text: object) -> WebUrl:
     if port in _FOREIGN_PORTS or (port < _FIRST_FREE_PORT and port not in DEFAULT_PORTS.values()):
         raise Rejected(Outcome.BAD_URL, f"port {port} is not a port of the web")
     return WebUrl(parts.scheme, _checked_host(parts.host), port, parts.request_uri)
+
+
+def parse_domain(text: str) -> str:
+    """The host name, or address, that a line of a list names: `example.org`, `*.example.org`.
+
+    Raises `Rejected(BAD_URL)` for more than that. `example.org/photos/1.jpg` is an address whose scheme was left out:
+    its host, taken for the whole line, would stand for all that the host ever served.
+    """
+    if _MORE_THAN_A_HOST.search(text):
+        raise Rejected(Outcome.BAD_URL, f"not a domain, and no URL without http:// or https://: {text!r:.80}")
+    return parse_web_url(f"http://{text.removeprefix('*.').strip('.')}/").host
 
 
 def redirect_target(base: WebUrl, location: str) -> WebUrl:

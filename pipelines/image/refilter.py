@@ -26,13 +26,13 @@ from lposekit.shards.pose_json import PoseHead, person_record, pose_card, pose_j
 from lposekit.shards.private import whole_settings
 from lposekit.stage_times import StageTimes
 from lposekit.words import counted
-from pipelines.fetch.removals import read_removals, write_removals
+from pipelines.fetch.removals import DETAIL, Removals, joined, read_removals, traits, write_removals
 from pipelines.image.stored import NEEDS_PIXELS, stored_persons
 from pipelines.image.worker import IMAGE_SHARDS
 from pipelines.job.build_report import BuildReport
 from pipelines.job.lock import owned_folder
 from pipelines.job.report_page import write_report
-from pipelines.job.rows import RowResult, img2dataset_status
+from pipelines.job.rows import RowResult, img2dataset_status, removed_columns
 from pipelines.job.shard import write_shard
 from pipelines.job.stored import StoredShard, read_stored_shard
 
@@ -48,6 +48,8 @@ class _Refilter:
     rule: KeepRule
     head: PoseHead
     dedup: bool
+    removals: Removals
+    """What must not come back."""
     run_id: str = ""
     seen_sha256: set[str] = field(default_factory=set)
     needs_pixels: list[dict[str, object]] = field(default_factory=list)
@@ -85,12 +87,13 @@ def run(
         raise UsageError("name the new dataset folder with --output; a dataset is never changed in place by refilter.")
     target = DatasetLayout(output or dataset)
     head = pose_card(_pose_model(source, card), stated(card.keypoint_format, "keypoint_format", source), rule)
-    work = _Refilter(source, target, rule, head, dedup)
+    work = _Refilter(source, target, rule, head, dedup, read_removals(source))
     if dry_run:
         return _count_only(work)
     if target.root.resolve() == source.root.resolve():
         raise UsageError("--output must be another folder: a dataset is never changed in place by refilter.")
     with owned_folder(target) as work.run_id:
+        work.removals = joined(source, target)
         claim_folder(target, _new_card(source, card, rule, dedup))
         return _write_all(work)
 
@@ -126,8 +129,8 @@ def _count_only(work: _Refilter) -> BuildReport:
 
 def _write_all(work: _Refilter) -> BuildReport:
     start = time.monotonic()
-    if removals := read_removals(work.source):
-        write_removals(work.target, removals)  # a later `retry` of the new folder does not bring it back
+    if work.removals:
+        write_removals(work.target, work.removals)  # a later `retry` of the new folder does not bring it back
     done = set(work.target.committed_shards())
     for shard in work.source.committed_shards():
         # A shard that an interrupted run committed is judged again, for the lists that span shards, but not rewritten.
@@ -168,6 +171,8 @@ def _rewrite_shard(work: _Refilter, shard: int, *, write: bool) -> None:
 def _judge(work: _Refilter, stored: StoredShard, position: int) -> tuple[Outcome, bool]:
     """A row's new outcome, and whether its sample is taken over."""
     old, columns = stored.outcome(position), stored.columns[position]
+    if work.removals.name(traits(columns["url"], [columns["sha256"]], [columns["key"]])):
+        return Outcome.REMOVED, False
     layout = KEYPOINT_FORMATS[work.head["keypoint_format"]]
     persons = stored_persons(stored, position, layout)
     if persons is None:
@@ -190,6 +195,9 @@ def _refiltered(work: _Refilter, stored: StoredShard, position: int) -> RowResul
     if not taken:
         if outcome is result.outcome and not result.samples:
             return result
+        if outcome is Outcome.REMOVED:
+            key = result.columns["key"]
+            return RowResult(str(key), outcome, removed_columns(result.columns, key, DETAIL))
         columns = {
             **result.columns,
             "outcome": outcome.value,

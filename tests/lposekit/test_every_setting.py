@@ -20,6 +20,7 @@ ANY_NUMBER = {
     "pose.score_threshold",
     "skeleton.score_threshold",
     "keypoint_score_threshold",
+    "score_threshold",
     # what the columns of a list may hold is the list's business
     "filter.max_punsafe",
     "filter.max_pwatermark",

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,12 +27,13 @@ from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import ShardStats
 from lposekit.shards.verify import verify_dataset
 from lposekit.shards.writer import ShardWriter
-from pipelines.fetch.removals import parse_entries, traits
+from pipelines.fetch.removals import parse_entries, read_removals, traits, write_removals
 from pipelines.image import refilter
 from pipelines.recipes import build_images, build_poses, build_videos, retry
 from pipelines.remove import RemoveReport, remove
 from pipelines.video.clips.settings import ClipSettings, EncodeSettings, ShotSettings
 from pipelines.video.poses.settings import PosesSettings, VideoPoseSettings
+from pipelines.video.rows import CLIP_DIGITS as VIDEO_CLIP_DIGITS
 from tests.support.build_process import content_digest
 from tests.support.dataset_folder import make_dataset
 from tests.support.execute_here import execute_here
@@ -40,7 +42,7 @@ from tests.support.pages import Page
 from tests.support.posed_videos import CLIP_FRAMES, video
 from tests.support.stub_build import served, stub_pages, stub_settings
 from tests.support.video_build import listed
-from trainer.run.trained_on import dataset_digest
+from trainer.run.trained_on import CLIP_DIGITS, dataset_digest, runs_of
 
 
 def take_out(folder: Path, *lines: str, **how: object) -> RemoveReport:
@@ -82,6 +84,60 @@ def test_a_line_is_told_by_its_form_and_what_is_none_of_them_is_reported_with_it
     with pytest.raises(UsageError, match=r"2 lines are no address.*\n  line 2: nonsense\n  line 3: ab12") as error:
         parse_entries(["a.example", "nonsense", "ab12"], "list")
     assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a.example/0/0.jpg",
+        "a.example?x=1",
+        "a.example#top",
+        "me@a.example",
+        "a.example:80",
+        "127.0.0.1:28417/photos/camera.jpg",
+        "[::1]:8080",
+        "a.example\\0.jpg",
+    ],
+)
+def test_a_url_without_a_scheme_is_refused_and_not_its_whole_domain_removed(tmp_path: Path, line: str) -> None:
+    # Mutation tried: the host of whatever stands there.
+    layout = make_dataset(tmp_path / "d", num_shards=1)
+    before = members(layout.root)
+    (tmp_path / "list.txt").write_text(f"000000001\n{line}\n")
+    assert main(["remove", str(layout.root), "--list", str(tmp_path / "list.txt")]) == 2
+    assert members(layout.root) == before
+    assert not layout.removed.exists()
+    assert list(parse_entries(["[::1]"], "list")) == [("domain", "::1")]
+
+
+def test_a_comment_begins_after_white_space_on_every_line_and_a_fragment_without() -> None:
+    # Mutation tried: lines with `://` taken whole.
+    lines = ["http://a.example/1.jpg # asked on Monday", "http://a.example/2.jpg#top", "\t# http://a.example/3.jpg"]
+    assert list(parse_entries(lines, "list")) == [("url", "http://a.example/1.jpg"), ("url", "http://a.example/2.jpg")]
+
+
+@pytest.mark.parametrize("named", ["?token=abc&w=3", "?w=3", "?w=3&X-Amz-Date=1"])
+def test_an_address_names_its_row_whether_it_comes_from_the_list_or_from_the_dataset(
+    tmp_path: Path, named: str
+) -> None:
+    # Mutations tried: entries, or rows, compared in full.
+    with served(stub_pages(4), tmp_path) as (server, path):
+        path.write_text(path.read_text().replace("/0.jpg", "/0.jpg?token=abc&w=3"))
+        server.pages["/0.jpg?token=abc&w=3"] = server.pages["/0.jpg"]
+        run = tmp_path / "d"
+        build_images(stub_settings(path, run), execute=execute_here)
+        rows = lposekit.open_dataset(run).rows()["url"].to_pylist()
+        assert f"{server.url}/0.jpg?w=3" in rows
+        assert take_out(run, f"{server.url}/0.jpg{named}").unmatched == ()
+        [gone] = [i for i, outcome in enumerate(outcomes(run)) if outcome == "removed"]
+        assert gone == rows.index(f"{server.url}/0.jpg?w=3")
+        fresh = DatasetLayout(tmp_path / "fresh")
+        fresh.meta.mkdir(parents=True)
+        shutil.copy(DatasetLayout(run).removed, fresh.removed)
+        hits = len(server.hits)
+        build_images(stub_settings(path, fresh.root), execute=execute_here)
+        assert outcomes(fresh.root) == outcomes(run)
+        assert not any("token" in hit.path for hit in server.hits[hits:])
 
 
 def test_what_is_named_by_url_domain_hash_or_key_is_gone_from_every_file_and_the_rest_is_as_it_was(
@@ -189,6 +245,29 @@ def test_no_retry_resume_or_refilter_brings_back_what_was_removed(tmp_path: Path
         refilter.run(run, tmp_path / "loose", {"min_detected": 0.3})
         assert outcomes(tmp_path / "loose") == outcomes(run)
         assert DatasetLayout(tmp_path / "loose").removed.read_bytes() == layout.removed.read_bytes()
+
+
+def test_refilter_run_again_keeps_what_was_removed_from_its_own_folder(tmp_path: Path) -> None:
+    # Mutations tried: the source's list written over the target's; rows not judged by the target's list.
+    with served(stub_pages(12), tmp_path) as (server, path):
+        build_images(stub_settings(path, tmp_path / "d"), execute=execute_here)
+    take_out(tmp_path / "d", f"{server.url}/0.jpg")
+    refilter.run(tmp_path / "d", tmp_path / "new", {})
+    source, target = DatasetLayout(tmp_path / "d"), DatasetLayout(tmp_path / "new")
+    target.stats(2).unlink()  # as if it had been stopped before its last shard
+    take_out(target.root, f"{server.url}/1.jpg", f"{server.url}/9.jpg")
+    take_out(source.root, f"{server.url}/5.jpg")
+    refilter.run(source.root, target.root, {})
+    assert [i for i, outcome in enumerate(outcomes(target.root)) if outcome == "removed"] == [0, 1, 9]
+    assert verify_dataset(target.root) == []
+    assert len(read_removals(target).entries["url"]) == 4
+    assert files_with(target.root, f"{server.url}/9.jpg") == []
+
+    write_removals(target, replace(read_removals(target), salt="another"))
+    before = target.removed.read_bytes()
+    with pytest.raises(UsageError, match="were begun apart"):
+        refilter.run(source.root, target.root, {})
+    assert target.removed.read_bytes() == before
 
 
 def test_the_remembered_list_discloses_no_address(tmp_path: Path) -> None:
@@ -372,7 +451,7 @@ def test_a_removal_killed_anywhere_leaves_each_shard_old_or_new_and_ends_when_it
     assert killed.returncode == -9, killed.stderr
     if layout.half_replaced_shards():
         with pytest.raises(LposekitError, match="is being replaced, or was when its run was killed"):
-            lposekit.open_dataset(layout.root)
+            members(layout.root)
     elif layout.committed_shards():
         for key, found in members(layout.root).items():
             assert found == before[key]
@@ -411,3 +490,61 @@ def test_the_command_names_the_runs_that_were_trained_on_it(tmp_path: Path, caps
     assert "no run folder there" in capsys.readouterr().err
     assert main(call[:2]) == 2
     assert "--list FILE" in capsys.readouterr().err
+
+
+def run_of(folder: Path, layout: DatasetLayout, *keys: str) -> Path:
+    """A run folder that says that it read a dataset, and these samples of it."""
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(
+        json.dumps({"stage": 1, "data": [str(layout.root)], "fixed": {"data": ["0" * 64]}})
+    )
+    (folder / "keys.jsonl").write_text(json.dumps({"step": 1, "keys": keys}) + "\n")
+    return folder
+
+
+def test_a_second_call_still_says_which_of_the_removed_samples_a_run_saw(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Mutations tried: only the samples of this call asked for -> "0 of these samples"; "name nothing".
+    layout = make_dataset(tmp_path / "d")
+    run = run_of(tmp_path / "runs" / "here", layout, "000000001", "000000004")
+    (tmp_path / "list.txt").write_text("000000001\nhttp://a.example/0/5.jpg\n")
+    call = ["remove", str(layout.root), "--list", str(tmp_path / "list.txt"), "--runs", str(tmp_path / "runs")]
+    said = f"run {run}: trained on this dataset; 1 of these samples were in its batches\n"
+    for more in ([], [], ["--dry-run"]):
+        assert main([*call, *more]) == 0
+        out = capsys.readouterr().out
+        assert said in out
+    assert "1 lines of the list name nothing more in this dataset" in out
+    assert "counted with what was removed before" in out
+
+
+def test_of_no_samples_nothing_is_said_about_a_run(tmp_path: Path) -> None:
+    # Mutation tried: 0 of none counted -> "0 of these samples were in its batches".
+    layout = make_dataset(tmp_path / "d")
+    run = run_of(tmp_path / "run", layout, "000000001")
+    [found] = runs_of([run], layout.root, None, ())
+    assert found.samples is None
+    assert found.line().endswith("whether these samples were in its batches is not known")
+
+
+def test_a_removed_video_stands_for_the_clips_of_it_that_a_run_saw(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Mutations tried: clips not told by their video's key; the remembered keys of single clips left out.
+    assert CLIP_DIGITS == VIDEO_CLIP_DIGITS
+    dataset = copied(clips, tmp_path)
+    run_of(tmp_path / "run", DatasetLayout(dataset), "0000000000001", "0000000000002", "0000100000000")
+    (tmp_path / "list.txt").write_text("0000000000001\n000010000\n")
+    call = ["remove", str(dataset), "--list", str(tmp_path / "list.txt"), "--runs", str(tmp_path / "run")]
+    for _ in range(2):
+        assert main(call) == 0
+        assert "2 of these samples were in its batches" in capsys.readouterr().out
+
+
+def test_help_says_that_a_list_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["remove", "--help"])
+    out = capsys.readouterr().out
+    assert re.search(r"--list PATH[^-]*\(required\)", out)
+    assert "example: lposekit remove laion-pose --list removals.txt" in out

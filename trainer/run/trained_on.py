@@ -15,17 +15,22 @@ from trainer.run.run_card import KEYS_NAME, RUN_NAME, RunCard, read_run_card
 
 MAX_DEPTH = 3
 MAX_LINE_BYTES = 2**24
+CLIP_DIGITS = 4
+"""By which a clip's key is longer than that of its video."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOfDataset:
     """A run that read a dataset. `samples`: how many of the samples asked for were in its batches; None: it kept
-    no list of them."""
+    no list of them, or which are asked for is not known."""
 
     run: Path
     samples: int | None
+    recorded: bool = True
 
     def line(self) -> str:
+        if self.samples is None and self.recorded:
+            return f"run {self.run}: trained on this dataset; whether these samples were in its batches is not known"
         if self.samples is None:
             return f"run {self.run}: trained on this dataset; which samples it saw is not recorded (--watch.keys)"
         return f"run {self.run}: trained on this dataset; {self.samples} of these samples were in its batches"
@@ -70,6 +75,9 @@ def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
 def runs_of(runs: Sequence[Path], dataset: Path, digest: str | None, samples: Collection[str]) -> list[RunOfDataset]:
     """Those of these runs that were trained on a dataset: it is named in their card, or its bytes are.
 
+    Args:
+        samples: keys of samples; the key of a video stands for all of its clips.
+
     Raises:
         LposekitError: a run's card is damaged.
     """
@@ -77,7 +85,8 @@ def runs_of(runs: Sequence[Path], dataset: Path, digest: str | None, samples: Co
     for run in runs:
         card = read_run_card(run)
         if _positions(card, dataset, digest):
-            found.append(RunOfDataset(run, _count(run, _names(card, dataset, digest, samples))))
+            count = _count(run, _names(card, dataset, digest, samples))
+            found.append(RunOfDataset(run, count if samples else None, count is not None))
     return found
 
 
@@ -105,7 +114,7 @@ def _count(run: Path, samples: frozenset[str]) -> int | None:
             while line := stream.readline(MAX_LINE_BYTES):
                 try:
                     keys = json.loads(line)["keys"]
-                    seen.update(samples.intersection(keys))
+                    seen.update(key for key in keys if key in samples or key[:-CLIP_DIGITS] in samples)
                 except (ValueError, KeyError, TypeError, RecursionError):
                     continue  # the last line of a run that was killed
     except OSError:

@@ -99,6 +99,27 @@ def test_blocked_urls_and_domains_are_never_fetched(server: BadServer) -> None:
     assert opener.fetch(f"{server.url_as('notexample.test')}/ok").body == tiny_jpeg()
 
 
+@pytest.mark.parametrize(
+    "line", ["www.flickr.com/photos/1/2.jpg", "example.org?x=1", "example.org#top", "me@example.org", "127.0.0.1:28417"]
+)
+def test_a_url_without_a_scheme_is_no_domain(tmp_path: Path, line: str) -> None:
+    # Mutation tried: the host of whatever stands there -> the whole domain blocked.
+    path = tmp_path / "list.txt"
+    path.write_text(f"example.test\n{line}\n")
+    with pytest.raises(UsageError, match=r"list\.txt line 2: not a domain, and no URL"):
+        Blocklist.from_files([path])
+
+
+def test_a_comment_begins_after_white_space_and_a_fragment_without() -> None:
+    # Mutation tried: lines with `://` taken whole -> the comment is part of the address.
+    listed = Blocklist.from_lines(
+        ["http://a.test/1.jpg\t# theirs", "http://a.test/2.jpg#top", " # all", f"{'AB' * 32} #"]
+    )
+    assert listed == Blocklist(
+        frozenset({"http://a.test/1.jpg", "http://a.test/2.jpg"}), frozenset(), frozenset({"ab" * 32})
+    )
+
+
 # Mutation: check the blocklist for the first hop only.
 def test_a_redirect_into_a_blocked_domain_is_blocked(server: BadServer) -> None:
     opener = polite(server, Blocklist.from_lines(["example.test"]))
