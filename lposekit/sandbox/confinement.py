@@ -5,6 +5,7 @@ Where the kernel (or the container) lacks a part, the child works without it, an
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -64,7 +65,9 @@ def _places_of_packages() -> set[str]:
     """
     libraries = os.environ.get("LD_LIBRARY_PATH", "").replace(";", os.pathsep).split(os.pathsep)
     named = {os.path.realpath(entry) for entry in (*sys.path, *libraries) if entry}
-    private = {Path(os.path.realpath(folder)) for folder in (os.getcwd(), os.path.expanduser("~"))}
+    private = {Path(os.path.realpath(os.path.expanduser("~")))}
+    with contextlib.suppress(FileNotFoundError):  # it may be gone
+        private.add(Path(os.getcwd()))
     found = {place for place in named if not any(folder.is_relative_to(place) for folder in private)}
     return found | {os.path.join(sys.base_prefix, "lib")}
 
