@@ -22,8 +22,9 @@ from lposekit.shards.files import open_own, sync_folder
 _LOG = logging.getLogger(__name__)
 TIMEOUT_S = 60.0
 """Without a byte."""
-PROBE_S = 4.0
-"""What a publisher has to begin to answer in, before anybody waits for a download."""
+PROBE_S = 7.0
+"""What a publisher has to begin to answer in, before anybody waits for a download. A machine without a network is told
+of it at once, by an error; this is for the slow ones, and for networks that swallow what they do not let through."""
 _MAX_BYTES = 2**31
 _CHUNK_BYTES = 2**20
 _FAILURES = (OSError, http.client.HTTPException)  # URLError and time-outs are OSErrors
@@ -39,7 +40,7 @@ def unreachable(url: str) -> str | None:
         try:
             with _open(url, 0, PROBE_S):
                 answer[0] = None
-        except urllib.error.HTTPError:
+        except (urllib.error.HTTPError, ConnectionResetError):  # who hangs up lives, and may be better disposed later
             answer[0] = None
         except _FAILURES as error:
             answer[0] = str(error)

@@ -8,15 +8,27 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from lposekit.errors import LposekitError
+from lposekit.errors import LposekitError, UsageError
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 8
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 20.0
 # these say what is so, and go on to
-_LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, LposekitError)
+_LASTING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, LposekitError)
+_NO_CREDENTIALS = frozenset(
+    {
+        *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),
+        *("NoAuthTokenError", "TokenRetrievalError", "SSOTokenLoadError", "UnauthorizedSSOTokenError"),
+        *("DefaultCredentialsError", "RefreshError", "ClientAuthenticationError"),
+    }
+)
+"""Names of what the drivers of S3, Google and Azure raise without credentials, or with some that have run out."""
 _SAID_FROM = 3
+_CREDENTIALS = (
+    "Give credentials that may read there: for s3://, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; "
+    "FSSPEC_S3_ANON=true reads what is public without any."
+)
 T = TypeVar("T")
 
 
@@ -29,7 +41,8 @@ def with_retries(call: Callable[[], T], what: str) -> T:
     double and are drawn at random, so that many readers do not come back at once.
 
     Raises:
-        FileNotFoundError, PermissionError, LposekitError: at once. OSError: it went on failing; says how.
+        UsageError: at once; credentials are missing, or may not read. FileNotFoundError, LposekitError: at once.
+        OSError: it went on failing; says how.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -37,6 +50,8 @@ def with_retries(call: Callable[[], T], what: str) -> T:
         except _LASTING:
             raise
         except Exception as error:
+            if isinstance(error, PermissionError) or type(error).__name__ in _NO_CREDENTIALS:
+                raise UsageError(f"{what}: {_told(error)}. {_CREDENTIALS}") from error
             if attempt == ATTEMPTS:
                 raise OSError(f"{what}: failed {ATTEMPTS} times, at last with {_told(error)}") from error
             wait_s = min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S) * random.uniform(0.5, 1.0)

@@ -4,6 +4,7 @@ limits on memory and time, without network or files. One child serves a page; a 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ import numpy as np
 from lposekit.report.inline_images import Rgb, fit_within
 from lposekit.sandbox.sandbox import Sandbox, SandboxError
 from lposekit.stored_media import clip_stream, decode_stored_jpeg, open_clip
+
+with contextlib.suppress(ImportError):  # not installed everywhere; the child opens its libraries before it is confined
+    import av.error  # noqa: F401
 
 log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ Where the kernel (or the container) lacks a part, the child works without it, an
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -54,7 +55,21 @@ def program_places() -> tuple[str, ...]:
     code = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     packages = (getattr(sys.modules.get(name), "__path__", ()) for name in OWN_PACKAGES)
     ours = {os.path.abspath(place) for places in packages for place in places}
-    return tuple(sorted(code | ours)) + _LIBRARIES + _FACTS_OF_THE_MACHINE
+    return tuple(sorted(code | ours | _places_of_packages())) + _LIBRARIES + _FACTS_OF_THE_MACHINE
+
+
+def _places_of_packages() -> set[str]:
+    """Where else packages and libraries may lie: conda's folder, another `--target`, a module of a cluster.
+
+    Not the working folder, the home folder, and what is above them: they hold what is nobody's business.
+    """
+    libraries = os.environ.get("LD_LIBRARY_PATH", "").replace(";", os.pathsep).split(os.pathsep)
+    named = {os.path.realpath(entry) for entry in (*sys.path, *libraries) if entry}
+    private = {Path(os.path.realpath(os.path.expanduser("~")))}
+    with contextlib.suppress(FileNotFoundError):  # it may be gone
+        private.add(Path(os.getcwd()))
+    found = {place for place in named if not any(folder.is_relative_to(place) for folder in private)}
+    return found | {os.path.join(sys.base_prefix, "lib")}
 
 
 def folder_of(path: str | Path, root: str | Path | None) -> str:

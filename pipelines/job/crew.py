@@ -19,7 +19,7 @@ from pipelines.job.activity import read_activities
 from pipelines.job.cluster import connected, machine
 from pipelines.job.liveness import Liveness, ray_liveness
 from pipelines.job.lock import BEAT_S, beat
-from pipelines.job.memory import limit_memory
+from pipelines.job.memory import limit_memory, refused_memory, small_stacks
 from pipelines.job.progress import BuildProgress
 from pipelines.job.runner import WAIT_S, RunResult, SetupFailed, ShardRunner, raise_setup_error
 from pipelines.job.watchdog import Stalled, Watchdog
@@ -32,6 +32,7 @@ class ShardWorker:
         self._memory_bytes = recipe.settings.worker_memory_bytes
         self._failure: LposekitError | None = None
         self._worker: Worker[Any] | None = None
+        small_stacks()  # before the worker starts its threads
         try:
             self._worker = recipe.worker(claim, pool, number)
             limit_memory(self._memory_bytes)
@@ -54,10 +55,10 @@ class ShardWorker:
             return self._worker.build(plan)
         except ModuleNotFoundError as error:  # one that is imported where it is needed, in every worker alike
             raise SetupFailed(LposekitError(missing_module_words(error))) from None
-        except MemoryError as error:
-            raise LposekitError(
-                f"its worker was refused more memory than {self._memory_bytes} bytes (--worker-memory-bytes)"
-            ) from error
+        except (MemoryError, RuntimeError) as error:
+            if (why := refused_memory(error, self._memory_bytes)) is None:
+                raise
+            raise LposekitError(why) from error
 
 
 @dataclass(slots=True)

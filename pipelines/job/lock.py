@@ -18,6 +18,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,9 @@ def owned_folder(layout: DatasetLayout) -> Iterator[str]:
 def work_folder(layout: DatasetLayout, run_id: str, name: str) -> Iterator[Path]:
     """An empty folder on the dataset's disk for the files of one piece of work, removed with them at its end.
 
+    It lies in the folder of this process, `WORK/RUN/worker-.../NAME-...`, which decoders may be given as a whole: what
+    drivers and workers tell each other (`attempt`, `activity`, `beat`) lies outside.
+
     It is not the system's temporary folder: that is often memory, and nobody clears it up after a kill. Here the next
     try of the same piece does, or the next run (`owned_folder`).
 
@@ -96,18 +100,29 @@ def work_folder(layout: DatasetLayout, run_id: str, name: str) -> Iterator[Path]
     Raises:
         LposekitError: the disk is full.
     """
-    runs_folder = layout.work / run_id
+    own_folder = worker_folder(layout, run_id)
     try:
-        for leftover in runs_folder.glob(f"{name}-*"):
+        for leftover in own_folder.parent.glob(f"worker-*/{name}-*"):  # of other processes too
             shutil.rmtree(leftover, ignore_errors=True)
-        runs_folder.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=runs_folder))
+        own_folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=own_folder))
     except OSError as error:
-        raise disk_error(error, runs_folder) from error
+        raise disk_error(error, own_folder) from error
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def worker_folder(layout: DatasetLayout, run_id: str) -> Path:
+    """The folder of this process in a run's work, whether it is there or not."""
+    return layout.work / run_id / f"worker-{_name_of_process(os.getpid())}"
+
+
+@cache
+def _name_of_process(pid: int) -> str:
+    """Unlike on any other machine, where the same number may be in use."""
+    return f"{pid}-{secrets.token_hex(4)}"
 
 
 def _identity(run_id: str) -> dict[str, object]:

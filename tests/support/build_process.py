@@ -125,7 +125,7 @@ class VideoBuild(BuildProcess):
     def clips_in_work(self, video: int) -> int:
         """How many clips of a video its decoder has written, while it is at it; ``video``: its number in the list."""
         key = sample_key(*divmod(video, self.rows_per_shard))
-        return len(list(self.layout.work.glob(f"*/{key}-*/clips/0*.mp4")))
+        return len(list(self.layout.work.glob(f"*/worker-*/{key}-*/clips/0*.mp4")))
 
 
 @dataclass

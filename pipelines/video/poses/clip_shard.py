@@ -20,7 +20,7 @@ from lposekit.shards.layout import DatasetLayout
 from lposekit.stage_times import StageTimes
 from lposekit.store_reads import sha256_of
 from pipelines.fetch.removals import read_removals, refuse_removed, traits
-from pipelines.job.lock import work_folder
+from pipelines.job.lock import work_folder, worker_folder
 from pipelines.job.rows import LIST_COLUMNS, RowResult, row_columns
 from pipelines.job.shard import ShardKind, write_shard
 from pipelines.job.stored import read_stored_shard
@@ -77,7 +77,7 @@ class PosesWorker:
         self._clips = clips
         self._poser = poser
         self._client = client
-        self._frames = FrameSource(poser.settings.limits, DatasetLayout(claim.root).work)
+        self._frames = FrameSource(poser.settings.limits, worker_folder(DatasetLayout(claim.root), claim.run_id))
         self._removals = read_removals(DatasetLayout(claim.root))
 
     def build(self, plan: PosesPlan) -> ShardReport:

@@ -15,6 +15,7 @@ import os
 import pickle
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ import lposekit.pose.download
 from lposekit.errors import UsageError
 from lposekit.pose.at_hand import pair_at_hand, require_weights
 from lposekit.pose.checkpoint import load_into, load_weights, read_checkpoint, read_converted
-from lposekit.pose.download import download
+from lposekit.pose.download import download, unreachable
 from lposekit.pose.models import build_pose_model
 from lposekit.pose.openmmlab import ensure_openmmlab
 from lposekit.pose.weights import BESIDE, WeightsError, cache_folder, find_weights, how_checked
@@ -394,6 +395,24 @@ def test_without_a_network_one_message_names_all_models_and_commands_and_a_pair_
     assert pair_at_hand() == ("rtmdet-nano-rebuilt", "tinypose")
     for each in (proxy, *asked):
         each.close()
+
+
+def test_a_publisher_is_out_of_reach_at_once_where_nobody_listens_and_not_because_it_is_slow() -> None:
+    # Mutation tried: 4 s for `PROBE_S` -> red at the slow one.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/weights"
+
+        def answer() -> None:
+            client = server.accept()[0]
+            time.sleep(4.5)
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            client.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        assert unreachable(url) is None
+    begun = time.monotonic()
+    assert "refused" in (unreachable(url) or "")
+    assert time.monotonic() - begun < 1
 
 
 # Mutation: `named_folder` that knows the variable alone.

@@ -170,6 +170,33 @@ def test_what_failed_is_asked_for_again_and_a_short_answer_is_a_failure(monkeypa
         RemoteStore("s3://bucket/d").fetch("a", 0, 4)
 
 
+class NoCredentialsError(Exception):
+    """As botocore's: known by its name, since it need not be installed."""
+
+
+@pytest.mark.parametrize("refusal", [NoCredentialsError("Unable to locate credentials"), PermissionError("Forbidden")])
+def test_missing_credentials_are_named_at_once(monkeypatch: pytest.MonkeyPatch, refusal: Exception) -> None:
+    # Mutation tried: no branch for them in `with_retries` -> tried again: the list is empty.
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
+    flaky = Flaky(refusal)
+    monkeypatch.setattr(RemoteStore, "_system", lambda store: flaky)
+    with pytest.raises(UsageError, match=rf"read s3://bucket/d/a: .*{refusal}\. Give credentials.*AWS_ACCESS_KEY_ID"):
+        RemoteStore("s3://bucket/d").fetch("a", 0, 4)
+
+
+def test_a_dataset_without_credentials_is_not_called_damaged(
+    server: S3Server, dataset: DatasetLayout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = server.put(dataset.root, "closed")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(UsageError, match=r"s3://bucket/closed.*Give credentials"):
+        lposekit.open_dataset(url)
+
+
 @pytest.mark.more
 def test_a_server_that_goes_on_failing_is_named(
     server: S3Server, dataset: DatasetLayout, monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,25 @@ def test_named_places_are_readable_and_only_the_work_folder_is_writable(tmp_path
                 call(sandbox, how, path=str(path))
     assert (work / "clip").read_text() == "decoded"
     assert (videos / "a.txt").read_text() == "a video"
+
+
+@needs_landlock
+def test_packages_and_libraries_that_lie_elsewhere_open_and_the_working_folder_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutations tried: no `_places_of_packages` -> red at the packages; its `private` empty -> red at the home folder.
+    folders = {name: tmp_path / name for name in ("home", "packages", "libraries")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        (folder / "a").write_text(name)
+    monkeypatch.setenv("HOME", str(folders["home"]))
+    monkeypatch.setenv("LD_LIBRARY_PATH", f":{folders['libraries']}")
+    monkeypatch.setattr("sys.path", [*sys.path, str(folders["packages"]), str(folders["home"])])
+    with Sandbox(TARGET, memory_limit_bytes=MEMORY) as sandbox:
+        for name in ("packages", "libraries"):
+            assert call(sandbox, "open", path=str(folders[name] / "a")) == name
+        with pytest.raises(SandboxCrashed, match="PermissionError"):
+            call(sandbox, "open", path=str(folders["home"] / "a"))
 
 
 @needs_landlock

@@ -16,6 +16,7 @@ import pytest
 
 from lposekit.errors import Outcome
 from lposekit.sandbox import killed
+from lposekit.sandbox.confinement import Places
 from lposekit.sandbox.killed import again_if_killed
 from lposekit.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxKilled
 from pipelines.image.decode import ImageDecoder
@@ -40,7 +41,8 @@ def _calls(counter: Path, times: int) -> Callable[[Sandbox], Any]:
 
 def test_a_death_from_outside_is_tried_again_with_a_fresh_child_up_to_three_times(tmp_path: Path) -> None:
     # Mutations tried: `SandboxCrashed` raised for SIGKILL too -> red; `again_if_killed` that tries once -> red.
-    with Sandbox(f"{TARGETS}:misbehave", memory_limit_bytes=MEMORY) as sandbox:
+    places = Places(writes=(str(tmp_path),))
+    with Sandbox(f"{TARGETS}:misbehave", memory_limit_bytes=MEMORY, places=places) as sandbox:
         assert _calls(tmp_path / "two", 2)(sandbox) == "done"
         with pytest.raises(SandboxKilled, match="killed by SIGKILL"):
             _calls(tmp_path / "ever", 99)(sandbox)

@@ -4,6 +4,7 @@ error, whole, and nothing is tried again; a shard that takes too much memory fai
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,13 +51,25 @@ class Worker:
 
     greedy_shard: int = -1
     lacks: str = ""
+    threads: int = 0
 
     def build(self, plan: OneShard) -> ShardReport:
         if plan.shard == self.greedy_shard:
             np.ones(2**32, np.uint8)
+        if self.threads:
+            _wait_in_threads(self.threads)
         if self.lacks:
             raise ModuleNotFoundError(f"No module named {self.lacks!r}", name=self.lacks)
         return ShardReport(plan.shard, 1, 1, {"kept": 1})
+
+
+def _wait_in_threads(count: int) -> None:
+    done, threads = threading.Event(), [threading.Thread(target=lambda: done.wait(60)) for _ in range(count)]
+    try:
+        for thread in threads:
+            thread.start()
+    finally:
+        done.set()
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,7 @@ class Recipe:
     model_fails: str = ""
     greedy_shard: int = -1
     worker_lacks: str = ""
+    worker_threads: int = 0
 
     @property
     def settings(self) -> Any:
@@ -81,7 +95,7 @@ class Recipe:
     def worker(self, claim: Claim, pool: Sequence[Any] | None = None, number: int = 0) -> Worker:
         if self.worker_fails:
             raise UsageError(self.worker_fails)
-        return Worker(self.greedy_shard, self.worker_lacks)
+        return Worker(self.greedy_shard, self.worker_lacks, self.worker_threads)
 
 
 def _run(recipe: Any, folder: Path, plans: Iterator[OneShard]) -> Any:
@@ -116,6 +130,16 @@ def test_a_shard_that_takes_too_much_memory_fails_with_the_reason_and_the_others
     result, _ = _run(Recipe(greedy_shard=1), tmp_path / "d", iter([OneShard(0), OneShard(1), OneShard(2)]))
     assert result.reports == 2
     assert result.failures == {1: "its worker was refused more memory than 2147483648 bytes (--worker-memory-bytes)"}
+
+
+@pytest.mark.case(58, 85)
+@pytest.mark.parametrize("threads", [500, 1500])
+def test_stacks_of_threads_are_small_and_too_many_of_them_name_the_limit(tmp_path: Path, threads: int) -> None:
+    # Mutations tried: no `small_stacks` -> red at 500; no `RuntimeError` in `build` -> red at 1500.
+    result, _ = _run(Recipe(worker_threads=threads), tmp_path / "d", iter([OneShard(0)]))
+    assert result.reports == (1 if threads == 500 else 0)
+    assert all("could start no further thread: 2147483648 bytes" in told for told in result.failures.values())
+    assert len(result.failures) == 1 - result.reports
 
 
 @pytest.mark.case(90)

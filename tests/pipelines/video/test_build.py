@@ -157,7 +157,7 @@ def test_a_folder_below_its_input_resumes_after_a_kill(videos: Path, tmp_path: P
     layout = DatasetLayout(folder / "d")
     before = content_digest(layout)
     layout.stats(1).unlink()
-    clips = layout.work / "killed" / "000010000-x" / "clips"
+    clips = layout.work / "killed" / "worker-x" / "000010000-x" / "clips"
     clips.mkdir(parents=True)
     shutil.copy(videos / "a.mp4", clips / "00000.mp4")
     run(settings, execute=execute_here)

@@ -231,7 +231,7 @@ def test_files_on_their_way_lie_in_the_dataset_and_not_in_memory(
         run(replace(settings, allow_private_addresses=True), execute=execute_here)
     layout = DatasetLayout(tmp_path / "d")
     assert outcomes(tmp_path) == ["kept", "kept"]
-    assert {folder.parent for folder in made} == {layout.work}
+    assert {folder.parent.parent for folder in made} == {layout.work}
     assert not layout.work.exists()
     assert list(elsewhere.iterdir()) == []
 
@@ -240,12 +240,12 @@ def test_files_on_their_way_lie_in_the_dataset_and_not_in_memory(
 def test_what_a_killed_worker_left_is_removed_by_the_next_try_and_the_next_run(tmp_path: Path) -> None:
     layout = DatasetLayout(tmp_path / "d")
     with owned_folder(layout) as run_id:
-        left = layout.work / run_id / "000000003-killed"
-        other = layout.work / run_id / "000000004-alive"
+        left = layout.work / run_id / "worker-killed" / "000000003-killed"
+        other = layout.work / run_id / "worker-alive" / "000000004-alive"
         left.mkdir(parents=True)
-        other.mkdir()
+        other.mkdir(parents=True)
         with work_folder(layout, run_id, "000000003") as folder:
-            assert folder.parent == left.parent
+            assert folder.parent.parent == left.parent.parent
             assert list(folder.iterdir()) == []
             assert not left.exists()
             assert other.exists()

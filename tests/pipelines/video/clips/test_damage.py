@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -291,15 +292,22 @@ def test_child_that_is_killed_from_outside_costs_nothing_and_leaves_nothing(
     assert (tmp_path / "killed-once.killed").exists()
 
 
+class _OnAFullDisk(Sandbox):
+    """Whose clips go to a disk that is full; `build_in_child` empties the folder before each call."""
+
+    def call(self, payload: Any, **how: Any) -> Any:
+        (Path(payload["out_dir"]) / "window-0.mp4").symlink_to("/dev/full")
+        return super().call(payload, **how)
+
+
 # mutation tried: `disk_full` answered as `worker_crash` raises nothing: red
 def test_full_disk_ends_the_shard_and_not_the_video(tmp_path: Path, good: dict[str, bytes]) -> None:
     target = "tests.pipelines.video.clips.video_targets:build_or_misbehave"
-    with Sandbox(target, memory_limit_bytes=MEMORY_BYTES) as one:
+    with _OnAFullDisk(target, memory_limit_bytes=MEMORY_BYTES) as one:
         out = tmp_path / "out"
         out.mkdir()
         path = tmp_path / "no-space.mp4"
         path.write_bytes(good["index_last"])
-        (out / "window-0.mp4").symlink_to("/dev/full")
         everywhere = Path("/")
         with pytest.raises(LposekitError, match="the disk is full"):
             build_in_child(

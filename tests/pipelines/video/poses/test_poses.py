@@ -153,7 +153,7 @@ def test_who_is_lost_for_a_moment_is_filled_in_and_failed_frames_stop_nothing(tm
     assert found.figures.coverage == pytest.approx(34 / 40)
     assert found.figures.coverage_filled == 1
     assert (found.failed_frames, tracks.info["failed_frames"]) == (1, 1)
-    assert "the models failed on 1 frames" in found.line()
+    assert "the models failed on 1 frame," in found.line()
 
 
 def test_a_video_without_persons_has_a_file_and_a_black_skeleton_video(tmp_path: Path) -> None:
