@@ -4,6 +4,7 @@ and then; what was read stays in a cache whose size is bounded."""
 from __future__ import annotations
 
 import hashlib
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -193,6 +194,8 @@ def test_a_dataset_without_credentials_is_not_called_damaged(
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr("lposekit.remote.store._systems", {})  # clients that know the credentials of other tests
+    importlib.import_module("s3fs").S3FileSystem.clear_instance_cache()
     with pytest.raises(UsageError, match=r"s3://bucket/closed.*Give credentials"):
         lposekit.open_dataset(url)
 
