@@ -397,6 +397,7 @@ def test_without_a_network_one_message_names_all_models_and_commands_and_a_pair_
         each.close()
 
 
+@pytest.mark.more
 def test_a_publisher_is_out_of_reach_at_once_where_nobody_listens_and_not_because_it_is_slow() -> None:
     # Mutation tried: 4 s for `PROBE_S` -> red at the slow one.
     with socket.create_server(("127.0.0.1", 0)) as server:
