@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +82,25 @@ def test_a_local_node_that_dies_ends_the_build_with_the_reason(
     _assert_resumed(build, undisturbed)
 
 
+def _stop_in_a_shard(build: Build, workers: list[psutil.Process]) -> None:
+    """Between two shards a worker has nothing to tell."""
+
+    def stopped() -> bool:
+        for worker in workers:
+            worker.suspend()
+        if any(f'"pid": {worker.pid}' in _activities(build) for worker in workers):
+            return True
+        for worker in workers:
+            worker.resume()
+        return False
+
+    wait_until(stopped, "a worker in a shard")
+
+
+def _activities(build: Build) -> str:
+    return "".join(path.read_text() for path in build.layout.work.glob("*/activity-*.json"))
+
+
 @pytest.mark.case(79)
 def test_a_worker_that_stands_still_ends_the_build_and_is_named_in_the_last_line(
     list_path: Path, undisturbed: dict[str, str], tmp_path: Path
@@ -92,10 +110,7 @@ def test_a_worker_that_stands_still_ends_the_build_and_is_named_in_the_last_line
     with build.started() as process:
         _wait_for_a_commit(build, process)
         workers = actor_processes(process, "ShardWorker")
-        # between two shards a worker has nothing to tell
-        wait_until(lambda: bool(list(build.layout.work.glob("*/activity-*.json"))), "a shard that is told of")
-        for worker in workers:
-            os.kill(worker.pid, signal.SIGSTOP)
+        _stop_in_a_shard(build, workers)
         assert process.wait(150) == 1, build.log_path.read_text()
         for worker in workers:
             assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "it holds no lock any more"
