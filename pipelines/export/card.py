@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from lposekit.errors import Outcome
 from lposekit.shards.card import DatasetCard
+from lposekit.shards.dataset import PoseDataset
+from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.tables import shard_table
 
 LICENCE_COLUMNS = ("licence", "license", "LICENSE", "License")
 OPT_OUTS = (Outcome.ROBOTS, Outcome.OPT_OUT, Outcome.BLOCKED)
 
 
 def card_text(
-    card: DatasetCard, rows: pa.Table, target: str, how: str, exported: int, skipped: Mapping[str, int], has_tars: bool
+    card: DatasetCard,
+    licences: Counter[str],
+    target: str,
+    how: str,
+    exported: int,
+    skipped: Mapping[str, int],
+    *,
+    has_tars: bool,
 ) -> str:
     """Markdown, with the header that dataset hubs read."""
     outcomes = card.totals.outcomes if card.totals else {}
@@ -29,7 +38,7 @@ def card_text(
     lines += [f"| {role} | {_model(model)} |" for role, model in sorted((card.models or {}).items()) if _model(model)]
     lines += [f"| refused by owners: {name} | {count} |" for name, count in opt_outs.items()]
     lines += ["", "## Licences of the sources", ""]
-    lines += [f"- {_cell(name)}: {count} rows" for name, count in _licences(rows).most_common(20)] or ["Not stated."]
+    lines += [f"- {_cell(name)}: {count} rows" for name, count in licences.most_common(20)] or ["Not stated."]
     lines += [
         "",
         "The people in these images and clips were not asked. Poses are a model's work, captions that of strangers.",
@@ -57,13 +66,16 @@ def _model(model: object) -> str:
     return _cell(named) if isinstance(named, str) else ""
 
 
-def _licences(rows: pa.Table) -> Counter[str]:
-    """Of the kept rows, where the list stated them."""
-    column = next((name for name in LICENCE_COLUMNS if name in rows.column_names), None)
-    if column is None:
-        return Counter()
-    kept = rows.filter(pc.field("outcome") == Outcome.KEPT.value)
-    return Counter(str(value) if value else "not stated" for value in kept[column].to_pylist())
+def kept_licences(dataset: PoseDataset) -> Counter[str]:
+    """Of the kept rows, where the list stated them; shard by shard, since a dataset may have millions of rows."""
+    licences: Counter[str] = Counter()
+    layout = DatasetLayout(dataset.root)
+    for shard in dataset.shards:
+        rows = shard_table(layout, layout.parquet(shard.shard), where=pc.field("outcome") == Outcome.KEPT.value)
+        column = next((name for name in LICENCE_COLUMNS if name in rows.column_names), None)
+        if column is not None:
+            licences.update(str(value) if value else "not stated" for value in rows[column].to_pylist())
+    return licences
 
 
 def _cell(text: str) -> str:

@@ -88,13 +88,13 @@ class ClipPoses:
     """The poses of clips, from the folder that `lposekit pose` wrote beside theirs."""
 
     def __init__(self, folder: Path) -> None:
-        self._dataset = open_dataset(folder)
-        if self._dataset.card.kind != "poses":
+        self.dataset = open_dataset(folder)
+        if self.dataset.card.kind != "poses":
             raise UsageError(
-                f"--poses {folder}: a dataset of kind {self._dataset.card.kind!r}. Estimate the poses of the clips "
+                f"--poses {folder}: a dataset of kind {self.dataset.card.kind!r}. Estimate the poses of the clips "
                 "with `lposekit pose --input CLIPS --output POSES`, and name POSES."
             )
-        self._shards = {shard.shard: shard for shard in self._dataset.shards}
+        self._shards = {shard.shard: shard for shard in self.dataset.shards}
 
     def tracks(self, shard: int, key: str) -> PoseTracks:
         """The poses of one clip.

@@ -5,7 +5,6 @@ Sources: the dataset classes of the trainers themselves; docs/guide/export.md na
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -57,11 +56,6 @@ def _lines(rows: Sequence[JsonObject]) -> str:
 
 def _document(value: JsonValue) -> str:
     return strict_json(value, ensure_ascii=False, indent=1) + "\n"
-
-
-def _quoted(text: str) -> str:
-    """As TOML writes a string: JSON's escapes are among TOML's."""
-    return json.dumps(text)
 
 
 def _diffusers(samples: Sequence[Exported], kind: str) -> dict[str, str]:

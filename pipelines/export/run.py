@@ -22,7 +22,8 @@ from lposekit.records import shard_name
 from lposekit.shards.dataset import PoseDataset, PoseSample, open_dataset
 from lposekit.shards.files import disk_error, refuse_links, replacing, write_bytes, write_json
 from lposekit.shards.keep_rule import keep_rule_of
-from pipelines.export.card import card_text
+from lposekit.words import counted
+from pipelines.export.card import card_text, kept_licences
 from pipelines.export.coco import CocoLabels
 from pipelines.export.drawn import ClipPoses, Media, Skipped, draw_clip, draw_image, media_of, samples_of
 from pipelines.export.layouts import LAYOUTS, TARS, Exported, Layout
@@ -62,7 +63,7 @@ class ExportReport:
     def summary_lines(self) -> list[str]:
         verb = "would export" if self.dry_run else "exported"
         left = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-        lines = [f"{verb} {self.exported} sample{'s' * (self.exported != 1)} to {self.output} for {self.target}"]
+        lines = [f"{verb} {counted(self.exported, 'sample')} to {self.output} for {self.target}"]
         lines += [f"left out: {left}"] if left else []
         return [*lines, f"how to read it: {self.output / 'README.md'}"] if not self.dry_run else lines
 
@@ -93,7 +94,7 @@ def export_dataset(settings: ExportSettings, *, dry_run: bool = False) -> Export
     if dry_run:
         count = min(len(dataset), settings.max_samples or len(dataset))
         return ExportReport(settings.output, settings.to, count, dry_run=True)
-    _claim(settings.output, _identity(dataset, settings))
+    _claim(settings.output, _identity(dataset, poses, settings))
     return _Export(dataset, layout, settings, settings.output, poses).run()
 
 
@@ -119,11 +120,11 @@ def _check_kind(dataset: PoseDataset, layout: Layout, settings: ExportSettings) 
             )
 
 
-def _identity(dataset: PoseDataset, settings: ExportSettings) -> JsonObject:
+def _identity(dataset: PoseDataset, poses: ClipPoses | None, settings: ExportSettings) -> JsonObject:
     """What decides the bytes of an export."""
     lines = [f"{shard.name} {shard.tar_sha256}" for shard in dataset.shards]
-    if settings.poses is not None:
-        lines += [f"poses {shard.name} {shard.tar_sha256}" for shard in open_dataset(settings.poses).shards]
+    if poses is not None:
+        lines += [f"poses {shard.name} {shard.tar_sha256}" for shard in poses.dataset.shards]
     return {
         "source_sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
         "to": settings.to,
@@ -131,7 +132,7 @@ def _identity(dataset: PoseDataset, settings: ExportSettings) -> JsonObject:
         "score_threshold": settings.score_threshold,
         "crf": settings.crf,
         "max_samples": settings.max_samples,
-        "with_poses": settings.poses is not None,
+        "with_poses": poses is not None,
     }
 
 
@@ -241,11 +242,8 @@ class _Export:
     def _drawn(self, shard: int, sample: PoseSample, media: Media) -> bytes:
         if self._kind == "image":
             return draw_image(sample, self._settings)
-        return draw_clip(self._tracks(shard, sample), media, self._settings)
-
-    def _tracks(self, shard: int, sample: PoseSample):
         assert self._poses is not None
-        return self._poses.tracks(shard, sample.key)
+        return draw_clip(self._poses.tracks(shard, sample.key), media, self._settings)
 
     # --- tars --------------------------------------------------------------------------------------------------------
 
@@ -279,7 +277,7 @@ class _Export:
         target = str(self._settings.to)
         text = card_text(
             self._dataset.card,
-            self._dataset.rows(),
+            kept_licences(self._dataset),
             target,
             self._layout.how,
             len(self._written),

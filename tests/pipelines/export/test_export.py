@@ -10,6 +10,7 @@ import io
 import json
 import tarfile
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import av
@@ -159,7 +160,14 @@ def test_every_image_has_its_own_bytes_a_skeleton_of_its_size_and_its_caption(
         assert drawn_HWC is not None
         assert np.array_equal(drawn_HWC[..., ::-1], sample.skeleton("openpose18"))
         assert caption == " ".join(sample.caption.split())
-    assert "samples | " in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    rows = open_dataset(images).rows()
+    assert f"| samples | {len(samples)} |" in card
+    # Mutation tried: licences of all rows counted, not of the kept ones -> red.
+    name = next(name for name in rows.column_names if name.lower() in ("licence", "license"))
+    licences = [row[name] for row in rows.to_pylist() if row["outcome"] == "kept"]
+    for licence, count in Counter(licences).items():
+        assert f"- {licence or 'not stated'}: {count} rows" in card
 
 
 # Mutations: control clips of one frame less; without the source's rate; the list written with absolute paths.
