@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset(range(0xD0, 0xD8)) | {0x01}
-_START_OF_SCAN, _END_OF_IMAGE, _APP1 = 0xDA, 0xD9, 0xE1
+START_OF_SCAN = 0xDA
+_END_OF_IMAGE, _APP1 = 0xD9, 0xE1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     try:
         if data[:2] != b"\xff\xd8":
             raise ValueError("no jpeg")
-        for marker, start, end in _segments(data):
+        for marker, start, end in header_segments(data):
             if marker == _APP1 and not exif and data[start : start + 6] == b"Exif\0\0":
                 exif = data[start + 6 : end]
             if marker in _START_OF_FRAME:
@@ -45,8 +46,12 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     raise ValueError("jpeg without a frame header")
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each segment's content, up to the first scan."""
+def header_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of each segment's content, up to and with the header of the first scan.
+
+    Raises:
+        ValueError, struct.error, IndexError: no marker where one must be, or the bytes end before it.
+    """
     place = 2
     while True:
         if data[place] != 0xFF:
@@ -56,9 +61,11 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             place += 1
         elif marker in _WITHOUT_LENGTH:
             place += 2
-        elif marker in (_START_OF_SCAN, _END_OF_IMAGE):
+        elif marker == _END_OF_IMAGE:
             return
         else:
             (length,) = struct.unpack_from(">H", data, place + 2)
             yield marker, place + 4, place + 2 + length
+            if marker == START_OF_SCAN:
+                return
             place += 2 + max(length, 2)

@@ -21,6 +21,7 @@ import queue
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import cv2
@@ -32,6 +33,7 @@ from lposekit.errors import Outcome, Rejected
 from lposekit.sandbox.killed import again_if_killed
 from lposekit.sandbox.sandbox import Sandbox, SandboxError
 from pipelines.image.header import Header, read_header
+from pipelines.image.lean_jpeg import QuantizationTables, lean_jpeg, tables_of
 from pipelines.image.settings import ImageSettings
 
 RGB = npt.NDArray[np.uint8]
@@ -56,6 +58,7 @@ class DecodedImage:
 
     rgb_HWC: uint8 [height, width, 3], contiguous. original_width, original_height: upright, before the resize.
     format: what the bytes were: jpeg, png, webp or gif.
+    kept_jpeg: the file as it came, without its metadata, where the settings ask for it (`lean_jpeg`): the same pixels.
     """
 
     rgb_HWC: RGB
@@ -64,6 +67,7 @@ class DecodedImage:
     original_width: int
     original_height: int
     format: str
+    kept_jpeg: bytes | None = None
 
 
 class TooSmall(Rejected):
@@ -92,7 +96,8 @@ def decode_image(data: bytes, settings: ImageSettings) -> DecodedImage:
     rgb_HWC = _upright(rgb_HWC, header.orientation)
     original_width, original_height = (header.width, header.height)[:: -1 if header.orientation >= 5 else 1]
     height, width = rgb_HWC.shape[:2]
-    image = DecodedImage(rgb_HWC, width, height, original_width, original_height, header.format)
+    kept = _kept_jpeg(data, header, (width, height), settings)
+    image = DecodedImage(rgb_HWC, width, height, original_width, original_height, header.format, kept)
     if detail := _why_too_small(original_width, original_height, settings):
         raise TooSmall(detail, image)
     return image
@@ -109,6 +114,18 @@ def stored_size(width: int, height: int, size: int) -> tuple[int, int]:
 def encode_jpeg(rgb_HWC: RGB, quality: int) -> bytes:
     """JPEG of the pixels, 4:2:0, without metadata; the same bytes for the same pixels. `quality` in 1..100."""
     return simplejpeg.encode_jpeg(np.ascontiguousarray(rgb_HWC), quality, "RGB", "420", fastdct=False)
+
+
+def _kept_jpeg(data: bytes, header: Header, stored: tuple[int, int], settings: ImageSettings) -> bytes | None:
+    untouched = header.orientation == 1 and (header.width, header.height) == stored
+    if not (settings.keep_jpeg and header.format == "jpeg" and untouched):
+        return None
+    return lean_jpeg(data, _own_tables(settings.jpeg_quality))
+
+
+@cache
+def _own_tables(quality: int) -> QuantizationTables:
+    return tables_of(encode_jpeg(np.zeros((16, 16, 3), np.uint8), quality))
 
 
 def thumbnail(rgb_HWC: RGB) -> bytes:

@@ -82,7 +82,7 @@ def posed_row(
         small = thumbnail(image.rgb_HWC) if outcome.facts.thumbnail else None
         return RowResult(row.key, outcome, columns, thumbnail=small)
     members = {
-        "jpg": encode_jpeg(image.rgb_HWC, rules.jpeg_quality),
+        "jpg": image.kept_jpeg or encode_jpeg(image.rgb_HWC, rules.jpeg_quality),
         "txt": row.caption.encode("utf-8"),
         "json": _json_bytes({name: value for name, value in columns.items() if name != "persons"}),
         "pose.json": pose_json(records, width, height, rules.pose_card),

@@ -20,7 +20,9 @@ class ImageSettings:
     size: Positive = 512
     """Shorter side in pixels; the aspect ratio is kept, and no image is enlarged."""
     jpeg_quality: Annotated[int, Interval(ge=1, le=100)] = 95
-    """Quality of the stored JPEG, 1 to 100. Every image is re-encoded."""
+    """Quality of the stored JPEG, 1 to 100."""
+    keep_jpeg: bool = False
+    """Store a plain JPEG that needs no resize as it came, without its metadata; default: encode every image anew."""
     min_size: Positive = 64
     """Images with a shorter side below this end as `too_small`."""
     max_aspect_ratio: Annotated[float, Ge(1)] = 8.0

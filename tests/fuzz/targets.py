@@ -57,7 +57,10 @@ _DRAW = SampleRandom(0, SampleRef(0, 0, 0, 0))
 
 def image(data: bytes, name: str, folder: Path) -> None:
     """An image of the web."""
-    decode_image(data, ImageSettings(min_size=16))
+    image = decode_image(data, ImageSettings(min_size=16, keep_jpeg=True))
+    if image.kept_jpeg is not None:
+        kept = decode_image(image.kept_jpeg, ImageSettings(min_size=16))
+        assert np.array_equal(kept.rgb_HWC, image.rgb_HWC), "a kept file has other pixels"
 
 
 def stored_image(data: bytes, name: str, folder: Path) -> None:
