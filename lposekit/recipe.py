@@ -123,6 +123,7 @@ class CardFacts(TypedDict, total=False):
     sample: bool
     keep_rule: JsonObject
     keypoint_format: str
+    models: JsonObject | None
     extra: JsonObject
 
 

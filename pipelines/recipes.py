@@ -14,15 +14,19 @@ from lposekit.json_values import JsonObject
 from lposekit.recipe import AnyRecipe
 from lposekit.setting_values import nearest
 from lposekit.settings import stored_settings
-from lposekit.shards.card import DatasetCard, read_card, stated
+from lposekit.shards.card import DatasetCard, read_card, refuse_other_folder, stated
 from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.private import whole_settings
-from pipelines.build import Execute, build, rebuild
+from pipelines.build import Execute, build, dataset_card, rebuild
+from pipelines.fetch.removals import joined, read_removals, write_removals
+from pipelines.image.index_recipe import MATERIALIZED, index_recipe
+from pipelines.image.index_settings import MaterializeSettings
 from pipelines.image.recipe import ImageRecipe
 from pipelines.image.settings import BuildImagesSettings
 from pipelines.job.build_report import BuildReport
 from pipelines.job.crew import run_on_ray
+from pipelines.job.lock import owned_folder
 from pipelines.video.poses.recipe import PosesRecipe
 from pipelines.video.poses.settings import PosesSettings
 from pipelines.video.recipe import VideoRecipe
@@ -98,6 +102,27 @@ def build_poses(settings: PosesSettings, *, dry_run: bool = False, execute: Exec
     return build(PosesRecipe(settings), dry_run=dry_run, execute=execute)
 
 
+def materialize(settings: MaterializeSettings, *, dry_run: bool = False, execute: Execute = run_on_ray) -> BuildReport:
+    """Fetch the images of an index again, and write the dataset that it was made of; no model runs.
+
+    A row whose file is not the one that the index knows (sha256) ends as `hash_mismatch`; what the index's own
+    `removed.json`, the folder's, or a blocklist names is not fetched.
+
+    Raises:
+        UsageError: no index there, or the folder belongs to another one. LposekitError: the index is damaged.
+    """
+    recipe = index_recipe(settings)
+    if settings.again is not None:
+        return rebuild(recipe, _outcomes(_names(settings.again)), dry_run=dry_run, execute=execute)
+    assert settings.output is not None
+    target = DatasetLayout(settings.output)
+    if not dry_run and read_removals(recipe.index):
+        refuse_other_folder(target, dataset_card(recipe, []))
+        with owned_folder(target):  # before anything is fetched; whoever changes the folder later heeds it too
+            write_removals(target, joined(recipe.index, target))
+    return build(recipe, dry_run=dry_run, execute=execute)
+
+
 def retry(
     dataset: Path,
     only: Collection[str] = (),
@@ -130,6 +155,11 @@ def retry(
     card = read_card(layout)
     replaced = {**changes, "output": dataset}
     settings = stated(whole_settings(layout, card), "settings", layout)
+    if card.extra.get(MATERIALIZED):
+        raise UsageError(
+            f"{dataset}: its poses are those of an index, and `retry` would run a model. Run `lposekit materialize "
+            f"INDEX --output {dataset} --again {','.join(only) or 'timeout'}`."
+        )
     of_videos = {"video": _video_recipe, "poses": _poses_recipe}
     if card.kind in of_videos:
         recipe = of_videos[card.kind](settings, limits or {}, replaced)
@@ -175,6 +205,10 @@ def _image_recipe(card: DatasetCard, stored: JsonObject, changes: Mapping[str, o
 
 def _without(changes: Mapping[str, object], *names: str) -> dict[str, object]:
     return {name: value for name, value in changes.items() if name not in names}
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _outcomes(only: Collection[str]) -> frozenset[Outcome]:

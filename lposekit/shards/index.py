@@ -203,7 +203,7 @@ def no_shards(layout: DatasetLayout) -> LposekitError:
     """What to say of a folder without a committed shard."""
     return LposekitError(
         f"{layout.root}: no committed shard there. Name a folder that `make laion-pose` or "
-        "`lposekit build-video-shards` wrote."
+        "`lposekit build-video-shards` wrote; of an index without images, `lposekit materialize` makes one."
     )
 
 

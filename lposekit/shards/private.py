@@ -23,6 +23,11 @@ MAX_BYTES = 2**24
 _ABSOLUTE = re.compile(r"(?:file:)?(?:~?[/\\]|[A-Za-z]:[/\\])\S", re.IGNORECASE)
 
 
+def is_place(text: str) -> bool:
+    """Whether a text is an absolute path: it tells of the machine on which it was written."""
+    return bool(_ABSOLUTE.match(text))
+
+
 def published(card: DatasetCard) -> DatasetCard:
     """The card as others may see it: without the folders in which things lie."""
     places = [text for text in _texts(card.settings or {}) if _ABSOLUTE.match(text)]

@@ -26,6 +26,8 @@ __all__ = ["Finding", "verify_dataset"]
 MEMBERS = {"image": frozenset({"jpg", "txt", "json", "pose.json"}), "poses": frozenset({"poses.json"})}
 """Members of a sample, of the kinds whose rows have at most one sample, under the row's key."""
 CLIP_MEMBERS = frozenset({"txt", "json"})
+PUBLISHED = ("README.md", "index.html")
+"""What `lposekit push` puts beside the shards."""
 CLIP_COLUMNS = ["key", "outcome", "num_windows", "num_clips", "dropped", "clip_keys"]
 
 
@@ -59,7 +61,7 @@ def _strange_files(layout: DatasetLayout, committed: Set[int]) -> Iterator[Findi
             yield Finding(path, f"{REFUSALS[kind]}: remove it, or put the file itself in its place")
         elif kind == "folder" and path.count("/") == MAX_DEPTH:
             yield Finding(path, "lies deeper than any folder of a dataset, and was not looked into")
-        elif below or top == "_dataset" or top.startswith(".") or _is_of(top, committed):
+        elif below or top == "_dataset" or top.startswith(".") or top in PUBLISHED or _is_of(top, committed):
             continue
         elif ".partial" in top or top.endswith((".new", ".replaced")):
             yield Finding(top, "left by a killed run; the same command, run again, removes it and resumes")

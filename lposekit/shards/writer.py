@@ -213,7 +213,7 @@ def finish_replacements(layout: DatasetLayout) -> list[int]:
         shard, run_id = int(named[1]), named[2]
         new_marker = layout.root / f"{shard_name(shard)}_stats.json.{run_id}.new"
         if new_marker.exists():
-            finals = _final_files(layout, shard)
+            finals = final_files(layout, shard)
             partials = {final: final.with_name(f"{final.name}.{run_id}.partial") for final in finals}
             _rename_all(layout, shard, {f: p for f, p in partials.items() if p.exists()}, new_marker)
             done.append(shard)
@@ -221,7 +221,8 @@ def finish_replacements(layout: DatasetLayout) -> list[int]:
     return done
 
 
-def _final_files(layout: DatasetLayout, shard: int) -> list[Path]:
+def final_files(layout: DatasetLayout, shard: int) -> list[Path]:
+    """The files of a committed shard beside its marker."""
     return [layout.tar(shard), layout.parquet(shard), layout.index(shard), layout.thumbnails(shard)]
 
 

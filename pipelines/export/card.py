@@ -25,12 +25,12 @@ def card_text(
     exported: int,
     skipped: Mapping[str, int],
     *,
-    has_tars: bool,
+    tars: str | None,
 ) -> str:
-    """Markdown, with the header that dataset hubs read."""
+    """Markdown, with the header that dataset hubs read; `tars`: which files are the tars of samples."""
     outcomes = card.totals.outcomes if card.totals else {}
     opt_outs = {outcome.value: outcomes[outcome.value] for outcome in OPT_OUTS if outcomes.get(outcome.value)}
-    lines = [*_header(card.kind, exported, has_tars), "", f"# {_what(card.kind)} for {target}", "", how, ""]
+    lines = [*_header(card.kind, exported, tars), "", f"# {_what(card.kind)} for {target}", "", how, ""]
     lines += ["| | |", "|---|---|", f"| samples | {exported} |"]
     lines += [f"| left out: {reason} | {count} |" for reason, count in sorted(skipped.items())]
     lines += [f"| kind | {card.kind} |", f"| built by | lposekit {card.lposekit or 'unknown'} |"]
@@ -47,13 +47,13 @@ def card_text(
     return "\n".join(lines) + "\n"
 
 
-def _header(kind: str, exported: int, has_tars: bool) -> list[str]:
+def _header(kind: str, exported: int, tars: str | None) -> list[str]:
     task = "text-to-image" if kind == "image" else "text-to-video"
     sizes = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
     size = next((name for name, limit in sizes if exported < limit), "n>10M")
     lines = ["---", "license: other", f"task_categories: [{task}]", f"size_categories: ['{size}']"]
-    if has_tars:
-        lines += ["configs:", "- config_name: default", '  data_files: [{split: train, path: "shards/*.tar"}]']
+    if tars:
+        lines += ["configs:", "- config_name: default", f'  data_files: [{{split: train, path: "{tars}"}}]']
     return [*lines, "---"]
 
 

@@ -282,7 +282,7 @@ class _Export:
             self._layout.how,
             len(self._written),
             self._skipped,
-            has_tars=is_tar,
+            tars="shards/*.tar" if is_tar else None,
         )
         write_bytes(self._output / "README.md", text.encode())
 

@@ -77,7 +77,7 @@ class AddressGuard:
         Raises `Rejected(PRIVATE_ADDRESS)` if only one of them is not public: which one a later lookup would prefer is
         the name server's choice.
         """
-        literal = _literal(url.host)
+        literal = literal_address(url.host)
         found = [literal] if literal is not None else self._resolve(url.host)
         for address in found:
             if not self._may_dial(address, url):
@@ -106,7 +106,7 @@ class AddressGuard:
         return found
 
 
-def _literal(host: str) -> Address | None:
+def literal_address(host: str) -> Address | None:
     """The address that a host already is, in any of the spellings C libraries take (`0x7f000001`, `127.1`)."""
     try:
         return ipaddress.ip_address(host)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lposekit.errors import LposekitError, Outcome
 from lposekit.keypoints import KeypointFormat
-from lposekit.records import ImageRow, Person
+from lposekit.records import Columns, ImageRow, Person
 from lposekit.shards.card import read_card
 from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import DatasetLayout
@@ -32,9 +32,8 @@ class RetryPlan:
     outcomes: frozenset[Outcome]
 
 
-def input_row(stored: StoredShard, position: int) -> ImageRow:
-    """The input row, as the list gave it."""
-    columns = stored.columns[position]
+def input_row(columns: Columns) -> ImageRow:
+    """The input row of a stored one, as the list gave it."""
     extra = {name: value for name, value in columns.items() if name not in OWN_COLUMNS and name not in LIST_COLUMNS}
     return ImageRow(columns["key"], columns["url"], columns["caption"] or "", extra)
 
@@ -45,13 +44,17 @@ def stored_persons(stored: StoredShard, position: int, keypoint_format: Keypoint
     Raises:
         LposekitError: they are damaged; names the row.
     """
-    columns = stored.columns[position]
+    return persons_of(stored.columns[position], keypoint_format, f"shard {stored.index.tar_path}")
+
+
+def persons_of(columns: Columns, keypoint_format: KeypointFormat, where: str) -> list[Person] | None:
+    """As `stored_persons`, of one row; `where` names its table."""
     try:
         records = columns["persons"]
         return None if records is None else [person_from_record(record, keypoint_format) for record in records]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        where = f"row {columns.get('key')} of shard {stored.index.tar_path}"
-        raise LposekitError(f"{where}: its persons cannot be read ({error}). Build the shard again.") from error
+        place = f"row {columns.get('key')} of {where}"
+        raise LposekitError(f"{place}: its persons cannot be read ({error}). Build the shard again.") from error
 
 
 def load_retry(layout: DatasetLayout, retry: RetryPlan) -> tuple[ShardPlan, EarlierRows]:
@@ -66,7 +69,7 @@ def load_retry(layout: DatasetLayout, retry: RetryPlan) -> tuple[ShardPlan, Earl
             carried[key] = stored.result(position)
         elif persons is not None:
             known[key] = KnownPose(columns["sha256"], persons)
-    rows = tuple(PlannedRow(input_row(stored, position)) for position in range(len(stored)))
+    rows = tuple(PlannedRow(input_row(columns)) for columns in stored.columns)
     return ShardPlan(retry.shard, rows), EarlierRows(carried, known)
 
 

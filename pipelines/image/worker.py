@@ -14,6 +14,7 @@ from lposekit.shards.layout import DatasetLayout
 from lposekit.stage_times import StageTimes
 from pipelines.fetch.removals import read_removals
 from pipelines.image.download import FetchedRow
+from pipelines.image.index_rows import IndexPlan, load_index_shard
 from pipelines.image.plan import ShardPlan
 from pipelines.image.rows import OWN_COLUMNS, ImageRules
 from pipelines.image.settings import BuildImagesSettings
@@ -54,8 +55,8 @@ class ImageWorker:
             read_removals(DatasetLayout(claim.root)),
         )
 
-    def build(self, plan: ShardPlan | RetryPlan) -> ShardReport:
-        """Build and commit one shard, or rows of one again.
+    def build(self, plan: ShardPlan | RetryPlan | IndexPlan) -> ShardReport:
+        """Build and commit one shard, of a list or of an index, or rows of one again.
 
         Raises:
             LposekitError: the disk is full, or the folder belongs to a newer run.
@@ -63,6 +64,8 @@ class ImageWorker:
         earlier = EarlierRows()
         if isinstance(plan, RetryPlan):
             plan, earlier = load_retry(DatasetLayout(self._claim.root), plan)
+        elif isinstance(plan, IndexPlan):
+            plan, earlier = load_index_shard(plan, DatasetLayout(self._claim.root))
         times = StageTimes()
         # After a cancel, downloads under way end on their own, and may leave a file when the folder is empty already.
         with tempfile.TemporaryDirectory(prefix="lposekit-", ignore_cleanup_errors=True) as folder:

@@ -1,0 +1,163 @@
+"""The recipe of `lposekit materialize`: from an index without pixels to the shards it was made of, without a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lposekit.errors import Outcome, UsageError
+from lposekit.json_values import COUNT, JsonFields, JsonValue
+from lposekit.recipe import ActorHandle, CardFacts, Claim, Machine
+from lposekit.settings import flatten_settings, stored_settings
+from lposekit.shards.card import DatasetCard, stated
+from lposekit.shards.keep_rule import keep_rule_of
+from lposekit.shards.layout import DatasetLayout
+from lposekit.store_reads import read_whole
+from lposekit.versions import installed_versions
+from lposekit.words import counted
+from pipelines.fetch.policy import Blocklist
+from pipelines.image.index_rows import IndexPlan, index_shards, read_index_card
+from pipelines.image.index_settings import MaterializeSettings
+from pipelines.image.recipe import ImageRecipe, image_rules
+from pipelines.image.rows import ImageRules
+from pipelines.image.settings import BuildImagesSettings, ImageSettings
+from pipelines.image.worker import ImageWorker
+from pipelines.job.stored import shards_with
+from pipelines.pose.actor import Image
+from pipelines.pose.pool import PendingPoses
+
+MATERIALIZED = "materialized"
+"""Key of a card: its poses are those of an index, not of a model that ran."""
+_MAX_CARD_BYTES = 2**28
+
+
+class NoModel:
+    """In place of a pose model, where all poses are known."""
+
+    def submit(self, images: list[Image]) -> PendingPoses:
+        raise AssertionError("the poses of an index are known")
+
+
+@dataclass(frozen=True)
+class IndexRecipe:
+    """How an index becomes the dataset that it was made of.
+
+    settings: of the dataset, as the index states them, with where to fetch and write as the user says.
+    """
+
+    settings: BuildImagesSettings
+
+    kind = "image"
+    packages = ImageRecipe.packages
+    fixed_packages = ImageRecipe.fixed_packages
+
+    @property
+    def index(self) -> DatasetLayout:
+        """Where the index lies."""
+        return DatasetLayout(Path(self.settings.input[0]))
+
+    def preflight(self, *, dry_run: bool = False) -> Sequence[str]:
+        """Index and blocklist, before anything is started."""
+        card = read_index_card(self.index)
+        self._rules(card)
+        Blocklist.from_files(self.settings.fetch.blocklist)
+        made_with, here = card.versions or {}, installed_versions(self.fixed_packages)
+        return [
+            f"the index was made with {name} {made_with[name]}, here is {here[name]}: other bytes may be stored"
+            for name in self.fixed_packages
+            if made_with.get(name, here[name]) != here[name]
+        ]
+
+    def fixed_facts(self) -> dict[str, JsonValue]:
+        layout = self.index
+        text = read_whole(layout.store, layout.relative(layout.card), _MAX_CARD_BYTES)
+        rule, _ = keep_rule_of(read_index_card(layout))
+        return {"input": f"index {hashlib.sha256(text).hexdigest()}", "keep_rule": flatten_settings(rule)}
+
+    def card_facts(self) -> CardFacts:
+        card = read_index_card(self.index)
+        return {
+            "sample": False,
+            "keep_rule": flatten_settings(keep_rule_of(card)[0]),
+            "keypoint_format": stated(card.keypoint_format, "keypoint_format", self.index),
+            "models": card.models,
+            "extra": {MATERIALIZED: True},
+        }
+
+    def dry_run_notes(self) -> Sequence[str]:
+        num_rows = self.num_rows()
+        rows = "all rows" if num_rows is None else counted(num_rows, "row")
+        return [f"would fetch {rows} of {self.index.root}, and run no model"]
+
+    def num_rows(self) -> int | None:
+        return JsonFields(read_index_card(self.index).extra).take("index_rows", COUNT)
+
+    def plans(self, skip: Container[int] = ()) -> Iterator[IndexPlan]:
+        layout = self.index
+        shards = index_shards(layout)
+        if not shards:
+            raise UsageError(f"{layout.root}: an index without rows (no 00000.parquet). Get it again.")
+        return (IndexPlan(layout.root, shard) for shard in shards if shard not in skip)
+
+    def retry_plans(self, layout: DatasetLayout, outcomes: frozenset[Outcome]) -> Iterator[IndexPlan]:
+        return (IndexPlan(self.index.root, shard, outcomes) for shard in shards_with(layout, outcomes))
+
+    def pool(self, machine: Machine) -> None:
+        """No model runs."""
+
+    def worker(self, claim: Claim, pool: Sequence[ActorHandle] | None = None, number: int = 0) -> ImageWorker:
+        return ImageWorker(claim, self.settings, self._rules(read_index_card(self.index)), NoModel())
+
+    def _rules(self, card: DatasetCard) -> ImageRules:
+        rule, _ = keep_rule_of(card)
+        return image_rules(self.settings, rule, stated(card.keypoint_format, "keypoint_format", self.index))
+
+
+def index_recipe(given: MaterializeSettings) -> IndexRecipe:
+    """The recipe of what a user asks for.
+
+    Raises:
+        UsageError: nothing, or no index, is named. LposekitError: its card is damaged.
+    """
+    if given.index is None or given.output is None:
+        raise UsageError("name the index, and the dataset folder with --output")
+    layout = DatasetLayout(given.index)
+    settings = stated(read_index_card(layout).settings, "settings", layout)
+    stored = stored_settings(BuildImagesSettings, {"pose.duplicate_oks": None, **settings}, "card of the index")
+    return IndexRecipe(
+        BuildImagesSettings(
+            input=(str(layout.root),),
+            output=given.output,
+            rows_per_shard=stored.rows_per_shard,
+            min_detected=stored.min_detected,
+            store_min_detected=stored.store_min_detected,
+            person_rule=stored.person_rule,
+            detector=stored.detector,
+            pose_model=stored.pose_model,
+            workers=given.workers,
+            ray_address=given.ray_address,
+            allow_private_addresses=given.allow_private_addresses,
+            min_success=given.min_success,
+            network_failure_limit=given.network_failure_limit,
+            stall_minutes=given.stall_minutes,
+            fetch=given.fetch,
+            image=replace(_bounded(stored.image), decode_processes=given.decode_processes),
+            pose=replace(stored.pose, device="cpu", actors=None),
+        )
+    )
+
+
+def _bounded(image: ImageSettings) -> ImageSettings:
+    """What a stranger's card says of images, with our own limits of what one may cost."""
+    own = ImageSettings()
+    return replace(
+        own,
+        size=image.size,
+        jpeg_quality=image.jpeg_quality,
+        keep_jpeg=image.keep_jpeg,
+        min_size=image.min_size,
+        max_aspect_ratio=image.max_aspect_ratio,
+        max_pixels=min(image.max_pixels, own.max_pixels),
+    )
