@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import yaml
+
 TOKEN = "hf_test"
 _LFS_SUFFIXES = (".parquet", ".tar", ".safetensors")
 
@@ -46,6 +48,11 @@ class Hub:
             return self._take_object(match[1], body)
         if token != f"Bearer {TOKEN}":
             return 401, {"error": "Invalid username or password."}
+        if path == "/api/validate-yaml":
+            return 200, {
+                "errors": [] if _is_card(json.loads(body)["content"]) else [{"message": "no YAML"}],
+                "warnings": [],
+            }
         if path == "/api/repos/create":
             return self._create(json.loads(body))
         if match := re.fullmatch(r"/(datasets/)?([\w./-]+)\.git/info/lfs/objects/batch", path):
@@ -73,7 +80,11 @@ class Hub:
     def _batch(self, wanted: dict[str, Any]) -> Any:
         objects = [
             {key: item[key] for key in ("oid", "size")}
-            | ({} if item["oid"] in self.objects else {"actions": {"upload": {"href": f"{self.url}/lfs/{item['oid']}"}}})
+            | (
+                {}
+                if item["oid"] in self.objects
+                else {"actions": {"upload": {"href": f"{self.url}/lfs/{item['oid']}"}}}
+            )
             for item in wanted["objects"]
         ]
         return {"transfer": "basic", "objects": objects}
@@ -106,6 +117,11 @@ class Hub:
         return 200, {"success": True, "commitOid": "1" * 40, "commitUrl": f"{self.url}/{repository}/commit/{'1' * 40}"}
 
 
+def _is_card(text: str) -> bool:
+    _, header, _ = text.split("---\n", 2)
+    return "license" in yaml.safe_load(header)
+
+
 def _mode(file: dict[str, Any]) -> dict[str, Any]:
     large = file["path"].endswith(_LFS_SUFFIXES) or file["size"] > 10 * 2**20
     return {"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
@@ -130,9 +146,9 @@ def hub_server() -> Iterator[Hub]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PUT = _serve  # noqa: N815
+        do_GET = do_POST = do_PUT = _serve
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *_: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -60,6 +61,20 @@ class S3Server:
         }  # a form else; not allowed
         request = urllib.request.Request(place, path.read_bytes(), headers, method="PUT")
         urllib.request.urlopen(request, timeout=30).close()
+
+    def files(self, prefix: str) -> dict[str, bytes]:
+        """The objects below a prefix, by their names behind it; at most 1,000."""
+        with self._get(f"{BUCKET}?list-type=2&prefix={urllib.parse.quote(prefix)}/") as answer:
+            names = re.findall(r"<Key>([^<]+)</Key>", answer.read().decode())
+        found = {}
+        for name in names:
+            with self._get(f"{BUCKET}/{urllib.parse.quote(name)}") as answer:
+                found[name.removeprefix(f"{prefix}/")] = answer.read()
+        return found
+
+    def _get(self, place: str) -> Any:
+        request = urllib.request.Request(f"{self.url}/{place}", headers={"Authorization": "AWS test:test"})
+        return urllib.request.urlopen(request, timeout=30)
 
     def fail(self, rate: float) -> None:
         """From now on, fail this share of the requests, in one of several ways."""

@@ -28,7 +28,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def push(dataset: Path, to: str, environment: dict[str, str], *flags: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own: clients read their address when they are imported."""
-    command = [sys.executable, "-m", "lposekit.cli", "push", str(dataset), "--to", to, "--allow-private-addresses", *flags]
+    command = [sys.executable, "-m", "lposekit.cli", "push", str(dataset), "--to", to, "--allow-private-addresses"]
+    command += flags
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=300)
 
 
@@ -77,7 +78,7 @@ def test_without_a_token_the_hub_says_what_to_do(dataset: Path, tmp_path: Path) 
 @pytest.mark.skipif(bool(s3_server.missing()), reason="moto and s3fs are not installed")
 def test_an_object_store_gets_what_a_folder_gets(dataset: Path, local: dict[str, bytes], tmp_path: Path) -> None:
     # Mutation tried: the prefix left out -> other names.
-    with s3_server.running() as server:
+    with s3_server.s3_server() as server:
         server.put_file(tmp_path / "local" / "README.md", "mine/index/00009.parquet")
         done = push(dataset, "s3://bucket/mine/index", server.environment())
         assert done.returncode == 0, done.stderr
