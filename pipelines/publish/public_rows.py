@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from lposekit.errors import Outcome, Rejected
+from lposekit.errors import Rejected
 from lposekit.records import Columns
 from lposekit.shards.private import is_place
 from lposekit.stored_address import stored_address
 from pipelines.fetch.addresses import is_public, literal_address
 from pipelines.fetch.policy import Blocklist
 from pipelines.fetch.removals import Removals, traits
-from pipelines.fetch.urls import parse_web_url
+from pipelines.fetch.urls import WebUrl, parse_web_url
 
 STORED = "success"
 """Status of rows that have a sample."""
@@ -30,10 +30,14 @@ _LOCAL_NAMES = ("localhost", "local", "internal", "lan", "home", "corp", "intran
 
 @dataclass(slots=True)
 class PublicRows:
-    """Rules for the rows of one dataset; counts what is left out, by reason."""
+    """Rules for the rows of one dataset; counts what is left out, by reason.
+
+    needs_address: leave out rows that nobody else can fetch, such as local videos.
+    """
 
     blocklist: Blocklist
     removals: Removals
+    needs_address: bool
     allow_private_addresses: bool = False
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -52,19 +56,22 @@ class PublicRows:
         return not reason
 
     def _why_not(self, columns: Columns) -> str:
-        try:
-            url = parse_web_url(columns.get("url") or "")
-            self.blocklist.check_url(url)
-        except Rejected as problem:
-            return "blocked" if problem.outcome is Outcome.BLOCKED else "no web address"
-        sha256 = columns.get("sha256")
+        url, sha256 = columns.get("url"), columns.get("sha256")
         if sha256 in self.blocklist.sha256:
             return "blocked"
-        if self.removals.name(traits(columns["url"], [sha256], [columns["key"]])):
+        if self.removals.name(traits(url, [sha256], [columns["key"]])):
             return "removed"
-        if not self.allow_private_addresses and is_private_host(url.host):
-            return "private address"
-        return ""
+        try:
+            return self._why_not_address(parse_web_url(url or ""))
+        except Rejected:
+            return "no web address" if self.needs_address else ""
+
+    def _why_not_address(self, url: WebUrl) -> str:
+        try:
+            self.blocklist.check_url(url)
+        except Rejected:
+            return "blocked"
+        return "private address" if is_private_host(url.host) and not self.allow_private_addresses else ""
 
 
 def is_private_host(host: str) -> bool:

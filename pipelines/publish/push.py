@@ -75,7 +75,10 @@ def push_dataset(settings: PushSettings, *, dry_run: bool = False) -> PushReport
         )
     layout = DatasetLayout(settings.source)
     rules = PublicRows(
-        Blocklist.from_files(settings.blocklist), read_removals(layout), settings.allow_private_addresses
+        Blocklist.from_files(settings.blocklist),
+        read_removals(layout),
+        not settings.with_images,
+        settings.allow_private_addresses,
     )
     what = "the dataset with its images" if settings.with_images else "an index without images"
     with tempfile.TemporaryDirectory(prefix="lposekit-push-") as folder:
