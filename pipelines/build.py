@@ -11,16 +11,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from lposekit import __version__
 from lposekit.errors import Outcome, UsageError
 from lposekit.interrupts import Interrupts
-from lposekit.recipe import AnyRecipe, Claim, Plan
+from lposekit.recipe import AnyRecipe, Claim, Plan, dataset_card
 from lposekit.setting_values import check_values
-from lposekit.settings import changeable_settings, flatten_settings, settings_digest
-from lposekit.shards.card import DatasetCard, claim_folder, refuse_other_folder, update_card
+from lposekit.shards.card import claim_folder, refuse_other_folder, update_card
 from lposekit.shards.files import allow_open_files
 from lposekit.shards.layout import DatasetLayout, sum_counts
-from lposekit.versions import card_versions, installed_versions
 from lposekit.words import counted
 from pipelines.job.build_report import BuildReport
 from pipelines.job.crew import run_on_ray
@@ -93,26 +90,6 @@ def _no_such_rows(outcomes: frozenset[Outcome]) -> str:
 def _all_committed(layout: DatasetLayout) -> str:
     shards = len(layout.committed_shards())
     return f"all {shards:,} shards are committed" if shards != 1 else "its one shard is committed"
-
-
-def dataset_card(recipe: AnyRecipe, warnings: list[str]) -> DatasetCard:
-    """The card of a folder that a run begins or continues."""
-    flat = flatten_settings(recipe.settings)
-    changeable = changeable_settings(type(recipe.settings))
-    return DatasetCard(
-        kind=recipe.kind,
-        lposekit=__version__,
-        versions=card_versions(recipe.packages),
-        settings=flat,
-        settings_digest=settings_digest(recipe.settings, excluded=changeable),
-        fixed={
-            "settings": {name: value for name, value in flat.items() if name not in changeable},
-            "versions": installed_versions(recipe.fixed_packages),
-            **recipe.fixed_facts(),
-        },
-        warnings=warnings,
-        **recipe.card_facts(),
-    )
 
 
 def _layout(recipe: AnyRecipe) -> DatasetLayout:
