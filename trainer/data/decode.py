@@ -23,6 +23,7 @@ from lposekit.skeleton_styles import StyleName
 from lposekit.stored_media import MAX_PIXELS, clip_stream, jpeg_size, open_clip
 from trainer.data.geometry import Crop, Geometry, choose_geometry
 from trainer.data.random import SampleRandom
+from trainer.settings import ClipSamplingSettings
 
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 
@@ -116,28 +117,44 @@ class ClipPlan:
     """Which source frames make a clip: `frames` of them from a drawn start on, `stride` apart.
 
     `stride_s` overrides `stride` by the clip's frame rate. repeats: a source with fewer frames than the clip repeats
-    its last, instead of being refused.
+    its last, instead of being refused. on_stride: it starts at a multiple of its stride.
     """
 
     frames: int
     stride: int = 1
     stride_s: float | None = None
     repeats: bool = True
+    on_stride: bool = False
+
+    def stride_in(self, num_frames: int, fps: float) -> int:
+        """The stride in a source of so many frames; one that is too short takes the largest that fits."""
+        stride = self.stride if self.stride_s is None else max(1, round(self.stride_s * fps))
+        return stride if self.frames == 1 else max(1, min(stride, (num_frames - 1) // (self.frames - 1)))
 
     def indices(self, num_frames: int, fps: float, random: SampleRandom) -> npt.NDArray[np.int64]:
-        """Source frames [frames], rising. A source too short for the stride takes the largest one that fits.
+        """Source frames [frames], rising.
 
         Raises:
             ShortClip: the source has fewer frames than the clip, and is not to repeat its last.
         """
         if num_frames < self.frames and not self.repeats:
             raise ShortClip(f"it has {num_frames} frames")
-        stride = self.stride if self.stride_s is None else max(1, round(self.stride_s * fps))
-        if self.frames > 1:
-            stride = max(1, min(stride, (num_frames - 1) // (self.frames - 1)))
-        span = (self.frames - 1) * stride + 1
-        start = int(random.stream("clip_start").integers(max(1, num_frames - span + 1)))
+        stride = self.stride_in(num_frames, fps)
+        last_start = max(0, num_frames - (self.frames - 1) * stride - 1)
+        step = stride if self.on_stride else 1
+        start = step * int(random.stream("clip_start").integers(last_start // step + 1))
         return np.minimum(start + np.arange(self.frames) * stride, num_frames - 1)
+
+    def needed_frames(self, num_frames: int, fps: float) -> npt.NDArray[np.int64]:
+        """The source frames, rising, that `indices` may name."""
+        return np.arange(0, num_frames, self.stride_in(num_frames, fps) if self.on_stride else 1)
+
+
+def clip_plan(settings: ClipSamplingSettings) -> ClipPlan:
+    """The plan that a run's settings mean."""
+    return ClipPlan(
+        settings.frames, settings.stride, settings.stride_s, settings.short == "repeat", settings.start == "stride"
+    )
 
 
 def read_clip_facts(sample_json: bytes) -> tuple[int, float]:

@@ -173,7 +173,8 @@ class SampleReader:
         num_frames, fps = read_clip_facts(self._members(ref, "json")["json"])
         wanted_F = self.recipe.clip.indices(num_frames, fps, random)
         if self.caches:
-            return None, None, self.caches[ref.dataset].read(ref.shard, ref.row, wanted_F)
+            stride = self.recipe.clip.stride_in(num_frames, fps)
+            return None, None, self.caches[ref.dataset].read_clip(ref.shard, ref.row, wanted_F, stride)
         mp4 = self._members(ref, "mp4")["mp4"]
         return decode_clip(mp4, wanted_F, self.recipe.framing, random), None, None
 
