@@ -29,6 +29,8 @@ from pipelines.job.runner import GaveUp, RunResult
 
 logger = logging.getLogger(__name__)
 
+REPORTED_KINDS = ("image", "video", "poses")
+"""Of datasets that have a page: latents show nothing."""
 Execute = Callable[[AnyRecipe, Claim, Iterator[Plan], BuildProgress, Interrupts], RunResult]
 """Runs the plans until they are done or the user interrupts; default: `run_on_ray`."""
 
@@ -139,7 +141,7 @@ def _run(
                     raise
         interrupts.second_raises = True
         totals = update_card(layout)
-        report_path = write_report(layout)
+        report_path = write_report(layout) if recipe.kind in REPORTED_KINDS else None
     return BuildReport(
         layout.root,
         totals.outcomes,

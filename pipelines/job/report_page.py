@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lposekit.shards.card import read_card
 from lposekit.shards.layout import DatasetLayout
 
 logger = logging.getLogger(__name__)
@@ -16,9 +15,9 @@ logger = logging.getLogger(__name__)
 def write_report(layout: DatasetLayout) -> Path | None:
     """Write the report in a process of its own, so that reading all rows costs the driver no memory.
 
-    A report that cannot be written costs nothing but a warning; `lposekit view` tries again. Latents have none.
+    A report that cannot be written costs nothing but a warning; `lposekit view` tries again.
     """
-    if not layout.committed_shards() or read_card(layout).kind == "latents":
+    if not layout.committed_shards():
         return None
     command = [sys.executable, "-m", "lposekit.report", str(layout.root)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
