@@ -32,8 +32,9 @@ class FramingSettings:
 
     size: Annotated[Side, MUST_STAY] = 512
     """Side length in pixels, a multiple of 64; the shorter side is resized to it."""
-    crop: Annotated[Literal["center", "random"], MUST_STAY] = "center"
-    """Position of the square crop in the resized image."""
+    crop: Annotated[Literal["center", "random", "person"], MUST_STAY] = "center"
+    """Position of the square crop in the resized image. `person` (stage 1): where it holds the most detected
+    keypoints, so that heads and feet stay."""
     flip: Annotated[Fraction, MUST_STAY] = 0.0
     """Probability of a horizontal flip; left and right keypoints are swapped."""
 
@@ -281,9 +282,10 @@ class TrainSettings:
             yield "loader.weights", f"one for each dataset of --data, which has {len(self.data)}."
         if self.init and self.stage == 1 and self.pose_encoder:
             yield "init", "in stage 1, --pose-encoder names what to start from as well; leave one of them out."
-        if self.loader.latents and (image.flip > 0 or image.crop != "center"):
-            text = "a cache holds the unflipped centre crop; leave --image.flip and --image.crop alone."
-            yield "loader.latents", text
+        if self.loader.latents and (image.flip > 0 or image.crop == "random"):
+            yield "loader.latents", "a cache holds unflipped crops, none drawn; leave --image.flip and --image.crop."
+        if self.stage == 2 and image.crop == "person":
+            yield "image.crop", "in stage 2 center or random, for clips have no poses beside them."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,6 +299,8 @@ class CacheLatentsSettings:
     if it is not there yet, even with --dry-run."""
     size: Side = 512
     """Side length of the training images in pixels."""
+    crop: Literal["center", "person"] = "center"
+    """As the run's `image.crop`."""
     clip: ClipSamplingSettings = field(default_factory=ClipSamplingSettings)
     """As the run will have them. They decide which frames of a clip are cached: with `start` `any` every one, with
     `stride` those that lie a stride apart."""

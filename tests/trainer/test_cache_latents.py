@@ -107,7 +107,8 @@ def test_clips_that_begin_at_multiples_of_their_stride_name_only_frames_that_are
 def test_the_cost_of_a_cache_is_told_before_it_is_written(tmp_path: Path):
     # mutation tried: all frames of a clip counted, whatever is cached
     data = write_dataset(tmp_path / "data", [3, 2], "video", num_frames=20)
-    settings = CacheLatentsSettings(data=data, base=str(small_base()), size=64, device="cpu", clip=ON_STRIDE)
+    values = {"data": data, "base": str(small_base()), "size": 64, "batch_size": 3, "device": "cpu"}
+    settings = CacheLatentsSettings(**values, clip=ON_STRIDE)  # pyright: ignore
     told = build(latents_recipe(settings, write_shard), dry_run=True)
     assert not (data / "_dataset/latents").exists()
     size, time, _ = told.notes

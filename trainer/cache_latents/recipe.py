@@ -152,7 +152,7 @@ class LatentsRecipe:
     def _reader(self) -> FrameReader:
         dataset, settings = self._open(), self.settings
         clip = clip_plan(settings.clip) if dataset.kind == "video" else None
-        return FrameReader(dataset, Framing(settings.size), clip)
+        return FrameReader(dataset, Framing(settings.size, settings.crop), clip)
 
 
 def latents_recipe(settings: CacheLatentsSettings, write: WriteShard) -> LatentsRecipe:
@@ -169,11 +169,13 @@ def latents_recipe(settings: CacheLatentsSettings, write: WriteShard) -> Latents
     dataset, vae = open_dataset_folder(data), load_vae(settings.base)
     if dataset.kind not in ("image", "video"):
         raise UsageError(f"{data} is a dataset of kind {dataset.kind!r}: latents are those of images and clips.")
+    if dataset.kind == "video" and settings.crop == "person":
+        raise UsageError("--crop person: clips have no poses beside them. Take --crop center.")
     clip = settings.clip if dataset.kind == "video" and settings.clip.start == "stride" else ClipSamplingSettings()
     device, precision = _compute(settings)
     digest = weights_digest(vae)
     fixed: dict[str, JsonValue] = {
-        **cache_identity(digest, settings.size),
+        **cache_identity(digest, settings.size, settings.crop),
         "precision": precision,
         "batch_size": settings.batch_size,
         "frames": cached_frames(clip_plan(clip)) if dataset.kind == "video" else EVERY_FRAME,

@@ -2,7 +2,7 @@
 
 One cache belongs to one VAE and one image size; its card says which. It is a dataset folder like any other, with
 one member `KEY.latents.npy` a sample: float16 [F, 2C, H, W], mean over log-variance of each cached frame's latent
-distribution (not scaled), of the unflipped centre crop. Cached is every frame, or those that clips which start at
+distribution (not scaled), of the unflipped crop. Cached is every frame, or those that clips which start at
 multiples of their stride are made of (`ClipPlan.needed_frames`). A cache that is not exactly right for a run is
 refused, never mixed with uncached samples.
 """
@@ -78,9 +78,9 @@ class LatentCache:
         return moments_FCHW
 
 
-def cache_identity(vae_sha256: str, size: int) -> dict[str, JsonValue]:
+def cache_identity(vae_sha256: str, size: int, crop: str = "center") -> dict[str, JsonValue]:
     """What has to agree between a cache and a run."""
-    return {"vae_sha256": vae_sha256, "size": size, "crop": "center"}
+    return {"vae_sha256": vae_sha256, "size": size, "crop": crop}
 
 
 def cached_frames(clip: ClipPlan | None) -> JsonValue:
@@ -166,8 +166,8 @@ def _matching_caches(dataset: Dataset, identity: JsonObject, frames: JsonValue) 
         return matching
     have = f"It has others: {', '.join(described)}." if described else "It has none."
     raise UsageError(
-        f"{dataset.root} has no latent cache for this base, size and clips. {have} "
-        "Run `lposekit cache-latents` with the same --base, --size and --clip.*, or switch --loader.latents off."
+        f"{dataset.root} has no latent cache for this base, size, crop and clips. {have} "
+        "Run `lposekit cache-latents` with the same --base, --size, --crop and --clip.*, or leave --loader.latents out."
     )
 
 

@@ -39,7 +39,7 @@ def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:
         check_hashes(datasets, world)
     caches, recipe = (), sample_recipe(settings, base)
     if settings.loader.latents:
-        identity = cache_identity(weights_digest(base.vae), settings.image.size)
+        identity = cache_identity(weights_digest(base.vae), settings.image.size, settings.image.crop)
         frames = cached_frames(recipe.clip)
         caches = tuple(open_cache(dataset, identity, frames) for dataset in datasets)
     weights = settings.loader.weights or (1.0,) * len(datasets)
