@@ -78,7 +78,7 @@ COMMANDS = {
             can_dry_run=True,
             main=(
                 *("input", "output", "format", "captions", "video_root", "clips.length_s", "encode.size"),
-                *("encode.format", "workers", "rows_per_shard", "allow_outside_paths"),
+                *("encode.format", "workers", "shard_mb", "allow_outside_paths"),
             ),
             needed={"output": "required with --input"},
             example="--input videos.csv --output clips",
