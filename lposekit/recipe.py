@@ -7,14 +7,20 @@ that can be pickled: it travels to the workers. docs/decisions/2026-11-28-recipe
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from dataclasses import Field, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict, TypeVar
 
-from lposekit.errors import Outcome
+from lposekit import __version__
+from lposekit.errors import LposekitError, Outcome
 from lposekit.json_values import JsonObject, JsonValue
+from lposekit.settings import changeable_settings, flatten_settings, settings_digest
+from lposekit.shards.card import DatasetCard
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.rows import RowResult, ShardKind
+from lposekit.stage_times import StageTimes
+from lposekit.versions import card_versions, installed_versions
 
 
 class Plan(Protocol):
@@ -60,6 +66,32 @@ class ShardReport:
         assert sum(self.outcomes.values()) == self.num_rows, (self.outcomes, self.num_rows)
 
 
+class WriteShard(Protocol):
+    """What a worker hands its rows to, where it does not know who commits them."""
+
+    def __call__(
+        self,
+        claim: Claim,
+        shard: int,
+        rows: Generator[RowResult, None, None],
+        kind: ShardKind,
+        times: StageTimes,
+        *,
+        stats: JsonObject | None = None,
+    ) -> ShardReport:
+        """Take the rows in order, write their samples as they come, and commit the shard.
+
+        Args:
+            rows: closed at the end, whatever happens.
+            times: of the stages within `rows`; `commit` is added.
+            stats: further fields of the commit marker.
+
+        Raises:
+            LposekitError: the disk is full, or the folder belongs to a newer run.
+        """
+        ...
+
+
 class Worker(Protocol[P_contra]):
     """Builds shards, one after the other; holds what is loaded once and used for many."""
 
@@ -70,6 +102,14 @@ class Worker(Protocol[P_contra]):
             LposekitError: the disk is full, or the folder belongs to a newer run.
         """
         ...
+
+
+class SetupFailed(Exception):
+    """What a worker or a pool's actor needs cannot be loaded: weights are missing, settings cannot be used."""
+
+    def __init__(self, error: LposekitError) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,3 +249,23 @@ class Recipe(Protocol[P]):
 
 AnyRecipe: TypeAlias = Recipe[Any]
 """A recipe of some kind: its plans are for its own workers."""
+
+
+def dataset_card(recipe: AnyRecipe, warnings: Sequence[str]) -> DatasetCard:
+    """The card of a folder that a run begins or continues."""
+    flat = flatten_settings(recipe.settings)
+    changeable = changeable_settings(type(recipe.settings))
+    return DatasetCard(
+        kind=recipe.kind,
+        lposekit=__version__,
+        versions=card_versions(recipe.packages),
+        settings=flat,
+        settings_digest=settings_digest(recipe.settings, excluded=changeable),
+        fixed={
+            "settings": {name: value for name, value in flat.items() if name not in changeable},
+            "versions": installed_versions(recipe.fixed_packages),
+            **recipe.fixed_facts(),
+        },
+        warnings=list(warnings),
+        **recipe.card_facts(),
+    )

@@ -11,16 +11,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from lposekit import __version__
 from lposekit.errors import Outcome, UsageError
 from lposekit.interrupts import Interrupts
-from lposekit.recipe import AnyRecipe, Claim, Plan
+from lposekit.recipe import AnyRecipe, Claim, Plan, dataset_card
 from lposekit.setting_values import check_values
-from lposekit.settings import changeable_settings, flatten_settings, settings_digest
-from lposekit.shards.card import DatasetCard, claim_folder, refuse_other_folder, update_card
+from lposekit.shards.card import claim_folder, refuse_other_folder, update_card
 from lposekit.shards.files import allow_open_files
 from lposekit.shards.layout import DatasetLayout, sum_counts
-from lposekit.versions import card_versions, installed_versions
 from lposekit.words import counted
 from pipelines.job.build_report import BuildReport
 from pipelines.job.crew import run_on_ray
@@ -32,6 +29,8 @@ from pipelines.job.runner import GaveUp, RunResult
 
 logger = logging.getLogger(__name__)
 
+REPORTED_KINDS = ("image", "video", "poses")
+"""Of datasets that have a page: latents show nothing."""
 Execute = Callable[[AnyRecipe, Claim, Iterator[Plan], BuildProgress, Interrupts], RunResult]
 """Runs the plans until they are done or the user interrupts; default: `run_on_ray`."""
 
@@ -95,26 +94,6 @@ def _all_committed(layout: DatasetLayout) -> str:
     return f"all {shards:,} shards are committed" if shards != 1 else "its one shard is committed"
 
 
-def dataset_card(recipe: AnyRecipe, warnings: list[str]) -> DatasetCard:
-    """The card of a folder that a run begins or continues."""
-    flat = flatten_settings(recipe.settings)
-    changeable = changeable_settings(type(recipe.settings))
-    return DatasetCard(
-        kind=recipe.kind,
-        lposekit=__version__,
-        versions=card_versions(recipe.packages),
-        settings=flat,
-        settings_digest=settings_digest(recipe.settings, excluded=changeable),
-        fixed={
-            "settings": {name: value for name, value in flat.items() if name not in changeable},
-            "versions": installed_versions(recipe.fixed_packages),
-            **recipe.fixed_facts(),
-        },
-        warnings=warnings,
-        **recipe.card_facts(),
-    )
-
-
 def _layout(recipe: AnyRecipe) -> DatasetLayout:
     check_values(recipe.settings)
     if recipe.settings.output is None or not recipe.settings.input:
@@ -162,7 +141,7 @@ def _run(
                     raise
         interrupts.second_raises = True
         totals = update_card(layout)
-        report_path = write_report(layout)
+        report_path = write_report(layout) if recipe.kind in REPORTED_KINDS else None
     return BuildReport(
         layout.root,
         totals.outcomes,

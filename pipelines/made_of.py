@@ -7,10 +7,7 @@ keeps saying so.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,13 +17,13 @@ from lposekit.errors import LposekitError, UsageError
 from lposekit.recipe import Claim
 from lposekit.shards.card import DatasetCard, read_card, update_card
 from lposekit.shards.dataset import read_members
-from lposekit.shards.files import disk_error, open_own, refuse_links
+from lposekit.shards.files import refuse_links
 from lposekit.shards.index import read_shard_index
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.private import whole_settings
 from lposekit.shards.stats import ShardStats
 from lposekit.shards.tables import shard_table
-from lposekit.shards.writer import ShardWriter, finish_replacements, remove_partials
+from lposekit.shards.writer import ShardWriter
 from lposekit.stage_times import StageTimes
 from lposekit.store import LocalStore
 from lposekit.store_reads import kind_of
@@ -68,9 +65,8 @@ class MadeOf:
         Raises:
             UsageError: another command is at work on the folder. LposekitError: it is damaged, or the disk is full.
         """
-        hold = _held if self.kind == "latents" else owned_folder
         samples = 0
-        with hold(self.layout) as run_id:
+        with owned_folder(self.layout) as run_id:
             committed = set(source.committed_shards())
             for shard in self.layout.committed_shards():
                 if shard in committed:
@@ -158,24 +154,6 @@ def _reads(poses: Path, clips: DatasetLayout) -> bool:
 
 def _row_keys(layout: DatasetLayout, shard: int) -> list[str]:
     return shard_table(layout, layout.parquet(shard), columns=["key"])["key"].to_pylist()
-
-
-@contextlib.contextmanager
-def _held(cache: DatasetLayout) -> Iterator[str]:
-    """Hold a cache against `lposekit cache-latents`, which holds it by the same file."""
-    try:
-        descriptor = open_own(cache.root / ".lock", os.O_RDWR)
-    except OSError as error:
-        raise disk_error(error, cache.root) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        finish_replacements(cache)
-        remove_partials(cache)
-        yield f"remove{os.getpid()}"
-    except BlockingIOError:
-        raise UsageError(f"{cache.root}: `lposekit cache-latents` is at work there. Wait for it.") from None
-    finally:
-        os.close(descriptor)
 
 
 def _write_latents(cache: DatasetLayout, shard: int, run_id: str, keys: set[str], stats: ShardStats) -> None:

@@ -29,7 +29,7 @@ from pipelines.job.crew import run_on_ray
 from pipelines.job.lock import owned_folder
 from pipelines.video.poses.recipe import PosesRecipe
 from pipelines.video.poses.settings import PosesSettings
-from pipelines.video.recipe import VideoRecipe
+from pipelines.video.recipe import VideoRecipe, as_begun
 from pipelines.video.settings import BuildVideoSettings
 
 
@@ -78,6 +78,7 @@ def build_videos(
         settings: where `input` and `output` are named, except for the quickstart's input.
         quickstart: build the sample from videos that this call makes.
     """
+    settings = as_begun(settings)
     if not quickstart:
         return build(VideoRecipe(settings), dry_run=dry_run, execute=execute)
     if settings.output is None:

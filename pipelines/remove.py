@@ -24,6 +24,7 @@ from lposekit.shards.dataset import read_members
 from lposekit.shards.files import disk_error, replacing
 from lposekit.shards.index import read_shard_index
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.rows import RowResult, ShardKind
 from lposekit.shards.tables import shard_table
 from lposekit.stage_times import StageTimes
 from lposekit.store_reads import kind_of
@@ -32,8 +33,8 @@ from pipelines.image.stored import NEEDS_PIXELS
 from pipelines.image.worker import IMAGE_SHARDS
 from pipelines.job.lock import owned_folder
 from pipelines.job.report_page import write_report
-from pipelines.job.rows import RowResult, removed_columns
-from pipelines.job.shard import ShardKind, write_shard
+from pipelines.job.rows import removed_columns
+from pipelines.job.shard import write_shard
 from pipelines.job.stored import StoredShard, read_stored_shard
 from pipelines.made_of import FORMER_TARS, MadeOf, made_of, refuse_strange
 from pipelines.video.poses.clip_shard import POSE_SHARDS

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Interval, MultipleOf
 
-from lposekit.setting_values import LOGGED, MAY_CHANGE, MUST_STAY, Fraction, NotNegative, Positive, Seconds
+from lposekit.setting_values import LOGGED, MAY_CHANGE, MUST_STAY, Fraction, Minutes, NotNegative, Positive, Seconds
 from lposekit.skeleton_styles import StyleName
 
 Side = Annotated[int, Ge(64), MultipleOf(64)]
@@ -32,8 +32,9 @@ class FramingSettings:
 
     size: Annotated[Side, MUST_STAY] = 512
     """Side length in pixels, a multiple of 64; the shorter side is resized to it."""
-    crop: Annotated[Literal["center", "random"], MUST_STAY] = "center"
-    """Position of the square crop in the resized image."""
+    crop: Annotated[Literal["center", "random", "person"], MUST_STAY] = "center"
+    """Position of the square crop in the resized image. `person` (stage 1): where it holds the most detected
+    keypoints, so that heads and feet stay."""
     flip: Annotated[Fraction, MUST_STAY] = 0.0
     """Probability of a horizontal flip; left and right keypoints are swapped."""
 
@@ -48,6 +49,9 @@ class ClipSamplingSettings:
     """Distance between two frames, in source frames. A clip that is too short uses the largest stride that fits."""
     stride_s: Annotated[Seconds | None, MUST_STAY] = None
     """The same in seconds, for sources with different frame rates; overrides `stride`."""
+    start: Annotated[Literal["any", "stride"], MUST_STAY] = "any"
+    """Where a clip may begin. `any`: at every frame; `stride`: at multiples of the stride, so that a latent cache needs
+    no frames but those."""
     short: Annotated[Literal["next", "repeat"], MUST_STAY] = "next"
     """A clip with fewer frames than asked for. `next`: the next one of its shard that is long enough takes its place,
     and is counted (`short_clips`); `repeat`: its last frame is repeated."""
@@ -278,30 +282,48 @@ class TrainSettings:
             yield "loader.weights", f"one for each dataset of --data, which has {len(self.data)}."
         if self.init and self.stage == 1 and self.pose_encoder:
             yield "init", "in stage 1, --pose-encoder names what to start from as well; leave one of them out."
-        if self.loader.latents and (image.flip > 0 or image.crop != "center"):
-            text = "a cache holds the unflipped centre crop; leave --image.flip and --image.crop alone."
-            yield "loader.latents", text
+        if self.loader.latents and (image.flip > 0 or image.crop == "random"):
+            yield "loader.latents", "a cache holds unflipped crops, none drawn; leave --image.flip and --image.crop."
+        if self.stage == 2 and image.crop == "person":
+            yield "image.crop", "in stage 2 center or random, for clips have no poses beside them."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheLatentsSettings:
     """Settings of `lposekit cache-latents`."""
 
-    data: Path | None = None
+    data: Annotated[Path | None, MAY_CHANGE] = None
     """The dataset folder; the cache is written into it."""
-    base: str | None = None
+    base: Annotated[str | None, MAY_CHANGE] = None
     """The base model whose VAE is used: a folder, a hub id, or `tiny`. A hub id is downloaded into the cache of the hub
     if it is not there yet, even with --dry-run."""
     size: Side = 512
     """Side length of the training images in pixels."""
+    crop: Literal["center", "person"] = "center"
+    """As the run's `image.crop`."""
+    clip: ClipSamplingSettings = field(default_factory=ClipSamplingSettings)
+    """As the run will have them. They decide which frames of a clip are cached: with `start` `any` every one, with
+    `stride` those that lie a stride apart."""
     batch_size: Positive = 8
     """Images per forward pass of the VAE."""
-    device: str = "auto"
+    device: Annotated[str, MAY_CHANGE] = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
     precision: Precision | None = None
     """Precision of the VAE; default: bf16 on a GPU, fp32 elsewhere. Latents are stored as fp16."""
-    threads: Positive | None = None
-    """Torch threads; default: the default of torch."""
+    threads: Positive = 1
+    """Torch threads of each VAE on a CPU."""
+    workers: Annotated[Positive | None, MAY_CHANGE] = None
+    """Processes that decode, one shard each at a time; default: one per core. On a CPU, each also has the VAE."""
+    encoders: Annotated[Positive | None, MAY_CHANGE] = None
+    """Processes with a VAE that all workers share; default: one per GPU, and none on a CPU."""
+    ray_address: Annotated[str | None, MAY_CHANGE] = None
+    """Address of a running Ray cluster; default: start a local one."""
+    shard_attempts: Annotated[Positive, MAY_CHANGE] = 3
+    """Attempts at a shard whose worker process dies."""
+    stall_minutes: Annotated[Minutes, MAY_CHANGE] = 60.0
+    """End (exit code 1) after so many minutes without any progress, and say what was waited for."""
+    worker_memory_bytes: Annotated[Positive, MAY_CHANGE] = 16 * 2**30
+    """Memory limit of a worker process, beyond what its start takes; a shard that exceeds it fails, and is named."""
 
 
 NEEDED_TO_TRAIN = {

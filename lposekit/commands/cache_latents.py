@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lposekit.commands.flags import load
 from lposekit.commands.output import finish
@@ -11,12 +12,18 @@ from lposekit.shards.card import read_card
 from lposekit.shards.layout import DatasetLayout
 from trainer.settings import CacheLatentsSettings
 
+NEXT = "train with it: lposekit train --loader.latents"
+
 
 def run(argv: Sequence[str]) -> int:
     loaded = load(COMMANDS["cache-latents"], CacheLatentsSettings, argv)
     assert loaded.settings.data is not None
     read_card(DatasetLayout(loaded.settings.data))  # before torch is loaded, which takes seconds
-    from trainer import cache_latents
+    from pipelines.build import build
+    from pipelines.job.shard import write_shard
+    from trainer.cache_latents.recipe import latents_recipe
 
-    report = cache_latents.run(loaded.settings, dry_run=loaded.dry_run)
+    report = build(latents_recipe(loaded.settings, write_shard), dry_run=loaded.dry_run)
+    if report.exit_code == 0 and not report.dry_run:
+        report = replace(report, notes=(*report.notes, NEXT))
     return finish(report, as_json=loaded.json)

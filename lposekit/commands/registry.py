@@ -78,7 +78,7 @@ COMMANDS = {
             can_dry_run=True,
             main=(
                 *("input", "output", "format", "captions", "video_root", "clips.length_s", "encode.size"),
-                *("encode.format", "workers", "rows_per_shard", "allow_outside_paths"),
+                *("encode.format", "workers", "shard_mb", "allow_outside_paths"),
             ),
             needed={"output": "required with --input"},
             example="--input videos.csv --output clips",
@@ -167,10 +167,11 @@ COMMANDS = {
         Command(
             "cache-latents",
             "cache the VAE latents of a dataset, to train without the VAE",
-            extras=("train",),
+            extras=("build", "train"),
             settings="trainer.settings:CacheLatentsSettings",
             folder_field="data",
             can_dry_run=True,
+            main=("base", "size", "clip.frames", "clip.stride", "clip.start", "batch_size", "workers", "precision"),
             needed={"base": "required"},
             example="laion-pose --base sd-1.4",
         ),

@@ -23,7 +23,11 @@ from lposekit.store import REFUSALS, Store
 from lposekit.store_reads import MAX_DEPTH, sha256_of, stream_of, walk
 
 __all__ = ["Finding", "verify_dataset"]
-MEMBERS = {"image": frozenset({"jpg", "txt", "json", "pose.json"}), "poses": frozenset({"poses.json"})}
+MEMBERS = {
+    "image": frozenset({"jpg", "txt", "json", "pose.json"}),
+    "poses": frozenset({"poses.json"}),
+    "latents": frozenset({"latents.npy"}),
+}
 """Members of a sample, of the kinds whose rows have at most one sample, under the row's key."""
 CLIP_MEMBERS = frozenset({"txt", "json"})
 PUBLISHED = ("README.md", "index.html")

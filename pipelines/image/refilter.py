@@ -24,6 +24,7 @@ from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import SCHEMA_VERSION, DatasetLayout
 from lposekit.shards.pose_json import PoseHead, person_record, pose_card, pose_json
 from lposekit.shards.private import whole_settings
+from lposekit.shards.rows import RowResult
 from lposekit.stage_times import StageTimes
 from lposekit.words import counted
 from pipelines.fetch.removals import DETAIL, Removals, joined, read_removals, traits, write_removals
@@ -32,7 +33,7 @@ from pipelines.image.worker import IMAGE_SHARDS
 from pipelines.job.build_report import BuildReport
 from pipelines.job.lock import owned_folder
 from pipelines.job.report_page import write_report
-from pipelines.job.rows import RowResult, img2dataset_status, removed_columns
+from pipelines.job.rows import img2dataset_status, removed_columns
 from pipelines.job.shard import write_shard
 from pipelines.job.stored import StoredShard, read_stored_shard
 

@@ -12,8 +12,9 @@ from lposekit.json_values import strict_json
 from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, KeypointFormat, is_valid_person, keep_verdict
 from lposekit.records import Columns, ImageRow, Person, PoseFailure
 from lposekit.shards.pose_json import PersonRecord, PoseHead, person_record, pose_json, round_person
+from lposekit.shards.rows import RowResult
 from pipelines.image.decode import DecodedImage, encode_jpeg, thumbnail
-from pipelines.job.rows import RowResult, row_columns
+from pipelines.job.rows import row_columns
 
 PERSON_TYPE = pa.struct(
     [("bbox", pa.list_(pa.float32())), ("bbox_score", pa.float32()), ("keypoints", pa.list_(pa.float32()))]

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from lposekit.errors import Outcome
 from lposekit.records import ImageRow, Person
+from lposekit.shards.rows import RowResult
 from lposekit.stage_times import StageTimes
 from pipelines.fetch.removals import DETAIL, Removals, traits
 from pipelines.image.breaker import CircuitBreaker
@@ -23,7 +24,6 @@ from pipelines.image.download import FetchedRow
 from pipelines.image.plan import ShardPlan
 from pipelines.image.pose_batches import PosedRow, in_runs, with_poses
 from pipelines.image.rows import ImageRules, posed_row, unposed_row
-from pipelines.job.rows import RowResult
 from pipelines.job.shard import NetworkDown
 from pipelines.pose.pool import PoseClient
 

@@ -11,13 +11,13 @@ from lposekit.shards.card import read_card
 from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.pose_json import person_from_record
+from lposekit.shards.rows import LIST_COLUMNS, RowResult
 from lposekit.shards.tables import shard_table
 from lposekit.store_reads import kind_of
 from pipelines.image.plan import ShardPlan
 from pipelines.image.plan_rows import PlannedRow
 from pipelines.image.rows import OWN_COLUMNS
 from pipelines.image.shard import EarlierRows, KnownPose
-from pipelines.job.rows import LIST_COLUMNS, RowResult
 from pipelines.job.stored import StoredShard, read_stored_shard
 
 NEEDS_PIXELS = "needs_pixels.parquet"

@@ -11,6 +11,7 @@ from pathlib import Path
 from lposekit.recipe import Claim, ShardReport
 from lposekit.records import ImageRow
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.rows import ShardKind
 from lposekit.stage_times import StageTimes
 from pipelines.fetch.removals import read_removals
 from pipelines.image.download import FetchedRow
@@ -20,7 +21,7 @@ from pipelines.image.rows import OWN_COLUMNS, ImageRules
 from pipelines.image.settings import BuildImagesSettings
 from pipelines.image.shard import Download, EarlierRows, ImageStages, image_rows
 from pipelines.image.stored import RetryPlan, load_retry
-from pipelines.job.shard import ShardKind, write_shard
+from pipelines.job.shard import write_shard
 from pipelines.pose.pool import PoseClient
 
 IMAGE_SHARDS = ShardKind(OWN_COLUMNS)

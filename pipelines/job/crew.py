@@ -12,7 +12,7 @@ from lposekit.errors import Interrupted, LposekitError
 from lposekit.extras import missing_module_words
 from lposekit.interrupts import Interrupts
 from lposekit.json_values import JsonObject
-from lposekit.recipe import ActorHandle, AnyRecipe, Claim, Plan, Pool, ShardReport, Worker
+from lposekit.recipe import ActorHandle, AnyRecipe, Claim, Plan, Pool, SetupFailed, ShardReport, Worker
 from lposekit.shards.card import bind_models
 from lposekit.shards.layout import DatasetLayout
 from pipelines.job.activity import read_activities
@@ -21,7 +21,7 @@ from pipelines.job.liveness import Liveness, ray_liveness
 from pipelines.job.lock import BEAT_S, beat
 from pipelines.job.memory import limit_memory, refused_memory, small_stacks
 from pipelines.job.progress import BuildProgress
-from pipelines.job.runner import WAIT_S, RunResult, SetupFailed, ShardRunner, raise_setup_error
+from pipelines.job.runner import WAIT_S, RunResult, ShardRunner, raise_setup_error
 from pipelines.job.watchdog import Stalled, Watchdog
 
 

@@ -1,31 +1,15 @@
-"""What one input row leaves behind, and the parquet table of a shard's rows; the same for every kind of dataset."""
+"""The parquet columns of a row; the same for every kind of dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-
-import pyarrow as pa
+from collections.abc import Iterable, Mapping
 
 from lposekit.errors import Outcome
-from lposekit.records import Columns, StoredQuery
+from lposekit.records import StoredQuery
+from lposekit.shards.rows import LIST_COLUMNS
 from lposekit.stored_address import stored_address
 
 MAX_ERROR_CHARS = 500
-LIST_COLUMNS = ("url", "caption")
-Sample = tuple[str, Mapping[str, bytes]]
-"""Key and members of one sample of the tar."""
-
-
-@dataclass(frozen=True, slots=True)
-class RowResult:
-    """Everything that one input row leaves behind. `samples` are read once, while the row is written."""
-
-    key: str
-    outcome: Outcome
-    columns: Columns
-    samples: Iterable[Sample] = ()
-    thumbnail: bytes | None = None
 
 
 def img2dataset_status(outcome: Outcome, stored: bool) -> str:
@@ -83,22 +67,3 @@ def removed_columns(names: Iterable[str], key: object, detail: str) -> dict[str,
 
 def _shown(value: object, query: StoredQuery) -> object:
     return stored_address(value, query) if isinstance(value, str) else value
-
-
-def rows_table(rows: Sequence[Columns], own: Mapping[str, pa.DataType]) -> pa.Table:
-    """The parquet table of a shard, one row per input row; `own`: our columns and their types."""
-    names = list(dict.fromkeys(name for row in rows for name in row)) or [*LIST_COLUMNS, *own]
-    types = {**dict.fromkeys(LIST_COLUMNS, pa.string()), **own}
-    arrays = []
-    for name in names:
-        values = [row.get(name) for row in rows]
-        arrays.append(pa.array(values, types[name]) if name in types else free_column(values))
-    return pa.Table.from_arrays(arrays, names=names)
-
-
-def free_column(values: Sequence[object]) -> pa.Array:
-    """A pass-through column; one whose values have several types becomes text."""
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
-        return pa.array([None if value is None else str(value) for value in values], pa.string())

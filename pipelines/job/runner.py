@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from lposekit.errors import LposekitError
-from lposekit.recipe import ActorHandle, Plan, ShardReport
+from lposekit.recipe import ActorHandle, Plan, SetupFailed, ShardReport
 from lposekit.records import shard_name
 
 if TYPE_CHECKING:
@@ -25,14 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WAIT_S = 0.2
-
-
-class SetupFailed(Exception):
-    """What a worker or a pool's actor needs cannot be loaded: weights are missing, settings cannot be used."""
-
-    def __init__(self, error: LposekitError) -> None:
-        super().__init__(error)
-        self.error = error
 
 
 @contextlib.contextmanager

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
-
-import pyarrow as pa
+from collections.abc import Generator
 
 from lposekit.faults import fault_point
 from lposekit.json_values import JsonObject
 from lposekit.recipe import Claim, ShardReport
 from lposekit.records import Columns
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.rows import RowResult, ShardKind, commit_marker, outcome_counts, rows_table
 from lposekit.shards.stats import ShardStats
 from lposekit.shards.writer import ShardWriter
 from lposekit.stage_times import StageTimes
 from pipelines.job.activity import told
 from pipelines.job.attempt import begin_attempt
 from pipelines.job.lock import writer_lock
-from pipelines.job.rows import RowResult, rows_table
 
 
 class ShardClock:
@@ -43,14 +39,6 @@ class ShardClock:
 
 class NetworkDown(Exception):
     """Nearly every fetch of the shard failed by the network: nothing of it is to be committed."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShardKind:
-    """What shards of one kind have of their own: their parquet columns, and what they count beside rows."""
-
-    columns: Mapping[str, pa.DataType]
-    account: Callable[[Sequence[Columns]], JsonObject] = lambda rows: {}
 
 
 def write_shard(
@@ -96,13 +84,13 @@ def write_shard(
         except NetworkDown as down:
             writer.discard()
             return ShardReport(
-                shard, len(written), writer.num_samples, _outcomes(written), committed=False, note=str(down)
+                shard, len(written), writer.num_samples, outcome_counts(written), committed=False, note=str(down)
             )
         except BaseException:
             writer.discard()
             raise
     timings_s = {**times.as_dict(), "total": round(clock.seconds, 3)}
-    return ShardReport(shard, len(written), writer.num_samples, _outcomes(written), timings_s, account=account)
+    return ShardReport(shard, len(written), writer.num_samples, outcome_counts(written), timings_s, account=account)
 
 
 def _report_of(stats: ShardStats, shard: int) -> ShardReport:
@@ -115,28 +103,3 @@ def _write_row(writer: ShardWriter, row: RowResult) -> None:
         writer.add(key, members)
     if row.thumbnail is not None:
         writer.add_thumbnail(row.key, row.outcome.value, row.thumbnail)
-
-
-def _outcomes(rows: Sequence[Columns]) -> dict[str, int]:
-    return dict(sorted(Counter(row["outcome"] for row in rows).items()))
-
-
-def commit_marker(rows: Sequence[Columns], start: float, end: float) -> ShardStats:
-    """The account of a shard's parquet rows: the fields of img2dataset's stats, and the outcomes.
-
-    Args:
-        rows: with `status` and `outcome`.
-        start, end: Unix times.
-    """
-    statuses, outcomes = Counter(row["status"] for row in rows), _outcomes(rows)
-    return ShardStats(
-        count=len(rows),
-        successes=statuses["success"],
-        failed_to_download=statuses["failed_to_download"],
-        failed_to_resize=statuses["failed_to_resize"],
-        duration=end - start,
-        start_time=start,
-        end_time=end,
-        status_dict={"success" if name == "kept" else name: number for name, number in outcomes.items()},
-        outcomes=outcomes,
-    )

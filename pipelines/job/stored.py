@@ -10,8 +10,8 @@ from lposekit.records import Columns
 from lposekit.shards.dataset import read_members, thumbnails_of
 from lposekit.shards.index import ShardIndex, read_shard_index
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.rows import RowResult, Sample
 from lposekit.shards.tables import shard_table
-from pipelines.job.rows import RowResult, Sample
 
 
 @dataclass(frozen=True, slots=True)

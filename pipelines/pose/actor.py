@@ -14,9 +14,9 @@ from lposekit.json_values import JsonObject
 from lposekit.pose import stub
 from lposekit.pose.protocol import Estimator
 from lposekit.pose.zoo import Precision
+from lposekit.recipe import SetupFailed
 from lposekit.records import Person, PoseFailure
 from lposekit.stage_times import StageTimes
-from pipelines.job.runner import SetupFailed
 
 Image = npt.NDArray[np.uint8]
 """uint8 [H, W, 3], RGB."""

@@ -1,6 +1,7 @@
 """What videos a run is about, as shards of rows in a fixed order, and everything that can be wrong with it beforehand.
 
-Row i belongs to shard i // rows_per_shard, so a resumed run gives every shard the rows that it had.
+Which rows share a shard is a function of rows and settings (`pipelines.video.shard_sizes`), so a resumed run gives
+every shard the rows that it had.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pipelines.video.inputs import FolderInput, ListInput, VideoInput, folder_vi
 from pipelines.video.platforms import is_platform_url
 from pipelines.video.settings import BuildVideoSettings
 from pipelines.video.shard import VideoPlan
+from pipelines.video.shard_sizes import row_groups
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def iter_plans(settings: BuildVideoSettings, skip: Container[int] = ()) -> Itera
     _check_rows(inputs, captions)
     query = settings.fetch.stored_query
     rows = (replace(row, query=query) for row in read_rows(inputs))
-    return _shards(rows if captions is None else with_captions(rows, captions), settings.rows_per_shard, skip)
+    return _shards(rows if captions is None else with_captions(rows, captions), settings, skip)
 
 
 def count_videos(settings: BuildVideoSettings) -> int | None:
@@ -98,12 +100,10 @@ def _check_rows(inputs: Sequence[VideoInput], captions: Mapping[str, NewCaption]
         check_keys(first, captions)
 
 
-def _shards(rows: Iterator[VideoRow], rows_per_shard: int, skip: Container[int]) -> Iterator[VideoPlan]:
-    shard = 0
-    while chunk := tuple(islice(rows, rows_per_shard)):
+def _shards(rows: Iterator[VideoRow], settings: BuildVideoSettings, skip: Container[int]) -> Iterator[VideoPlan]:
+    for shard, group in enumerate(row_groups(rows, settings)):
         if shard not in skip:
-            yield VideoPlan(shard, chunk)
-        shard += 1
+            yield VideoPlan(shard, group)
 
 
 def _check_captions(inputs: Sequence[VideoInput], bare: Sequence[tuple[VideoInput, int]]) -> None:

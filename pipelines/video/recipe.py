@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lposekit.errors import Outcome, UsageError
@@ -10,6 +10,7 @@ from lposekit.json_values import JsonValue
 from lposekit.recipe import ActorHandle, CardFacts, Claim, Machine
 from lposekit.shards.card import differing_fields, read_card, stated
 from lposekit.shards.layout import DatasetLayout
+from lposekit.store_reads import kind_of
 from lposekit.versions import installed_versions
 from lposekit.words import counted
 from pipelines.fetch.policy import Blocklist
@@ -17,7 +18,21 @@ from pipelines.job.stored import shards_with
 from pipelines.video.plan import count_videos, input_fingerprint, iter_plans
 from pipelines.video.settings import BuildVideoSettings
 from pipelines.video.shard import VideoPlan
+from pipelines.video.shard_sizes import shard_bytes
 from pipelines.video.worker import VideoWorker
+
+
+def as_begun(settings: BuildVideoSettings) -> BuildVideoSettings:
+    """The settings with the number of videos in a shard that a folder was begun with, where none is named: those of
+    older versions always have one."""
+    if settings.rows_per_shard is not None or settings.output is None:
+        return settings
+    layout = DatasetLayout(settings.output)
+    if kind_of(layout.store, layout.relative(layout.card)) is None:
+        return settings
+    begun = (read_card(layout).fixed or {}).get("settings")
+    number = begun.get("rows_per_shard") if isinstance(begun, Mapping) else None
+    return replace(settings, rows_per_shard=number) if isinstance(number, int) else settings
 
 
 @dataclass(frozen=True)
@@ -41,7 +56,8 @@ class VideoRecipe:
         return []
 
     def fixed_facts(self) -> dict[str, JsonValue]:
-        return {"input": input_fingerprint(self.settings)}
+        size = shard_bytes(self.settings)
+        return {"input": input_fingerprint(self.settings), **({} if size is None else {"shard_bytes": size})}
 
     def card_facts(self) -> CardFacts:
         return {"sample": self.sample}

@@ -13,9 +13,9 @@ from lposekit.errors import Outcome
 from lposekit.json_values import JsonValue, strict_json
 from lposekit.records import Columns
 from lposekit.shards.layout import sum_counts
+from lposekit.shards.rows import LIST_COLUMNS, RowResult, Sample, ShardKind
 from pipelines.fetch.removals import DETAIL
-from pipelines.job.rows import LIST_COLUMNS, RowResult, Sample, removed_columns, row_columns
-from pipelines.job.shard import ShardKind
+from pipelines.job.rows import removed_columns, row_columns
 from pipelines.video.clips.records import ClipRecord, VideoResult, VideoRow
 
 CLIP_DIGITS = 4

@@ -52,9 +52,13 @@ class BuildVideoSettings:
     video_root: Annotated[Path | None, MAY_CHANGE] = None
     """Base folder of relative paths in lists; default: the folder of the list. What lies
     outside ends as `bad_url`."""
-    rows_per_shard: Annotated[int, Interval(ge=1, le=10_000)] = 32
-    """Videos per shard. They are built one after the other, and after a kill the shard starts again: use few if videos
-    are long, many if they last seconds."""
+    rows_per_shard: Annotated[int, Interval(ge=1, le=10_000)] | None = None
+    """Videos per shard. Default: as many as come to `shard_mb`. They are built one after the other, and after a kill
+    the shard starts again."""
+    # binds a folder only where it decides what a shard holds: see `VideoRecipe.fixed_facts`
+    shard_mb: Annotated[int, Interval(ge=1, le=100_000), MAY_CHANGE] = 512
+    """Size in MB that the clips of a shard should come to, by the lengths that the list states (spans, or a column
+    `duration`); videos of unknown length are taken 32 at a time."""
     workers: Annotated[Positive | None, MAY_CHANGE] = None
     """Shards built in parallel; default: one per core."""
     allow_private_addresses: Annotated[bool, FLAG_ONLY, MAY_CHANGE] = False

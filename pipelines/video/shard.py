@@ -12,11 +12,11 @@ from lposekit.recipe import Claim
 from lposekit.records import sample_key
 from lposekit.sandbox.sandbox import Sandbox
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.rows import RowResult
 from lposekit.stage_times import StageTimes
 from pipelines.fetch.removals import Removals, refuse_removed, traits
 from pipelines.fetch.urls import parse_web_url
 from pipelines.job.lock import work_folder
-from pipelines.job.rows import RowResult
 from pipelines.job.stored import read_stored_shard
 from pipelines.video.clips.child import build_in_child
 from pipelines.video.clips.records import VideoResult, VideoRow

@@ -24,7 +24,7 @@ import torch
 
 from tests.support.fixtures import fixtures_root
 from tests.support.train_data import write_dataset
-from trainer import cache_latents
+from trainer.cache_latents import run as cache_latents
 from trainer.model.base import random_base
 from trainer.run.outcome import DryRunReport
 from trainer.run.train_module import TrainModule

@@ -48,6 +48,7 @@ IMAGE = {
 }
 VIDEO = {
     "captions",
+    "shard_mb",  # decides what a shard holds only without rows_per_shard, and is a fact of its own then
     "video_root",
     "allow_outside_paths",
     "limits.timeout_s",

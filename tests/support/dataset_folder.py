@@ -11,12 +11,11 @@ from lposekit.keypoints import KeepRule
 from lposekit.records import ImageRow, Person, PoseFailure, sample_key
 from lposekit.shards.card import DatasetCard, claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.rows import RowResult, ShardKind, commit_marker, rows_table
 from lposekit.shards.writer import ShardWriter
 from pipelines.image.decode import DecodedImage
 from pipelines.image.rows import ImageRules, posed_row, unposed_row
 from pipelines.image.worker import IMAGE_SHARDS
-from pipelines.job.rows import RowResult, rows_table
-from pipelines.job.shard import ShardKind, commit_marker
 
 THRESHOLD = 0.4
 RULE = KeepRule(keypoint_score_threshold=THRESHOLD)

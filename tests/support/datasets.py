@@ -14,8 +14,9 @@ from lposekit.errors import Outcome
 from lposekit.records import ImageRow, Person, sample_key
 from lposekit.shards.card import DatasetCard, claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.rows import RowResult
 from pipelines.image.decode import DecodedImage
-from pipelines.image.rows import RowResult, posed_row, unposed_row
+from pipelines.image.rows import posed_row, unposed_row
 from pipelines.video.clips.build import build_clips
 from pipelines.video.clips.records import VideoRow
 from pipelines.video.clips.settings import BuildClipsSettings

@@ -5,17 +5,31 @@ refused."""
 from __future__ import annotations
 
 import logging
+import re
 import shutil
+import tarfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from lposekit.errors import LposekitError, UsageError
+from lposekit.report.page import file_size
+from lposekit.shards.verify import verify_dataset
+from pipelines.build import build
+from pipelines.job.shard import write_shard
+from tests.support.execute_here import execute_here
 from tests.support.train_data import write_dataset
 from tests.support.train_runs import keys, losses, settings_for, small_base
-from trainer.cache_latents import run as cache_latents
-from trainer.settings import CacheLatentsSettings, FramingSettings, LoaderSettings
+from trainer.cache_latents.recipe import latents_recipe
+from trainer.cache_latents.run import run as cache_latents
+from trainer.data.decode import ClipPlan
+from trainer.data.order import SampleRef
+from trainer.data.random import SampleRandom
+from trainer.settings import CacheLatentsSettings, ClipSamplingSettings, FramingSettings, LoaderSettings
 from trainer.train import run as train
 
 
@@ -33,7 +47,6 @@ def test_a_run_with_cached_latents_equals_one_without(stage: int, kind: str, tmp
     data = write_dataset(tmp_path / "data", [3, 2], kind)
     report = cache(data)
     assert report.samples == 5
-    assert report.num_bytes > 0
     common = {"data": (data,), "max_steps": 2, "image": FramingSettings(size=64)}
     train(settings_for(stage, tmp_path / "fresh", **common))
     loader = LoaderSettings(workers=0, block_samples=4, latents=True)
@@ -41,6 +54,113 @@ def test_a_run_with_cached_latents_equals_one_without(stage: int, kind: str, tmp
     assert keys(tmp_path / "cached") == keys(tmp_path / "fresh")
     for (_, fresh), (_, cached) in zip(losses(tmp_path / "fresh"), losses(tmp_path / "cached"), strict=True):
         assert float.fromhex(cached) == pytest.approx(float.fromhex(fresh), rel=1e-3), "float16 rounds the moments"
+
+
+ON_STRIDE = ClipSamplingSettings(frames=3, stride=4, start="stride")
+
+
+@pytest.mark.parametrize("clip", [ON_STRIDE, replace(ON_STRIDE, stride_s=0.3), replace(ON_STRIDE, frames=8, stride=5)])
+def test_a_cache_of_the_frames_a_stride_apart_serves_the_run_that_asks_for_those(
+    clip: ClipSamplingSettings, tmp_path: Path
+):
+    # mutations tried: the frame's own number as its place in the cache; the stride of the settings where a clip is too
+    # short for it (8 frames, 5 apart, of 20: the last case)
+    data = write_dataset(tmp_path / "data", [3, 2], "video", num_frames=20)
+    cache(data, clip=clip)
+    (root,) = (data / "_dataset/latents").iterdir()
+    stride = {4: 4, 5: 2}[clip.stride] if clip.stride_s is None else 3
+    assert {row["frames"] for row in pq.read_table(root / "00000.parquet").to_pylist()} == {-(-20 // stride)}
+    common = {"data": (data,), "max_steps": 3, "image": FramingSettings(size=64), "clip": clip}
+    train(settings_for(2, tmp_path / "fresh", **common))
+    loader = LoaderSettings(workers=0, block_samples=4, latents=True)
+    train(settings_for(2, tmp_path / "cached", loader=loader, **common))
+    assert keys(tmp_path / "cached") == keys(tmp_path / "fresh")
+    for (_, fresh), (_, cached) in zip(losses(tmp_path / "fresh"), losses(tmp_path / "cached"), strict=True):
+        assert float.fromhex(cached) == pytest.approx(float.fromhex(fresh), rel=1e-3)
+
+
+def test_a_run_that_asks_for_frames_that_are_not_cached_is_refused_with_both(tmp_path: Path):
+    # mutation tried: `_matching_caches` without the frames: a start that is not cached ends the run at some step
+    data = write_dataset(tmp_path / "data", [3], "video")
+    cache(data, clip=ON_STRIDE)
+    run = {"stage": 2, "clip": replace(ON_STRIDE, start="any")}
+    with pytest.raises(UsageError, match=r"stride 4, 3 frames\) -> every one \(--clip.start any\)"):
+        use(data, tmp_path / "run", **run)
+    with pytest.raises(UsageError, match=r"stride 4, 3 frames\) -> .*stride 2, 3 frames"):
+        use(data, tmp_path / "run", stage=2, clip=replace(ON_STRIDE, stride=2))
+    cache(data)
+    use(data, tmp_path / "run", **run)  # every frame serves all clips
+    use(data, tmp_path / "other", stage=2, clip=ON_STRIDE)
+
+
+def test_clips_that_begin_at_multiples_of_their_stride_name_only_frames_that_are_cached():
+    # mutation tried: starts drawn from all frames
+    for num_frames in range(1, 40):
+        plan = ClipPlan(frames=4, stride=3, on_stride=True)
+        needed = set(plan.needed_frames(num_frames, 10.0).tolist())
+        named = [plan.indices(num_frames, 10.0, SampleRandom(0, SampleRef(0, 0, 0, v))).tolist() for v in range(99)]
+        assert {frame for frames in named for frame in frames} <= needed
+        assert max(map(max, named)) < num_frames
+    assert {frames[0] for frames in named} == set(range(0, 30, 3)), "every start that fits is drawn"
+
+
+def test_the_cost_of_a_cache_is_told_before_it_is_written(tmp_path: Path):
+    # mutation tried: all frames of a clip counted, whatever is cached
+    data = write_dataset(tmp_path / "data", [3, 2], "video", num_frames=20)
+    values = {"data": data, "base": str(small_base()), "size": 64, "batch_size": 3, "device": "cpu"}
+    settings = CacheLatentsSettings(**values, clip=ON_STRIDE)  # pyright: ignore
+    told = build(latents_recipe(settings, write_shard), dry_run=True)
+    assert not (data / "_dataset/latents").exists()
+    size, time, _ = told.notes
+    assert re.match(r"to encode: 5 samples, 25 frames, \d", size)
+    assert re.match(r"about .* with \d+ workers? \(measured here: [\d.]+ ms to decode a frame, [\d.]+ ms to enc", time)
+    cache(data, clip=ON_STRIDE)
+    num_bytes = 0
+    for path in (data / "_dataset/latents").rglob("*.tar"):
+        with tarfile.open(path) as tar:
+            num_bytes += sum(512 + -(-member.size // 512) * 512 for member in tar)
+    assert file_size(num_bytes) == size.rpartition(", ")[2]
+    assert build(latents_recipe(settings, write_shard), dry_run=True).notes[0].startswith("nothing to do: all 2 shards")
+
+
+def test_the_build_writes_the_bytes_that_one_process_writes(tmp_path: Path):
+    # mutation tried: batches that cross shards
+    _same_bytes(tmp_path, execute=execute_here)
+
+
+@pytest.mark.more
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("encoders", [None, 1])
+def test_many_processes_write_the_bytes_that_one_writes(encoders: int | None, tmp_path: Path):
+    # mutation tried: batches handed in ahead that come back in another order
+    _same_bytes(tmp_path, encoders)
+
+
+def _same_bytes(tmp_path: Path, encoders: int | None = None, **how: Any) -> None:
+    data = write_dataset(tmp_path / "data", [3, 2, 4], "video", num_frames=10)
+    cache(data)
+    alone = tars(data)
+    shutil.rmtree(data / "_dataset/latents")
+    settings = CacheLatentsSettings(
+        data=data, base=str(small_base()), size=64, batch_size=3, device="cpu", workers=2, encoders=encoders
+    )
+    report = build(latents_recipe(settings, write_shard), **how)
+    assert (report.exit_code, report.num_samples) == (0, 9)
+    assert tars(data) == alone
+    (root,) = (data / "_dataset/latents").iterdir()
+    assert verify_dataset(root) == []
+
+
+def test_a_sample_that_cannot_be_encoded_fails_its_shard_and_no_other(tmp_path: Path):
+    # mutation tried: damage that ends in a row of its own: the cache would lack a sample, and say it is whole
+    data = write_dataset(tmp_path / "data", [2, 2])
+    tar = data / "00000.tar"
+    content = tar.read_bytes()
+    tar.write_bytes(content.replace(b"\xff\xd8\xff", b"junk"[:3], 1))
+    with pytest.raises(LposekitError, match=r"shard 00000 .* sample 000000000 is damaged"):
+        cache(data)
+    assert not list((data / "_dataset/latents").rglob("*_stats.json"))
+    assert not list((data / "_dataset/latents").rglob("*.partial"))
 
 
 def test_the_same_command_writes_the_same_bytes_and_goes_on_after_a_kill(tmp_path: Path):
@@ -54,13 +174,6 @@ def test_the_same_command_writes_the_same_bytes_and_goes_on_after_a_kill(tmp_pat
     assert cache(data).new_shards == 1
     assert tars(data) == first
     assert cache(data).new_shards == 0
-
-
-def test_a_dry_run_writes_nothing(tmp_path: Path):
-    data = write_dataset(tmp_path / "data", [3])
-    settings = CacheLatentsSettings(data=data, base=str(small_base()), size=64, device="cpu")
-    assert cache_latents(settings, dry_run=True).new_shards == 1
-    assert not (data / "_dataset/latents").exists()
 
 
 @pytest.mark.case(71)
@@ -79,7 +192,7 @@ def test_no_cache_is_written_or_read_where_a_link_leads(tmp_path: Path):
 def use(data: Path, run_dir: Path, **changes: object) -> None:
     loader = LoaderSettings(workers=0, latents=True)
     values = {"data": (data,), "max_steps": 1, "image": FramingSettings(size=64), "loader": loader}
-    train(settings_for(1, run_dir, **{**values, **changes}))
+    train(settings_for(changes.pop("stage", 1), run_dir, **{**values, **changes}))  # pyright: ignore
 
 
 def test_no_cache_a_wrong_size_and_another_vae_are_refused_with_what_differs(tmp_path: Path):

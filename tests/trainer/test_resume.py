@@ -197,7 +197,7 @@ def test_other_settings_of_a_resumed_run_are_named(tmp_path: Path, caplog: pytes
 
 
 def cache(data: Path) -> None:
-    from trainer.cache_latents import run as cache_latents
+    from trainer.cache_latents.run import run as cache_latents
     from trainer.settings import CacheLatentsSettings
 
     cache_latents(CacheLatentsSettings(data=data, base=str(small_base()), size=64, device="cpu", threads=1))

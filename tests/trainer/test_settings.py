@@ -13,7 +13,7 @@ from lposekit.commands.flags import load
 from lposekit.commands.registry import COMMANDS
 from lposekit.errors import UsageError
 from lposekit.setting_values import check_values, describe, flag, leaves
-from trainer.cache_latents import run as cache_latents
+from trainer.cache_latents.run import run as cache_latents
 from trainer.run.folder import write_settings
 from trainer.settings import (
     CacheLatentsSettings,

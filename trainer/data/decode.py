@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lposekit.json_values import parse_json_object
-from lposekit.shards.pose_json import read_pose
+from lposekit.shards.pose_json import StoredPose, read_pose
 from lposekit.skeleton import draw_skeleton
 from lposekit.skeleton_styles import StyleName
 from lposekit.stored_media import MAX_PIXELS, clip_stream, jpeg_size, open_clip
 from trainer.data.geometry import Crop, Geometry, choose_geometry
 from trainer.data.random import SampleRandom
+from trainer.settings import ClipSamplingSettings
 
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 
@@ -54,13 +55,14 @@ class Framing:
 
 
 def decode_training_image(
-    jpeg: bytes, framing: Framing, random: SampleRandom
+    jpeg: bytes, framing: Framing, random: SampleRandom, pose_json: bytes | None = None
 ) -> tuple[npt.NDArray[np.uint8], Geometry]:
-    """The training image uint8 [size, size, 3] of a stored JPEG, and its geometry.
+    """The training image uint8 [size, size, 3] of a stored JPEG, and its geometry; `pose_json`: see
+    `image_geometry`.
 
     A JPEG twice as large as needed, or more, is decoded at a fraction of its size.
     """
-    geometry = image_geometry(jpeg, framing, random)
+    geometry = image_geometry(jpeg, framing, random, pose_json)
     factor, flag = _reduction(geometry)
     bgr_HWC = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
     if bgr_HWC is None or bgr_HWC.shape[0] != -(-geometry.source_height // factor):
@@ -68,17 +70,24 @@ def decode_training_image(
     return cv2.cvtColor(geometry.image(bgr_HWC), cv2.COLOR_BGR2RGB), geometry  # pyright: ignore
 
 
-def image_geometry(jpeg: bytes, framing: Framing, random: SampleRandom) -> Geometry:
-    """The geometry of a stored JPEG's training image, from its header alone."""
+def image_geometry(jpeg: bytes, framing: Framing, random: SampleRandom, pose_json: bytes | None = None) -> Geometry:
+    """The geometry of a stored JPEG's training image, from its header, and for the crop `person` from its poses."""
     try:
         height, width = jpeg_size(jpeg)
     except ValueError as error:
         raise DamagedSample(f"its image is {error}") from error
-    return _geometry(height, width, framing, random)
+    detected_N2 = None if pose_json is None or framing.crop != "person" else _detected(_pose(pose_json))
+    return _geometry(height, width, framing, random, detected_N2)
 
 
-def _geometry(height: int, width: int, framing: Framing, random: SampleRandom) -> Geometry:
-    geometry = choose_geometry(height, width, framing.size, framing.crop, framing.flip, random)
+def _geometry(
+    height: int,
+    width: int,
+    framing: Framing,
+    random: SampleRandom,
+    detected_N2: npt.NDArray[np.float32] | None = None,
+) -> Geometry:
+    geometry = choose_geometry(height, width, framing.size, framing.crop, framing.flip, random, detected_N2)
     if geometry.height * geometry.width > MAX_PIXELS:
         raise DamagedSample(f"its image of {width} x {height} pixels is too elongated")
     return geometry
@@ -91,12 +100,22 @@ def _reduction(geometry: Geometry) -> tuple[int, int]:
     return 1, cv2.IMREAD_COLOR
 
 
-def decode_skeleton(pose_json: bytes, geometry: Geometry, skeleton: Skeleton) -> npt.NDArray[np.uint8]:
-    """The skeleton of all persons, uint8 [size, size, 3], drawn at the training image's size."""
+def _pose(pose_json: bytes) -> StoredPose:
     try:
-        pose = read_pose(pose_json)
+        return read_pose(pose_json)
     except ValueError as error:
         raise DamagedSample(f"its pose.json cannot be read ({error})") from error
+
+
+def _detected(pose: StoredPose) -> npt.NDArray[np.float32]:
+    """x and y [N, 2] of the keypoints of all persons that reach the threshold with which the dataset was built."""
+    keypoints_N3 = np.concatenate([np.zeros((0, 3), np.float32), *(person.keypoints_K3 for person in pose.persons)])
+    return keypoints_N3[keypoints_N3[:, 2] >= pose.keypoint_score_threshold, :2]
+
+
+def decode_skeleton(pose_json: bytes, geometry: Geometry, skeleton: Skeleton) -> npt.NDArray[np.uint8]:
+    """The skeleton of all persons, uint8 [size, size, 3], drawn at the training image's size."""
+    pose = _pose(pose_json)
     points, persons = pose.keypoint_format, [person.keypoints_K3 for person in pose.persons]
     threshold = pose.keypoint_score_threshold if skeleton.score_threshold is None else skeleton.score_threshold
     empty = np.zeros((0, points.num_keypoints, 3), np.float32)
@@ -116,28 +135,44 @@ class ClipPlan:
     """Which source frames make a clip: `frames` of them from a drawn start on, `stride` apart.
 
     `stride_s` overrides `stride` by the clip's frame rate. repeats: a source with fewer frames than the clip repeats
-    its last, instead of being refused.
+    its last, instead of being refused. on_stride: it starts at a multiple of its stride.
     """
 
     frames: int
     stride: int = 1
     stride_s: float | None = None
     repeats: bool = True
+    on_stride: bool = False
+
+    def stride_in(self, num_frames: int, fps: float) -> int:
+        """The stride in a source of so many frames; one that is too short takes the largest that fits."""
+        stride = self.stride if self.stride_s is None else max(1, round(self.stride_s * fps))
+        return stride if self.frames == 1 else max(1, min(stride, (num_frames - 1) // (self.frames - 1)))
 
     def indices(self, num_frames: int, fps: float, random: SampleRandom) -> npt.NDArray[np.int64]:
-        """Source frames [frames], rising. A source too short for the stride takes the largest one that fits.
+        """Source frames [frames], rising.
 
         Raises:
             ShortClip: the source has fewer frames than the clip, and is not to repeat its last.
         """
         if num_frames < self.frames and not self.repeats:
             raise ShortClip(f"it has {num_frames} frames")
-        stride = self.stride if self.stride_s is None else max(1, round(self.stride_s * fps))
-        if self.frames > 1:
-            stride = max(1, min(stride, (num_frames - 1) // (self.frames - 1)))
-        span = (self.frames - 1) * stride + 1
-        start = int(random.stream("clip_start").integers(max(1, num_frames - span + 1)))
+        stride = self.stride_in(num_frames, fps)
+        last_start = max(0, num_frames - (self.frames - 1) * stride - 1)
+        step = stride if self.on_stride else 1
+        start = step * int(random.stream("clip_start").integers(last_start // step + 1))
         return np.minimum(start + np.arange(self.frames) * stride, num_frames - 1)
+
+    def needed_frames(self, num_frames: int, fps: float) -> npt.NDArray[np.int64]:
+        """The source frames, rising, that `indices` may name."""
+        return np.arange(0, num_frames, self.stride_in(num_frames, fps) if self.on_stride else 1)
+
+
+def clip_plan(settings: ClipSamplingSettings) -> ClipPlan:
+    """The plan that a run's settings mean."""
+    return ClipPlan(
+        settings.frames, settings.stride, settings.stride_s, settings.short == "repeat", settings.start == "stride"
+    )
 
 
 def read_clip_facts(sample_json: bytes) -> tuple[int, float]:

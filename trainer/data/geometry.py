@@ -13,7 +13,7 @@ from lposekit.keypoints import KeypointFormat, flip_keypoints
 from lposekit.skeleton import crop_keypoints, drop_outside, scale_keypoints
 from trainer.data.random import SampleRandom
 
-Crop = Literal["center", "random"]
+Crop = Literal["center", "random", "person"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +54,47 @@ class Geometry:
 
 
 def choose_geometry(
-    source_height: int, source_width: int, size: int, crop: Crop, flip: float, random: SampleRandom
+    source_height: int,
+    source_width: int,
+    size: int,
+    crop: Crop,
+    flip: float,
+    random: SampleRandom,
+    detected_N2: npt.NDArray[np.float32] | None = None,
 ) -> Geometry:
-    """The shorter side becomes `size`; the crop is centred or drawn, the flip is drawn."""
+    """The shorter side becomes `size`; the crop is centred, drawn, or laid over the persons; the flip is drawn.
+
+    Args:
+        detected_N2: the detected keypoints of all persons, for the crop `person`: x and y in pixels of the source.
+    """
     scale = size / min(source_height, source_width)
     height, width = max(size, round(source_height * scale)), max(size, round(source_width * scale))
-    if crop == "center":
-        top, left = (height - size) // 2, (width - size) // 2
-    else:
+    top, left = (height - size) // 2, (width - size) // 2
+    if crop == "random":
         stream = random.stream("crop")
         top, left = int(stream.integers(height - size + 1)), int(stream.integers(width - size + 1))
+    elif crop == "person":
+        assert detected_N2 is not None, "the crop `person` goes by keypoints"
+        left = window_over(detected_N2[:, 0] * (width / source_width), size, width)
+        top = window_over(detected_N2[:, 1] * (height / source_height), size, height)
     flipped = flip > 0 and bool(random.stream("flip").random() < flip)
     return Geometry(source_height, source_width, height, width, top, left, size, flipped)
+
+
+def window_over(points_N: npt.NDArray[np.floating], size: int, length: int) -> int:
+    """Where a window of `size` pixels begins on a side of `length`: over as many points as possible.
+
+    Of several such places, those next to the middle of the side; among these, the one that has the points in its own
+    middle, for a head reaches beyond its keypoints, and so do feet.
+    """
+    starts = np.arange(length - size + 1)
+    middle = (length - size) // 2
+    points = np.sort(points_N[(points_N >= 0) & (points_N < length)])
+    first, behind = np.searchsorted(points, starts), np.searchsorted(points, starts + size)
+    best = np.flatnonzero(behind - first == (behind - first).max())
+    nearest = int(best[np.argmin(np.abs(best - middle))])
+    if first[nearest] == behind[nearest]:
+        return middle
+    held = points[first[nearest]], points[behind[nearest] - 1]
+    same = best[(first[best] == first[nearest]) & (behind[best] == behind[nearest])]
+    return int(same[np.argmin(np.abs(same + size / 2 - (held[0] + held[1]) / 2))])

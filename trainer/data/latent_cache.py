@@ -1,14 +1,16 @@
 """Reading cached VAE latents: sibling shards of a dataset, below its `_dataset/latents/`.
 
 One cache belongs to one VAE and one image size; its card says which. It is a dataset folder like any other, with
-one member `KEY.latents.npy` a sample: float16 [F, 2C, H, W], mean over log-variance of every frame's latent
-distribution (not scaled), of the unflipped centre crop. A cache that is not exactly right for a run is refused,
-never mixed with uncached samples.
+one member `KEY.latents.npy` a sample: float16 [F, 2C, H, W], mean over log-variance of each cached frame's latent
+distribution (not scaled), of the unflipped crop. Cached is every frame, or those that clips which start at
+multiples of their stride are made of (`ClipPlan.needed_frames`). A cache that is not exactly right for a run is
+refused, never mixed with uncached samples.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +25,12 @@ from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
 from lposekit.store_reads import kind_of
 from trainer.data.catalog import Dataset, open_dataset_folder
+from trainer.data.decode import ClipPlan
 
 log = logging.getLogger(__name__)
 
 MEMBER = "latents.npy"
+EVERY_FRAME = "all"
 
 
 def caches_folder(dataset_root: Path) -> Path:
@@ -36,13 +40,20 @@ def caches_folder(dataset_root: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class LatentCache:
-    """A cache whose shards are those of its dataset, in the same order. `shape`: (2C, H, W) of one frame."""
+    """A cache whose shards are those of its dataset, in the same order. `shape`: (2C, H, W) of one frame.
+    `every_frame`: or those a stride apart."""
 
     folder: Dataset
     shape: tuple[int, int, int]
+    every_frame: bool = True
+
+    def read_clip(self, shard: int, row: int, frames_F: npt.NDArray[np.int64], stride: int) -> npt.NDArray[np.float16]:
+        """Moments float16 [F, 2C, H, W] of these source frames of a clip, of whose frames every `stride`-th is cached
+        where not all are."""
+        return self.read(shard, row, frames_F if self.every_frame else frames_F // stride)
 
     def read(self, shard: int, row: int, frames_F: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
-        """Moments float16 [F, 2C, H, W] of these frames of a sample.
+        """Moments float16 [F, 2C, H, W] of these cached frames of a sample.
 
         Raises:
             LposekitError: the cache is damaged or has fewer frames.
@@ -67,20 +78,30 @@ class LatentCache:
         return moments_FCHW
 
 
-def cache_identity(vae_sha256: str, size: int) -> dict[str, JsonValue]:
+def cache_identity(vae_sha256: str, size: int, crop: str = "center") -> dict[str, JsonValue]:
     """What has to agree between a cache and a run."""
-    return {"vae_sha256": vae_sha256, "size": size, "crop": "center"}
+    return {"vae_sha256": vae_sha256, "size": size, "crop": crop}
 
 
-def open_cache(dataset: Dataset, identity: JsonObject) -> LatentCache:
+def cached_frames(clip: ClipPlan | None) -> JsonValue:
+    """Which frames a cache holds that serves these clips and no others; None: images."""
+    if clip is None or not clip.on_stride:
+        return EVERY_FRAME
+    return {"frames": clip.frames, "stride": clip.stride, "stride_s": clip.stride_s}
+
+
+def open_cache(dataset: Dataset, identity: JsonObject, frames: JsonValue = EVERY_FRAME) -> LatentCache:
     """The cache of a dataset for this VAE and size: of several, the first by name that is whole.
+
+    Args:
+        frames: what `cached_frames` says of the run's clips; a cache of every frame serves as well.
 
     Raises:
         UsageError: there is none; says how those that are there differ.
         LposekitError: it does not cover every shard, was made from other shards, or is damaged.
     """
     problems = []
-    for root in _matching_caches(dataset, identity):
+    for root in _matching_caches(dataset, identity, frames):
         try:
             cache = _open_whole(dataset, root)
         except LposekitError as problem:
@@ -108,7 +129,7 @@ def _open_whole(dataset: Dataset, root: Path) -> LatentCache:
     for shard, cached in zip(dataset.shards, ordered, strict=True):
         _check_origin(DatasetLayout(root), dataset, shard, cached)
     folder = Dataset(folder.root, folder.kind, folder.card, ordered, folder.source)
-    return LatentCache(folder, _shape(folder))
+    return LatentCache(folder, _shape(folder), _frames_of(folder.card.fixed or {}) == EVERY_FRAME)
 
 
 def _shape(folder: Dataset) -> tuple[int, int, int]:
@@ -124,12 +145,19 @@ def _shape(folder: Dataset) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _matching_caches(dataset: Dataset, identity: JsonObject) -> list[Path]:
+def _frames_of(fixed: JsonObject) -> JsonValue:
+    """Which frames a cache holds; those of older versions hold all."""
+    return fixed.get("frames") or EVERY_FRAME
+
+
+def _matching_caches(dataset: Dataset, identity: JsonObject, frames: JsonValue) -> list[Path]:
     """At least one, whole or not."""
     matching, described = [], []
     for root in _cache_folders(dataset):
         found = read_card(DatasetLayout(root)).fixed or {}
         differing = differing_fields({name: found.get(name) for name in identity}, dict(identity))
+        if (cached := _frames_of(found)) not in (EVERY_FRAME, frames):
+            differing.append(f"frames of clips: {_in_words(cached)} -> {_in_words(frames)}")
         if differing:
             described.append(f"{root.name} ({'; '.join(differing)})")
         else:
@@ -138,9 +166,16 @@ def _matching_caches(dataset: Dataset, identity: JsonObject) -> list[Path]:
         return matching
     have = f"It has others: {', '.join(described)}." if described else "It has none."
     raise UsageError(
-        f"{dataset.root} has no latent cache for this base and size. {have} "
-        "Run `lposekit cache-latents` with the same --base and --size, or switch --loader.latents off."
+        f"{dataset.root} has no latent cache for this base, size, crop and clips. {have} "
+        "Run `lposekit cache-latents` with the same --base, --size, --crop and --clip.*, or leave --loader.latents out."
     )
+
+
+def _in_words(frames: JsonValue) -> str:
+    if not isinstance(frames, Mapping):
+        return "every one (--clip.start any)"
+    stride = f"stride_s {frames.get('stride_s')}" if frames.get("stride_s") else f"stride {frames.get('stride')}"
+    return f"those of --clip.start stride ({stride}, {frames.get('frames')} frames)"
 
 
 def _cache_folders(dataset: Dataset) -> list[Path]:

@@ -155,13 +155,15 @@ class SampleReader:
         return dataset.read(dataset.shards[ref.shard], ref.row, names)
 
     def _image(self, ref: SampleRef, random: SampleRandom) -> tuple[npt.NDArray | None, ...]:
-        members = self._members(ref, "jpg", *(("pose.json",) if self.recipe.skeleton else ()))
+        by_pose = self.recipe.skeleton is not None or self.recipe.framing.crop == "person"
+        members = self._members(ref, "jpg", *(("pose.json",) if by_pose else ()))
+        pose_json = members.get("pose.json")
         rgb_FHWC = moments_FCHW = None
         if self.caches:
-            geometry = image_geometry(members["jpg"], self.recipe.framing, random)
+            geometry = image_geometry(members["jpg"], self.recipe.framing, random, pose_json)
             moments_FCHW = self.caches[ref.dataset].read(ref.shard, ref.row, np.zeros(1, np.int64))
         else:
-            rgb_HWC, geometry = decode_training_image(members["jpg"], self.recipe.framing, random)
+            rgb_HWC, geometry = decode_training_image(members["jpg"], self.recipe.framing, random, pose_json)
             rgb_FHWC = rgb_HWC[None]
         skeleton_FHWC = None
         if self.recipe.skeleton:
@@ -173,7 +175,8 @@ class SampleReader:
         num_frames, fps = read_clip_facts(self._members(ref, "json")["json"])
         wanted_F = self.recipe.clip.indices(num_frames, fps, random)
         if self.caches:
-            return None, None, self.caches[ref.dataset].read(ref.shard, ref.row, wanted_F)
+            stride = self.recipe.clip.stride_in(num_frames, fps)
+            return None, None, self.caches[ref.dataset].read_clip(ref.shard, ref.row, wanted_F, stride)
         mp4 = self._members(ref, "mp4")["mp4"]
         return decode_clip(mp4, wanted_F, self.recipe.framing, random), None, None
 

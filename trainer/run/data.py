@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from lposekit.errors import LposekitError
 from lposekit.json_values import JsonValue
 from trainer.data.catalog import Dataset, open_catalog
-from trainer.data.decode import ClipPlan, Framing, Skeleton
+from trainer.data.decode import Framing, Skeleton, clip_plan
 from trainer.data.held_out import WATCH_VISIT, split_datasets
-from trainer.data.latent_cache import cache_identity, open_cache
+from trainer.data.latent_cache import cache_identity, cached_frames, open_cache
 from trainer.data.loader import BatchSplit, SampleLoader
 from trainer.data.order import SampleOrder, SampleRef
 from trainer.data.reader import NoiseRecipe, SampleReader, SampleRecipe
@@ -37,15 +37,16 @@ def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:
     datasets = open_catalog(settings.data, "image" if settings.stage == 1 else "video")
     if settings.loader.verify_sha256:
         check_hashes(datasets, world)
-    caches = ()
+    caches, recipe = (), sample_recipe(settings, base)
     if settings.loader.latents:
-        identity = cache_identity(weights_digest(base.vae), settings.image.size)
-        caches = tuple(open_cache(dataset, identity) for dataset in datasets)
+        identity = cache_identity(weights_digest(base.vae), settings.image.size, settings.image.crop)
+        frames = cached_frames(recipe.clip)
+        caches = tuple(open_cache(dataset, identity, frames) for dataset in datasets)
     weights = settings.loader.weights or (1.0,) * len(datasets)
     parts = split_datasets(datasets, settings.loader.held_out)
     rows = parts.trained if parts.num_held else ()
     order = SampleOrder(parts.sizes(datasets), weights, settings.seed, settings.loader.block_samples, rows)
-    reader = SampleReader(datasets, sample_recipe(settings, base), caches, parts)
+    reader = SampleReader(datasets, recipe, caches, parts)
     micro_batch = settings.optim.micro_batch
     # one that is yet to be found divides every share
     split = BatchSplit(batch_size(settings), micro_batch if isinstance(micro_batch, int) else 1, world.rank, world.size)
@@ -101,7 +102,7 @@ def check_hashes(datasets: Sequence[Dataset], world: World) -> None:
 
 def sample_recipe(settings: TrainSettings, base: Base) -> SampleRecipe:
     """How the settings want a sample to be made."""
-    image, clip, pose = settings.image, settings.clip, settings.pose
+    image, pose = settings.image, settings.pose
     noise = NoiseRecipe(
         channels=base.unet.config["in_channels"],
         downscale=2 ** (len(base.vae.config["block_out_channels"]) - 1),
@@ -112,7 +113,7 @@ def sample_recipe(settings: TrainSettings, base: Base) -> SampleRecipe:
         framing=Framing(image.size, image.crop, image.flip),
         seed=settings.seed,
         skeleton=Skeleton(pose.style, pose.score_threshold, pose.line_width) if settings.stage == 1 else None,
-        clip=ClipPlan(clip.frames, clip.stride, clip.stride_s, clip.short == "repeat") if settings.stage == 2 else None,
+        clip=clip_plan(settings.clip) if settings.stage == 2 else None,
         caption_dropout=settings.loss.caption_dropout,
         noise=noise,
     )

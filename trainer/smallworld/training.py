@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from lposekit.settings import Layer, merge
 from trainer import train
-from trainer.cache_latents import run as cache_latents
+from trainer.cache_latents.run import run as cache_latents
 from trainer.inference.pipeline import FollowYourPosePipeline
 from trainer.inference.settings import SampleSettings
 from trainer.run.distributed import choose_device
@@ -41,7 +43,7 @@ def write_data(root: Path, name: DataName, budget: Budget, settings: SmallWorldS
             size=SIDE,
             batch_size=CACHED_AT_A_TIME,
             device=settings.device,
-            threads=settings.threads,
+            threads=settings.threads or torch.get_num_threads(),
         )
     )
     return folder

@@ -17,12 +17,13 @@ from lposekit.shards.dataset import read_members
 from lposekit.shards.files import disk_error
 from lposekit.shards.index import ShardIndex, read_shard_index
 from lposekit.shards.layout import DatasetLayout
+from lposekit.shards.rows import LIST_COLUMNS, RowResult, ShardKind
 from lposekit.stage_times import StageTimes
 from lposekit.store_reads import sha256_of
 from pipelines.fetch.removals import read_removals, refuse_removed, traits
 from pipelines.job.lock import work_folder, worker_folder
-from pipelines.job.rows import LIST_COLUMNS, RowResult, row_columns
-from pipelines.job.shard import ShardKind, write_shard
+from pipelines.job.rows import row_columns
+from pipelines.job.shard import write_shard
 from pipelines.job.stored import read_stored_shard
 from pipelines.pose.pool import PoseClient, estimated
 from pipelines.video.poses.estimate import Estimate

@@ -10,11 +10,11 @@ import pytest
 
 from lposekit.errors import Outcome
 from lposekit.records import ImageRow, StoredQuery, without_user
+from lposekit.shards.rows import rows_table
 from lposekit.stored_address import stored_address
 from pipelines.fetch.polite import polite_opener
 from pipelines.fetch.settings import FetchSettings
 from pipelines.image.rows import OWN_COLUMNS, unposed_row
-from pipelines.job.rows import rows_table
 from pipelines.recipes import build_images, build_videos
 from pipelines.video.settings import BuildVideoSettings
 from tests.pipelines.fetch.conftest import Naps, outcome, quick_settings, rejection

@@ -17,6 +17,7 @@ import pytest
 from lposekit.errors import LposekitError
 from lposekit.recipe import Claim, ShardReport
 from lposekit.shards.layout import DatasetLayout, sha256_file
+from lposekit.shards.rows import RowResult
 from lposekit.shards.verify import verify_dataset
 from lposekit.shards.writer import ShardWriter
 from lposekit.stage_times import StageTimes
@@ -24,7 +25,6 @@ from pipelines.image.worker import IMAGE_SHARDS
 from pipelines.job import lock
 from pipelines.job.attempt import begin_attempt
 from pipelines.job.lock import StaleRun, beat, owned_folder
-from pipelines.job.rows import RowResult
 from pipelines.job.shard import write_shard
 from tests.support.dataset_folder import make_dataset, make_results
 

@@ -16,12 +16,11 @@ import pytest
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.interrupts import Interrupts
-from lposekit.recipe import Claim, Machine, Pool, ShardReport
+from lposekit.recipe import Claim, Machine, Pool, SetupFailed, ShardReport
 from lposekit.shards.card import DatasetCard, claim_folder
 from lposekit.shards.layout import DatasetLayout
 from pipelines.job.crew import run_on_ray
 from pipelines.job.progress import BuildProgress
-from pipelines.job.runner import SetupFailed
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 

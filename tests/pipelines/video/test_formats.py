@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lposekit.errors import LposekitError, Outcome, UsageError
-from pipelines.job.rows import rows_table
+from lposekit.shards.rows import rows_table
 from pipelines.video.cells import seconds
 from pipelines.video.clips.records import Span, TimedCaption, VideoResult
 from pipelines.video.formats import detect_format

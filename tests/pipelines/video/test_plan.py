@@ -16,11 +16,14 @@ from typing import Any
 import pytest
 
 from lposekit.errors import UsageError
+from lposekit.shards.layout import DatasetLayout
 from pipelines.job.runner import RunResult
 from pipelines.recipes import build_videos as run
 from pipelines.video.clips.records import Span, TimedCaption
+from pipelines.video.clips.settings import EncodeSettings
 from pipelines.video.plan import input_fingerprint, iter_plans
 from pipelines.video.settings import BuildVideoSettings
+from tests.support.execute_here import execute_here
 from tests.support.video_inputs import rows, touch, write_csv, write_jsonl
 
 
@@ -217,3 +220,47 @@ def test_a_run_continues_after_its_list_its_captions_and_its_videos_moved(tmp_pa
     assert (first.path, second.path) == (str(here / "videos/a.mp4"), str(there / "videos/a.mp4"))
     assert replace(first, path=None, root=None) == replace(second, path=None, root=None)
     assert (first.source, first.caption) == ("a.mp4", "d")
+
+
+def test_shards_by_size_take_rows_until_their_listed_lengths_fill_them(tmp_path: Path) -> None:
+    # mutations tried: the row that does not fit any more put into the full shard; a size that ignores the side;
+    # a plan of the rows that are left: `skip` would move them
+    def sizes(durations: list[str], **changes: Any) -> list[int]:
+        listed = [{"path": f"{n}.mp4", "caption": "c", "duration": text} for n, text in enumerate(durations)]
+        settings = BuildVideoSettings(input=(write_csv(tmp_path / "list.csv", listed),), shard_mb=35, **changes)
+        plans = list(iter_plans(settings))
+        assert list(iter_plans(settings, skip={0})) == plans[1:]
+        return [len(plan.rows) for plan in plans]
+
+    assert sizes(["40", "PT00H00M40S", "0:00:40", "60", "300", "1"]) == [2, 2, 1, 1], "100 s of 512 pixels fill 35 MB"
+    assert sizes(["40"] * 16, encode=EncodeSettings(size=256)) == [10, 6]
+    assert sizes([""] * 70) == [32, 32, 6], "of unknown length"
+    assert sizes(["40"] * 5, rows_per_shard=3) == [3, 2]
+
+
+def test_the_spans_of_a_video_are_its_length(tmp_path: Path) -> None:
+    # mutation tried: the last span alone
+    clips = [{"clip_id": f"{n}.mp4", "span": ["00:00:10.000", "00:00:40.000"]} for n in range(2)]
+    listed = [{"video_id": str(n), "url": f"https://example.org/{n}", "clip": clips} for n in range(4)]
+    path = write_jsonl(tmp_path / "list.jsonl", listed)
+    settings = BuildVideoSettings(input=(path,), format="hdvila", shard_mb=50)
+    assert [len(plan.rows) for plan in iter_plans(settings)] == [2, 2]
+    assert len(next(iter_plans(settings)).rows[0].spans) == 2
+
+
+def test_a_folder_keeps_the_number_or_the_size_that_it_was_begun_with(tmp_path: Path) -> None:
+    # mutations tried: without `as_begun`, "rows_per_shard: 2 -> None"; without `shard_bytes`, shards of two sizes
+    path = write_csv(tmp_path / "list.csv", [{"path": f"{number}.mp4", "caption": "c"} for number in range(5)])
+
+    def built(name: str, **changes: Any) -> list[int]:
+        run(BuildVideoSettings(input=(path,), output=tmp_path / name, **changes), execute=execute_here)
+        layout = DatasetLayout(tmp_path / name)
+        return [layout.read_stats(shard).count for shard in layout.committed_shards()]
+
+    assert built("by-number", rows_per_shard=2) == [2, 2, 1]
+    assert built("by-number") == [2, 2, 1]
+    with pytest.raises(UsageError, match="rows_per_shard: 2 -> 3"):
+        built("by-number", rows_per_shard=3)
+    assert built("by-size") == [5]
+    with pytest.raises(UsageError, match="shard_bytes: 512000000 -> 35000000"):
+        built("by-size", shard_mb=35)

@@ -17,8 +17,9 @@ from lposekit.shards.card import DatasetCard, claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import ShardStats
 from lposekit.shards.writer import ShardWriter
+from lposekit.skeleton import drop_outside
 from tests.support.memory_store import MemoryStore
-from tests.support.train_data import clip_members, color_of, image_members, keypoints_of, write_dataset
+from tests.support.train_data import clip_members, color_of, image_members, image_of, keypoints_of, write_dataset
 from trainer.data.catalog import open_catalog, open_dataset_folder
 from trainer.data.decode import (
     ClipPlan,
@@ -29,7 +30,7 @@ from trainer.data.decode import (
     decode_training_image,
     jpeg_size,
 )
-from trainer.data.geometry import choose_geometry
+from trainer.data.geometry import choose_geometry, window_over
 from trainer.data.order import SampleRef
 from trainer.data.random import SampleRandom
 from trainer.data.reader import NoiseRecipe, SampleReader, SampleRecipe
@@ -262,3 +263,43 @@ def test_processes_share_the_hashing_and_read_only_through_the_store(tmp_path: P
     check_hashes([replace(dataset, source=OpenFiles(MemoryStore(files)))], Alone(0, 2))  # pyright: ignore
     with pytest.raises(LposekitError, match=r"shard 00003 of .* other bytes"):
         check_hashes([replace(dataset, source=OpenFiles(MemoryStore(files)))], Alone(1, 2))  # pyright: ignore
+
+
+def test_a_person_crop_lies_over_as_many_keypoints_as_it_can():
+    # mutations tried: a window one pixel short; the first of the best places; the centre whatever is detected
+    def left_of(*x: float, length: int = 200) -> int:
+        return window_over(np.array(x, np.float32), 100, length)
+
+    assert left_of() == 50, "nobody: the middle"
+    assert left_of(90, 110) == 50, "the middle holds all of them, in its own middle"
+    assert left_of(10, 99) == 4, "all of them, as far from both ends as from each other's"
+    assert left_of(150, 199) == 100, "no farther than the image goes"
+    assert left_of(0, 20, 101, 150, 199) == 100, "the larger group"
+    assert left_of(-5, 250, 90) == 40, "what lies outside does not count"
+
+
+def test_a_person_crop_keeps_head_and_feet_that_the_centre_cuts():
+    # mutations tried: keypoints in the source's pixels, not in those of the resized image; x and y swapped
+    tall = np.zeros((17, 3), np.float32)
+    tall[:, 0], tall[:, 1], tall[:, 2] = 60, np.linspace(5, 120, 17), 1
+    tall[16, 1:] = 250, 0.1  # not detected
+    for height, width, turn in ((256, 128, False), (128, 256, True)):
+        keypoints = tall[:, [1, 0, 2]] if turn else tall
+        geometry = choose_geometry(height, width, 64, "person", 0.0, random(), keypoints[keypoints[:, 2] >= 0.5, :2])
+        inside = drop_outside(geometry.keypoints(keypoints, COCO), 64, 64)
+        assert (inside[:16, 2] > 0).all()
+        assert (geometry.left if turn else geometry.top) < 5
+        assert (geometry.top if turn else geometry.left) == 0
+
+
+def test_a_sample_of_a_person_crop_has_its_skeleton_where_its_persons_are(tmp_path: Path):
+    # mutation tried: image and skeleton cropped by two geometries
+    data = write_dataset(tmp_path / "data", [2], height=160, width=64)
+    sample = reader_of(data, framing=Framing(64, "person")).read(SampleRef(0, 0, 1, 0))
+    pose = keypoints_of(1, 160, 64)
+    top = window_over(pose[:, 1], 64, 160)
+    assert sample.rgb_FHWC is not None
+    assert sample.skeleton_FHWC is not None
+    np.testing.assert_allclose(sample.rgb_FHWC[0].astype(int), image_of(1, 160, 64)[top : top + 64], atol=90)
+    kept = [(x, y - top) for x, y, _ in pose if 2 <= y - top < 62]
+    assert np.mean([sample.skeleton_FHWC[0, int(y), int(x)].any() for x, y in kept]) > 0.5

@@ -17,7 +17,7 @@ import sys
 for name in ("ray", "mmpose", "mmdet", "mmengine", "mmcv", "img2dataset", "decord", "decord2", "scenedetect"):
     sys.modules[name] = None
 
-import trainer.cache_latents
+import trainer.cache_latents.run
 import trainer.inference.sample
 import trainer.model.official_weights
 import trainer.run.view
