@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lposekit.pose.backend import choose_backend
 from lposekit.pose.estimator import EstimatorSettings, PoseEstimator
 from lposekit.pose.zoo import detector_entry
 from lposekit.recipe import Machine
@@ -43,6 +44,7 @@ def test_settings_reach_the_estimator_under_their_names(monkeypatch: pytest.Monk
     )
     load_estimator(pose_spec(BuildImagesSettings(detector="rtmdet-nano", pose=pose)))
     set_here = dataclasses.asdict(pose) | {
+        "backend": choose_backend("auto", "cpu", "float32"),
         "device": "cpu",
         "precision": "float32",
         "box_score_threshold": detector_entry("rtmdet-nano").box_score_threshold,
