@@ -15,8 +15,8 @@ import torch
 
 from lposekit.errors import LposekitError
 from lposekit.json_values import JsonObject
+from lposekit.kept_out import kept_out
 from lposekit.pose.models import load_detector, load_pose_model
-from lposekit.pose.openmmlab import kept_out
 from lposekit.pose.openvino_network import OpenVinoNetwork
 from lposekit.pose.tensor_parts import DetectorPart, PosePart
 from lposekit.pose.zoo import DetectorEntry, PoseEntry

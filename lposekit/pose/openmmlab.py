@@ -18,8 +18,7 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -27,6 +26,7 @@ from typing import Any
 import torch
 
 from lposekit.errors import LposekitError
+from lposekit.kept_out import kept_out
 from lposekit.pose.nms import nms as greedy_nms
 
 _LOCK = threading.Lock()
@@ -117,18 +117,6 @@ def import_models() -> None:
         importlib.import_module("mmdet.models")
         importlib.import_module("mmpose.codecs")
         importlib.import_module("mmpose.models")
-
-
-@contextmanager
-def kept_out(*packages: str) -> Iterator[None]:
-    """As if these packages were not installed, unless somebody has imported them."""
-    names = [name for name in packages if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]  # None: the import machinery says "not found"
-    try:
-        yield
-    finally:
-        for name in names:
-            del sys.modules[name]
 
 
 def _install(module: ModuleType) -> None:

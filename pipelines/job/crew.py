@@ -13,6 +13,7 @@ from lposekit.errors import Interrupted, LposekitError
 from lposekit.extras import missing_module_words
 from lposekit.interrupts import Interrupts
 from lposekit.json_values import JsonObject
+from lposekit.kept_out import kept_out
 from lposekit.recipe import ActorHandle, AnyRecipe, Claim, Plan, Pool, ShardReport, Worker
 from lposekit.shards.card import bind_models, common_models
 from lposekit.shards.layout import DatasetLayout
@@ -34,6 +35,8 @@ class ShardWorker:
         self._failure: LposekitError | None = None
         self._worker: Worker[Any] | None = None
         small_stacks()  # before the worker starts its threads
+        if pool is not None:
+            without_torch()
         try:
             self._worker = recipe.worker(claim, pool, number)
             limit_memory(self._memory_bytes)
@@ -85,6 +88,13 @@ class CrewWatch:
 
     def moved(self) -> None:
         self.watchdog.moved()
+
+
+def without_torch() -> None:
+    """Import webdataset, which writes the shards, without torch, which it imports for its readers: where the models run
+    in processes of their own, nothing else needs torch, and it takes half of a worker's start."""
+    with kept_out("torch"):
+        import webdataset  # noqa: F401
 
 
 def run_on_ray(
