@@ -56,6 +56,7 @@ def examine(folder: Path, weights_dir: Path | None = None) -> list[Check]:
         *check_packages(pins, _installed),
         check_mmcv(),
         check_gpu(),
+        check_backend(),
         *check_weights(weights_dir),
         check_ray(os.environ, Path.home()),
         check_disk(folder),
@@ -154,6 +155,16 @@ def check_gpu() -> Check:
         fix = "install torch with its own dependencies: `pip install --force-reinstall torch`"
         return Check("gpu", "bad", f"this machine has an NVIDIA driver, but torch {torch.__version__} has no CUDA", fix)
     return Check("gpu", "note", f"none; torch {torch.__version__} runs on {os.cpu_count()} CPU cores")
+
+
+def check_backend() -> Check:
+    """What runs the pose models where there is no GPU."""
+    from lposekit.pose.backend import ENGINE, backend_version
+
+    found = backend_version(ENGINE)
+    if found is None:
+        return Check("pose backend", "note", f"torch: {ENGINE}, faster on a CPU, is missing", install_command())
+    return Check("pose backend", "ok", f"on a CPU {ENGINE} {found}, in folders begun with torch torch")
 
 
 def check_weights(weights_dir: Path | None) -> Iterator[Check]:

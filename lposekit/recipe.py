@@ -188,6 +188,11 @@ class Recipe(Protocol[P]):
         """Distributions whose versions decide the bytes: other ones do not continue a folder."""
         ...
 
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes of images that one worker has on their way to the pool, at most and as a rule."""
+        ...
+
     def preflight(self, *, dry_run: bool = False) -> Sequence[str]:
         """Look for everything that can be known to be wrong before anything is started; returns warnings.
 

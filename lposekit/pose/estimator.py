@@ -4,28 +4,28 @@ Images are letterboxed and go through the detector in batches; the persons found
 through the pose model in batches that cross images. Without a box there is no pose: MMPose's own inferencer takes the
 whole image as a person then. Boxes and keypoints are those of MMDet's and MMPose's own pipelines.
 
-Determinism: the same images in the same order, with the same settings and thread count, give the same numbers.
+Determinism: the same images in the same order, with the same settings and thread count, give the same numbers. Free of
+torch, unless torch is the backend.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from lposekit.json_values import JsonValue
 from lposekit.keypoints import KEYPOINT_FORMATS, KeepRule, is_valid_person
+from lposekit.pose.backend import Backend, backend_card, cpu_kind
 from lposekit.pose.detector import Boxes, PersonDetector
 from lposekit.pose.isolate import run_isolated
-from lposekit.pose.models import load_detector, load_pose_model
+from lposekit.pose.load import load_pair
+from lposekit.pose.network import Network
 from lposekit.pose.oks import one_skeleton_each
 from lposekit.pose.protocol import Estimator, check_images
 from lposekit.pose.topdown import CutRequest, TopDownPose
@@ -58,12 +58,14 @@ _PACKAGES = (
 class EstimatorSettings:
     """How a `PoseEstimator` runs. Thresholds and sizes are in pixels of the images it is given.
 
-    `threads`: of torch and OpenCV in this process, and of preparation ahead of a GPU; None leaves them alone.
-    Other batch sizes and thread counts give other last digits. `box_score_threshold`: None takes the detector's own.
+    `threads`: of the backend and OpenCV in this process; None leaves torch's alone, and gives another backend one a
+    core. With torch, other batch sizes and thread counts give other last digits.
+    `box_score_threshold`: None takes the detector's own.
     `batch_size`: images of one forward pass of the detector. `crop_batch_size`: persons of one of the pose model.
     `duplicate_oks`: of two persons whose poses are more alike than this (OKS), the surer one stays; None: both do.
     """
 
+    backend: Backend = "torch"
     device: str = "cpu"
     precision: Precision = "float32"
     threads: int | None = None
@@ -104,15 +106,18 @@ class PoseEstimator:
         """
         chosen = settings or EstimatorSettings(**changes)
         entries = detector_entry(detector), pose_entry(pose_model)
-        if chosen.threads is not None:
-            torch.set_num_threads(chosen.threads)
-            cv2.setNumThreads(chosen.threads)
         box_score = chosen.box_score_threshold
-        box_score = entries[0].box_score_threshold if box_score is None else box_score
-        found = load_detector(entries[0], weights_dir, chosen.device, chosen.precision, box_score)
-        posed = load_pose_model(entries[1], weights_dir, chosen.device, pose_precision(entries[1], chosen.precision))
-        sha256 = {detector: found.sha256, pose_model: posed.sha256}
-        return cls(found.model, posed.model, *entries, sha256, chosen)
+        pair = load_pair(
+            chosen.backend,
+            entries,
+            weights_dir,
+            device=chosen.device,
+            precisions=(chosen.precision, pose_precision(entries[1], chosen.precision)),
+            box_score_threshold=entries[0].box_score_threshold if box_score is None else box_score,
+            threads=chosen.threads,
+        )
+        sha256 = {detector: pair.detector_sha256, pose_model: pair.pose_sha256}
+        return cls(pair.detector, pair.pose_model, *entries, sha256, chosen)
 
     @property
     def keypoint_format(self) -> str:
@@ -142,23 +147,35 @@ class PoseEstimator:
         """
         check_images(images_rgb)
         times = times or StageTimes()
-        with torch.inference_mode(), _repeatable(self.settings.device):
-            with times.stage("detect"):
-                found = self._in_batches(
-                    images_rgb, self.settings.batch_size, self.detector.prepare, self.detector.detect
-                )
-            requests: list[tuple[int, CutRequest, float]] = []
-            for i, boxes in enumerate(found):
-                if isinstance(boxes, Boxes):
-                    height, width = images_rgb[i].shape[:2]
-                    requests += [(i, (images_rgb[i], box), score) for box, score in self._gate(boxes, width, height)]
-            with times.stage("pose"):
-                poses = self._in_batches(
-                    [request for _, request, _ in requests],
-                    self.settings.crop_batch_size,
-                    self.pose_model.prepare,
-                    lambda crops: list(self.pose_model.estimate(crops)),
-                )
+        if self.settings.device == "cpu":
+            return self._estimate(images_rgb, times)
+        from lposekit.pose.device_pixels import upload
+
+        def on_device(images: Sequence[npt.NDArray[np.uint8]]) -> list[list[Person] | PoseFailure]:
+            return self._estimate(upload(images, self.settings.device), times)
+
+        size = self.settings.batch_size
+        batches = [images_rgb[start : start + size] for start in range(0, len(images_rgb), size)]
+        return [answer for batch in batches for answer in run_isolated(on_device, batch)]
+
+    def _estimate(self, images: Sequence[Any], times: StageTimes) -> list[list[Person] | PoseFailure]:
+        """`images`: uint8 [H, W, 3], or of one upload to the device."""
+        with times.stage("detect"):
+            network, size = self.detector.network, self.settings.batch_size
+            found = self._in_batches(network, images, size, self.detector.prepare, self.detector.detect)
+        requests: list[tuple[int, CutRequest, float]] = []
+        for i, boxes in enumerate(found):
+            if isinstance(boxes, Boxes):
+                height, width = images[i].shape[:2]
+                requests += [(i, (images[i], box), score) for box, score in self._gate(boxes, width, height)]
+        with times.stage("pose"):
+            poses = self._in_batches(
+                self.pose_model.network,
+                [request for _, request, _ in requests],
+                self.settings.crop_batch_size,
+                self.pose_model.prepare,
+                lambda crops: list(self.pose_model.estimate(crops)),
+            )
         persons: list[list[Person] | PoseFailure] = [b if isinstance(b, PoseFailure) else [] for b in found]
         for (i, (_, box), score), pose in zip(requests, poses, strict=True):
             so_far = persons[i]
@@ -191,32 +208,24 @@ class PoseEstimator:
 
     def _in_batches(
         self,
+        network: Network,
         items: Sequence[Item],
         size: int,
         prepare: Callable[[Sequence[Item]], Prepared],
         run: Callable[[Prepared], list[Result]],
     ) -> list[Result | PoseFailure]:
-        """`run(prepare(batch))` over batches, failing items alone.
-
-        With a GPU, threads prepare the next batches while one runs. On a CPU the models keep all threads busy, and
-        preparing ahead would only take turns with them.
-        """
+        """`run(prepare(batch))` over batches, failing items alone; where the network has several streams, in as many
+        threads. Otherwise the network keeps all threads, or the GPU, busy by itself."""
+        size = network.batch_size or size
         batches = [items[start : start + size] for start in range(0, len(items), size)]
-        results: list[Result | PoseFailure] = []
-        if self.settings.device == "cpu":
-            for batch in batches:
-                results += run_isolated(lambda part: run(prepare(part)), batch)
-            return results
-        workers = self.settings.threads or 4
-        with ThreadPoolExecutor(workers) as pool:
-            ahead = {i: pool.submit(prepare, batch) for i, batch in enumerate(batches[:workers])}
-            for i, batch in enumerate(batches):
-                future = ahead.pop(i)
-                if i + workers < len(batches):
-                    ahead[i + workers] = pool.submit(prepare, batches[i + workers])
-                # the batch as a whole takes what was prepared; its halves, if it fails, prepare anew
-                results += run_isolated(lambda part: run(future.result() if part is batch else prepare(part)), batch)  # noqa: B023
-        return results
+
+        def run_batch(batch: Sequence[Item]) -> list[Result | PoseFailure]:
+            return run_isolated(lambda part: run(prepare(part)), batch)
+
+        if network.streams == 1:
+            return [result for batch in batches for result in run_batch(batch)]
+        with ThreadPoolExecutor(network.streams) as pool:
+            return [result for results in pool.map(run_batch, batches) for result in results]
 
     def card(self) -> dict[str, JsonValue]:
         """What the dataset card says about the models and how they were run."""
@@ -248,6 +257,8 @@ class PoseEstimator:
                 **({} if chosen.duplicate_oks is None else {"duplicate_oks": chosen.duplicate_oks}),
             },
             "versions": installed_versions(_PACKAGES),
+            "backend": backend_card(chosen.backend, chosen.threads),
+            **({"cpus": [cpu_kind()]} if chosen.device == "cpu" else {}),
         }
 
 
@@ -268,10 +279,3 @@ def _weights_card(entry: DetectorEntry | PoseEntry, sha256: dict[str, str]) -> d
         "licence": weights.licence,
         "source": weights.source,
     }
-
-
-def _repeatable(device: str) -> AbstractContextManager[None]:
-    """On a GPU: the same algorithms in every process, and float32 that is float32 (no TF32)."""
-    if device == "cpu":
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

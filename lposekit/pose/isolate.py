@@ -8,11 +8,11 @@ fails.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import cv2
-import torch
 
 from lposekit.records import PoseFailure
 
@@ -32,10 +32,11 @@ def run_isolated(run: Callable[[Sequence[Item]], list[Result]], items: Sequence[
     """
     try:
         return list(run(items))
-    except torch.AcceleratorError:
-        raise
     except ITEM_ERRORS as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        torch = sys.modules.get("torch")  # not imported for this: an engine does without
+        if torch is not None and isinstance(error, torch.AcceleratorError):
+            raise
+        if torch is not None and isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
         if len(items) == 1:
             return [PoseFailure(_describe(error))]

@@ -4,7 +4,7 @@ MMPose 1.3 and MMDet 3.3 import compiled or hard-to-build packages that person d
 `ensure_openmmlab` stands in for the missing ones, and only for those:
 
 * `mmcv._ext`: mmcv's compiled operators. A real one is used as it is. Otherwise non-maximum suppression is done in
-  torch, and every other operator raises an error that names it.
+  numpy, and every other operator raises an error that names it.
 * `xtcocotools`: its wheel does not load on numpy 2; `pycocotools` has the same interface.
 * `mmpose.visualization.simcc_vis`: the one module of MMPose that imports torchvision, for drawing only.
 
@@ -18,19 +18,18 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 
 from lposekit.errors import LposekitError
+from lposekit.kept_out import kept_out
+from lposekit.pose.nms import nms as greedy_nms
 
 _LOCK = threading.Lock()
-_ROWS_AT_ONCE = 1024  # rows of the overlap matrix computed at once: bounds the float temporaries to 1024 x N
 
 
 class MissingOperatorError(LposekitError):
@@ -49,29 +48,8 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, offset:
     Returns:
         int64 [M], indices of the kept boxes, best score first, on the device of `boxes`.
     """
-    order = scores.argsort(descending=True, stable=True)
-    suppresses_NN = _overlaps(boxes[order].float(), iou_threshold, offset)
-    removed_N = np.zeros(len(order), bool)
-    kept: list[int] = []
-    for i in range(len(order)):
-        if not removed_N[i]:
-            kept.append(i)
-            removed_N |= suppresses_NN[i]
-    return order[torch.tensor(kept, dtype=torch.int64, device=order.device)]
-
-
-def _overlaps(boxes: torch.Tensor, iou_threshold: float, offset: int) -> np.ndarray:
-    """Bool [N, N]: which pairs overlap by more than the threshold. Two boxes without area overlap by NaN: not more."""
-    left, top, right, bottom = boxes.unbind(1)
-    area = (right - left + offset) * (bottom - top + offset)
-    rows: list[np.ndarray] = [np.zeros((0, len(boxes)), bool)]
-    for start in range(0, len(boxes), _ROWS_AT_ONCE):
-        row = slice(start, start + _ROWS_AT_ONCE)
-        width = torch.minimum(right[row, None], right) - torch.maximum(left[row, None], left) + offset
-        height = torch.minimum(bottom[row, None], bottom) - torch.maximum(top[row, None], top) + offset
-        shared = width.clamp_(min=0) * height.clamp_(min=0)
-        rows.append((shared / (area[row, None] + area - shared) > iou_threshold).cpu().numpy())
-    return np.concatenate(rows)
+    kept = greedy_nms(boxes.detach().cpu().numpy(), scores.detach().cpu().numpy(), iou_threshold, offset)
+    return torch.from_numpy(kept).to(boxes.device)
 
 
 class _StandInExtension(ModuleType):
@@ -135,21 +113,10 @@ def import_models() -> None:
     projects go on without. They are kept out only while this runs, and only if nobody has imported them.
     """
     ensure_openmmlab()
-    with _LOCK, _kept_out("transformers", "albumentations"):
+    with _LOCK, kept_out("transformers", "albumentations"):
         importlib.import_module("mmdet.models")
         importlib.import_module("mmpose.codecs")
         importlib.import_module("mmpose.models")
-
-
-@contextmanager
-def _kept_out(*packages: str) -> Iterator[None]:
-    names = [name for name in packages if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]  # None: the import machinery says "not found"
-    try:
-        yield
-    finally:
-        for name in names:
-            del sys.modules[name]
 
 
 def _install(module: ModuleType) -> None:

@@ -1,4 +1,5 @@
-"""From images to model inputs, with the same pixels as MMDet's and MMPose's own test pipelines.
+"""From images to the pixels that networks take, the same as those of MMDet's and MMPose's own test pipelines. Free of
+torch.
 
 Legend: B images or crops, S side of the detector's square, H W height and width, N persons; `rgb_HWC` is uint8.
 """
@@ -7,26 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
-from einops import rearrange
 
 PAD_VALUE = 114
+Pixels: TypeAlias = Any
+"""uint8, a numpy array on the host or a torch tensor on a device."""
 
 
 @dataclass(frozen=True)
 class Letterboxed:
     """Images fitted into squares.
 
-    `pixels_BSSC`: uint8 in the detector's channel order. `scale_B2`: float32, square pixels per image pixel in x
-    and y (they differ a little, for sizes are whole pixels).
+    `pixels_BSSC`: uint8 in the detector's channel order; an array here, a tensor on a device. `scale_B2`: float32,
+    square pixels per image pixel in x and y (they differ a little, for sizes are whole pixels).
     """
 
-    pixels_BSSC: npt.NDArray[np.uint8]
+    pixels_BSSC: Pixels
     scale_B2: npt.NDArray[np.float32]
 
 
@@ -36,9 +37,7 @@ def letterbox(images_rgb: Sequence[npt.NDArray[np.uint8]], size_px: int, bgr: bo
     scale = np.empty((len(images_rgb), 2), np.float32)
     for i, image in enumerate(images_rgb):
         height, width = image.shape[:2]
-        factor = min(size_px / max(height, width), size_px / min(height, width))
-        # rounded as mmcv.rescale_size does; at least one pixel of a very long image
-        new_width, new_height = max(1, int(width * factor + 0.5)), max(1, int(height * factor + 0.5))
+        new_width, new_height = fitted_size(height, width, size_px)
         target = pixels[i, :new_height, :new_width]
         cv2.resize(image, (new_width, new_height), dst=target, interpolation=cv2.INTER_LINEAR)
         if bgr:
@@ -47,20 +46,27 @@ def letterbox(images_rgb: Sequence[npt.NDArray[np.uint8]], size_px: int, bgr: bo
     return Letterboxed(pixels, scale)
 
 
+def fitted_size(height: int, width: int, size_px: int) -> tuple[int, int]:
+    """Width and height of an image fitted into a square, rounded as mmcv.rescale_size does; at least one pixel."""
+    factor = min(size_px / max(height, width), size_px / min(height, width))
+    return max(1, int(width * factor + 0.5)), max(1, int(height * factor + 0.5))
+
+
 @dataclass(frozen=True)
 class Crops:
-    """Persons cut out: `pixels_NHWC` uint8; centre and size of each cut, float32 [N, 2], in image pixels."""
+    """Persons cut out: `pixels_NHWC` uint8, an array or a tensor; centre and size of each cut, float32 [N, 2], in image
+    pixels."""
 
-    pixels_NHWC: npt.NDArray[np.uint8]
+    pixels_NHWC: Pixels
     center_N2: npt.NDArray[np.float32]
     size_N2: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Cutter:
-    """Cuts persons out of images as MMPose's `GetBBoxCenterScale` and `TopdownAffine` do, with its functions.
+    """Cuts persons out of images as MMPose's `GetBBoxCenterScale` and `TopdownAffine` do.
 
-    `padding` enlarges the box (1.25); `use_udp` chooses between its two warp matrices.
+    `padding` enlarges the box (1.25); `use_udp` chooses between MMPose's two warp matrices.
     """
 
     input_size_wh: tuple[int, int]
@@ -68,46 +74,59 @@ class Cutter:
     use_udp: bool
     bgr: bool
 
-    @classmethod
-    def from_pipeline(cls, pipeline: Sequence[Any], input_size_wh: tuple[int, int], bgr: bool) -> Cutter:
-        """The cutter that does what an MMPose config's test pipeline says."""
-        steps = {step["type"]: step for step in pipeline}
-        affine = steps["TopdownAffine"]
-        assert tuple(affine["input_size"]) == input_size_wh, "zoo entry and config disagree about the input size"
-        padding = float(steps["GetBBoxCenterScale"].get("padding", 1.25))
-        return cls(input_size_wh, padding, bool(affine.get("use_udp", False)), bgr)
-
     def cut(self, persons: Sequence[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]) -> Crops:
         """Cut out persons, each given as (rgb_HWC, bbox_xyxy float32 [4])."""
-        from mmpose.datasets.transforms import TopdownAffine
-        from mmpose.structures.bbox import bbox_xyxy2cs, get_udp_warp_matrix, get_warp_matrix
-
         width, height = self.input_size_wh
-        warp_matrix = get_udp_warp_matrix if self.use_udp else get_warp_matrix
-        center, size = bbox_xyxy2cs(np.stack([bbox for _, bbox in persons]), padding=self.padding)
-        size = TopdownAffine._fix_aspect_ratio(size, aspect_ratio=width / height)
+        center_N2, size_N2 = centers_and_sizes(np.stack([bbox for _, bbox in persons]), self.padding, width / height)
+        warp_matrix = udp_warp_matrix if self.use_udp else warp_matrix_of_box
         pixels = np.empty((len(persons), height, width, 3), np.uint8)
         for i, (image, _) in enumerate(persons):
-            matrix = warp_matrix(center[i], size[i], 0.0, output_size=(width, height))
-            cv2.warpAffine(image, matrix, (width, height), dst=pixels[i], flags=cv2.INTER_LINEAR)
+            matrix = warp_matrix(center_N2[i], size_N2[i], self.input_size_wh)
+            cv2.warpAffine(image, matrix, self.input_size_wh, dst=pixels[i], flags=cv2.INTER_LINEAR)
             if self.bgr:
                 cv2.cvtColor(pixels[i], cv2.COLOR_RGB2BGR, dst=pixels[i])
-        return Crops(pixels, center, size)
+        return Crops(pixels, center_N2, size_N2)
 
 
-@dataclass(frozen=True)
-class Normalizer:
-    """Subtracts the mean and divides by the deviation of each channel, on the model's device and in its precision."""
+def centers_and_sizes(
+    bbox_xyxy_N4: npt.NDArray[np.float32], padding: float, aspect_ratio: float
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Centre and size [N, 2] of the cuts around boxes: enlarged, then made wider or higher to the aspect ratio."""
+    size_N2 = (bbox_xyxy_N4[:, 2:] - bbox_xyxy_N4[:, :2]) * padding
+    center_N2 = (bbox_xyxy_N4[:, 2:] + bbox_xyxy_N4[:, :2]) * 0.5
+    width_N, height_N = size_N2.T
+    is_wide_N = width_N > height_N * aspect_ratio
+    size_N2 = np.stack(
+        [np.where(is_wide_N, width_N, height_N * aspect_ratio), np.where(is_wide_N, width_N / aspect_ratio, height_N)],
+        axis=1,
+    )
+    return center_N2, size_N2
 
-    mean_C: torch.Tensor
-    std_C: torch.Tensor
-    dtype: torch.dtype
 
-    def __call__(self, pixels_BHWC: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """Float [B, C, H, W] in `channels_last` layout."""
-        width = pixels_BHWC.shape[2]
-        # Rows of W * C values: an inner loop over 3 channels alone is four times slower on a CPU.
-        pixels = torch.from_numpy(pixels_BHWC).to(self.mean_C.device, non_blocking=True)
-        rows = rearrange(pixels, "b h w c -> b h (w c)").to(torch.float32)
-        rows.sub_(self.mean_C.repeat(width)).div_(self.std_C.repeat(width))
-        return rearrange(rows, "b h (w c) -> b c h w", w=width).to(self.dtype)
+def warp_matrix_of_box(
+    center_2: npt.NDArray[np.float32], size_2: npt.NDArray[np.float32], output_wh: tuple[int, int]
+) -> npt.NDArray[np.float64]:
+    """The matrix [2, 3] from image to crop: MMPose's `get_warp_matrix` without a rotation, to the last bit."""
+    left_2 = center_2 + np.array([size_2[0] * -0.5, 0], np.float32)
+    width, height = output_wh
+    target_center_2, target_left_2 = np.array([[width * 0.5, height * 0.5], [0, height * 0.5]], np.float32)
+    source_32 = np.stack([center_2, left_2, _third_point(center_2, left_2)])
+    target_32 = np.stack([target_center_2, target_left_2, _third_point(target_center_2, target_left_2)])
+    return np.asarray(cv2.getAffineTransform(source_32, target_32), np.float64)
+
+
+def _third_point(a_2: npt.NDArray[np.float32], b_2: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """b, moved by the way from b to a turned by 90 degrees."""
+    x, y = a_2 - b_2
+    return b_2 + np.array([-y, x], np.float32)
+
+
+def udp_warp_matrix(
+    center_2: npt.NDArray[np.float32], size_2: npt.NDArray[np.float32], output_wh: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """The matrix [2, 3] from image to crop: MMPose's `get_udp_warp_matrix` without a rotation."""
+    scale_2 = np.array([output_wh[0] - 1, output_wh[1] - 1], np.float32) / size_2
+    matrix_23 = np.zeros((2, 3), np.float32)
+    matrix_23[0, 0], matrix_23[1, 1] = scale_2
+    matrix_23[:, 2] = scale_2 * (-0.5 * (center_2 * 2) + 0.5 * size_2)
+    return matrix_23

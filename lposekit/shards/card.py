@@ -33,6 +33,10 @@ MAX_BYTES = 2**28
 """Of a card: it names every shard."""
 CHECKED_BY = "checked_by"
 """Of a model: `sha256`, `sha256 prefix` where its publisher states no more, or `note` of the user."""
+BACKEND = "backend"
+"""Of the models: what ran them, with its version. Cards without one are of torch."""
+CPUS = "cpus"
+"""Of the models: the kinds of CPU that ran them."""
 KEEP_SETTINGS = (
     *("settings.min_detected", "settings.person_rule", "settings.pose.keypoint_score_threshold"),
     *("settings.pose.box_score_threshold", "settings.pose.min_box_area_fraction", "settings.pose.min_box_side_px"),
@@ -255,23 +259,72 @@ def bind_models(layout: DatasetLayout, models: JsonObject) -> None:
     Raises:
         UsageError: it was begun with others.
     """
-    before = read_card(layout).models
-    old, new = _without_checks(before or {}), _without_checks(models)
+    before = read_card(layout).models or {}
+    old, new = _deciding(before), _deciding(models)
     if before and old != new and layout.committed_shards():
+        if old[BACKEND] != new[BACKEND]:
+            raise UsageError(
+                f"{layout.root} was built with the backend {_words(old[BACKEND])}, and this run has "
+                f"{_words(new[BACKEND])}. Name another --output, or give --pose.backend and the version that it was "
+                "begun with."
+            )
         names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         raise UsageError(
             f"{layout.root} was built with other models ({', '.join(names)} differ). Name another --output, or put the "
             "same weights and package versions back."
         )
-    update_card(layout, models=models)
+    update_card(layout, models=_with_cpus_of(before, models))
 
 
-def _without_checks(models: JsonObject) -> dict[str, JsonValue]:
-    """The models without what told that their weights are right: it decides no byte, and older cards lack it."""
-    return {
+def common_models(loaded: Sequence[JsonObject]) -> JsonObject:
+    """What all processes of a run have loaded, on whatever kinds of CPU.
+
+    Raises:
+        LposekitError: they have not loaded the same.
+    """
+    models = loaded[0]
+    for other in loaded[1:]:
+        differing = differing_fields(_deciding(models), _deciding(other))
+        if differing:
+            raise LposekitError(
+                "the nodes have not loaded the same models:\n  " + "\n  ".join(differing) + "\nInstall the same "
+                "versions (lposekit/pins.txt) and weights on all of them."
+            )
+        models = _with_cpus_of(models, other)
+    return models
+
+
+def card_backend(models: JsonObject) -> str:
+    """The name of what ran the models of a card."""
+    backend = models.get(BACKEND)
+    return str(backend.get("name")) if isinstance(backend, Mapping) else "torch"
+
+
+def _deciding(models: JsonObject) -> dict[str, JsonValue]:
+    """What of the models decides the bytes: without the kinds of CPU, and without what told that their weights are
+    right, which older cards lack. The threads of a backend are those of the settings."""
+    plain: dict[str, JsonValue] = {
         name: {key: item for key, item in value.items() if key != CHECKED_BY} if isinstance(value, Mapping) else value
         for name, value in models.items()
+        if name != CPUS
     }
+    backend, versions = models.get(BACKEND), models.get("versions")
+    if isinstance(backend, Mapping):
+        plain[BACKEND] = {key: backend.get(key) for key in ("name", "version")}
+    else:
+        plain[BACKEND] = {"name": "torch", "version": versions.get("torch") if isinstance(versions, Mapping) else None}
+    return plain
+
+
+def _words(backend: JsonValue) -> str:
+    return " ".join(str(part) for part in backend.values()) if isinstance(backend, Mapping) else "torch"
+
+
+def _with_cpus_of(before: JsonObject, models: JsonObject) -> JsonObject:
+    """The models with the kinds of CPU of earlier runs as well."""
+    both = [before.get(CPUS), models.get(CPUS)]
+    cpus = {str(kind): None for kinds in both if isinstance(kinds, list) for kind in kinds}
+    return {**models, CPUS: list(cpus)} if cpus else models
 
 
 def _refuse_foreign_files(root: Path) -> None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from lposekit.errors import Outcome
 from lposekit.json_values import JsonValue
 from lposekit.keypoints import KeepRule
+from lposekit.pose.backend import Backend
 from lposekit.recipe import ActorHandle, CardFacts, Claim, Machine, Pool
 from lposekit.settings import flatten_settings
 from lposekit.shards.layout import DatasetLayout
@@ -16,6 +17,7 @@ from lposekit.shards.pose_json import pose_card
 from lposekit.words import counted
 from pipelines.fetch.policy import Blocklist
 from pipelines.image.plan import ShardPlan, count_rows, iter_shards, list_warnings
+from pipelines.image.pose_batches import MAX_BATCHES_IN_FLIGHT
 from pipelines.image.rows import ImageRules
 from pipelines.image.settings import BuildImagesSettings
 from pipelines.image.sources import Source, open_sources
@@ -24,7 +26,15 @@ from pipelines.image.worker import ImageWorker
 from pipelines.job.stored import shards_with
 from pipelines.lists.fingerprint import lists_fingerprint
 from pipelines.pose.actor import PoseSpec, load_estimator
-from pipelines.pose.models import KnownModel, device_of, known_model, pose_pool, pose_spec, require_models
+from pipelines.pose.models import (
+    KnownModel,
+    cpu_backend,
+    device_of,
+    known_model,
+    pose_pool,
+    pose_spec,
+    require_models,
+)
 from pipelines.pose.pool import LocalPoses, RayPoses
 
 
@@ -45,9 +55,16 @@ class ImageRecipe:
     fixed_packages = ("simplejpeg", "opencv-python-headless")
     """Packages whose versions decide the stored bytes: other ones do not continue a folder."""
 
+    @property
+    def bytes_in_flight(self) -> int:
+        """Batches on their way to the pose models; an image is taken for half as long again as it is wide."""
+        image_bytes = int(1.5 * self.settings.image.size**2 * 3)
+        return (MAX_BATCHES_IN_FLIGHT + 1) * self.settings.pose.batch_size * image_bytes
+
     def preflight(self, *, dry_run: bool = False) -> Sequence[str]:
         """Models, blocklist, lists and weights, before anything is started."""
         known_model(self.settings)
+        _ = self._cpu_backend  # raises what is wrong with it
         Blocklist.from_files(self.settings.fetch.blocklist)
         reads_lists = self.sample_server is None and self.rule is None
         warnings = list_warnings(self.settings, self._sources) if reads_lists else []
@@ -105,14 +122,20 @@ class ImageRecipe:
         """Without the opened lists: workers do not read them."""
         return {name: value for name, value in vars(self).items() if name != "_sources"}
 
+    @cached_property
+    def _cpu_backend(self) -> Backend:
+        """Chosen by the driver; it travels to the workers with the recipe."""
+        output = self.settings.output
+        return cpu_backend(self.settings, None if output is None else DatasetLayout(output))
+
     def _rules(self) -> ImageRules:
         known = known_model(self.settings)
         return image_rules(self.settings, self.rule or keep_rule(self.settings, known), known.keypoint_format)
 
     def _pose_spec(self, *, has_gpu: bool) -> PoseSpec:
         settings = self.settings
-        device = device_of(settings.pose, has_gpu=has_gpu)
-        return pose_spec(settings, device, known_model(settings).box_score_threshold, settings.pose.threads)
+        device, box_score = device_of(settings.pose, has_gpu=has_gpu), known_model(settings).box_score_threshold
+        return pose_spec(settings, device, box_score, settings.pose.threads, self._cpu_backend)
 
 
 def keep_rule(settings: BuildImagesSettings, entry: KnownModel) -> KeepRule:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 
 from lposekit.keypoints import PersonRule
+from lposekit.pose.backend import BackendSetting
 from lposekit.setting_values import FLAG_ONLY, MAY_CHANGE, Fraction, Minutes, NotNegative, Positive, Seconds
 from pipelines.fetch.settings import FetchSettings
 
@@ -53,16 +54,19 @@ class PoseSettings:
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
     precision: Literal["auto", "float32", "half", "bfloat16"] = "auto"
     """Precision of the models; `auto`: half on a GPU, float32 elsewhere. Some models always run in float32."""
+    backend: Annotated[BackendSetting, MAY_CHANGE] = "auto"
+    """What runs the models: `torch`; `openvino`, faster on a CPU; or `auto`: that of the folder, in a new one openvino
+    on a CPU. A folder goes on with the backend that it was begun with (docs/guide/models.md)."""
     actors: Annotated[Positive | None, MAY_CHANGE] = None
     """Pose model processes; default: `actors_per_gpu` per GPU, or one per `threads` cores."""
     actors_per_gpu: Annotated[Positive, MAY_CHANGE] = 2
     """Pose model processes that share one GPU."""
     threads: Positive = 1
-    """Torch threads per pose model process. The thread count changes the last digits of the results."""
+    """Threads per pose model process. With torch, the thread count changes the last digits of the results."""
     batch_size: Positive = 16
     """Images per batch. Batches never cross shards."""
     crop_batch_size: Positive = 32
-    """Persons per forward pass of the pose model."""
+    """Persons per forward pass of the pose model, with torch."""
     duplicate_oks: Fraction | None = 0.7
     """Of two persons whose poses are more alike than this (OKS, 0 to 1), only the surer one is kept; `none`: both."""
     attempts: Annotated[Positive, MAY_CHANGE] = 2

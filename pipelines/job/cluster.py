@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 
 from lposekit.errors import Interrupted, UsageError
@@ -13,12 +14,18 @@ from lposekit.recipe import Machine
 
 logger = logging.getLogger(__name__)
 
-LOCAL_OBJECT_STORE_BYTES = 1 << 30
+MIN_OBJECT_STORE_BYTES = 1 << 30
+_SPARE = 1.25
+"""Of the object store: it is full before its last byte is taken."""
+_SHARE_OF_MEMORY = 0.3
 
 
 @contextlib.contextmanager
-def connected(address: str | None) -> Iterator[None]:
+def connected(address: str | None, bytes_in_flight: int = 0) -> Iterator[None]:
     """A Ray cluster: the one at `address` (or of the Ray job that runs us), else one on this machine.
+
+    Args:
+        bytes_in_flight: what processes hand to each other at a time; a Ray of our own gets room for it.
 
     Raises:
         UsageError: nothing answers at the address. Interrupted: SIGTERM came while Ray started.
@@ -32,7 +39,7 @@ def connected(address: str | None) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS")
     try:
         with handlers_restored():  # Ray installs one for SIGTERM that ends the process
-            _start(address)
+            _start(address, bytes_in_flight)
     except SystemExit as error:
         raise Interrupted("stopped by SIGTERM while Ray started; the same command continues") from error
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -46,7 +53,13 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _start(address: str | None) -> None:
+def object_store_bytes(bytes_in_flight: int, memory_bytes: int, shared_memory_bytes: int) -> int:
+    """The size of a local Ray's object store: what is on its way fits in, as far as the machine has it."""
+    wanted = max(MIN_OBJECT_STORE_BYTES, int(_SPARE * bytes_in_flight))
+    return max(MIN_OBJECT_STORE_BYTES, min(wanted, int(_SHARE_OF_MEMORY * memory_bytes), shared_memory_bytes))
+
+
+def _start(address: str | None, bytes_in_flight: int) -> None:
     import ray
 
     if address:
@@ -57,8 +70,20 @@ def _start(address: str | None) -> None:
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,
-            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+            object_store_memory=object_store_bytes(bytes_in_flight, _memory_bytes(), _shared_memory_bytes()),
         )
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _shared_memory_bytes() -> int:
+    """What is free where Ray keeps its objects; beyond it, Ray would write to a disk."""
+    try:
+        return shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return 0
 
 
 def machine() -> Machine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from lposekit.errors import Interrupted, LposekitError
 from lposekit.extras import missing_module_words
 from lposekit.interrupts import Interrupts
 from lposekit.json_values import JsonObject
+from lposekit.kept_out import kept_out
 from lposekit.recipe import ActorHandle, AnyRecipe, Claim, Plan, Pool, SetupFailed, ShardReport, Worker
-from lposekit.shards.card import bind_models
+from lposekit.shards.card import bind_models, common_models
 from lposekit.shards.layout import DatasetLayout
 from pipelines.job.activity import read_activities
 from pipelines.job.cluster import connected, machine
@@ -33,6 +35,8 @@ class ShardWorker:
         self._failure: LposekitError | None = None
         self._worker: Worker[Any] | None = None
         small_stacks()  # before the worker starts its threads
+        if pool is not None:
+            without_torch()
         try:
             self._worker = recipe.worker(claim, pool, number)
             limit_memory(self._memory_bytes)
@@ -86,13 +90,20 @@ class CrewWatch:
         self.watchdog.moved()
 
 
+def without_torch() -> None:
+    """Import webdataset, which writes the shards, without torch, which it imports for its readers: where the models run
+    in processes of their own, nothing else needs torch, and it takes half of a worker's start."""
+    with kept_out("torch"):
+        import webdataset  # noqa: F401
+
+
 def run_on_ray(
     recipe: AnyRecipe, claim: Claim, plans: Iterator[Plan], progress: BuildProgress, interrupts: Interrupts
 ) -> RunResult:
     """Build shards on the Ray that the settings name, or on a local one."""
     settings = recipe.settings
     progress.waiting_for("Ray to start")
-    with connected(settings.ray_address):
+    with connected(settings.ray_address, (settings.workers or os.cpu_count() or 1) * recipe.bytes_in_flight):
         import ray
 
         liveness, layout = ray_liveness(), DatasetLayout(claim.root)
@@ -134,7 +145,7 @@ def run_on_ray(
 
 
 def _loaded(actors: Sequence[ActorHandle], watch: CrewWatch, interrupts: Interrupts) -> JsonObject:
-    """What the first actor has loaded, once all of them have loaded it.
+    """What the actors have loaded, once all of them have loaded it.
 
     Raises:
         LposekitError: an actor's own, or the wait makes no sense. Interrupted: the user does not want to wait.
@@ -147,7 +158,7 @@ def _loaded(actors: Sequence[ActorHandle], watch: CrewWatch, interrupts: Interru
         if interrupts.stop.is_set():
             raise Interrupted("stopped while the models were loaded; the same command continues")
     with raise_setup_error():
-        return ray.get(cards)[0]
+        return common_models(ray.get(cards))
 
 
 def _start(pool: Pool) -> list[ActorHandle]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from lposekit.errors import LposekitError
 from lposekit.json_values import JsonObject
 from lposekit.pose import stub
+from lposekit.pose.backend import Backend
 from lposekit.pose.protocol import Estimator
 from lposekit.pose.zoo import Precision
 from lposekit.recipe import SetupFailed
@@ -42,13 +43,15 @@ def answer(estimator: Estimator, images: Sequence[Image]) -> PoseAnswer:
 class PoseSpec:
     """Which pose model to load, as plain values that travel to any process.
 
-    `threads`: of torch; None: one per core. `attempts`: at a batch that kills its process, before it is bisected.
+    `backend`: chosen by the driver, for all actors. `threads`: of the backend; None: one per core. `attempts`: at a
+    batch that kills its process, before it is bisected.
     The others are those of `lposekit.pose.estimator.EstimatorSettings`.
     """
 
     detector: str
     pose_model: str
     weights_dir: Path | None
+    backend: Backend
     device: str
     precision: Precision
     box_score_threshold: float
@@ -62,7 +65,7 @@ class PoseSpec:
 
 
 def load_estimator(spec: PoseSpec) -> Estimator:
-    """The estimator of a spec; imports torch and OpenMMLab, or the stub."""
+    """The estimator of a spec; imports what its backend needs, or the stub."""
     if spec.pose_model == stub.NAME:
         return stub.StubEstimator()
     from lposekit.pose.estimator import PoseEstimator
@@ -71,6 +74,7 @@ def load_estimator(spec: PoseSpec) -> Estimator:
         spec.detector,
         spec.pose_model,
         weights_dir=spec.weights_dir,
+        backend=spec.backend,
         device=spec.device,
         precision=spec.precision,
         threads=spec.threads,

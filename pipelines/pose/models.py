@@ -10,9 +10,12 @@ from typing import Literal, Protocol
 from lposekit.errors import UsageError
 from lposekit.pose import stub
 from lposekit.pose.at_hand import require_weights
+from lposekit.pose.backend import Backend, BackendSetting, choose_backend
 from lposekit.pose.weights import named_folder
 from lposekit.pose.zoo import Precision, detector_entry, pose_entry, precision_on
 from lposekit.recipe import Machine, Pool
+from lposekit.shards.card import card_backend, read_card
+from lposekit.shards.layout import DatasetLayout
 from pipelines.pose.actor import PoseActor, PoseSpec
 
 
@@ -33,6 +36,8 @@ class DetectionSettings(Protocol):
     def device(self) -> str: ...
     @property
     def precision(self) -> Precision | Literal["auto"]: ...
+    @property
+    def backend(self) -> BackendSetting: ...
     @property
     def actors(self) -> int | None: ...
     @property
@@ -103,22 +108,53 @@ def require_models(settings: PoseModelSettings, *, may_download: bool) -> None:
     require_weights([entry.weights for entry in entries], settings.weights_dir, may_download=may_download)
 
 
-def pose_spec(settings: PoseModelSettings, device: str, box_score_threshold: float, threads: int | None) -> PoseSpec:
+def cpu_backend(settings: PoseModelSettings, layout: DatasetLayout | None = None) -> Backend:
+    """What runs the models where there is no GPU. The driver asks once, and its workers take what it says.
+
+    Args:
+        layout: of the folder to write; one that was begun goes on with its backend.
+
+    Raises:
+        UsageError: the backend that the settings name cannot be had, or is not the folder's.
+    """
+    return choose_backend(settings.pose.backend, "cpu", precision_on("cpu", settings.pose.precision), _held(layout))
+
+
+def _held(layout: DatasetLayout | None) -> str | None:
+    """The backend that a folder was begun with; None if nothing of it is committed yet."""
+    if layout is None or not layout.card.is_file() or not layout.committed_shards():
+        return None
+    return card_backend(read_card(layout).models or {})
+
+
+def pose_spec(
+    settings: PoseModelSettings,
+    device: str,
+    box_score_threshold: float,
+    threads: int | None,
+    on_cpu: Backend,
+) -> PoseSpec:
     """The models of a run, on a device.
 
     Args:
         box_score_threshold: from which the detector reports a box.
-        threads: of torch; None: one per core.
+        threads: of the backend; None: one per core.
+        on_cpu: see `cpu_backend`.
+
+    Raises:
+        UsageError: the settings name a backend that does not run on this device.
     """
     pose = settings.pose
     # Named here, not left to the environment: the actors may run on other machines and in bare children.
     named = settings.weights_dir or named_folder()
+    precision = precision_on(device, pose.precision)
     return PoseSpec(
         settings.detector,
         settings.pose_model,
         named.resolve() if named else None,
+        on_cpu if device == "cpu" else choose_backend(pose.backend, device, precision),
         device,
-        precision_on(device, pose.precision),
+        precision,
         box_score_threshold,
         min_box_area_fraction=pose.min_box_area_fraction,
         min_box_side_px=pose.min_box_side_px,

@@ -7,7 +7,6 @@ such a proof: where the pool's processes go on dying, as if killed from outside,
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Sequence
@@ -85,16 +84,28 @@ class _SentBatch:
 
 
 class RayPoses:
-    """A pool of `PoseActor`s; batches go round, and a batch whose actor died is tried again and then isolated."""
+    """A pool of `PoseActor`s; a batch goes to the one with the fewest batches of this worker waiting, and a batch whose
+    actor died is tried again and then isolated."""
 
     def __init__(self, actors: Sequence[ActorHandle], spec: PoseSpec, first: int = 0) -> None:
         self._actors = actors
         self._spec = spec
-        self._turn = itertools.count(first)
+        self._waiting: list[list[ObjectRef]] = [[] for _ in actors]
+        self._first = first % len(actors)
+        """Whose turn it is among equals: workers begin with different ones."""
 
     def submit(self, images: list[Image]) -> _SentBatch:
-        actor = self._actors[next(self._turn) % len(self._actors)]
-        return _SentBatch(self, images, actor, actor.estimate.remote(images))
+        import ray
+
+        self._waiting = [
+            ray.wait(sent, num_returns=len(sent), timeout=0)[1] if sent else sent for sent in self._waiting
+        ]
+        place = shortest([len(sent) for sent in self._waiting], self._first)
+        self._first = (place + 1) % len(self._actors)
+        actor = self._actors[place]
+        reference = actor.estimate.remote(images)
+        self._waiting[place].append(reference)
+        return _SentBatch(self, images, actor, reference)
 
     def result(self, batch: _SentBatch) -> PoseAnswer:
         """Wait for a batch's poses, however many attempts they take.
@@ -134,6 +145,11 @@ class RayPoses:
             if attempt < self._spec.attempts:
                 batch.reference = batch.actor.estimate.remote(batch.images)
         return None
+
+
+def shortest(lengths: Sequence[int], first: int) -> int:
+    """The place of the shortest queue; among equals the next from `first` on."""
+    return min(range(len(lengths)), key=lambda i: (lengths[i], (i - first) % len(lengths)))
 
 
 def _wait_until_back(actor: ActorHandle) -> None:

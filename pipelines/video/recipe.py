@@ -47,6 +47,9 @@ class VideoRecipe:
     fixed_packages = packages
     """Packages whose versions decide the bytes of clips: other ones do not continue a folder."""
 
+    bytes_in_flight = 0
+    """There is no pool that clips are handed to."""
+
     def preflight(self, *, dry_run: bool = False) -> Sequence[str]:
         """Blocklist and encoder; the lists are opened by `plans`, which the build calls before it starts anything."""
         from pipelines.video.clips.writer import require_encoder

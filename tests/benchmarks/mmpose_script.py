@@ -1,6 +1,6 @@
 """The pose half of the hand-made pipeline: keypoints of the images in tars, and a tar of those that are kept.
 
-    python -m tests.benchmarks.mmpose_script WORK WEIGHTS --batch 16 [--channels-last]    two processes
+    python -m tests.benchmarks.mmpose_script WORK WEIGHTS --batch 16 [--layout openvino]    two processes
     python -m tests.benchmarks.mmpose_script WORK WEIGHTS --inferencer    one process, MMPoseInferencer
     python -m tests.benchmarks.mmpose_script WORK WEIGHTS --search    fastest of some batch sizes and layouts
 
@@ -27,21 +27,23 @@ MIN_AREA, MIN_SIDE_PX = 0.01, 48
 """The thresholds of `lposekit build-laion-pose` for these models."""
 PROCESSES = 2
 BATCHES = (8, 16, 32)
+ENGINE = "openvino"
+LAYOUTS = ("contiguous", "channels_last", ENGINE)
 DETECTOR_CONFIG = "demo/mmdetection_cfg/rtmdet_nano_320-8xb32_coco-person.py"
 
 
 @dataclass(frozen=True)
 class Form:
-    """How many images go into one batch, and the layout of the models in memory."""
+    """How many images go into one batch, and the layout of the models in memory, or the engine that runs them."""
 
     batch: int
-    channels_last: bool
+    layout: str
 
     def flags(self) -> list[str]:
-        return ["--batch", str(self.batch), *(["--channels-last"] if self.channels_last else [])]
+        return ["--batch", str(self.batch), "--layout", self.layout]
 
     def __str__(self) -> str:
-        return f"batches of {self.batch} images, {'channels_last' if self.channels_last else 'contiguous'}"
+        return f"batches of {self.batch} images, {self.layout}"
 
 
 class Models:
@@ -75,8 +77,27 @@ class Models:
             self.detector_pipeline = Compose(steps)
         for model in (self.detector, self.pose_model):
             fuse_conv_bn(model)
-            if form.channels_last:
+            if form.layout == "channels_last":
                 model.to(memory_format=torch.channels_last)
+        if form.layout == ENGINE:
+            self._onto_engine()
+
+    def _onto_engine(self) -> None:
+        """Let OpenVINO run both networks; everything before and after them stays MMDet's and MMPose's."""
+        from tests.benchmarks.bare_models import RawDetector, RawPose
+
+        detect = _compiled(RawDetector(self.detector), (320, 320))
+        pose = _compiled(RawPose(self.pose_model), (256, 192))
+        levels = len(self.detector.bbox_head.prior_generator.strides)
+
+        def head(images: Any) -> tuple[Any, Any]:
+            outputs = detect(images)
+            return outputs[:levels], outputs[levels:]
+
+        self.detector.extract_feat = lambda images: images
+        self.detector.bbox_head.forward = head
+        self.pose_model.extract_feat = lambda images: images
+        self.pose_model.head.forward = lambda images: pose(images)[0]
 
     def persons(self, images_bgr: Sequence[Any]) -> list[list[dict[str, Any]]]:
         """Boxes and keypoints of each image."""
@@ -114,6 +135,25 @@ class Models:
                 }
             )
         return persons
+
+
+def _compiled(module: Any, size_hw: tuple[int, int]) -> Any:
+    """A module in OpenVINO, of any batch size, on one thread, not pinned: two processes share the cores."""
+    import openvino
+    import torch
+
+    example = torch.zeros(2, 3, *size_hw)
+    with torch.no_grad():
+        traced = torch.jit.freeze(torch.jit.trace(module.eval(), (example,), check_trace=False))
+    model = openvino.convert_model(traced, example_input=example, input=[(-1, 3, *size_hw)])
+    settings = {
+        "INFERENCE_NUM_THREADS": 1,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": False,
+    }
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    return lambda images: [torch.from_numpy(output.copy()) for output in compiled([images.numpy()]).values()]
 
 
 def model_files(weights: Path) -> dict[str, str]:
@@ -224,16 +264,16 @@ def one_inferencer(work: Path, weights: Path) -> dict[str, float]:
 
 def search(work: Path, weights: Path, passes: int = 2) -> list[dict[str, Any]]:
     """CPU milliseconds an image of every form over the tars, the best of some passes; fastest first."""
-    forms = [Form(batch, layout) for batch, layout in itertools.product(BATCHES, (False, True))]
-    models = {layout: Models(weights, Form(1, layout)) for layout in (False, True)}
+    forms = [Form(batch, layout) for batch, layout in itertools.product(BATCHES, LAYOUTS)]
+    models = {layout: Models(weights, Form(1, layout)) for layout in LAYOUTS}
     times: dict[Form, list[float]] = {form: [] for form in forms}
     for turn in range(passes + 1):
         for form in forms:
             start = time.process_time()
-            counts = pose_tars(models[form.channels_last], _tars(work), form.batch, work / "search.tar")
+            counts = pose_tars(models[form.layout], _tars(work), form.batch, work / "search.tar")
             if turn:  # the first pass is for warming up
                 times[form].append(1000 * (time.process_time() - start) / counts["images"])
-    found = [{"batch": form.batch, "channels_last": form.channels_last, "cpu_ms": min(times[form])} for form in forms]
+    found = [{"batch": form.batch, "layout": form.layout, "cpu_ms": min(times[form])} for form in forms]
     return sorted(found, key=lambda entry: entry["cpu_ms"])
 
 
@@ -242,7 +282,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--layout", choices=LAYOUTS, default="contiguous")
     parser.add_argument("--inferencer", action="store_true")
     parser.add_argument("--search", action="store_true")
     options = parser.parse_args()
@@ -251,7 +291,7 @@ def main() -> None:
     elif options.inferencer:
         result = one_inferencer(options.work, options.weights)
     else:
-        result = two_processes(options.work, options.weights, Form(options.batch, options.channels_last))
+        result = two_processes(options.work, options.weights, Form(options.batch, options.layout))
     print(json.dumps(result))
 
 

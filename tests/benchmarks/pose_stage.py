@@ -4,7 +4,8 @@ Peers: the same detector and pose model in float32 in the forms of `bare_models`
 decoding, resizing, suppression, cropping or keypoint decoding. Each takes its best batch size and layout (or streams)
 by CPU time. Ours: `PoseEstimator.estimate` on images, everything included, with its default batches, on the photos as
 given and on those without people. Bare time of a set: its images times a detection plus the persons found times a
-crop. A peer whose outputs differ from the eager modules' is left out.
+crop. A peer whose outputs differ from the eager modules' is left out. Persons: boxes that get a pose, near-duplicates
+included. Ours runs on every backend; the one that builds take by default is compared with every form.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ import lposekit.pose  # noqa: F401 - before torch: lets the threads that OpenMP 
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
+from lposekit.pose.backend import Backend
 from lposekit.pose.estimator import PoseEstimator
+from lposekit.pose.models import load_detector, load_pose_model
 from lposekit.records import PoseFailure
 from tests.benchmarks import bare_models
 from tests.benchmarks.bare_models import Candidate, Candidates, Model, RawDetector, RawPose
@@ -45,6 +48,8 @@ FORMS: dict[str, Callable[[Model, int], Candidates]] = {
     "torch, eager (weak)": bare_models.eager,
     OURS: bare_models.ours,
 }
+BACKENDS: tuple[Backend, ...] = ("openvino", "torch")
+"""Ours, the default of builds on a CPU first."""
 CLOCKS = {"wall_s": "wall", "cpu_s": "CPU"}
 Pair = tuple[Candidate, Candidate]
 
@@ -56,17 +61,24 @@ def prepare(estimator: PoseEstimator, weights_dir: Path | None, images: Sequence
     requests = [(im, box) for im, boxes in zip(images, found_boxes(estimator, images), strict=True) for box in boxes]
     letterboxed = detector.prepare([images[i % len(images)] for i in range(ITEMS)])
     crops = pose.prepare([requests[i % len(requests)] for i in range(ITEMS)])
-    # copied: the normalizers may give the same memory again, and in another layout
-    images_B3SS = detector.normalizer(letterboxed.pixels_BSSC).clone(memory_format=torch.contiguous_format)
-    crops_N3HW = pose.normalizer(crops.pixels_NHWC).clone(memory_format=torch.contiguous_format)
+    parts = (
+        load_detector(estimator.detector_entry, weights_dir).part,
+        load_pose_model(estimator.pose_entry, weights_dir).part,
+    )
+    images_B3SS, crops_N3HW = (
+        part.normalize(torch.from_numpy(pixels)).clone(memory_format=torch.contiguous_format)
+        for part, pixels in zip(parts, (letterboxed.pixels_BSSC, crops.pixels_NHWC), strict=True)
+    )
     return (
-        Model("detector", RawDetector(stock[0]).eval(), RawDetector(detector.module).eval(), images_B3SS),
-        Model("pose model", RawPose(stock[1]).eval(), RawPose(pose.module).eval(), crops_N3HW),
+        Model("detector", RawDetector(stock[0]).eval(), RawDetector(parts[0].detector).eval(), images_B3SS),
+        Model("pose model", RawPose(stock[1]).eval(), RawPose(parts[1].estimator).eval(), crops_N3HW),
     )
 
 
 def found_boxes(estimator: PoseEstimator, images: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-    answers = estimator.estimate(images)
+    """The boxes of each image that get a pose."""
+    every = replace(estimator, settings=replace(estimator.settings, duplicate_oks=None))
+    answers = every.estimate(images)
     assert not any(isinstance(answer, PoseFailure) for answer in answers)
     return [[person.bbox_xyxy for person in answer] for answer in answers if not isinstance(answer, PoseFailure)]
 
@@ -119,11 +131,15 @@ def agreeing(models: tuple[Model, Model], forms: dict[str, Pair]) -> dict[str, P
 Rounds = dict[str, list[Timing]]
 
 
-def measure(estimator: PoseEstimator, forms: dict[str, Pair], sets: dict[str, list[np.ndarray]], rounds: int) -> Rounds:
+def measure(
+    estimators: dict[Backend, PoseEstimator], forms: dict[str, Pair], sets: dict[str, list[np.ndarray]], rounds: int
+) -> Rounds:
     works: dict[str, Callable[[], Timing]] = {}
     for name, pair in forms.items():
         works |= {f"{name}/{i}": partial(timed_here, candidate.run) for i, candidate in enumerate(pair)}
-    works |= {label: partial(timed_here, partial(estimator.estimate, images)) for label, images in sets.items()}
+    for backend, estimator in estimators.items():
+        for label, images in sets.items():
+            works[f"{label}/{backend}"] = partial(timed_here, partial(estimator.estimate, images))
     return alternate(works, rounds)
 
 
@@ -155,15 +171,14 @@ def show_bare(rounds: Rounds, forms: dict[str, Pair], threads: int) -> None:
     print(table(["form", *headings], rows))
 
 
-def show_ours(rounds: Rounds, counts: dict[str, tuple[int, int]], threads: int) -> dict[str, list[Spread]]:
+def show_ours(rounds: Rounds, counts: dict[str, tuple[int, int]], threads: int) -> None:
     print(f"\nOurs, `PoseEstimator.estimate`, {threads} thread(s), everything included:")
-    spent = {
-        label: [Spread.of(clocked(rounds[label], clock), 1e3 / images) for clock in CLOCKS]
-        for label, (images, _) in counts.items()
-    }
-    rows = [[label, *counts[label], *cells] for label, cells in spent.items()]
-    print(table(["photos", "images", "persons", "wall ms an image", "CPU ms an image"], rows))
-    return spent
+    rows = []
+    for backend in BACKENDS:
+        for label, (images, persons) in counts.items():
+            spent = [Spread.of(clocked(rounds[f"{label}/{backend}"], clock), 1e3 / images) for clock in CLOCKS]
+            rows.append([backend, label, images, persons, *spent])
+    print(table(["backend", "photos", "images", "persons", "wall ms an image", "CPU ms an image"], rows))
 
 
 def show_ratios(
@@ -179,13 +194,15 @@ def show_ratios(
     print(f"\nBare / ours, {threads} thread(s); below 1: the bare passes alone are faster than all of our pose stage.")
     for clock, (detector, pose) in mixes["strongest"].items():
         print(f"strongest by {CLOCKS[clock]} time: detector in {detector}, pose model in {pose}")
-    ratios = {
-        label: {
-            name: [ratio(bare_s(rounds, names[c], c, counts[label]), clocked(rounds[label], c)) for c in CLOCKS]
-            for name, names in mixes.items()
-        }
-        for label in counts
-    }
+    ratios: dict[str, dict[str, list[Spread]]] = {}
+    for backend in BACKENDS:
+        for label in counts:
+            ours = rounds[f"{label}/{backend}"]
+            ratios[f"{label}, ours in {backend}"] = {
+                name: [ratio(bare_s(rounds, names[c], c, counts[label]), clocked(ours, c)) for c in CLOCKS]
+                for name, names in mixes.items()
+                if backend == BACKENDS[0] or name == "strongest"
+            }
     rows = [[label, name, *cells] for label, of_set in ratios.items() for name, cells in of_set.items()]
     print(table(["photos", "bare form", "by wall time", "by CPU time"], rows), flush=True)
     return {
@@ -206,7 +223,8 @@ def main() -> None:
     photos = load_photos(options.folder)[0]
     chosen = {"as given": photos, "without people": [photo for photo in photos if not photo.people_visible]}
     sets = {label: [photo.rgb_HWC for photo in some[: options.max_images]] for label, some in chosen.items()}
-    estimator = PoseEstimator.load(options.detector, options.pose_model, weights_dir=options.weights_dir)
+    pair = options.detector, options.pose_model
+    estimator = PoseEstimator.load(*pair, weights_dir=options.weights_dir)
     print(
         f"Pose stage, {options.detector} and {options.pose_model}, against bare forward passes of the same weights\n"
         "in float32 on prepared tensors, each form at its best batch size and layout (or streams) by CPU time. Bare\n"
@@ -220,9 +238,12 @@ def main() -> None:
         models = prepare(estimator, options.weights_dir, sets["as given"])
         for threads in options.threads:
             torch.set_num_threads(threads)
-            cv2.setNumThreads(threads)
             forms = agreeing(models, ready_forms(models, threads, options.forms))
-            rounds = measure(estimator, forms, sets, options.rounds)
+            estimators = {
+                backend: PoseEstimator.load(*pair, weights_dir=options.weights_dir, threads=threads, backend=backend)
+                for backend in reversed(BACKENDS)  # each sets OpenCV's threads for the process: the default one last
+            }
+            rounds = measure(estimators, forms, sets, options.rounds)
             show_bare(rounds, forms, threads)
             show_ours(rounds, counts, threads)
             results[f"threads{threads}"] = show_ratios(rounds, forms, counts, threads)

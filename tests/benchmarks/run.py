@@ -26,6 +26,7 @@ BENCHMARKS = {
     "fetch_decode": "Fetch and decode: CPU time per image against stock img2dataset",
     "whole_run": "Whole run against img2dataset + MMPoseInferencer",
     "pose_stage": "Pose stage against bare batched forward passes",
+    "gpu_count": "16 cores and one H200, computed from counted work",
     "ground_truth": "Ground truth: what is kept, and how well persons and keypoints are found",
     "pose_video": "Poses of a video against a loop over MMPoseInferencer",
     "pose_tracks": "Poses over time: coverage, identity switches, jitter",

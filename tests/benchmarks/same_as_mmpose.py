@@ -19,7 +19,7 @@ import numpy as np
 
 from lposekit.pose.checkpoint import load_weights
 from lposekit.pose.estimator import PoseEstimator, pose_precision
-from lposekit.pose.models import BuiltModel, load_config, load_pose_model
+from lposekit.pose.models import BuiltModel, load_config, load_pose_model, on_torch_pose
 from lposekit.pose.zoo import Precision
 from lposekit.records import PoseFailure
 
@@ -137,7 +137,8 @@ def half_precision(
     detected = exact[..., 2] >= estimator.keypoint_score_threshold
 
     def moved_px(precision: Precision) -> float:
-        model = load_pose_model(estimator.pose_entry, weights_dir, "cpu", precision).model
+        loaded = load_pose_model(estimator.pose_entry, weights_dir, precision)
+        model = on_torch_pose(loaded.part, loaded.facts, "cpu")
         coarse = model.estimate(model.prepare(requests))
         return float(np.percentile(np.abs(exact - coarse)[..., :2].max(-1)[detected], 99))
 

@@ -8,9 +8,10 @@ process. Same models, thresholds and number of threads on all sides:
 - strong: img2dataset with two processes and one TLS context each (`img2dataset_download.py`), then two single-threaded
   processes over its tars with batched MMDet and MMPose (`mmpose_script.py`), in the best of some batch sizes and memory
   layouts, which a search finds before the rounds;
+- engine: the same, with both networks run by the engine that ours runs by default (OpenVINO), in the best batch size;
 - weak: img2dataset with its defaults, then MMPoseInferencer on one image at a time with two threads, which takes the
   whole image for a person where no box is found;
-- ours: `lposekit build-laion-pose` with two pose processes of one thread.
+- ours: `lposekit build-laion-pose` with two pose processes of one thread, its networks exported by an earlier run.
 
 Each form runs as a command of its own. "work" begins when the models are loaded (in a download: with the first shard
 of the process that is last to begin) and ends with the last image; what is before and after (imports, Ray, the child
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.img2dataset_download import PROCESSES, THREADS
-from tests.benchmarks.mmpose_script import BOX_SCORE, KEYPOINT_SCORE, MIN_AREA, MIN_SIDE_PX, Form
+from tests.benchmarks.mmpose_script import BOX_SCORE, ENGINE, KEYPOINT_SCORE, MIN_AREA, MIN_SIDE_PX, Form
 from tests.benchmarks.process_tree import Timeline, run_measured
 from tests.benchmarks.rounds import Spread, Timing, alternate, ratio, skip, table, versions
 from tests.support.bad_server import separate_server
@@ -153,16 +154,21 @@ def _write_trusted(ca_file: Path, target: Path) -> Path:
     return target
 
 
-def compare(setting: Setting, form: Form, rounds: int, weak_rounds: int) -> dict[str, list[Run]]:
+def compare(setting: Setting, best: Sequence[Form], rounds: int, weak_rounds: int) -> dict[str, list[Run]]:
     """All forms in turn; the weak one takes part in the first rounds only."""
-    forms: dict[str, Callable[[], Run]] = {"strong": lambda: setting.strong(form), "ours": setting.ours}
+    forms: dict[str, Callable[[], Run]] = {
+        "strong": lambda: setting.strong(best[0]),
+        "engine": lambda: setting.strong(best[1]),
+        "ours": setting.ours,
+    }
     runs = alternate({**forms, "weak": setting.weak}, weak_rounds) if weak_rounds else {}
     more = alternate(forms, rounds - weak_rounds)
-    return {name: runs.get(name, []) + more.get(name, []) for name in ("strong", "weak", "ours")}
+    return {name: runs.get(name, []) + more.get(name, []) for name in ("strong", "engine", "weak", "ours")}
 
 
 NAMES = {
     "strong": "strong: img2dataset, 2 batched MMPose processes",
+    "engine": f"the same, its networks run by {ENGINE}",
     "weak": "weak: stock img2dataset, MMPoseInferencer",
     "ours": "ours: build-laion-pose",
 }
@@ -222,7 +228,7 @@ def report(runs: dict[str, list[Run]], rows: int) -> str:
     return "\n\n".join(tables) + "\n\n" + json.dumps(data)
 
 
-def introduction(form: Form, found: Sequence[dict[str, Any]]) -> str:
+def introduction(best: Sequence[Form], found: Sequence[dict[str, Any]]) -> str:
     """What is compared, and what the search of the strong peer's form found."""
     shared = (
         f"{DETECTOR} + {POSE_MODEL}, no flip test, box >= {BOX_SCORE}, keypoint >= {KEYPOINT_SCORE}, boxes of at least "
@@ -231,21 +237,18 @@ def introduction(form: Form, found: Sequence[dict[str, Any]]) -> str:
     strong = (
         f"strong: img2dataset with {PROCESSES} processes of {THREADS} threads, one TLS context each, skip_reencode, no "
         f"EXIF; then {PROCESSES} processes of 1 thread, each half of the tars: MMDet and MMPose with fuse_conv_bn and "
-        f"their own pipelines and test_step over {form} and all persons of these, candidates below the threshold "
-        "dropped before nms, no pose without a box"
+        f"their own pipelines and test_step over {best[0]} and all persons of these, candidates below the threshold "
+        f"dropped before nms, no pose without a box; on the engine: {best[1]}, one thread a process"
     )
     weak = (
         "weak: img2dataset with its defaults (a TLS context a request on Python 3.11); MMPoseInferencer, 2 threads, "
         "1 image at a time, the whole image taken for a person where no box is found"
     )
     phases = "work: from the models being loaded to the last image; whole: with start-up and end of all processes"
-    searched = [
-        [entry["batch"], "channels_last" if entry["channels_last"] else "contiguous", entry["cpu_ms"]]
-        for entry in found
-    ]
-    used = versions("img2dataset", "mmpose", "mmdet", "onedl-mmengine", "mmcv-lite", "torch", "ray", "webdataset")
+    searched = [[entry["batch"], entry["layout"], entry["cpu_ms"]] for entry in found]
+    packages = "img2dataset", "mmpose", "mmdet", "onedl-mmengine", "mmcv-lite", "torch", ENGINE, "ray", "webdataset"
     headings = ["search for the strong peer: images a batch", "layout", "CPU ms an image"]
-    return "\n".join([shared, strong, weak, phases, used, "", table(headings, searched), ""])
+    return "\n".join([shared, strong, weak, phases, versions(*packages), "", table(headings, searched), ""])
 
 
 def main() -> None:
@@ -267,9 +270,10 @@ def main() -> None:
             trusted = _write_trusted(ca_file, Path(name) / "trusted.pem")
             setting = Setting(list_path, options.weights.resolve(), trusted)
             found = setting.search()
-            form = Form(found[0]["batch"], found[0]["channels_last"])
-            print(introduction(form, found), flush=True)
-            print(report(compare(setting, form, options.rounds, options.weak_rounds), options.rows))
+            forms = [Form(entry["batch"], entry["layout"]) for entry in found]
+            best = [next(form for form in forms if (form.layout == ENGINE) is engine) for engine in (False, True)]
+            print(introduction(best, found), flush=True)
+            print(report(compare(setting, best, options.rounds, options.weak_rounds), options.rows))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from lposekit.errors import Outcome, UsageError
 from lposekit.json_values import JsonValue
+from lposekit.pose.backend import Backend
 from lposekit.pose.choose import check_choice
 from lposekit.recipe import ActorHandle, CardFacts, Claim, Machine, Pool
 from lposekit.shards.card import differing_fields, read_card, stated
@@ -17,7 +18,15 @@ from lposekit.versions import installed_versions
 from lposekit.words import counted
 from pipelines.job.stored import shards_with
 from pipelines.pose.actor import PoseSpec, load_estimator
-from pipelines.pose.models import KnownModel, device_of, known_model, pose_pool, pose_spec, require_models
+from pipelines.pose.models import (
+    KnownModel,
+    cpu_backend,
+    device_of,
+    known_model,
+    pose_pool,
+    pose_spec,
+    require_models,
+)
 from pipelines.pose.pool import LocalPoses, RayPoses
 from pipelines.video.poses.clip_shard import PosesPlan, PosesWorker
 from pipelines.video.poses.clip_source import ClipSource, open_clip_source
@@ -36,6 +45,11 @@ class PosesRecipe:
     fixed_packages = ("av", "opencv-python-headless")
     """Packages whose versions decide the frames: other ones do not continue a folder."""
 
+    @property
+    def bytes_in_flight(self) -> int:
+        """One batch on its way to the pose models; a frame is taken for one of 1920 x 1080."""
+        return self.settings.pose.batch_size * 1920 * 1080 * 3
+
     def preflight(self, *, dry_run: bool = False) -> Sequence[str]:
         """The source, the choice of persons, the reference, and the weights."""
         settings = self.settings
@@ -45,7 +59,7 @@ class PosesRecipe:
                 "--skeleton-video: drawn of single videos only. The poses of a dataset are drawn where they are read, "
                 "as by `lposekit sample --pose`."
             )
-        _ = self._source, self._known, self._reference  # each raises what is wrong with it
+        _ = self._source, self._known, self._reference, self._cpu_backend  # each raises what is wrong with it
         require_models(settings, may_download=not dry_run)  # last: it may take minutes
         return []
 
@@ -110,6 +124,11 @@ class PosesRecipe:
         return known_model(self.settings)
 
     @cached_property
+    def _cpu_backend(self) -> Backend:
+        """Chosen by the driver; it travels to the workers with the recipe."""
+        return cpu_backend(self.settings, self._layout)
+
+    @cached_property
     def _reference(self) -> Reference | None:
         return read_reference(self.settings, self._known.keypoint_format)
 
@@ -124,4 +143,4 @@ class PosesRecipe:
         settings = self.settings
         device = device_of(settings.pose, has_gpu=has_gpu)
         lowest = self._known.box_score_threshold * settings.tracking.continue_score
-        return pose_spec(settings, device, lowest, settings.pose.threads or 1)
+        return pose_spec(settings, device, lowest, settings.pose.threads or 1, self._cpu_backend)

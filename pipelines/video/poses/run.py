@@ -27,7 +27,7 @@ from lposekit.skeleton_styles import STYLES
 from lposekit.stage_times import StageTimes
 from lposekit.words import counted
 from pipelines.pose.actor import load_estimator
-from pipelines.pose.models import device_of, known_model, pose_spec, require_models
+from pipelines.pose.models import cpu_backend, device_of, known_model, pose_spec, require_models
 from pipelines.video.clips.settings import EncodeSettings
 from pipelines.video.clips.writer import require_encoder
 from pipelines.video.inputs import VIDEO_SUFFIXES, folder_videos
@@ -259,7 +259,7 @@ class _Run:
         settings = self.settings
         device = device_of(settings.pose, has_gpu=torch.cuda.is_available())
         lowest = self.poser.known.box_score_threshold * settings.tracking.continue_score
-        return load_estimator(pose_spec(settings, device, lowest, settings.pose.threads))
+        return load_estimator(pose_spec(settings, device, lowest, settings.pose.threads, cpu_backend(settings)))
 
 
 def _sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
+from lposekit.pose.backend import BackendSetting
 from lposekit.pose.parts import Part
 from lposekit.setting_values import MAY_CHANGE, Fraction, Minutes, Positive, Seconds
 from lposekit.skeleton_styles import StyleName
@@ -32,17 +33,20 @@ class VideoPoseSettings:
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
     precision: Literal["auto", "float32", "half", "bfloat16"] = "auto"
     """Precision of the models; `auto`: half on a GPU, float32 elsewhere. Some models always run in float32."""
+    backend: Annotated[BackendSetting, MAY_CHANGE] = "auto"
+    """What runs the models: `torch`; `openvino`, faster on a CPU; or `auto`: that of the folder, in a new one openvino
+    on a CPU. A folder goes on with the backend that it was begun with (docs/guide/models.md)."""
     actors: Annotated[Positive | None, MAY_CHANGE] = None
     """Of a dataset: pose model processes; default: `actors_per_gpu` per GPU, or one per `threads` cores."""
     actors_per_gpu: Annotated[Positive, MAY_CHANGE] = 2
     """Of a dataset: pose model processes that share one GPU."""
     threads: Positive | None = None
-    """Torch threads; default: one per core, and of a dataset one per pose model process. The thread count changes the
-    last digits of the results."""
+    """Threads; default: one per core, and of a dataset one per pose model process. With torch, the thread count changes
+    the last digits of the results."""
     batch_size: Positive = 16
     """Frames per batch. Batches never cross videos."""
     crop_batch_size: Positive = 32
-    """Persons per forward pass of the pose model."""
+    """Persons per forward pass of the pose model, with torch."""
     attempts: Annotated[Positive, MAY_CHANGE] = 2
     """Of a dataset: attempts at a batch that crashes its model process, before it is bisected to find the frame that
     causes it."""

@@ -21,12 +21,14 @@ import torch
 from PIL import Image
 
 from lposekit.keypoints import KeepRule, is_valid_person
-from lposekit.pose import zoo
+from lposekit.pose import decode_host, zoo
 from lposekit.pose.decode import decode_heatmaps, decode_simcc
-from lposekit.pose.detector import Boxes
+from lposekit.pose.detector import Boxes, PersonDetector
 from lposekit.pose.estimator import EstimatorSettings, PoseEstimator, pose_precision
 from lposekit.pose.isolate import run_isolated
-from lposekit.pose.models import build_pose_model, load_pose_model, ready_pose_model
+from lposekit.pose.models import build_pose_model, load_pose_model, on_torch_pose, ready_pose_model
+from lposekit.pose.network import Network
+from lposekit.pose.topdown import TopDownPose
 from lposekit.records import Person, PoseFailure
 from tests.support.fixtures import fixture_path
 
@@ -173,16 +175,19 @@ def test_batched_decoding_equals_mmposes_codecs(case: str) -> None:
     elif case == "ties":
         heatmaps = heatmaps.round()
     codec = MSRAHeatmap(input_size=(192, 256), heatmap_size=(48, 64), sigma=2)
-    ours = decode_heatmaps(torch.from_numpy(heatmaps), (192, 256)).numpy()
-    for one, expected in zip(ours, (codec.decode(h) for h in heatmaps), strict=True):
-        np.testing.assert_array_equal(one[:, :2], expected[0][0])
-        np.testing.assert_array_equal(one[:, 2], expected[1][0])
+    peers = [codec.decode(h) for h in heatmaps]
+    in_torch = decode_heatmaps(torch.from_numpy(heatmaps), (192, 256)).numpy()
+    for ours in (in_torch, decode_host.decode_heatmaps(heatmaps, (192, 256))):
+        for one, expected in zip(ours, peers, strict=True):
+            np.testing.assert_array_equal(one[:, :2], expected[0][0])
+            np.testing.assert_array_equal(one[:, 2], expected[1][0])
     x, y = heatmaps[:, :, 0], heatmaps[:, :, :, 0]
     simcc = SimCCLabel(input_size=(24, 32), sigma=4.9, simcc_split_ratio=2.0, normalize=False, use_dark=False)
-    ours = decode_simcc(torch.from_numpy(x.copy()), torch.from_numpy(y.copy()), 2.0).numpy()
     places, scores = simcc.decode(x.copy(), y.copy())
-    np.testing.assert_array_equal(ours[..., :2], places)
-    np.testing.assert_array_equal(ours[..., 2], scores)
+    in_torch = decode_simcc(torch.from_numpy(x.copy()), torch.from_numpy(y.copy()), 2.0).numpy()
+    for ours in (in_torch, decode_host.decode_simcc(x, y, 2.0)):
+        np.testing.assert_array_equal(ours[..., :2], places)
+        np.testing.assert_array_equal(ours[..., 2], scores)
 
 
 def test_nobody_found_means_no_pose(estimator: PoseEstimator) -> None:
@@ -235,40 +240,33 @@ def test_what_is_no_image_is_a_bug_and_raises(estimator: PoseEstimator, image: n
         estimator.estimate([np.zeros((9, 9, 3), np.uint8), image])
 
 
-class _Faulty(torch.nn.Module):
-    """A module that misbehaves for inputs that are all white: the border, a broken model."""
+class _Faulty:
+    """A network that misbehaves for pixels that are all white: the border, a broken model."""
 
-    def __init__(self, inner: torch.nn.Module, fault: str) -> None:
-        super().__init__()
-        self.inner: Any = inner
+    device, streams, batch_size = "cpu", 1, None
+
+    def __init__(self, inner: Network, fault: str) -> None:
+        self.inner = inner
         self.fault = fault
 
-    def __getattr__(self, name: str) -> Any:
-        return super().__getattr__(name) if name in ("inner", "_modules") else getattr(self.inner, name)
-
-    def extract_feat(self, inputs: torch.Tensor) -> Any:
-        return self._run(self.inner.extract_feat, inputs)
-
-    def forward(self, inputs: torch.Tensor) -> Any:
-        return self._run(self.inner, inputs)
-
-    def _run(self, inner: Any, inputs: torch.Tensor) -> Any:
-        marked = inputs.amin((1, 2, 3)) > 2
+    def __call__(self, pixels_BHWC: np.ndarray) -> np.ndarray:
+        marked = pixels_BHWC.min((1, 2, 3)) > 250
         if marked.any() and self.fault == "memory":
             raise torch.OutOfMemoryError("CUDA out of memory")
         if marked.any() and self.fault == "error":
             raise RuntimeError("kernel failed")
+        numbers = self.inner(pixels_BHWC)
         if self.fault == "nan":
-            inputs = torch.where(marked[:, None, None, None], torch.nan, inputs)
-        return inner(inputs)
+            numbers[marked] = np.nan
+        return numbers
 
 
 @pytest.mark.parametrize("fault", ["memory", "error", "nan"])
 # Mutation: drop the isfinite check of PersonDetector.detect ("nan" then reads as nobody there), or return the failure
 # for the whole batch in run_isolated.
 def test_an_image_that_the_detector_fails_on_fails_alone(estimator: PoseEstimator, fault: str) -> None:
-    detector: Any = type(estimator.detector).__new__(type(estimator.detector))
-    vars(detector).update(vars(estimator.detector), module=_Faulty(estimator.detector.module, fault))
+    whole = estimator.detector
+    detector = PersonDetector(_Faulty(whole.network, fault), whole.facts, whole.score_threshold)
     broken = dataclasses.replace(estimator, detector=detector)
     images = [*photos(3), np.full((200, 200, 3), 255, np.uint8), *photos(2)]
     found = broken.estimate(images)
@@ -281,8 +279,8 @@ def test_an_image_that_the_detector_fails_on_fails_alone(estimator: PoseEstimato
 
 # Mutation: drop the isfinite check of TopDownPose.estimate.
 def test_keypoints_that_are_not_finite_fail_their_image_only(estimator: PoseEstimator) -> None:
-    model: Any = type(estimator.pose_model).__new__(type(estimator.pose_model))
-    vars(model).update(vars(estimator.pose_model), module=_Faulty(estimator.pose_model.module, "nan"))
+    whole = estimator.pose_model
+    model = TopDownPose(_Faulty(whole.network, "nan"), whole.facts)
     box = np.array([60, 60, 120, 140], np.float32)
     requests = [(np.full((200, 200, 3), 255, np.uint8), box), (photos(1)[0], box)]
     white, person = run_isolated(lambda part: list(model.estimate(model.prepare(part))), requests)
@@ -312,20 +310,12 @@ def test_halving_finds_every_bad_item_and_keeps_the_order() -> None:
     assert [a for a in answers if not isinstance(a, PoseFailure)] == [i * 10 for i in range(20) if i % 5 != 3]
 
 
-def test_preparing_ahead_changes_nothing(estimator: PoseEstimator) -> None:
-    """The path of a GPU, where threads prepare ahead; only the device's name differs."""
-    images = photos(5)
-    ahead = with_settings(estimator, device="cpu:0", batch_size=2, crop_batch_size=3)
-    plain = with_settings(estimator, batch_size=2, crop_batch_size=3)
-    for a, b in zip(ahead.estimate(images), plain.estimate(images), strict=True):
-        assert [p.keypoints_K3.tolist() for p in a] == [p.keypoints_K3.tolist() for p in b]  # type: ignore[union-attr]
-
-
 def test_half_precision_stays_near_float32(estimator: PoseEstimator) -> None:
     """Half a pixel for nine of ten detected keypoints of a few persons; benchmarks measure the 99th percentile."""
     [image] = photos(1)
     boxes = estimator.detector.detect(estimator.detector.prepare([image]))[0].xyxy_P4[:2]
-    half = load_pose_model(zoo.POSE_MODELS[PAIR[1]], fixture_path("weights"), "cpu", "half").model
+    loaded = load_pose_model(zoo.POSE_MODELS[PAIR[1]], fixture_path("weights"), "half")
+    half = on_torch_pose(loaded.part, loaded.facts, "cpu")
     models = estimator.pose_model, half
     exact, coarse = (model.estimate(model.prepare([(image, box) for box in boxes])) for model in models)
     detected = exact[..., 2] >= estimator.keypoint_score_threshold
@@ -356,6 +346,7 @@ def test_a_person_seen_twice_gets_one_skeleton(estimator: PoseEstimator) -> None
 
     class SeesDouble:
         score_threshold = estimator.detector.score_threshold
+        network = estimator.detector.network
         prepare = staticmethod(estimator.detector.prepare)
 
         @staticmethod

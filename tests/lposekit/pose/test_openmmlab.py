@@ -136,7 +136,7 @@ def test_diffusers_and_clip_work_after_mmpose_was_imported() -> None:
     assert out.split("\n")[0] == "StableDiffusionPipeline []"
 
 
-# Mutations: no `_kept_out` (both are loaded); no deletion at its end (diffusers' import fails).
+# Mutations: no `kept_out` (both are loaded); no deletion at its end (diffusers' import fails).
 @pytest.mark.more
 def test_models_are_built_without_the_packages_that_only_other_models_use_and_which_can_be_imported_later() -> None:
     out = run_python("""

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from lposekit.errors import LposekitError, UsageError
-from lposekit.shards.card import CHECKED_BY, DatasetCard, bind_models, read_card, update_card, write_card
+from lposekit.shards.card import (
+    CHECKED_BY,
+    DatasetCard,
+    bind_models,
+    card_backend,
+    common_models,
+    read_card,
+    update_card,
+    write_card,
+)
 from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import write_stats
@@ -129,3 +138,29 @@ def test_a_folder_goes_on_with_the_same_weights_whatever_told_that_they_are_righ
     assert read_card(layout).models == stated
     with pytest.raises(UsageError, match=r"other models \(pose_model differ\)"):
         bind_models(layout, {"pose_model": {**stated["pose_model"], "sha256": "1" * 64}})
+
+
+# Mutation: models compared with their CPUs -> a second machine is refused; cards without a backend taken for `None`.
+def test_a_folder_goes_on_with_its_backend_in_its_version_on_any_cpu(tmp_path: Path) -> None:
+    layout = make_dataset(tmp_path / "d", 1)
+    older = {"pose_model": {"name": "stub"}, "versions": {"torch": "2.13.0"}}
+    bind_models(layout, older)
+    torch = {**older, "backend": {"name": "torch", "version": "2.13.0", "threads": 1}, "cpus": ["one"]}
+    bind_models(layout, torch)
+    bind_models(layout, {**torch, "cpus": ["another", "one"]})
+    models = read_card(layout).models
+    assert models is not None
+    assert models["cpus"] == ["one", "another"]
+    assert card_backend(models) == card_backend(older) == "torch"
+    engine = {**torch, "backend": {"name": "openvino", "version": "2026.4.1", "threads": 1}}
+    with pytest.raises(UsageError, match=r"backend torch 2.13.0, and this run has openvino 2026.4.1"):
+        bind_models(layout, engine)
+
+
+# Mutation: `return loaded[0]`.
+def test_processes_that_loaded_other_models_are_refused_and_their_cpus_are_named_together() -> None:
+    models = {"backend": {"name": "openvino", "version": "1", "threads": 1}, "cpus": ["one"]}
+    assert common_models([models, {**models, "cpus": ["two"]}, models]) == {**models, "cpus": ["one", "two"]}
+    other = {**models, "backend": {"name": "openvino", "version": "2", "threads": 1}}
+    with pytest.raises(LposekitError, match=r"backend\.version: '1' -> '2'"):
+        common_models([models, other])

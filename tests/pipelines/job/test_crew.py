@@ -80,6 +80,7 @@ class Recipe:
     greedy_shard: int = -1
     worker_lacks: str = ""
     worker_threads: int = 0
+    bytes_in_flight: int = 0
 
     @property
     def settings(self) -> Any:

@@ -1,0 +1,34 @@
+"""Contract of pipelines.job.cluster: a Ray of our own has room for what the workers hand to the pose models."""
+
+from __future__ import annotations
+
+import pytest
+
+from lposekit.recipe import Recipe
+from pipelines.image.recipe import ImageRecipe
+from pipelines.image.settings import BuildImagesSettings
+from pipelines.job.cluster import object_store_bytes
+
+GIB = 2**30
+
+
+# Mutation: `wanted` without its minimum, or without the cap of shared memory.
+@pytest.mark.parametrize(
+    ("in_flight", "memory", "shared", "given"),
+    [
+        (0, 24 * GIB, 12 * GIB, GIB),
+        (4 * GIB, 128 * GIB, 64 * GIB, 5 * GIB),
+        (4 * GIB, 10 * GIB, 64 * GIB, 3 * GIB),
+        (4 * GIB, 128 * GIB, 2 * GIB, 2 * GIB),
+        (4 * GIB, 128 * GIB, 0, GIB),
+    ],
+)
+def test_the_object_store_holds_what_is_on_its_way_as_far_as_the_machine_has_it(
+    in_flight: int, memory: int, shared: int, given: int
+) -> None:
+    assert object_store_bytes(in_flight, memory, shared) == given
+
+
+def test_sixteen_workers_of_an_image_build_get_more_than_the_gigabyte_that_they_would_fill() -> None:
+    recipe: Recipe = ImageRecipe(BuildImagesSettings())  # type: ignore[type-arg]
+    assert 1.2 * GIB < 16 * recipe.bytes_in_flight < 2 * GIB
