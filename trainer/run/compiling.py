@@ -38,7 +38,8 @@ def warm_up(train_module: TrainModule, data: RunData) -> None:
     try:
         rehearse(train_module, data, data.loader.split.micro_batch)
     except TorchDynamoException as error:
-        reason = str(error).strip().split("\n")[0]
+        # the second line is the compiler's own
+        reason = " ".join(str(error).strip().split("\n")[:2])
         raise LposekitError(
             f"the model cannot be compiled here ({type(error).__name__}: {reason}). torch.compile needs a C compiler, "
             "and Triton on a GPU: install them, or train without it, --compute.no-compile."
