@@ -41,7 +41,6 @@ BENCHMARKS = {
     "official_step": "Training step against the official Follow-Your-Pose code",
     "sample_speed": "Sampling against the same arithmetic under diffusers' DDIM loop; long clips",
     "gpu": "On a GPU: training steps, attention, memory, resuming, poses",
-    "linear_layers": "Linear layers on a CPU: MKL and oneDNN",
     "growth": "Growth: time and memory over the number of shards",
     "four_commands": "The four commands in a row, and what the quickstart learns",
 }
