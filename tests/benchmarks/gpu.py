@@ -9,10 +9,10 @@ process as well, and the others go on. At the end the tables go into docs/benchm
 On a machine that has only torch, bring these along. The configuration files of Stable Diffusion 1.4 (in the fixtures'
 folder, which LPOSEKIT_FIXTURES names; weights are random). The wheels, in the versions of lposekit/pins.txt, that are
 not there yet: diffusers, transformers, tokenizers, safetensors, huggingface_hub, einops, av, opencv-python-headless,
-pyarrow, webdataset, braceexpand, annotated-types, platformdirs, psutil, rich, fsspec, pytest; for the pose cells mmpose,
-mmdet, mmcv-lite, onedl-mmengine, json-tricks, munkres, pycocotools, terminaltables and the pose models' weights.
-Install them by `python -m pip install --no-index --no-deps --target FOLDER *.whl`, and name FOLDER in PYTHONPATH behind
-the repository.
+pyarrow, pydantic, pydantic-core, webdataset, braceexpand, annotated-types, platformdirs, psutil, rich, fsspec, pytest;
+for the pose cells mmpose, mmdet, mmcv-lite, onedl-mmengine, json-tricks, munkres, pycocotools, terminaltables and the
+pose models' weights. Install them by `python -m pip install --no-index --no-deps --target FOLDER *.whl`, and name
+FOLDER in PYTHONPATH behind the repository.
 
 `--device cpu` measures the same cells in seconds at tiny sizes, so that a GPU's first run is not the first of all; it
 writes no page unless one is named.

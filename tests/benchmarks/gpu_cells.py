@@ -8,6 +8,7 @@ writes a line for each cell when it begins and when it is done, so that the next
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import hashlib
 import json
@@ -17,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from trainer.data.batch import Batch
 from trainer.model.base import encode_images, encode_text, load_base
 from trainer.model.blocks import joint_group_norm
 from trainer.model.kernels import Kernel, use_kernels
-from trainer.run.attention_choice import fastest, measure_kernels
+from trainer.run.attention_choice import Milliseconds, fastest, measure_kernels
 from trainer.run.background import CheckpointWriter
 from trainer.run.build import build, prepare_torch
 from trainer.run.checkpoint import Checkpoint
@@ -86,6 +86,9 @@ class Steps:
     def __init__(self, place: Place, stage: int, *, compiled: bool) -> None:
         self.place, self.stage, self.compiled = place, stage, compiled
         self.device = torch.device(place.device)
+        # counting and timing of these takes seconds, and cells share them
+        self.tflops: dict[tuple[int, bool], float] = {}
+        self.kernel_times: dict[int, Milliseconds] = {}
         settings = settings_at(place, stage, place.folder / "unused")
         prepare_torch(settings)
         self.module = build(settings, load_base(place.base), None, World(self.device))
@@ -93,7 +96,7 @@ class Steps:
             torch._dynamo.reset()
             compile_parts(self.module, **place.compile_options)
 
-    @cached_property
+    @functools.cached_property
     def peak_tflops(self) -> float:
         return measure_peak_tflops(self.device, self.module.stage.unet.conv_in.weight.dtype)
 
@@ -129,7 +132,7 @@ class Steps:
         """`torch`: its own choice; `measured`: the fastest; else that kernel for all widths."""
         if name == "torch":
             return {}
-        measured = measure_kernels(self.attention_shapes(batch), self.module, self.place.kernels)
+        measured = self.measured_kernels(batch)
         if name == "measured":
             return fastest(measured)
         able: dict[int, Kernel] = {width: name for width, row in measured.items() if name in row}  # pyright: ignore
@@ -137,19 +140,28 @@ class Steps:
             raise LeftOutError("this kernel can do none of the shapes here")
         return able
 
-    def attention_shapes(self, batch: Batch) -> Mapping[Any, int]:
-        with for_counting(self.module.stage, checkpointed=False):
-            return attention_shapes(self.module.stage, self.module.inputs(batch))
+    def measured_kernels(self, batch: Batch) -> Milliseconds:
+        if len(batch) not in self.kernel_times:
+            with for_counting(self.module.stage, checkpointed=False):
+                shapes = attention_shapes(self.module.stage, self.module.inputs(batch))
+            self.kernel_times[len(batch)] = measure_kernels(shapes, self.module, self.place.kernels)
+        return self.kernel_times[len(batch)]
 
     def attention_table(self, _: Cell) -> Figures:
         """All attentions of a step, forward and backward, by kernel."""
-        shapes = self.attention_shapes(self.batch(self.place.micro[self.stage], cached=True))
-        found = measure_kernels(shapes, self.module, self.place.kernels)
-        cells = {f"heads of {width}, {kernel} ms": ms for width, row in found.items() for kernel, ms in row.items()}
-        return {"stage": self.stage, "micro-batch": self.place.micro[self.stage], **cells}
+        batch = self.batch(self.place.micro[self.stage], cached=True)
+        times = self.measured_kernels(batch)
+        cells = {f"heads of {width}, {kernel} ms": ms for width, row in times.items() for kernel, ms in row.items()}
+        return {"stage": self.stage, "micro-batch": len(batch), **cells}
 
     def tflop(self, batch: Batch) -> float:
         """Counted without computing, as a run's MFU is."""
+        of = len(batch), batch.rgb_BFHWC is None
+        if of not in self.tflops:
+            self.tflops[of] = self.counted_tflop(batch)
+        return self.tflops[of]
+
+    def counted_tflop(self, batch: Batch) -> float:
         module, encoders = self.module, self.module.encoders
         with for_counting(module.stage, checkpointed=False):
             tflop = pass_tflop(module.stage, module.inputs(batch))
@@ -269,12 +281,16 @@ def _shortest(work: Callable[[], object], device: torch.device, rounds: int = 5)
 def limits_group(place: Place) -> Callable[[Cell], Figures]:
     """Real runs with the settings that a dry run names for a GPU, under a limit of that size."""
 
+    @functools.cache
+    def dry(stage: int) -> DryRunReport:
+        report = run(settings_at(place, stage, place.folder / "dry", batch_size=place.most), dry_run=True)
+        assert isinstance(report, DryRunReport)
+        return report
+
     def measure(cell: Cell) -> Figures:
         stage, size = int(cell.options["stage"]), int(cell.options["gib"])
-        settings = settings_at(place, stage, place.folder / f"limit-{stage}-{size}", batch_size=place.most)
-        dry = run(settings, dry_run=True)
-        assert isinstance(dry, DryRunReport)
-        way = dry.fits[size]
+        settings = settings_at(place, stage, place.folder / f"limit-{stage}-{size}")
+        way = dry(stage).fits[size]
         if way is None:
             raise LeftOutError("no settings fit, says the dry run")
         _limit(place, size)

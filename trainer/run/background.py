@@ -92,8 +92,8 @@ class CheckpointWriter:
                 log.warning("the last checkpoint was not written: %s", second)
         elif self.busy:
             log.warning(
-                "ended while the checkpoint of step %d was being written: it may be lost, and the run then goes on from "
-                "the one before it",
+                "ended while the checkpoint of step %d was being written: it may be lost, and the run then goes on "
+                "from the one before it",
                 self._step,
             )
 
