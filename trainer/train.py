@@ -20,9 +20,10 @@ from lposekit.setting_values import check_values
 from trainer.data.batch import Batch
 from trainer.data.order import OrderState
 from trainer.model.base import Base, load_base
-from trainer.model.unet import compile_blocks
+from trainer.model.kernels import Kernel, use_kernels
+from trainer.run.attention_choice import FACT, choose_kernels
 from trainer.run.background import CheckpointWriter
-from trainer.run.build import build, model_switches, prepare_torch
+from trainer.run.build import build, is_compiled, model_switches, prepare_torch
 from trainer.run.checkpoint import (
     Checkpoint,
     list_steps,
@@ -32,6 +33,7 @@ from trainer.run.checkpoint import (
     set_aside_newer,
     step_folder,
 )
+from trainer.run.compiling import compile_parts, warm_up
 from trainer.run.continuing import (
     as_begun,
     facts_of,
@@ -49,7 +51,7 @@ from trainer.run.memory import named_out_of_memory, refuse_too_large, with_micro
 from trainer.run.outcome import DryRunReport, TrainReport, describe_run
 from trainer.run.pose_style import drawn_as_learned, refuse_undrawable
 from trainer.run.pose_weights import FoundEncoder, find_pose_encoder, keep_pose_encoder
-from trainer.run.rehearsal import find_micro_batch, warm_up
+from trainer.run.rehearsal import find_micro_batch
 from trainer.run.run_card import BaseFacts, RunCard, write_run_card
 from trainer.run.train_module import TrainModule
 from trainer.run.watch import Watch, open_watch
@@ -63,7 +65,7 @@ STOP_MESSAGE = "stopping after this step, with a checkpoint; Ctrl-C to stop now"
 @dataclass(slots=True)
 class Run:
     """One run, ready to train: where it stands, and everything it needs. `settings`: with all that was found out of
-    the pose encoder. `checkpoint`: the folder to go on from."""
+    the pose encoder. `checkpoint`: the folder to go on from. `kernels`: of attention, by width of a head."""
 
     settings: TrainSettings
     output: Path
@@ -75,6 +77,7 @@ class Run:
     checkpoint: Path | None
     step: int = 0
     order: OrderState = field(default_factory=OrderState)
+    kernels: dict[int, Kernel] = field(default_factory=dict)
 
 
 def run(settings: TrainSettings, *, dry_run: bool = False) -> TrainReport | DryRunReport:
@@ -114,7 +117,8 @@ def start(run: Run, started: float) -> TrainReport:
 
 
 def make_room(run: Run) -> None:
-    """Settle the micro-batch, refuse what will not fit, and compile, before any process waits for another's step."""
+    """Settle the micro-batch and the kernels, refuse what will not fit, and compile, before any process waits for
+    another's step."""
     settings, loader = run.settings, run.data.loader
     if settings.optim.micro_batch == "auto":
         found = find_micro_batch(run.train_module, run.data, run.world)
@@ -123,8 +127,10 @@ def make_room(run: Run) -> None:
     else:
         refuse_too_large(settings, run.train_module, run.data, run.world)
     loader.check_shared_memory()
-    if settings.compute.compile:
-        compile_blocks(run.train_module.stage.unet)
+    run.kernels = choose_kernels(settings, facts_of(run.checkpoint), run.train_module, run.data, run.world)
+    use_kernels(run.kernels)
+    if is_compiled(settings, run.world.device):
+        compile_parts(run.train_module)
         warm_up(run.train_module, run.data)
 
 
@@ -229,6 +235,7 @@ def train(run: Run, watch: Watch | None, started: float) -> TrainReport:
         loader.named_worker_deaths(),
         checkpoint_writer(run) as writer,
     ):
+        train_module.before_change = writer.settle
         if watch and run.step == 0:
             watch.validate(run.step)
         while run.step < last and not interrupted:
@@ -269,7 +276,7 @@ def checkpoint_writer(run: Run) -> CheckpointWriter:
 
 
 def snapshot(run: Run) -> Checkpoint:
-    """The checkpoint of the step, of tensors that the next step changes."""
+    """The checkpoint of the step, of tensors that the next update changes."""
     tensors, facts = run.train_module.state()
     order = {"epoch": run.order.epoch, "consumed": run.order.consumed}
     split = run.data.loader.split
@@ -280,5 +287,6 @@ def snapshot(run: Run) -> Checkpoint:
         "batch_size": split.batch_size,
         "micro_batch": split.micro_batch,
         "settings": recorded_values(run.settings, run.world.device),
+        FACT: {str(width): kernel for width, kernel in run.kernels.items()},
     }
     return Checkpoint(run.step, tensors, facts)

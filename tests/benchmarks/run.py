@@ -37,9 +37,11 @@ BENCHMARKS = {
     "video_read": "Random reads of clips",
     "loader": "Training loader",
     "train_step": "Training step",
+    "train_memory": "Memory of a training step, told beforehand",
+    "checkpoint_stop": "A checkpoint beside the training loop",
     "official_step": "Training step against the official Follow-Your-Pose code",
     "sample_speed": "Sampling against the same arithmetic under diffusers' DDIM loop; long clips",
-    "linear_layers": "Linear layers on a CPU: MKL and oneDNN",
+    "gpu": "On a GPU: training steps, attention, memory, resuming, poses",
     "growth": "Growth: time and memory over the number of shards",
     "four_commands": "The four commands in a row, and what the quickstart learns",
 }
@@ -63,7 +65,9 @@ def machine() -> str:
     name, family, model = (match.group(1) if match else "unknown" for match in found)
     memory_kb = int(re.findall(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[0])
     cpu = f"{name}, family {family}, model {model}"
-    return f"{os.cpu_count()} cores ({cpu}), {memory_kb / 2**20:.0f} GiB, Python {platform.python_version()}, no GPU"
+    # the driver's own file: torch is not loaded for it
+    gpu = "a GPU" if Path("/dev/nvidiactl").exists() else "no GPU"
+    return f"{os.cpu_count()} cores ({cpu}), {memory_kb / 2**20:.0f} GiB, Python {platform.python_version()}, {gpu}"
 
 
 def section(name: str, output: str, other_load: float) -> str:
@@ -75,15 +79,15 @@ def section(name: str, output: str, other_load: float) -> str:
     return f"## {BENCHMARKS[name]}\n\n{head}\n\n```\n{body}\n```\n"
 
 
-def write_section(name: str, output: str, other_load: float, *, replace: bool = True) -> None:
+def write_section(name: str, output: str, other_load: float, *, replace: bool = True, page: Path = PAGE) -> None:
     """Put a benchmark's output into the page, in place of its older one; sections go in the order of `BENCHMARKS`."""
-    page = PAGE.read_text(encoding="utf-8") if PAGE.exists() else HEAD
-    head, *sections = re.split(r"^(?=## )", page, flags=re.MULTILINE)
+    text = page.read_text(encoding="utf-8") if page.exists() else HEAD
+    head, *sections = re.split(r"^(?=## )", text, flags=re.MULTILINE)
     by_title = {text[3:].partition("\n")[0]: text for text in sections}
     if replace or BENCHMARKS[name] not in by_title:
         by_title[BENCHMARKS[name]] = section(name, output, other_load)
     known = [by_title[title] for title in BENCHMARKS.values() if title in by_title]
-    PAGE.write_text("\n\n".join(text.rstrip() for text in (head, *known)) + "\n", encoding="utf-8")
+    page.write_text("\n\n".join(text.rstrip() for text in (head, *known)) + "\n", encoding="utf-8")
 
 
 def main() -> None:

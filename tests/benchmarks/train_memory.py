@@ -149,6 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", type=Path, help="a folder that keeps base and data")
     parser.add_argument("--case", type=int, help="measure this one alone, here")
+    parser.add_argument("--stages", type=int, nargs="+", default=[1, 2])
     asked = parser.parse_args()
     if asked.case is not None:
         print(json.dumps(measure(CASES[asked.case], asked.root)))
@@ -160,6 +161,8 @@ def main() -> None:
         print("| stage | side | frames | micro-batch | cached | saved GiB | estimate | peak GiB | estimate |")
         print("|---|---|---|---|---|---|---|---|---|")
         for number, case in enumerate(CASES):
+            if case.stage not in asked.stages:
+                continue
             command = [sys.executable, "-m", "tests.benchmarks.train_memory", "--root", str(root)]
             # large tensors go back to the system at once, so what is held is what is used
             environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}

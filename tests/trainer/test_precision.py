@@ -20,11 +20,12 @@ from safetensors.torch import load_file
 from lposekit.errors import LposekitError, UsageError
 from tests.support.train_runs import losses, settings_for
 from trainer import train as training
-from trainer.model.unet import compile_blocks
 from trainer.run import build
+from trainer.run.build import is_compiled
+from trainer.run.compiling import compile_parts
 from trainer.run.metrics import read_metrics
 from trainer.run.outcome import DryRunReport
-from trainer.run.train_module import OVERFLOWS_ALLOWED
+from trainer.run.train_module import OVERFLOWS_ALLOWED, TrainModule
 from trainer.settings import (
     CheckpointSettings,
     ComputeSettings,
@@ -184,25 +185,67 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.fx.GraphMod
         graphs.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(training, "compile_blocks", functools.partial(compile_blocks, backend=backend))
+    monkeypatch.setattr(training, "compile_parts", functools.partial(compile_parts, backend=backend))
     torch._dynamo.reset()
     yield graphs
     torch._dynamo.reset()
 
 
 @pytest.mark.more  # `model/test_unet.py` traces each block
-def test_blocks_are_compiled_whole_though_their_step_is_counted(compiled: list[torch.fx.GraphModule], tmp_path: Path):
+@pytest.mark.timeout(400)
+def test_all_that_a_step_runs_is_compiled_whole_before_the_first_one_and_nothing_after(
+    compiled: list[torch.fx.GraphModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     # mutation tried: of blocks that run first under the counter only the insides are compiled, one by one
+    # Mutations tried: no warm-up; the probe compiled as well (three samples: a shape of its own); the pose encoder or
+    # the VAE left out -> red each.
     settings = settings_for(1, tmp_path / "eager", max_steps=1)
     run(settings)
     assert not compiled
-    watch = dataclasses.replace(settings.watch, mfu=True)
+    watch = dataclasses.replace(WATCHED, probe_every=1, probe_samples=3, sample_every=0)
     settings = dataclasses.replace(settings, output=tmp_path / "compiled", watch=watch)
+    before_step, step = [], TrainModule.step
+
+    def stepped(self: TrainModule, *inputs: Any) -> Any:
+        before_step.append(len(compiled))
+        return step(self, *inputs)
+
+    monkeypatch.setattr(TrainModule, "step", stepped)
     run(in_precision("fp32", settings, compile=True))
-    assert max(products(graph) for graph in compiled) >= 10, "a transformer"
+    assert before_step == [len(compiled)]
+    convolutions = sorted(sum(node.target is torch.conv2d for node in graph.graph.nodes) for graph in compiled)
+    assert convolutions[-2:] == [18, 18], "the pose encoder, and the VAE's encoder"
+    assert max(products(graph) for graph in compiled if attends(graph)) >= 10, "a transformer"
     assert sum(products(graph) in (3, 4) for graph in compiled) >= 4, "resnets of several shapes"
     eager, other = (float.fromhex(losses(tmp_path / name)[0][1]) for name in ("eager", "compiled"))
     assert other == pytest.approx(eager, rel=1e-5)
+
+
+def test_a_machine_that_cannot_compile_is_told_how_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # Mutation tried: the compiler's own error let through.
+    def no_compiler(*_: object) -> Any:
+        raise RuntimeError("no C compiler found")
+
+    monkeypatch.setattr(training, "compile_parts", functools.partial(compile_parts, backend=no_compiler))
+    with pytest.raises(LposekitError, match=r"cannot be compiled here .*no C compiler.*--compute.no-compile"):
+        run(in_precision("fp32", settings_for(1, tmp_path / "run"), compile=True))
+    torch._dynamo.reset()
+
+
+def test_a_gpu_compiles_by_default_and_a_cpu_does_not():
+    # Mutation tried: off everywhere.
+    by_default, off = TrainSettings(), TrainSettings(compute=ComputeSettings(compile=False))
+    devices = [torch.device(name) for name in ("cuda", "cpu")]
+    assert [is_compiled(settings, device) for settings in (by_default, off) for device in devices] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def attends(graph: torch.fx.GraphModule) -> bool:
+    return any(node.target is torch.nn.functional.scaled_dot_product_attention for node in graph.graph.nodes)
 
 
 def products(graph: torch.fx.GraphModule) -> int:

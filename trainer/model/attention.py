@@ -1,8 +1,9 @@
 """The three attentions of a video transformer block, as functions over diffusers' `Attention` weights.
 
 Shape letters: B clips, F frames, N tokens of a frame (height x width), L text tokens, C channels, D text width.
-Frames lie folded in the batch, clip by clip: (BF)NC. Every attention runs through `scaled_dot_product_attention`.
-Projections take the type of their input, so float32 weights in training work on bfloat16 activations.
+Frames lie folded in the batch, clip by clip: (BF)NC. Every attention runs through torch's kernels, which
+`trainer.model.kernels` chooses among. Projections take the type of their input, so float32 weights in training work on
+bfloat16 activations.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import torch
 from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor
-from torch.nn import functional
 
+from trainer.model.kernels import attention
 from trainer.model.linear import project
 
 MAX_ATTENTION_BATCH = 65_535
@@ -25,7 +26,7 @@ def attend(query_BNC: Tensor, key_BMC: Tensor, value_BMC: Tensor, heads: int) ->
         triples = zip(*(x.split(MAX_ATTENTION_BATCH) for x in (query_BNC, key_BMC, value_BMC)), strict=True)
         return torch.cat([attend(query, key, value, heads) for query, key, value in triples])
     query, key, value = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (query_BNC, key_BMC, value_BMC))
-    return rearrange(functional.scaled_dot_product_attention(query, key, value), "b h n d -> b n (h d)")
+    return rearrange(attention(query, key, value), "b h n d -> b n (h d)")
 
 
 def output_projection(attn: Attention, x: Tensor) -> Tensor:

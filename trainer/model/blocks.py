@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from trainer.model.attention import sparse_causal_attention, temporal_attention, text_attention
 from trainer.model.first_frame import FirstFrame
-from trainer.model.linear import ProjectedLinear, project
+from trainer.model.linear import project
 from trainer.model.switches import ModelSwitches
 
 CONV_TEMPORAL_RANK = 160
@@ -144,9 +144,6 @@ def inflate_transformer_block(block: BasicTransformerBlock, switches: ModelSwitc
     assert isinstance(block, VideoTransformerBlock)
     block.attn_temp, block.norm_temp, block.conv_temporal = None, None, None
     block.cross_frame = switches.cross_frame
-    for layer in block.ff.modules():
-        if type(layer) is nn.Linear:
-            layer.__class__ = ProjectedLinear
     if switches.temporal_layers:
         heads, width = block.attn1.heads, block.attn1.query_dim
         block.attn_temp = Attention(query_dim=width, heads=heads, dim_head=block.attn1.inner_dim // heads, bias=False)

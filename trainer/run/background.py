@@ -1,14 +1,16 @@
-"""Checkpoints written behind the training loop: the loop stops for a copy of the weights, not for disk and hashes.
+"""Checkpoints written behind the training loop: it waits neither for the disk nor for hashes, and hardly for the copy.
 
-One checkpoint at a time: the next one waits for the one before. What goes wrong in writing is raised in the loop, at
-its next step or at its end.
+The tensors are copied while the next step runs forward and backward, which changes none of them; whoever is about to
+change them waits for the copy's end (`settle`). One checkpoint at a time: the next one waits for the one before. What
+goes wrong in writing is raised in the loop, at its next step or at its end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -35,20 +37,34 @@ class CheckpointWriter:
     keeps: Callable[[int], bool]
     whole: set[int] = field(default_factory=set)
     _copies: dict[str, Tensor] = field(default_factory=dict)
+    _copied: threading.Event = field(default_factory=threading.Event)
+    _step: int = 0
     _thread: threading.Thread | None = None
     _error: BaseException | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is on its way to the disk."""
+        return self._thread is not None and self._thread.is_alive()
+
     def save(self, checkpoint: Checkpoint) -> None:
-        """Copy a checkpoint's tensors, and write it while the caller goes on.
+        """Begin to copy and write a checkpoint, whose tensors must not change until `settle` was called.
 
         Raises:
             LposekitError: the one before could not be written.
         """
         self.wait()
-        copied = replace(checkpoint, tensors=self._copy(checkpoint.tensors))
+        self._copied.clear()
+        self._step = checkpoint.step
+        source = Source(checkpoint.tensors)
         # a daemon: a process that is told to end at once does not wait for it
-        self._thread = threading.Thread(target=self._write, args=(copied,), name="checkpoint", daemon=True)
+        self._thread = threading.Thread(target=self._write, args=(checkpoint, source), name="checkpoint", daemon=True)
         self._thread.start()
+
+    def settle(self) -> None:
+        """Until the tensors of the last checkpoint may change."""
+        if self._thread is not None:
+            self._copied.wait()
 
     def check(self) -> None:
         """Raises what went wrong in the background, if anything did."""
@@ -74,30 +90,65 @@ class CheckpointWriter:
                 self.wait()
             except Exception as second:  # noqa: BLE001 - the first error is the one to tell
                 log.warning("the last checkpoint was not written: %s", second)
+        elif self.busy:
+            log.warning(
+                "ended while the checkpoint of step %d was being written: it may be lost, and the run then goes on "
+                "from the one before it",
+                self._step,
+            )
 
-    def _write(self, checkpoint: Checkpoint) -> None:
+    def _write(self, checkpoint: Checkpoint, source: Source) -> None:
         try:
-            save_checkpoint(self.run_dir, checkpoint)
+            try:
+                copied = replace(checkpoint, tensors=self._copy(source))
+            finally:
+                self._copied.set()
+            save_checkpoint(self.run_dir, copied)
             self.whole.add(checkpoint.step)
             prune(self.run_dir, self.keep, self.keeps, self.whole)
         except BaseException as error:  # noqa: BLE001 - raised again by whoever asks
             self._error = error
 
-    def _copy(self, files: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    def _copy(self, source: Source) -> dict[str, dict[str, Tensor]]:
         """Copies on the CPU, in memory that is kept from one checkpoint to the next: fresh memory costs more than the
         copy."""
         copies: dict[str, dict[str, Tensor]] = {}
         kept, self._copies = self._copies, {}
-        for file, tensors in files.items():
-            copies[file] = {}
-            for name, value in tensors.items():
-                target = _like(value, kept.get(f"{file}/{name}"))
-                # unpinned copies wait for the device; pinned ones all together, below
-                target.copy_(value.detach(), non_blocking=True)
-                copies[file][name] = self._copies[f"{file}/{name}"] = target
-        if any(value.is_cuda for tensors in files.values() for value in tensors.values()):
-            torch.cuda.synchronize()
+        with source.readable():
+            for file, tensors in source.files.items():
+                copies[file] = {}
+                for name, value in tensors.items():
+                    target = _like(value, kept.get(f"{file}/{name}"))
+                    copy_tensor(target, value)
+                    copies[file][name] = self._copies[f"{file}/{name}"] = target
         return copies
+
+
+class Source:
+    """Tensors as they are now, to be read from another thread. On a GPU the reader uses a stream of its own, so that it
+    waits for what is queued now and not for what is queued later."""
+
+    def __init__(self, files: Mapping[str, Mapping[str, Tensor]]) -> None:
+        self.files = files
+        on_gpu = [value.device for tensors in files.values() for value in tensors.values() if value.is_cuda]
+        self._stream = torch.cuda.Stream(on_gpu[0]) if on_gpu else None
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(on_gpu[0]))
+
+    @contextlib.contextmanager
+    def readable(self) -> Iterator[None]:
+        """Inside, the tensors may be copied; behind it, the copies are there."""
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.stream(self._stream):
+            yield
+            self._stream.synchronize()
+
+
+def copy_tensor(target: Tensor, value: Tensor) -> None:
+    # unpinned memory waits for the device; pinned copies are waited for all together
+    target.copy_(value.detach(), non_blocking=True)
 
 
 def _like(value: Tensor, kept: Tensor | None) -> Tensor:

@@ -54,6 +54,11 @@ def choose_dtype(settings: TrainSettings, device: torch.device) -> torch.dtype:
     return DTYPES[choose_precision(settings, device)]
 
 
+def is_compiled(settings: TrainSettings, device: torch.device) -> bool:
+    """Whether a run is compiled: as the settings say, else on a GPU."""
+    return device.type == "cuda" if settings.compute.compile is None else settings.compute.compile
+
+
 def model_switches(settings: ModelSettings) -> ModelSwitches:
     """The preset with the switches that are set."""
     chosen = {

@@ -20,7 +20,7 @@ from lposekit.setting_values import LOGGED, MUST_STAY, flatten, leaves, plain_le
 from lposekit.shards.card import differing_fields
 from lposekit.store import LocalStore
 from lposekit.store_reads import read_whole
-from trainer.run.build import choose_precision
+from trainer.run.build import choose_precision, is_compiled
 from trainer.run.checkpoint import read_facts
 from trainer.run.distributed import World
 from trainer.run.folder import MAX_SETTINGS_BYTES, SETTINGS_NAME, SETTINGS_TABLE
@@ -31,7 +31,7 @@ Values = dict[str, Any]
 COMPARED_BY_CONTENT = ("stage", "seed", "image.size", "pose.", "model.", "loader.")
 """Beginnings of names of settings that must stay and are compared as what they amount to (`RunCard.fixed`): a model's
 preset and its switches may say the same thing in two ways."""
-PRECISION, MICRO_BATCH = "compute.precision", "optim.micro_batch"
+PRECISION, COMPILE, MICRO_BATCH = "compute.precision", "compute.compile", "optim.micro_batch"
 
 
 def facts_of(checkpoint: Path | None) -> Mapping[str, Any]:
@@ -89,6 +89,7 @@ def recorded_values(settings: TrainSettings, device: torch.device) -> Values:
         if {MUST_STAY, LOGGED}.intersection(known[name].when_continued)
     }
     values[PRECISION] = choose_precision(settings, device)
+    values[COMPILE] = is_compiled(settings, device)
     return json.loads(json.dumps(values, default=str))
 
 
@@ -106,7 +107,7 @@ def values_of_before(facts: Mapping[str, Any], run_dir: Path) -> Values:
         written = {name.replace(f"{former}.", f"{group}.", 1): value for name, value in written.items()}
     none = {name: None for name, leaf in leaves(TrainSettings).items() if leaf.default is None}
     values = {**none, **written}
-    for name in (PRECISION, MICRO_BATCH):
+    for name in (PRECISION, COMPILE, MICRO_BATCH):
         # none stood for what the device or the batch made of it
         if values.get(name) is None:
             values.pop(name, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,6 +103,14 @@ def forward_bytes(
     return allocations.peak
 
 
+def attention_shapes(module: nn.Module, inputs: Inputs) -> Counter[tuple[Shape, Shape]]:
+    """How often `module(*inputs)` attends with queries and keys of which shapes, batch x heads x tokens x width."""
+    mean = _without_contents(module, inputs)
+    with _Attentions() as attentions, torch.no_grad():
+        mean()
+    return attentions.calls
+
+
 def weight_bytes(*modules: nn.Module, frozen: torch.dtype | None = None) -> int:
     """Memory of all weights as they are now, or with those that are not trained in another type."""
     return sum(
@@ -176,6 +185,21 @@ def _attend(
     enable_gqa: bool = False,
 ) -> Tensor:
     return FUSED_ATTENTION(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+
+class _Attentions(TorchDispatchMode):
+    """Counts the calls of the fused kernel by the shapes of queries and keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[tuple[Shape, Shape]] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is FUSED_ATTENTION.default:
+            self.calls[tuple(args[0].shape), tuple(args[1].shape)] += 1
+        return func(*args, **(kwargs or {}))
 
 
 class _Allocations(TorchDispatchMode):

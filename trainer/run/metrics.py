@@ -239,7 +239,7 @@ def _time_product(layer: torch.nn.Linear, a: torch.Tensor) -> float:
     if a.device.type == "cuda":
         torch.cuda.synchronize(a.device)
     start = time.perf_counter()
-    project(layer, a)  # the model's own way: on a CPU it is faster than torch.mm
+    project(layer, a)
     if a.device.type == "cuda":
         torch.cuda.synchronize(a.device)
     return time.perf_counter() - start

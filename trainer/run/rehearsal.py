@@ -1,4 +1,4 @@
-"""A step before the first one: it warms compiled blocks up, and finds the largest micro-batch that fits.
+"""A step before the first one: it has blocks compiled, and finds the largest micro-batch that fits.
 
 It runs on a sample of the data, changes no weight, draws no random number, and talks to no other process.
 """
@@ -38,19 +38,6 @@ def rehearse(train_module: TrainModule, data: RunData, micro_batch: int, *, pass
         del optimizer
         for parameter in trained:
             parameter.grad = None
-
-
-def warm_up(train_module: TrainModule, data: RunData) -> None:
-    """Compile what a step and a probe will run, on every process: compiling takes longer than they wait for one
-    another in a collective."""
-    micro = data.loader.split.micro_batch
-    rehearse(train_module, data, micro)
-    reader = data.loader.reader
-    batch = stack_samples([reader.read(reader.ref(0, 0))] * max(2, micro))
-    latents, noise, timesteps, text, pose = train_module.inputs(batch)
-    with torch.no_grad():
-        for case in (pose, None) if pose is not None else (None,):
-            train_module.stage.losses(latents, noise, timesteps, text, case)
 
 
 def parts_of(share: int) -> list[int]:

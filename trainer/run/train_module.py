@@ -57,7 +57,8 @@ class TrainModule:
 
     model: `stage`, with gradients averaged over all processes. trained: its parameters by official name.
     schedule: factor of the learning rate of each step, from 1. overflows: steps in a row, up to the last, whose
-    gradients overflowed under the loss scale.
+    gradients overflowed under the loss scale. before_change: called whenever weights, moments or average are about to
+    change.
     """
 
     stage: StageModel
@@ -72,6 +73,7 @@ class TrainModule:
     ema: EMAModel | None
     scaler: torch.amp.GradScaler
     overflows: int = 0
+    before_change: Callable[[], None] = lambda: None
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """A batch as the stage takes it: latents, noise, timesteps, text, pose."""
@@ -100,6 +102,7 @@ class TrainModule:
         lr = self.lr * self.schedule(step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        self.before_change()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -199,6 +202,7 @@ class TrainModule:
         if self.ema is None:
             yield
             return
+        self.before_change()
         self.ema.store(self.trained.values())
         self.ema.copy_to(self.trained.values())
         try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -99,7 +100,8 @@ class Watch:
     def validate(self, step: int, *, last: bool = False) -> None:
         """Run the probe and draw the validation images, if the step is one for it: every so many, and the last."""
         watch = self.settings.watch
-        with self.clock.spending("validation"):
+        # its batches have shapes of their own, which would be compiled while the other processes wait
+        with self.clock.spending("validation"), torch.compiler.set_stance("force_eager"):
             if self.probe and (last or step % watch.probe_every == 0):
                 self.bar.update(self.task, note="measuring the probe")
                 held_out = self.held_out.measure(self.train_module) if self.held_out else {}

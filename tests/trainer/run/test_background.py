@@ -1,30 +1,44 @@
-"""Contract of checkpoints written behind the loop: training goes on meanwhile, what is written is the step's own, and a
-run ends with all of it on disk, or with the reason why not."""
+"""Contract of checkpoints written behind the loop: training goes on while they are copied and written, what is written
+is the step's own, and a run ends with all of it on disk, or with the reason why not."""
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from lposekit.errors import LposekitError
 from tests.support.train_runs import losses, settings_for
+from trainer.run import background
 from trainer.run import checkpoint as module
-from trainer.run.checkpoint import list_steps, newest_whole, step_folder
-from trainer.settings import CheckpointSettings, EmaSettings, TrainSettings
+from trainer.run.background import CheckpointWriter
+from trainer.run.checkpoint import Checkpoint, list_steps, newest_whole, step_folder
+from trainer.settings import CheckpointSettings, EmaSettings, TrainSettings, WatchSettings
+from trainer.stages import StageModel
 from trainer.train import run
 
 Save = Callable[[Mapping[str, Tensor], Path], None]
 SAVE: Save = module.save_file  # pyright: ignore
+COPY = background.copy_tensor
 EVERY = CheckpointSettings(every_steps=2, keep=2)
 
 
 def settings(folder: Path, steps: int = 8) -> TrainSettings:
     return settings_for(1, folder, max_steps=steps, checkpoint=EVERY, ema=EmaSettings(decay=0.9))
+
+
+def assert_same_files(ours: Path, theirs: Path) -> None:
+    for name in ("trainable", "ema", "optimizer", "random"):
+        file = f"{name}.safetensors"
+        assert (ours / file).read_bytes() == (theirs / file).read_bytes(), name
 
 
 def test_training_goes_on_while_a_checkpoint_is_written_of_the_step_that_it_is_of(
@@ -46,11 +60,64 @@ def test_training_goes_on_while_a_checkpoint_is_written_of_the_step_that_it_is_o
     monkeypatch.setattr(module, "save_file", late)
     run(settings(tmp_path / "run", steps=4))
     assert went_on == [True]
-    ours, theirs = step_folder(tmp_path / "run", 2), step_folder(tmp_path / "short", 2)
-    for name in ("trainable", "ema", "optimizer", "random"):
-        file = f"{name}.safetensors"
-        assert (ours / file).read_bytes() == (theirs / file).read_bytes(), name
+    assert_same_files(step_folder(tmp_path / "run", 2), step_folder(tmp_path / "short", 2))
     assert list_steps(tmp_path / "run") == [4, 2]
+
+
+def test_the_next_step_runs_while_tensors_are_copied_and_changes_them_only_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Mutations tried: no wait before the update -> weights of step 3; none before the average takes the weights' place
+    # (the probe of step 2 comes before its checkpoint, so step 3's) -> weights of the average; a wait in `save` (no
+    # forward pass within the time) -> red each.
+    copying, forward, went_on = threading.Event(), StageModel.forward, []
+    second = threading.Event()
+
+    def watched(self: StageModel, *inputs: Tensor) -> Tensor:
+        losses_B = forward(self, *inputs)
+        if copying.is_set():
+            second.set()
+        return losses_B
+
+    def slow(target: Tensor, value: Tensor) -> None:
+        if not copying.is_set():
+            copying.set()
+            went_on.append(second.wait(20))
+            time.sleep(0.3)  # the update must not come in between
+        COPY(target, value)
+
+    probed = WatchSettings(probe_every=1, probe_samples=2, sample_every=0, tensorboard=False, mfu=False)
+    run(dataclasses.replace(settings(tmp_path / "short", steps=2), watch=probed))
+    monkeypatch.setattr(background, "copy_tensor", slow)
+    monkeypatch.setattr(StageModel, "forward", watched)
+    run(dataclasses.replace(settings(tmp_path / "run", steps=4), watch=probed))
+    assert went_on == [True]
+    assert_same_files(step_folder(tmp_path / "run", 2), step_folder(tmp_path / "short", 2))
+
+
+def test_a_checkpoint_that_a_second_ctrl_c_cuts_off_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    # Mutation tried: no word of it.
+    go_on = threading.Event()
+
+    class Waits(dict[str, dict[str, Tensor]]):
+        def items(self) -> Any:
+            go_on.wait(20)
+            return super().items()
+
+    def interrupted(step: int, tensors: Any, *, written: bool) -> None:
+        with CheckpointWriter(tmp_path, 2, lambda step: False) as writer:
+            writer.save(Checkpoint(step, {"trainable": tensors}, {}))
+            if written:
+                writer.wait()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(7, Waits(a=torch.ones(3)), written=False)  # pyright: ignore
+    go_on.set()
+    assert "ended while the checkpoint of step 7 was being written" in caplog.text
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(8, {"a": torch.ones(3)}, written=True)
+    assert "step 8" not in caplog.text
 
 
 def test_a_disk_that_fills_up_in_the_background_ends_the_run_with_its_name(

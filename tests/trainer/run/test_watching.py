@@ -153,7 +153,7 @@ def test_compiled_blocks_run_once_before_the_first_step_and_change_nothing(
         assert all(parameter.grad is None for parameter in self.trained.values())
         return step(self, *inputs)
 
-    monkeypatch.setattr(training, "compile_blocks", lambda unet: None)
+    monkeypatch.setattr(training, "compile_parts", lambda train_module: None)
     monkeypatch.setattr(StageModel, "forward", watched)
     monkeypatch.setattr(TrainModule, "step", stepped)
     compute = ComputeSettings(device="cpu", threads=1, deterministic=True, compile=True)
