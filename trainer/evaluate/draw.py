@@ -6,6 +6,7 @@ A pair's folder appears whole or not at all, so that the same command draws what
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ def draw_pairs(settings: EvaluateSettings, protocol: Protocol, folder: Path) -> 
         raise UsageError(f"--run {settings.run}: has no pose encoder, so there is no pose accuracy to speak of.")
     size = settings.drawing.height or facts.size, settings.drawing.width or facts.size
     folder.mkdir(parents=True, exist_ok=True)
+    for partial in folder.glob(".*.partial"):  # of an evaluation that was killed
+        shutil.rmtree(partial)
     precision = settings.compute.precision or ("bf16" if device.type == "cuda" else "fp32")
     claim(folder / MADE_FROM, made_from(settings, pipeline, protocol, size, precision), "clips were drawn")
     place(pipeline, device, DTYPES[precision])

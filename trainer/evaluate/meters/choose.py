@@ -3,6 +3,11 @@ is said at once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import torch
+
+from lposekit.errors import UsageError
 from lposekit.json_values import JsonObject
 from trainer.evaluate.meters.meter import Meter
 from trainer.evaluate.meters.motion import MotionMeter
@@ -35,10 +40,32 @@ def choose_meters(settings: EvaluateSettings, protocol: Protocol, *, has_real: b
     else:
         meters.append(_pose_meter(settings, device.type))
     if not has_real:
+        _refuse_unused(settings)
         left_out["L1, PSNR, SSIM, LPIPS, FID, FVD, the ceiling of the pose accuracy"] = NO_REAL
         return meters, left_out
-    meters.append(PixelMeter(settings.definitions))
+    meters += [PixelMeter(settings.definitions), *_meters_of_features(settings, protocol, device)]
+    for name in ("lpips", "fid", "fvd"):
+        if getattr(settings, name) is None:
+            left_out[name.upper()] = f"its weights were not named (--{name})"
     return meters, left_out
+
+
+def _refuse_unused(settings: EvaluateSettings) -> None:
+    for name in ("lpips", "fid", "fvd"):
+        if getattr(settings, name) is not None:
+            raise UsageError(f"--{name}: compares with real frames, and there are {NO_REAL}")
+
+
+def _meters_of_features(settings: EvaluateSettings, protocol: Protocol, device: torch.device) -> Iterator[Meter]:
+    from trainer.evaluate.meters.frechet import fid_meter, fvd_meter
+    from trainer.evaluate.meters.lpips import LpipsMeter
+
+    if settings.lpips is not None:
+        yield LpipsMeter(settings.lpips, settings.definitions, device)
+    if settings.fid is not None:
+        yield fid_meter(settings.fid, device)
+    if settings.fvd is not None:
+        yield fvd_meter(settings.fvd, settings.definitions, protocol.num_frames, device)
 
 
 def _pose_meter(settings: EvaluateSettings, device: str) -> Meter:
