@@ -130,6 +130,18 @@ COMMANDS = {
             example='--run stage2 --prompt "an astronaut dances" --pose dance.poses.json --output clip.mp4',
         ),
         Command(
+            "evaluate",
+            "score what a run, or another system, draws for pairs of prompt and pose",
+            extras=("train", "build"),
+            settings="trainer.evaluate.settings:EvaluateSettings",
+            main=(
+                *("run", "frames", "data", "output", "real", "protocol", "pairs", "clip", "detector"),
+                *("pose_model", "definitions", "base"),
+            ),
+            needed={"run": "required, or --frames", "output": "required", "data": "required, or --protocol"},
+            example="--run stage2 --data clip-poses --real clips --clip clip-vit-large-patch14 --output evaluation",
+        ),
+        Command(
             "smallworld",
             "train both stages on a procedural world, and measure what they learn",
             extras=("train",),

@@ -177,17 +177,20 @@ def draw_tracks(tracks: PoseTracks, request: PoseRequest) -> Frames:
 def draw_frame(tracks: PoseTracks, frame: int, request: PoseRequest) -> npt.NDArray[np.uint8]:
     """One skeleton image; black where nobody is."""
     threshold = request.how.score_threshold
-    if threshold is None:
-        stated = tracks.info.get("keypoint_score_threshold")
-        threshold = float(stated) if isinstance(stated, int | float) else DEFAULT_SCORE_THRESHOLD
     return draw_skeleton(
         request.fit.keypoints(persons_at(tracks, frame), tracks.height, tracks.width),
         request.height,
         request.width,
         style=request.style,
-        score_threshold=threshold,
+        score_threshold=pose_threshold(tracks) if threshold is None else threshold,
         line_width=request.line_width,
     )
+
+
+def pose_threshold(tracks: PoseTracks) -> float:
+    """The raw score from which a keypoint counts as detected: what the poses say, else a usual one."""
+    stated = tracks.info.get("keypoint_score_threshold")
+    return float(stated) if isinstance(stated, int | float) else DEFAULT_SCORE_THRESHOLD
 
 
 # --- videos ----------------------------------------------------------------------------------------------------------

@@ -124,9 +124,7 @@ def read_skeletons(
     """The skeleton images, drawn as the weights have learned to read them; None without a pose."""
     if settings.pose is None:
         return None
-    line_width = settings.skeleton.line_width
-    if line_width is None and facts.pose_line_width is not None:
-        line_width = facts.pose_line_width * min(height, width) / facts.size
+    own_width = settings.skeleton.line_width
     request = PoseRequest(
         source=settings.pose,
         count=settings.frames or (1 if facts.stage == 1 else None),
@@ -135,7 +133,7 @@ def read_skeletons(
         height=height,
         width=width,
         style=settings.skeleton.style or facts.pose_style,
-        line_width=line_width,
+        line_width=line_width_at(facts, height, width) if own_width is None else own_width,
         how=settings.skeleton,
     )
     skeletons = load_pose(request, estimate)
@@ -143,6 +141,11 @@ def read_skeletons(
         # a still pose: held for a clip of the length that was trained
         skeletons = np.repeat(skeletons, facts.frames, axis=0)
     return skeletons
+
+
+def line_width_at(facts: WeightsFacts, height: int, width: int) -> float | None:
+    """The line width that the weights were trained with, in pixels of another size; None: the style's."""
+    return None if facts.pose_line_width is None else facts.pose_line_width * min(height, width) / facts.size
 
 
 def count_frames(settings: SampleSettings, facts: WeightsFacts, skeletons: Frames | None) -> int:
