@@ -52,6 +52,7 @@ class IndexRecipe:
     kind = "image"
     packages = ImageRecipe.packages
     fixed_packages = ImageRecipe.fixed_packages
+    bytes_in_flight = 0
 
     @property
     def index(self) -> DatasetLayout:

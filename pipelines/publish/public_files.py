@@ -23,6 +23,7 @@ from lposekit.shards.card import DatasetCard, claim_folder, update_card, write_c
 from lposekit.shards.dataset import PoseDataset
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.private import published
+from lposekit.shards.rows import RowResult
 from lposekit.shards.tables import shard_table
 from lposekit.shards.writer import final_files
 from lposekit.stage_times import StageTimes
@@ -31,7 +32,6 @@ from pipelines.fetch.removals import write_removals
 from pipelines.image.index_rows import INDEX_KIND
 from pipelines.image.worker import IMAGE_SHARDS
 from pipelines.job.lock import owned_folder
-from pipelines.job.rows import RowResult
 from pipelines.job.shard import write_shard
 from pipelines.job.stored import read_stored_shard
 from pipelines.publish.public_rows import PublicRows, told

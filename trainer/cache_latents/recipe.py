@@ -65,6 +65,7 @@ class LatentsRecipe:
     packages = ("torch", "diffusers", "av", "opencv-python-headless")
     fixed_packages = ()
     """None: the card records them; a cache of weeks is not begun anew for the last digits of a float16."""
+    bytes_in_flight = 0
 
     @property
     def layout(self) -> DatasetLayout:
