@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from lposekit.errors import UsageError
-from lposekit.shards.files import disk_error, replacing, write_bytes
+from lposekit.json_values import parse_json_object
+from lposekit.shards.files import disk_error, replacing, write_bytes, write_json
 from trainer.inference.pipeline import FollowYourPosePipeline
 from trainer.inference.settings import SampleSettings
 from trainer.model.official_weights import pose_encoder_part, write_official_unet
@@ -19,17 +20,22 @@ from trainer.model.switches import OFFICIAL
 from trainer.model.tensor_files import load_strictly, write_weights
 from trainer.model.unet import VideoUNet
 from trainer.run.sampler import WeightsFacts, load_pipeline, read_facts
+from trainer.standalone import standalone_source
 
 log = logging.getLogger(__name__)
 
 TARGETS = {
     "diffusers": "`lposekit sample --run FOLDER`; FollowYourPosePipeline.from_pretrained(FOLDER), with this package",
+    "diffusers-standalone": "DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True), with diffusers alone",
     "official": "the official sampler; `lposekit sample --official-weights FOLDER --base BASE`",
     "t2i-adapter": "diffusers' StableDiffusionAdapterPipeline: T2IAdapter.from_pretrained(FOLDER), over the run's base",
 }
 """Layout -> how it is read."""
 COMPUTED = {1: ("pose_at",), 2: ("temporal_layers", "cross_frame", "pose_at", "joint_group_norm")}
 """Stage -> switches that decide what its weights compute, once they are trained."""
+PIPELINES = ("diffusers", "diffusers-standalone")
+"""Layouts that hold the whole pipeline, with its switches."""
+PIPELINE_MODULE, UNET_MODULE = "pipeline", "followyourpose_unet"
 UNET_FOLDER, UNET_FILE = "followyourpose_checkpoint-1000", "pytorch_model.bin"
 """As in the release; its sampler is configured for this folder."""
 
@@ -74,12 +80,10 @@ def export_run(
         return RunExport(output, target, (), dry_run=True)
     pipeline = load_pipeline(settings, facts)
     _check_switches(pipeline.unet, facts, source, target)
-    if target != "diffusers" and pipeline.pose_encoder is None:
+    if target not in PIPELINES and pipeline.pose_encoder is None:
         raise UsageError(f"--to {target}: {source} has no pose encoder, which is what this layout is for.")
     try:
-        {"diffusers": _write_diffusers, "official": _write_official, "t2i-adapter": _write_adapter}[target](
-            pipeline, facts, output
-        )
+        WRITERS[target](pipeline, facts, output)
     except OSError as error:
         raise disk_error(error, output) from error
     write_bytes(output / "README.md", card_text(facts, target).encode())
@@ -102,7 +106,7 @@ def _check(facts: WeightsFacts, source: Path, target: str, step: int | None) -> 
 def _check_switches(unet: VideoUNet, facts: WeightsFacts, source: Path, target: str) -> None:
     """Raises UsageError if the weights compute otherwise than the release's, which who reads the layout expects."""
     differing = [name for name in COMPUTED[facts.stage] if getattr(unet.switches, name) != getattr(OFFICIAL, name)]
-    if target != "diffusers" and differing:
+    if target not in PIPELINES and differing:
         raise UsageError(
             f"--to {target}: {source} was trained with another {', '.join(differing)} than the release, which who "
             "reads it would not know. Take --to diffusers."
@@ -111,6 +115,20 @@ def _check_switches(unet: VideoUNet, facts: WeightsFacts, source: Path, target: 
 
 def _write_diffusers(pipeline: FollowYourPosePipeline, facts: WeightsFacts, output: Path) -> None:
     pipeline.save_pretrained(output)
+
+
+def _write_standalone(pipeline: FollowYourPosePipeline, facts: WeightsFacts, output: Path) -> None:
+    """As `_write_diffusers`, with the source code of both classes of ours, where diffusers looks for it."""
+    pipeline.save_pretrained(output)
+    for module, kind, path in (
+        (FollowYourPosePipeline.__module__, "FollowYourPosePipeline", f"{PIPELINE_MODULE}.py"),
+        (VideoUNet.__module__, "VideoUNet", f"unet/{UNET_MODULE}.py"),
+    ):
+        write_bytes(output / path, standalone_source(module, kind).encode())
+    path = output / "model_index.json"
+    index = parse_json_object(path.read_bytes())
+    named = {"_class_name": [PIPELINE_MODULE, "FollowYourPosePipeline"], "unet": [UNET_MODULE, "VideoUNet"]}
+    write_json(path, {**index, **named})
 
 
 def _write_official(pipeline: FollowYourPosePipeline, facts: WeightsFacts, output: Path) -> None:
@@ -127,6 +145,14 @@ def _write_official(pipeline: FollowYourPosePipeline, facts: WeightsFacts, outpu
 def _write_adapter(pipeline: FollowYourPosePipeline, facts: WeightsFacts, output: Path) -> None:
     assert pipeline.pose_encoder is not None
     pipeline.pose_encoder.save_pretrained(output)
+
+
+WRITERS = {
+    "diffusers": _write_diffusers,
+    "diffusers-standalone": _write_standalone,
+    "official": _write_official,
+    "t2i-adapter": _write_adapter,
+}
 
 
 def _pose_encoder(pipeline: FollowYourPosePipeline) -> PoseEncoder:

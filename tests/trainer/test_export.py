@@ -5,6 +5,9 @@ refused.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +46,34 @@ def test_a_run_exported_for_diffusers_draws_the_same_bytes(tmp_path: Path, stage
     before, after = pipeline_of(SampleSettings(run=run)), pipeline_of(SampleSettings(run=tmp_path / "out"))
     assert np.array_equal(drawn(before), drawn(after))
     assert f"stage {stage}" in (tmp_path / "out" / "README.md").read_text()
+
+
+ALONE = """
+import sys
+sys.modules.update(dict.fromkeys(["lposekit", "pipelines", "trainer"]))  # importing them fails
+import numpy as np
+from diffusers import DiffusionPipeline
+
+folder, skeletons, out = sys.argv[1:]
+pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+pipeline.set_progress_bar_config(disable=True)
+frames = pipeline("a figure walks", np.load(skeletons), num_inference_steps=2, seed=5).frames
+np.save(out, frames)
+"""
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_standalone_export_draws_the_same_bytes_without_this_package(tmp_path: Path, stage: int) -> None:
+    # Mutations tried: the UNet's source left out -> it does not load; a definition left out -> NameError.
+    run = trained(stage)
+    export_run(run, "diffusers-standalone", tmp_path / "out")
+    np.save(tmp_path / "skeletons.npy", walker_skeletons(3, SIDE, "followyourpose"))
+    command = [sys.executable, "-c", ALONE, *(str(tmp_path / name) for name in ("out", "skeletons.npy", "frames.npy"))]
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(np.load(tmp_path / "frames.npy"), drawn(pipeline_of(SampleSettings(run=run))))
+    assert not any(name in (tmp_path / "out" / "pipeline.py").read_text() for name in ("from trainer", "from lposekit"))
 
 
 def test_the_official_layout_read_back_is_the_identity(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class FollowYourPosePipeline(DiffusionPipeline):
     ) -> None:
         super().__init__()
         for module in (vae, text_encoder, unet, pose_encoder, safety_checker):
-            align_weights(module)
+            settle(module)
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -271,14 +271,17 @@ def refuse_overflow(latents: Tensor) -> None:
         )
 
 
-def align_weights(module: nn.Module | None) -> None:
-    """Moves weights on the CPU that start at odd addresses, as those of a memory-mapped file do, to memory of their
-    own.
+def settle(module: nn.Module | None) -> None:
+    """Make a part draw the same bytes wherever its weights come from: it learns no more, and weights on the CPU that
+    start at odd addresses, as those of a memory-mapped file do, move to memory of their own.
 
-    Kernels treat the ends of unaligned arrays otherwise, and round otherwise: the same weights from another file would
-    draw other bytes.
+    torch computes with other kernels where a weight asks for a gradient, even if none is taken; and kernels treat the
+    ends of unaligned arrays otherwise. Either rounds otherwise.
     """
-    for parameter in module.parameters() if module is not None else ():
+    if module is None:
+        return
+    module.requires_grad_(False).eval()
+    for parameter in module.parameters():
         if parameter.device.type == "cpu" and parameter.data_ptr() % ALIGNMENT:
             parameter.data = parameter.data.clone()
 

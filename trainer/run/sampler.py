@@ -9,7 +9,6 @@ from typing import Any
 
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from torch import nn
 from transformers import BaseImageProcessor
 
 from lposekit.errors import LposekitError, UsageError
@@ -207,14 +206,14 @@ def official_files(path: Path) -> tuple[Path, Path | None]:
 def from_saved(folder: Path) -> FollowYourPosePipeline:
     """A pipeline that `save_pretrained` wrote."""
     try:
-        return frozen(FollowYourPosePipeline.from_pretrained(folder))
+        return FollowYourPosePipeline.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LposekitError(f"--run {folder}: the pipeline cannot be loaded ({error}). Save it again.") from error
 
 
 def assemble(base: Base, unet: VideoUNet, encoder: PoseEncoder | None, facts: WeightsFacts) -> FollowYourPosePipeline:
     """The pipeline of these parts."""
-    pipeline = FollowYourPosePipeline(
+    return FollowYourPosePipeline(
         vae=base.vae,
         text_encoder=base.text_encoder,
         tokenizer=base.tokenizer,
@@ -227,15 +226,6 @@ def assemble(base: Base, unet: VideoUNet, encoder: PoseEncoder | None, facts: We
         pose_style=facts.pose_style,
         pose_line_width=facts.pose_line_width,
     )
-    return frozen(pipeline)
-
-
-def frozen(pipeline: FollowYourPosePipeline) -> FollowYourPosePipeline:
-    """The pipeline, none of whose parts is learning any more."""
-    for module in pipeline.components.values():
-        if isinstance(module, nn.Module):
-            module.requires_grad_(False).eval()
-    return pipeline
 
 
 def read_switches(card: RunCard, run_dir: Path) -> ModelSwitches:
