@@ -30,6 +30,10 @@ class FlagWords:
     """The flags as they were written, in order."""
 
 
+OPEN_SWITCH_WORDS = ("true", "false", "none")
+"""Words that belong to a switch before them that may be left open."""
+
+
 def parse_flags(argv: Sequence[str], known: Mapping[str, Leaf], *, help_hint: str = "") -> FlagWords:
     """Sort the words of a command line, and parse the values.
 
@@ -56,13 +60,16 @@ def parse_flags(argv: Sequence[str], known: Mapping[str, Leaf], *, help_hint: st
             problems.append(f"there is no flag {spelled}{hint}")
             continue
         found.flags.append(spelled)
+        if state is not None and not equals and may_be_left_open(leaf) and left and left[0] in OPEN_SWITCH_WORDS:
+            equals, value = "=", left.pop(0)
         if state is not None and not equals:
             found.values[leaf.name] = state
             continue
         words = [value] if equals else _take(left, tuple_length(leaf.annotation))
         try:
             if state is not None:
-                found.values[leaf.name] = parse_text(leaf, value) is state
+                parsed = parse_text(leaf, value)
+                found.values[leaf.name] = None if parsed is None else parsed is state
             elif tuple_length(leaf.annotation) == 1:
                 found.values[leaf.name] = parse_text(leaf, words[0]) if words else _needs_value()
             else:
@@ -89,11 +96,20 @@ def _needs_value() -> typing.NoReturn:
 def _spellings(known: Mapping[str, Leaf]) -> Iterable[tuple[str, tuple[Leaf, bool | None]]]:
     """Every spelling of every flag, with its setting; of a switch also what it sets."""
     for name, leaf in known.items():
-        is_switch = leaf.annotation_without_marks is bool
         for spelled in flag_names(leaf):
-            yield spelled, (leaf, True if is_switch else None)
-        if is_switch:
+            yield spelled, (leaf, True if is_switch(leaf) else None)
+        if is_switch(leaf):
             yield off_flag(name), (leaf, False)
+
+
+def is_switch(leaf: Leaf) -> bool:
+    """Whether the bare flag means yes."""
+    return leaf.annotation_without_marks is bool or may_be_left_open(leaf)
+
+
+def may_be_left_open(leaf: Leaf) -> bool:
+    """Whether a switch may also be left to the command (`bool | None`): `--x`, `--no-x`, `--x true`, `--x none`."""
+    return set(typing.get_args(leaf.annotation_without_marks)) == {bool, type(None)}
 
 
 def flag_names(leaf: Leaf) -> list[str]:

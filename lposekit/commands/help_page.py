@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lposekit.setting_docs import groups_of, setting_docs
-from lposekit.setting_flags import flag_names, off_flag
+from lposekit.setting_flags import flag_names, is_switch, may_be_left_open, off_flag
 from lposekit.setting_values import FLAG_ONLY, Leaf, flag, leaves, limits_of, plain_leaves, tuple_length
 
 if TYPE_CHECKING:
@@ -107,8 +107,9 @@ def _entry(form: str, text: str, width: int) -> list[str]:
 def _form(leaf: Leaf, value: object) -> str:
     """How a flag is written: `--workers N`, `--data PATH ...`, `--robots, --no-robots`."""
     names = ", ".join(flag_names(leaf))
-    if leaf.annotation_without_marks is bool:
-        return f"{names}, {off_flag(leaf.name)}" if value else names
+    if is_switch(leaf):
+        both = bool(value) or may_be_left_open(leaf)
+        return f"{names}, {off_flag(leaf.name)}" if both else names
     number = tuple_length(leaf.annotation)
     word = value_word(leaf)
     return f"{names} {word} ..." if number is None else " ".join([names, *[word] * number])

@@ -37,7 +37,7 @@ class ExportSettings:
     source: Path | None = None
     """A dataset folder of images or of clips, or a run folder of `lposekit train`."""
     to: Target | None = None
-    """Who is to read it. Of runs: `diffusers`, `diffusers-standalone`, `official`, `t2i-adapter`; the others of datasets."""
+    """Who is to read it. Of runs: diffusers, diffusers-standalone, official, t2i-adapter; the others of datasets."""
     output: Path | None = None
     """Folder to write; it must be new. Of a dataset it may hold the same export, which is then continued."""
     poses: Path | None = None

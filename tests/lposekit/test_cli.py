@@ -449,6 +449,9 @@ def test_lists_switches_and_numbers_are_read_from_flags(tmp_path: Path) -> None:
     assert (settings.stage, settings.seed, settings.output) == (2, 3, Path("r"))
     assert (settings.optim.betas, settings.loader.weights) == ((0.5, 0.6), (1.0, 0.5, 2.0))
     assert (settings.watch.tensorboard, settings.compute.compile, settings.model.cross_frame) == (False, True, True)
+    # Mutation: of a switch that may be left open, the bare flag needs a value.
+    for words, value in ((("--compute.no-compile",), False), (("--compute.compile", "false"), False), ((), None)):
+        assert loaded("train", *words, "--stage", "1", folder=tmp_path).settings.compute.compile is value
     score = loaded("refilter", "d", "--keypoint-score-threshold", "-1.5", folder=tmp_path).settings
     assert score.keypoint_score_threshold == -1.5
     assert loaded("retry", "d", "--outcome", "dns", folder=tmp_path).settings.only == "dns"
