@@ -92,9 +92,9 @@ def runs_of(runs: Sequence[Path], dataset: Path, digest: str | None, samples: Co
 
 def _positions(card: RunCard, dataset: Path, digest: str | None) -> list[int]:
     """Which of the run's datasets it is, counted as the run counts them; empty: none."""
-    digests = card.fixed.get("data")
-    digests = digests if isinstance(digests, list) else []
-    by_bytes = [i for i, found in enumerate(digests) if digest is not None and found == digest]
+    listed = [card.fixed.get(name) for name in ("data", "images")]  # in this order, the run numbers them
+    digests = [digest for each in listed if isinstance(each, list) for digest in each]
+    by_bytes = [i for i, known in enumerate(digests) if digest is not None and known == digest]
     by_name = [i for i, name in enumerate(card.data) if Path(name).resolve() == dataset.resolve()]
     return sorted({*by_bytes, *by_name})
 
