@@ -230,8 +230,8 @@ class WatchSettings:
     validation_samples: Annotated[NotNegative, MAY_CHANGE] = 64
     """Samples of those held out of which the validation loss is taken, as often as the probe; 0: never."""
     wandb: Annotated[bool, MAY_CHANGE] = False
-    """Also send scalars and validation images to Weights & Biases, as a run of the output folder's name (the extra
-    `wandb`; its own variables, such as WANDB_PROJECT and WANDB_MODE, apply)."""
+    """Also send scalars and validation images to Weights & Biases, as a run of the output folder's name and an id that
+    the folder keeps (the extra `wandb`; its own variables, such as WANDB_PROJECT and WANDB_MODE, apply)."""
     tensorboard: Annotated[bool, MAY_CHANGE] = True
     """Also write scalars and validation images for TensorBoard."""
     mfu: Annotated[bool, MAY_CHANGE] = True
