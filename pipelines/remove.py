@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 
 from lposekit.errors import Outcome, UsageError
 from lposekit.faults import fault_point
+from lposekit.json_values import JsonValue
 from lposekit.recipe import Claim
 from lposekit.report.page import PUBLIC_NAME
-from lposekit.shards.card import DatasetCard, read_card, update_card
+from lposekit.shards.card import DatasetCard, read_card, update_card, write_card
 from lposekit.shards.dataset import read_members
 from lposekit.shards.files import disk_error, replacing
 from lposekit.shards.index import read_shard_index
@@ -45,6 +46,8 @@ KIND_COLUMNS: Mapping[str, Sequence[str]] = {"image": (), "video": ("clip_keys",
 HASHED_MEMBERS = ("jpg", "mp4")
 """Of which a sha256 may be named, beside that of the file that was fetched."""
 MAX_LINES_SHOWN = 10
+FORMER_DIGESTS = "former_digests"
+"""In a card: what runs called the bytes of the dataset before each removal."""
 
 
 @dataclass(slots=True)
@@ -115,14 +118,33 @@ class RemoveReport:
         return lines + ([f"report: {self.report_path}"] if self.report_path else [])
 
 
+def former_digests(card: DatasetCard) -> list[str]:
+    """What runs called the bytes of a dataset before samples were removed from it."""
+    kept = card.extra.get(FORMER_DIGESTS)
+    return [each for each in kept if isinstance(each, str)] if isinstance(kept, list) else []
+
+
+def _keep_digest(layout: DatasetLayout, digest: str) -> None:
+    card = read_card(layout)
+    kept: JsonValue = [*former_digests(card), digest]
+    if digest not in former_digests(card):
+        write_card(layout, replace(card, extra={**card.extra, FORMER_DIGESTS: kept}))
+
+
 def remove(
-    dataset: Path, entries: Mapping[Entry, str], *, poses: Sequence[Path] = (), dry_run: bool = False
+    dataset: Path,
+    entries: Mapping[Entry, str],
+    *,
+    poses: Sequence[Path] = (),
+    dry_run: bool = False,
+    digest: str | None = None,
 ) -> RemoveReport:
     """Take what the entries name out of a dataset folder, in place, and see that no later build brings it back.
 
     Args:
         entries: see `pipelines.fetch.removals.parse_entries`.
         poses: folders of poses of this dataset's clips, beside those that lie next to it.
+        digest: what runs call the bytes of the dataset as it is now; the card keeps it (`former_digests`).
 
     Raises:
         UsageError: no dataset of images, clips or poses; another command is at work on it.
@@ -143,6 +165,8 @@ def remove(
         found, matched = _search(layout, card, removals)
         removals = removals.with_entries({entry for each in found for entry in each.remember})
         write_removals(layout, removals)
+        if digest is not None and found:
+            _keep_digest(layout, digest)
         fault_point("remove:remembered")
         earlier = _removed_rows(layout)
         had_public = _drop_pages(layout) if found else False

@@ -86,6 +86,8 @@ class LoaderSettings:
     held_out: Annotated[NotNegative, MUST_STAY] = 2048
     """Samples that are never trained on, for probe, validation loss and validation images: about so many, at most one
     in a hundred, all clips of a video together. A dataset that is too small for that holds out nothing."""
+    image_share: Annotated[Fraction, MUST_STAY] = 0.2
+    """With `images`: fraction of the batches that are images, all of their samples; the others are clips."""
     latents: Annotated[bool, MUST_STAY] = False
     """Read latents from the caches that `lposekit cache-latents` wrote, instead of encoding images."""
 
@@ -231,8 +233,8 @@ class WatchSettings:
     validation_samples: Annotated[NotNegative, MAY_CHANGE] = 64
     """Samples of those held out of which the validation loss is taken, as often as the probe; 0: never."""
     wandb: Annotated[bool, MAY_CHANGE] = False
-    """Also send scalars and validation images to Weights & Biases, as a run of the output folder's name (the extra
-    `wandb`; its own variables, such as WANDB_PROJECT and WANDB_MODE, apply)."""
+    """Also send scalars and validation images to Weights & Biases, as a run of the output folder's name and an id that
+    the folder keeps (the extra `wandb`; its own variables, such as WANDB_PROJECT and WANDB_MODE, apply)."""
     tensorboard: Annotated[bool, MAY_CHANGE] = True
     """Also write scalars and validation images for TensorBoard."""
     mfu: Annotated[bool, MAY_CHANGE] = True
@@ -248,6 +250,8 @@ class TrainSettings:
     """1: the pose encoder, on images. 2: the temporal layers, on clips without pose."""
     data: Annotated[tuple[Path, ...], MAY_CHANGE] = ()
     """Dataset folders."""
+    images: Annotated[tuple[Path, ...], MAY_CHANGE] = ()
+    """Stage 2: image datasets that are trained on as well, as clips of one frame (see `loader.image_share`)."""
     output: Annotated[Path | None, MAY_CHANGE] = None
     """The run folder."""
     base: Annotated[str | None, MAY_CHANGE] = None
@@ -287,6 +291,8 @@ class TrainSettings:
             yield "init", "in stage 1, --pose-encoder names what to start from as well; leave one of them out."
         if self.loader.latents and (image.flip > 0 or image.crop == "random"):
             yield "loader.latents", "a cache holds unflipped crops, none drawn; leave --image.flip and --image.crop."
+        if self.stage == 1 and self.images:
+            yield "images", "only in stage 2, beside clips; in stage 1 name them with --data."
         if self.stage == 2 and image.crop == "person":
             yield "image.crop", "in stage 2 center or random, for clips have no poses beside them."
 

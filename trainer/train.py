@@ -162,7 +162,7 @@ def run_card(settings: TrainSettings, base: Base, data: RunData, found: FoundEnc
     return RunCard(
         stage=settings.stage,
         base=BaseFacts(settings.base, base.source, unet),
-        data=[str(dataset.root) for dataset in data.datasets],
+        data=[str(dataset.root) for dataset in (*data.datasets, *data.images)],
         switches=switches,
         size=settings.image.size,
         frames=settings.clip.frames if settings.stage == 2 else 1,
@@ -278,11 +278,10 @@ def checkpoint_writer(run: Run) -> CheckpointWriter:
 def snapshot(run: Run) -> Checkpoint:
     """The checkpoint of the step, of tensors that the next update changes."""
     tensors, facts = run.train_module.state()
-    order = {"epoch": run.order.epoch, "consumed": run.order.consumed}
     split = run.data.loader.split
     facts = {
         **facts,
-        "order": order,
+        "order": asdict(run.order),
         "fixed": run.card.fixed,
         "batch_size": split.batch_size,
         "micro_batch": split.micro_batch,

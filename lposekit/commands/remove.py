@@ -11,9 +11,7 @@ from lposekit.commands.output import write_result
 from lposekit.commands.registry import COMMANDS
 from lposekit.errors import UsageError
 
-AFTER_EARLIER = (
-    "counted with what was removed before; a run that read the dataset under another path before that is not recognized"
-)
+AFTER_EARLIER = "counted with what was removed before"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,16 +37,17 @@ def run(argv: Sequence[str]) -> int:
     from lposekit.shards.card import read_card
     from lposekit.shards.layout import DatasetLayout
     from pipelines.fetch.removals import read_entries
-    from pipelines.remove import remove
+    from pipelines.remove import former_digests, remove
     from trainer.run.trained_on import dataset_digest, find_runs, runs_of
 
     entries = read_entries(settings.list)
-    read_card(DatasetLayout(settings.data))  # a wrong folder is named before any other one
+    card = read_card(DatasetLayout(settings.data))  # a wrong folder is named before any other one
     runs = find_runs(settings.runs)
-    digest = dataset_digest(settings.data) if runs else None
-    report = remove(settings.data, entries, poses=settings.poses, dry_run=loaded.dry_run)
+    digest = dataset_digest(settings.data)
+    report = remove(settings.data, entries, poses=settings.poses, dry_run=loaded.dry_run, digest=digest)
     gone = {*report.samples, *report.before}
-    trained = runs_of(runs, settings.data, digest, gone) if report.rows or report.earlier or gone else []
+    digests = [*former_digests(card), *([digest] if digest else [])]
+    trained = runs_of(runs, settings.data, digests, gone) if report.rows or report.earlier or gone else []
     lines = [*report.summary_lines(), *(each.line() for each in trained)]
     if not trained and gone:
         none = "none of the runs that were named" if runs else "no run was named (--runs)"

@@ -46,6 +46,9 @@ COPIED_FROM = 64
 """Markers with other times and the same bytes from which on an index is written anew: the folder was copied."""
 LOCK_WAIT_S = 600.0
 SAID_FROM = 1000
+KEPT_DAYS, KEPT_BYTES = 90, 20 * 10**9
+"""Of the indexes in the user's cache: those that nobody opened for so long go when a new one is written, and the
+longest unused ones beyond so many bytes."""
 
 
 class ShardList(Sequence[ShardIndex]):
@@ -173,7 +176,7 @@ def _places(layout: DatasetLayout) -> Iterator[_Place]:
             yield _Place(layout.meta, layout.whole_index.name)
     where = str(layout.root if is_remote(layout.root) else layout.root.resolve())
     name = f"{hashlib.sha256(where.encode()).hexdigest()[:32]}.bin"
-    yield _Place(platformdirs.user_cache_path("lposekit") / "indexes", name)
+    yield _Place(_cache_folder(), name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +243,32 @@ def _make(
         with replacing(place.path, partial_name) as partial, partial.open("xb") as stream:
             begun_ns = os.fstat(stream.fileno()).st_mtime_ns  # by the clock of the markers, if they lie there too
             Packer(layout, begun_ns).write(stream, markers, old, old_places)
+        if place.folder == _cache_folder():
+            prune(place.folder, keep=place.name)
         return _mapped(layout, LocalStore(place.folder), place.name)
+
+
+def _cache_folder() -> Path:
+    """Where indexes of folders lie that cannot be written to."""
+    return platformdirs.user_cache_path("lposekit") / "indexes"
+
+
+def prune(folder: Path, keep: str) -> None:
+    """Remove the indexes that nobody used for `KEPT_DAYS`, and the longest unused ones beyond `KEPT_BYTES`. Whoever has
+    one mapped goes on reading it; an index is derived, and made anew where it is wanted again."""
+    found = []
+    for path in folder.glob("*.bin"):
+        with contextlib.suppress(OSError):
+            facts = path.stat()
+            found.append((max(facts.st_atime, facts.st_mtime), facts.st_size, path))
+    total, oldest = 0, time.time() - 86_400 * KEPT_DAYS
+    for used, size, path in sorted(found, reverse=True):
+        total += size
+        if path.name != keep and (used < oldest or total > KEPT_BYTES):
+            log.info("%s: an index that was not used for %.0f days is removed", path, (time.time() - used) / 86_400)
+            with contextlib.suppress(OSError):
+                path.unlink()
+                path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -178,7 +178,9 @@ class _Export:
         self._output = output
         self._poses = poses
         self._kind = dataset.card.kind
-        self._written: list[Exported] = []
+        self._exported = 0
+        self._listed: list[Exported] = []
+        """What the target's lists name; tars have none."""
         self._skipped: Counter[str] = Counter()
         self._coco = None
         if settings.to == "coco":
@@ -199,7 +201,7 @@ class _Export:
             raise disk_error(error, self._output) from error
         self._write_lists(is_tar)
         assert self._settings.to is not None
-        return ExportReport(self._output, self._settings.to, len(self._written), dict(self._skipped))
+        return ExportReport(self._output, self._settings.to, self._exported, dict(self._skipped))
 
     def _write_samples(self, is_tar: bool) -> None:
         for number, (shard, sample) in enumerate(samples_of(self._dataset)):
@@ -233,7 +235,8 @@ class _Export:
             write_bytes((self._output / name).with_suffix(".txt"), f"{caption}\n".encode())
         if self._coco is not None:
             self._coco.add(sample, name.removeprefix("data/"), media)
-        self._written.append(_exported(sample.key, name, control, caption, media))
+        self._listed.append(_exported(sample.key, name, control, caption, media))
+        self._exported += 1
 
     @property
     def _draws(self) -> bool:
@@ -258,7 +261,7 @@ class _Export:
             info = tarfile.TarInfo(f"{sample.key}.{member}")
             info.size, info.mode = len(members[member]), 0o444
             self._tar.addfile(info, io.BytesIO(members[member]))
-        self._written.append(_exported(sample.key, name, None, one_line(sample.caption), media))
+        self._exported += 1
 
     @contextlib.contextmanager
     def _next_tar(self, path: Path) -> Iterator[tarfile.TarFile]:
@@ -270,7 +273,7 @@ class _Export:
     # --- lists -------------------------------------------------------------------------------------------------------
 
     def _write_lists(self, is_tar: bool) -> None:
-        for name, text in self._layout.lists(self._written, self._kind).items():
+        for name, text in self._layout.lists(self._listed, self._kind).items():
             write_bytes(self._output / name, text.encode())
         if self._coco is not None:
             write_json(self._output / "labels.json", self._coco.as_json())
@@ -280,7 +283,7 @@ class _Export:
             kept_licences(self._dataset),
             target,
             self._layout.how,
-            len(self._written),
+            self._exported,
             self._skipped,
             tars="shards/*.tar" if is_tar else None,
         )

@@ -194,7 +194,8 @@ def make_older(run_dir: Path, step: int) -> None:
     checkpoint, and the settings that came later."""
     from trainer.run.checkpoint import load_checkpoint, save_checkpoint, step_folder
 
-    later = ("clip.short", "loader.held_out", "optim.micro_batch", "init", "watch.wandb", "watch.validation_samples")
+    later = ("clip.short", "clip.start", "images", "loader.held_out", "loader.image_share", "optim.micro_batch", "init")
+    later += ("watch.wandb", "watch.validation_samples")
     old = load_checkpoint(step_folder(run_dir, step))
     unknown = ("schema", "step", "files", "settings", "micro_batch")
     facts = {name: value for name, value in old.facts.items() if name not in unknown}

@@ -30,6 +30,7 @@ CHANGES: list[tuple[int, dict[str, Any], str]] = [
     (2, {"clip": ClipSamplingSettings(frames=3, stride=3)}, "clip.frames: 2 -> 3"),
     (2, {"clip": ClipSamplingSettings(frames=2, stride=2)}, "clip.stride: 3 -> 2"),
     (2, {"clip": ClipSamplingSettings(frames=2, stride=3, stride_s=0.5)}, "clip.stride_s: None -> 0.5"),
+    (2, {"clip": ClipSamplingSettings(frames=2, stride=3, start="stride")}, "clip.start: 'any' -> 'stride'"),
     (1, {"loss": LossSettings(caption_dropout=0.1)}, "loss.caption_dropout: 0.0 -> 0.1"),
     (1, {"loss": LossSettings(min_snr_gamma=5)}, "loss.min_snr_gamma: None -> 5"),
     (1, {"image": FramingSettings(size=64)}, "image.flip: 0.5 -> 0.0"),
@@ -74,3 +75,20 @@ def test_a_run_of_an_older_version_goes_on_with_the_settings_that_it_had(
     run(dataclasses.replace(settings, max_steps=2))
     assert "other settings" not in caplog.text
     assert [step for step, _ in losses(tmp_path / "run")] == [1, 2]
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_what_a_run_of_an_older_version_does_is_said_and_another_wish_is_refused(
+    stage: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    # mutation tried: every number of samples to hold out set to 0, as it was
+    settings = settings_for(stage, tmp_path / "run", max_steps=1)
+    run(settings)
+    make_older(tmp_path / "run", 1)
+    asked = dataclasses.replace(settings.loader, held_out=512)
+    with pytest.raises(UsageError, match="held_out: 0 -> 512"):
+        run(dataclasses.replace(settings, max_steps=2, loader=asked))
+    with caplog.at_level("INFO"):
+        run(dataclasses.replace(settings, max_steps=2))
+    assert "holds no sample out, as it was begun (--loader.held-out 0)" in caplog.text
+    assert ("repeats the last frame of a clip that is too short, as it was begun" in caplog.text) == (stage == 2)

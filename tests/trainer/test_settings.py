@@ -40,6 +40,7 @@ OUTSIDE = {
     "loader.weights": (1, 0.0004),
     "loader.block_samples": 0,
     "loader.held_out": -1,
+    "loader.image_share": 1.5,
     "optim.lr": 0.0,
     "optim.betas": (0.9, 1.0),
     "optim.weight_decay": -0.1,

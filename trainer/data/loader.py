@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from lposekit.errors import LposekitError, UsageError
 from trainer.data.batch import SMALL_BYTES, Batch, stack_samples
+from trainer.data.joint_order import JointOrder
 from trainer.data.order import OrderState, SampleOrder, SampleRef
 from trainer.data.reader import SampleReader
 
@@ -104,7 +105,7 @@ class SampleLoader:
     """Micro-batches of a run from any state on. See `BatchSplit` for what "micro" is."""
 
     reader: SampleReader
-    order: SampleOrder
+    order: SampleOrder | JointOrder
     split: BatchSplit
     workers: int
     prefetch: int
@@ -167,7 +168,9 @@ class SampleLoader:
 
     def advance(self, state: OrderState, steps: int = 1) -> OrderState:
         """The state after `steps` global batches."""
-        return self.order.advance(state, steps * self.split.batch_size)
+        for _ in range(steps):
+            state = self.order.advance(state, self.split.batch_size)
+        return state
 
     @contextlib.contextmanager
     def named_worker_deaths(self) -> Iterator[None]:
@@ -199,7 +202,7 @@ class SampleLoader:
 class _Plan:
     """The forward passes to come, in order; each is a list of draws."""
 
-    order: SampleOrder
+    order: SampleOrder | JointOrder
     split: BatchSplit
     state: OrderState
     steps: int

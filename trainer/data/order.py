@@ -43,10 +43,14 @@ class SampleRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OrderState:
-    """A place in the stream: `consumed` samples of `epoch` are gone, counted over all ranks."""
+    """A place in the stream: `consumed` samples of `epoch` are gone, counted over all ranks. The others count where
+    batches of images come between those of clips: see `trainer.data.joint_order`."""
 
     epoch: int = 0
     consumed: int = 0
+    image_epoch: int = 0
+    image_consumed: int = 0
+    batches: int = 0
 
 
 @dataclass(frozen=True, slots=True)

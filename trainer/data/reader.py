@@ -65,12 +65,14 @@ class SampleRecipe:
 @dataclass(frozen=True, slots=True)
 class SampleReader:
     """Reads draws of the datasets' samples. `caches`: one for each dataset, or none at all. `split`: which samples are
-    held out; None: none."""
+    held out; None: none. `images`: datasets of images beside those of clips, numbered behind them; their samples are
+    clips of one frame, none is held out, and they have caches where the others do."""
 
     datasets: Sequence[Dataset]
     recipe: SampleRecipe
     caches: Sequence[LatentCache] = ()
     split: Split | None = None
+    images: Sequence[Dataset] = ()
 
     def read(self, ref: SampleRef) -> Sample:
         """The sample of a draw; the same for the same draw, always and everywhere. A clip that is too short gives way
@@ -86,7 +88,7 @@ class SampleReader:
             except ShortClip:
                 continue
             except DamagedSample as error:
-                dataset = self.datasets[ref.dataset]
+                dataset = self._dataset(ref.dataset)
                 raise damaged_sample(dataset, dataset.shards[source.shard], source.row, error) from error
         raise LposekitError(
             f"{self.where(ref.dataset, ref.shard)}: neither its clips nor those behind them have {self.recipe.frames} "
@@ -109,7 +111,7 @@ class SampleReader:
         yield from itertools.islice(others, MOST_PASSED_OVER)
 
     def _behind(self, ref: SampleRef) -> Iterator[SampleRef]:
-        shards = self.datasets[ref.dataset].shards
+        shards = self._dataset(ref.dataset).shards
         rows = len(shards[ref.shard])
         for ahead in range(1, rows):
             yield ref._replace(row=(ref.row + ahead) % rows)
@@ -120,11 +122,11 @@ class SampleReader:
 
     @property
     def num_samples(self) -> int:
-        """Samples of all datasets."""
+        """Samples of `datasets`."""
         return sum(len(shard) for dataset in self.datasets for shard in dataset.shards)
 
     def ref(self, index: int, visit: int) -> SampleRef:
-        """The draw of sample `index`, counted through all datasets and shards. Raises IndexError behind the last."""
+        """The draw of sample `index`, counted through the shards of `datasets`. Raises IndexError behind the last."""
         for d, dataset in enumerate(self.datasets):
             for s, shard in enumerate(dataset.shards):
                 if index < len(shard):
@@ -134,24 +136,30 @@ class SampleReader:
 
     def key(self, ref: SampleRef) -> str:
         """Name of a sample for logs and messages."""
-        key = self.datasets[ref.dataset].shards[ref.shard].key(ref.row)
-        return key if len(self.datasets) == 1 else f"{ref.dataset}:{key}"
+        key = self._dataset(ref.dataset).shards[ref.shard].key(ref.row)
+        return key if len(self.datasets) + len(self.images) == 1 else f"{ref.dataset}:{key}"
 
     def where(self, dataset: int, shard: int) -> str:
         """Name of a shard for messages."""
-        return self.datasets[dataset].describe(self.datasets[dataset].shards[shard])
+        found = self._dataset(dataset)
+        return found.describe(found.shards[shard])
+
+    def _dataset(self, number: int) -> Dataset:
+        clips = len(self.datasets)
+        return self.datasets[number] if number < clips else self.images[number - clips]
 
     def _make(self, ref: SampleRef, random: SampleRandom) -> Sample:
         text = self._members(ref, "txt")["txt"]
         caption = text.decode("utf-8", errors="replace")
         if self.recipe.caption_dropout and random.stream("caption").random() < self.recipe.caption_dropout:
             caption = ""
-        rgb, skeleton, moments = self._clip(ref, random) if self.recipe.clip else self._image(ref, random)
-        timestep, noise, latent_noise = self._noise(random)
+        is_clip = self.recipe.clip is not None and ref.dataset < len(self.datasets)
+        rgb, skeleton, moments = self._clip(ref, random) if is_clip else self._image(ref, random)
+        timestep, noise, latent_noise = self._noise(random, self.recipe.frames if is_clip else 1)
         return Sample(self.key(ref), caption, timestep, noise, latent_noise, rgb, skeleton, moments)
 
     def _members(self, ref: SampleRef, *names: str) -> dict[str, bytes]:
-        dataset = self.datasets[ref.dataset]
+        dataset = self._dataset(ref.dataset)
         return dataset.read(dataset.shards[ref.shard], ref.row, names)
 
     def _image(self, ref: SampleRef, random: SampleRandom) -> tuple[npt.NDArray | None, ...]:
@@ -180,17 +188,17 @@ class SampleReader:
         mp4 = self._members(ref, "mp4")["mp4"]
         return decode_clip(mp4, wanted_F, self.recipe.framing, random), None, None
 
-    def _noise(self, random: SampleRandom) -> tuple[int, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def _noise(self, random: SampleRandom, frames: int) -> tuple[int, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         recipe = self.recipe.noise
         if recipe is None:
             return 0, np.zeros(0, np.float32), np.zeros(0, np.float32)
         side = self.recipe.framing.size // recipe.downscale
-        shape = (recipe.channels, self.recipe.frames, side, side)
+        shape = (recipe.channels, frames, side, side)
         noise_CFHW = random.stream("noise").standard_normal(shape, np.float32)
         if recipe.offset_noise:
             shift_C111 = random.stream("offset_noise").standard_normal((recipe.channels, 1, 1, 1), np.float32)
             noise_CFHW += np.float32(recipe.offset_noise) * shift_C111
-        latent_shape = (self.recipe.frames, recipe.channels, side, side)
+        latent_shape = (frames, recipe.channels, side, side)
         latent_noise_FCHW = random.stream("latent").standard_normal(latent_shape, np.float32)
         return int(random.stream("timestep").integers(recipe.num_timesteps)), noise_CFHW, latent_noise_FCHW
 

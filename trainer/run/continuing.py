@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,11 @@ from trainer.run.distributed import World
 from trainer.run.folder import MAX_SETTINGS_BYTES, SETTINGS_NAME, SETTINGS_TABLE
 from trainer.settings import TrainSettings, batch_size, default_micro_batch, largest_part
 
+log = logging.getLogger(__name__)
+
 Values = dict[str, Any]
+CAME_LATER: Values = {"clip.start": "any"}
+"""What runs did before these settings were there."""
 
 COMPARED_BY_CONTENT = ("stage", "seed", "image.size", "pose.", "model.", "loader.")
 """Beginnings of names of settings that must stay and are compared as what they amount to (`RunCard.fixed`): a model's
@@ -44,10 +49,18 @@ def facts_of(checkpoint: Path | None) -> Mapping[str, Any]:
 
 def as_begun(settings: TrainSettings, facts: Mapping[str, Any]) -> TrainSettings:
     """The settings of a run that holds nothing out, or repeats the last frame of a clip that is too short: as every run
-    of an older version does, and goes on to do. So its order and its samples stay what they were."""
-    if facts and not facts.get("fixed", {}).get("held_out"):
+    of an older version does, and goes on to do. So its order and its samples stay what they were. What was named
+    otherwise is left as it is, to be refused."""
+    default = TrainSettings()
+    if not facts:
+        return settings
+    if settings.loader.held_out == default.loader.held_out and not facts.get("fixed", {}).get("held_out"):
+        log.info("the run holds no sample out, as it was begun (--loader.held-out 0)")
         settings = dataclasses.replace(settings, loader=dataclasses.replace(settings.loader, held_out=0))
-    if facts and facts.get("settings", {}).get("clip.short", "repeat") == "repeat":
+    repeats = facts.get("settings", {}).get("clip.short", "repeat") == "repeat"
+    if settings.stage == 2 and settings.clip.short == default.clip.short and repeats:
+        log.info("the run repeats the last frame of a clip that is too short, as it was begun (--clip.short repeat)")
+    if repeats:
         settings = dataclasses.replace(settings, clip=dataclasses.replace(settings.clip, short="repeat"))
     return settings
 
@@ -97,7 +110,7 @@ def values_of_before(facts: Mapping[str, Any], run_dir: Path) -> Values:
     """What `recorded_values` gave when the checkpoint was written. Of an older run: what its `settings.toml` says,
     where a setting is left out that is none by default."""
     if isinstance(facts.get("settings"), dict):
-        return facts["settings"]
+        return {**CAME_LATER, **facts["settings"]}
     try:
         text = read_whole(LocalStore(run_dir), SETTINGS_NAME, MAX_SETTINGS_BYTES).decode("utf-8")
         written = dict(flatten(tomllib.loads(text)[SETTINGS_TABLE]))
@@ -106,7 +119,7 @@ def values_of_before(facts: Mapping[str, Any], run_dir: Path) -> Values:
     for former, group in TrainSettings.FORMER_GROUPS.items():
         written = {name.replace(f"{former}.", f"{group}.", 1): value for name, value in written.items()}
     none = {name: None for name, leaf in leaves(TrainSettings).items() if leaf.default is None}
-    values = {**none, **written}
+    values = {**none, **CAME_LATER, **written}
     for name in (PRECISION, COMPILE, MICRO_BATCH):
         # none stood for what the device or the batch made of it
         if values.get(name) is None:

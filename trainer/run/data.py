@@ -10,6 +10,7 @@ from lposekit.json_values import JsonValue
 from trainer.data.catalog import Dataset, open_catalog
 from trainer.data.decode import Framing, Skeleton, clip_plan
 from trainer.data.held_out import WATCH_VISIT, split_datasets
+from trainer.data.joint_order import JointOrder
 from trainer.data.latent_cache import cache_identity, cached_frames, open_cache
 from trainer.data.loader import BatchSplit, SampleLoader
 from trainer.data.order import SampleOrder, SampleRef
@@ -21,11 +22,12 @@ from trainer.settings import TrainSettings, batch_size
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """What a run reads. `facts`: what must be the same when it is resumed."""
+    """What a run reads; `images` beside clips. `facts`: what must be the same when it is resumed."""
 
     datasets: tuple[Dataset, ...]
     loader: SampleLoader
     facts: dict[str, JsonValue]
+    images: tuple[Dataset, ...] = ()
 
 
 def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:
@@ -35,18 +37,22 @@ def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:
         UsageError: wrong folders or settings; LposekitError: a shard is damaged, or the latent cache does not fit.
     """
     datasets = open_catalog(settings.data, "image" if settings.stage == 1 else "video")
+    images = open_catalog(settings.images, "image") if settings.images else ()
     if settings.loader.verify_sha256:
-        check_hashes(datasets, world)
+        check_hashes((*datasets, *images), world)
     caches, recipe = (), sample_recipe(settings, base)
     if settings.loader.latents:
         identity = cache_identity(weights_digest(base.vae), settings.image.size, settings.image.crop)
         frames = cached_frames(recipe.clip)
         caches = tuple(open_cache(dataset, identity, frames) for dataset in datasets)
+        caches += tuple(open_cache(dataset, identity) for dataset in images)
     weights = settings.loader.weights or (1.0,) * len(datasets)
     parts = split_datasets(datasets, settings.loader.held_out)
     rows = parts.trained if parts.num_held else ()
     order = SampleOrder(parts.sizes(datasets), weights, settings.seed, settings.loader.block_samples, rows)
-    reader = SampleReader(datasets, recipe, caches, parts)
+    if images:
+        order = _joint_order(settings, order, images, len(datasets))
+    reader = SampleReader(datasets, recipe, caches, parts, images)
     micro_batch = settings.optim.micro_batch
     # one that is yet to be found divides every share
     split = BatchSplit(batch_size(settings), micro_batch if isinstance(micro_batch, int) else 1, world.rank, world.size)
@@ -66,7 +72,17 @@ def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:
         # by their names, which stand for VAE, size, precision and batch size; none: encoded as they come
         "latents": [cache.folder.root.name for cache in caches],
     }
-    return RunData(datasets, loader, facts)
+    if images:
+        share = settings.loader.image_share
+        facts = {**facts, "images": [dataset.digest() for dataset in images], "image_share": share}
+    return RunData(datasets, loader, facts, images)
+
+
+def _joint_order(settings: TrainSettings, clips: SampleOrder, images: Sequence[Dataset], first: int) -> JointOrder:
+    """Clips with batches of images between them; every image dataset once an epoch."""
+    sizes = [[len(shard) for shard in dataset.shards] for dataset in images]
+    order = SampleOrder(sizes, (1.0,) * len(images), settings.seed, settings.loader.block_samples)
+    return JointOrder(clips, order, first, settings.loader.image_share, settings.seed)
 
 
 def held_out_refs(reader: SampleReader, count: int) -> list[SampleRef]:

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METRICS_NAME = "metrics.jsonl"
+WANDB_NAME = "wandb-id"
+MAX_ID_BYTES = 200
 MAX_METRICS_BYTES = 2**31 - 2**12
 
 
@@ -140,15 +143,27 @@ class ScalarBoard:
         return self._writer
 
 
+def wandb_id(output: Path, *, resumed: bool) -> str:
+    """The id of a run folder at Weights & Biases, kept in it: two folders of one name are two runs there. A resumed run
+    without one is of an older version, whose id was its name."""
+    path = output / WANDB_NAME
+    with suppress(OSError, ValueError):
+        if found := read_whole(LocalStore(output), WANDB_NAME, MAX_ID_BYTES).decode("ascii").strip():
+            return found
+    made = output.name if resumed else f"{output.name}-{secrets.token_hex(4)}"
+    write_bytes(path, f"{made}\n".encode())
+    return made
+
+
 class WandbBoard:
     """Scalars and images for Weights & Biases; nothing at all if switched off. A resumed run goes on with the same run
-    there, by its name.
+    there, by the id that its folder keeps.
 
     Raises:
         UsageError: it is not installed.
     """
 
-    def __init__(self, name: str, enabled: bool, settings: Mapping[str, object]) -> None:
+    def __init__(self, output: Path, enabled: bool, settings: Mapping[str, object], *, resumed: bool) -> None:
         self._run: Any = None
         if enabled:
             try:
@@ -158,7 +173,8 @@ class WandbBoard:
                     f"--watch.wandb needs the extra of that name: pip install 'lposekit[wandb]' ({error})"
                 ) from error
             self._image: Any = wandb.Image
-            self._run = wandb.init(id=name, name=name, resume="allow", config=dict(settings))
+            name, run_id = output.name, wandb_id(output, resumed=resumed)
+            self._run = wandb.init(id=run_id, name=name, resume="allow", config=dict(settings))
 
     def write(self, values: Mapping[str, object], step: int) -> None:
         if self._run is not None:

@@ -72,10 +72,13 @@ def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
         yield from _runs_below(folder / name, depth - 1)
 
 
-def runs_of(runs: Sequence[Path], dataset: Path, digest: str | None, samples: Collection[str]) -> list[RunOfDataset]:
+def runs_of(
+    runs: Sequence[Path], dataset: Path, digests: Collection[str], samples: Collection[str]
+) -> list[RunOfDataset]:
     """Those of these runs that were trained on a dataset: it is named in their card, or its bytes are.
 
     Args:
+        digests: of the dataset, as it is and as it was.
         samples: keys of samples; the key of a video stands for all of its clips.
 
     Raises:
@@ -84,26 +87,26 @@ def runs_of(runs: Sequence[Path], dataset: Path, digest: str | None, samples: Co
     found = []
     for run in runs:
         card = read_run_card(run)
-        if _positions(card, dataset, digest):
-            count = _count(run, _names(card, dataset, digest, samples))
+        if _positions(card, dataset, digests):
+            count = _count(run, _names(card, dataset, digests, samples))
             found.append(RunOfDataset(run, count if samples else None, count is not None))
     return found
 
 
-def _positions(card: RunCard, dataset: Path, digest: str | None) -> list[int]:
+def _positions(card: RunCard, dataset: Path, digests: Collection[str]) -> list[int]:
     """Which of the run's datasets it is, counted as the run counts them; empty: none."""
-    digests = card.fixed.get("data")
-    digests = digests if isinstance(digests, list) else []
-    by_bytes = [i for i, found in enumerate(digests) if digest is not None and found == digest]
+    listed = [card.fixed.get(name) for name in ("data", "images")]  # in this order, the run numbers them
+    read = [digest for each in listed if isinstance(each, list) for digest in each]
+    by_bytes = [i for i, digest in enumerate(read) if digest in digests]
     by_name = [i for i, name in enumerate(card.data) if Path(name).resolve() == dataset.resolve()]
     return sorted({*by_bytes, *by_name})
 
 
-def _names(card: RunCard, dataset: Path, digest: str | None, samples: Collection[str]) -> frozenset[str]:
+def _names(card: RunCard, dataset: Path, digests: Collection[str], samples: Collection[str]) -> frozenset[str]:
     """The samples under the names that the run gives them (`SampleReader.key`)."""
     if len(card.data) <= 1:
         return frozenset(samples)
-    return frozenset(f"{i}:{key}" for i in _positions(card, dataset, digest) for key in samples)
+    return frozenset(f"{i}:{key}" for i in _positions(card, dataset, digests) for key in samples)
 
 
 def _count(run: Path, samples: frozenset[str]) -> int | None:

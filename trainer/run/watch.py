@@ -187,7 +187,7 @@ def open_watch(settings: TrainSettings, train_module: TrainModule, data: RunData
             keys=JsonLines(settings.output / KEYS_NAME),
             boards=(
                 ScalarBoard(settings.output / "tensorboard", watch.tensorboard, step + 1 if step else 0),
-                WandbBoard(settings.output.name, watch.wandb, dict(plain_leaves(settings))),
+                WandbBoard(settings.output, watch.wandb, dict(plain_leaves(settings)), resumed=step > 0),
             ),
             bar=bar,
             task=bar.add_task("train", total=max_steps(settings), completed=step, note=FIRST_STEP),

@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 
 import lposekit
 from lposekit.errors import LposekitError
+from lposekit.shards import whole_index
 from lposekit.shards.card import DatasetCard, claim_folder, update_card
 from lposekit.shards.index import ShardIndex, read_shard_index
 from lposekit.shards.layout import DatasetLayout
@@ -325,3 +327,24 @@ def test_a_shard_has_one_name(tmp_path: Path) -> None:
     shutil.copyfile(layout.stats(7), layout.root / "000007_stats.json")
     assert layout.committed_shards() == [0, 1, 2, 7]
     assert [str(f) for f in verify_dataset(layout.root)] == ["000007_stats.json: does not belong to the dataset"]
+
+
+def test_indexes_in_the_users_cache_that_nobody_uses_go_when_a_new_one_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # mutations tried: the new one counted as any other; the ones used last removed first
+    now = time.time()
+    for name, days, size in (("old", 91, 1), ("a", 3, 40), ("b", 2, 40), ("new", 0, 40)):
+        path = tmp_path / f"{name}.bin"
+        path.write_bytes(bytes(size))
+        path.with_suffix(".lock").touch()
+        os.utime(path, (now - 86_400 * days,) * 2)
+    (tmp_path / "other.txt").touch()
+    whole_index.prune(tmp_path, keep="new.bin")
+    assert sorted(path.name for path in tmp_path.glob("*.bin")) == ["a.bin", "b.bin", "new.bin"]
+    monkeypatch.setattr(whole_index, "KEPT_BYTES", 100)
+    whole_index.prune(tmp_path, keep="new.bin")
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["b", "b", "new", "new", "other"]
+    monkeypatch.setattr(whole_index, "KEPT_BYTES", 1)
+    whole_index.prune(tmp_path, keep="new.bin")
+    assert [path.name for path in tmp_path.glob("*.bin")] == ["new.bin"]

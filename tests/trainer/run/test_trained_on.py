@@ -18,5 +18,5 @@ def test_samples_of_one_of_several_datasets_are_found_among_those_of_all(tmp_pat
     (run / "run.json").write_text(json.dumps(card))
     (run / "keys.jsonl").write_text(json.dumps({"step": 1, "keys": ["0:000000001", "1:000000002"]}) + "\n")
     for samples, number in ((["000000002"], 1), (["000000001"], 0)):
-        [found] = runs_of([run], layout.root, None, samples)
+        [found] = runs_of([run], layout.root, (), samples)
         assert found.samples == number

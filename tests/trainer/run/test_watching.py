@@ -18,6 +18,7 @@ from trainer import train as training
 from trainer.run import metrics
 from trainer.run.build import prepare_torch
 from trainer.run.convergence import pose_convergence
+from trainer.run.metrics import wandb_id
 from trainer.run.train_module import TrainModule
 from trainer.run.view import write_report
 from trainer.settings import ComputeSettings, WatchSettings
@@ -67,7 +68,7 @@ class FakeRun:
 
 
 def test_scalars_and_images_go_to_weights_and_biases_if_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # mutations to try: another step; images left out; not closed -> red each
+    # mutations to try: another step; images left out; not closed; the folder's name as id -> red each
     there, begun = FakeRun(), []
 
     def init(**options: Any) -> FakeRun:
@@ -78,13 +79,19 @@ def test_scalars_and_images_go_to_weights_and_biases_if_asked_for(tmp_path: Path
     watch = WatchSettings(wandb=True, probe_every=2, sample_every=2, sample_steps=1, sample_count=1, mfu=False)
     run(settings_for(1, tmp_path / "run", max_steps=2, watch=watch))
     (options,) = begun
-    assert (options["id"], options["resume"]) == ("run", "allow")
+    assert (options["name"], options["resume"]) == ("run", "allow")
     assert options["config"]["optim.clip_norm"] == 1.0
     assert [(step, float(values["loss"]).hex()) for step, values in there.logged if "loss" in values] == losses(
         tmp_path / "run"
     )
     assert [step for step, values in there.logged if "samples" in values] == [0, 2]
     assert there.finished
+    run(settings_for(1, tmp_path / "run", max_steps=4, watch=watch))
+    run(settings_for(1, tmp_path / "other" / "run", max_steps=2, watch=watch))
+    ids = [each["id"] for each in begun]
+    assert ids[0] == ids[1] != ids[2], "one run goes on, two folders of one name are two"
+    (tmp_path / "run" / "wandb-id").unlink()
+    assert wandb_id(tmp_path / "run", resumed=True) == "run", "as older versions named it"
 
 
 def test_weights_and_biases_that_is_not_installed_is_a_wrong_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -171,5 +178,5 @@ def test_the_library_itself_takes_a_run_without_a_network(tmp_path: Path, monkey
         monkeypatch.setenv(name, value)
     watch = WatchSettings(wandb=True, probe_every=2, sample_every=2, sample_steps=1, sample_count=1, mfu=False)
     run(settings_for(1, tmp_path / "run", max_steps=2, watch=watch))
-    (stored,) = (tmp_path / "wandb").glob("offline-run-*/run-run.wandb")
+    (stored,) = (tmp_path / "wandb").glob("offline-run-*/run-run-*.wandb")
     assert stored.stat().st_size > 0
