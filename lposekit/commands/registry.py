@@ -132,7 +132,7 @@ COMMANDS = {
         Command(
             "evaluate",
             "score what a run, or another system, draws for pairs of prompt and pose",
-            extras=("train", "build"),
+            extras=("train", "build", "evaluate"),
             settings="trainer.evaluate.settings:EvaluateSettings",
             main=(
                 *("run", "frames", "data", "output", "real", "protocol", "pairs", "clip", "detector"),
