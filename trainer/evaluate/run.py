@@ -22,7 +22,7 @@ from lposekit.setting_values import check_values
 from lposekit.shards.files import write_json
 from trainer.evaluate.claims import MAX_BYTES, claim, read_object
 from trainer.evaluate.draw import MADE_FROM, draw_pairs
-from trainer.evaluate.meters.choose import choose_meters
+from trainer.evaluate.meters.choose import HELD, choose_meters
 from trainer.evaluate.meters.meter import Judged, Meter
 from trainer.evaluate.page import show_pair, shown_pairs, write_evaluation_page
 from trainer.evaluate.pairs import make_pairs
@@ -85,8 +85,12 @@ def take_protocol(settings: EvaluateSettings) -> Protocol:
 
 def real_frames(settings: EvaluateSettings, protocol: Protocol) -> RealFrames | None:
     """The real frames of the pairs, if there are any: `--real`, or the dataset of images that the pairs came from."""
+    if protocol.held:
+        if settings.real is not None:
+            raise UsageError(f"--real {settings.real}: the poses are {HELD}. Leave it out, or take poses of clips.")
+        return None
     folder = settings.real or (settings.data if protocol.facts.get("kind") == "image" else None)
-    if folder is None or protocol.held:
+    if folder is None:
         return None
     real = RealFrames(folder)
     real.refuse_missing(protocol)
