@@ -134,6 +134,7 @@ COMMANDS = {
             "score what a run, or another system, draws for pairs of prompt and pose",
             extras=("train", "build", "evaluate"),
             settings="trainer.evaluate.settings:EvaluateSettings",
+            can_dry_run=True,
             main=(
                 *("run", "frames", "data", "output", "real", "protocol", "pairs", "clip", "detector"),
                 *("pose_model", "definitions", "base"),
