@@ -19,4 +19,4 @@ def run(argv: Sequence[str]) -> int:
     from trainer.evaluate import run as evaluation
 
     quiet_models()
-    return finish(evaluation.run(loaded.settings), as_json=loaded.json)
+    return finish(evaluation.run(loaded.settings, dry_run=loaded.dry_run), as_json=loaded.json)

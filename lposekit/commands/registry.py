@@ -132,8 +132,9 @@ COMMANDS = {
         Command(
             "evaluate",
             "score what a run, or another system, draws for pairs of prompt and pose",
-            extras=("train", "build"),
+            extras=("train", "build", "evaluate"),
             settings="trainer.evaluate.settings:EvaluateSettings",
+            can_dry_run=True,
             main=(
                 *("run", "frames", "data", "output", "real", "protocol", "pairs", "clip", "detector"),
                 *("pose_model", "definitions", "base"),

@@ -59,7 +59,12 @@ FIGURES = (
         scale=100,
     ),
     POSE,
-    Figure("AP at OKS 0.5 (%)", (("pose", "drawn", "ap50"), ("pose", "real", "ap50")), "coarse", scale=100),
+    Figure(
+        "AP at OKS 0.5 (%)",
+        (("pose", "drawn", "ap50"), ("pose", "real", "ap50")),
+        "the same at one similarity alone",
+        scale=100,
+    ),
     Figure("AR (%)", (("pose", "drawn", "ar"), ("pose", "real", "ar")), "COCO's average recall", scale=100),
     Figure(
         "PCK@0.2 (%)",

@@ -19,7 +19,6 @@ from typing import Any
 from lposekit.errors import LposekitError, UsageError
 from lposekit.json_values import JsonObject, parse_json_object
 from lposekit.pose.tracks import PoseTracks, decode_tracks, encode_tracks
-from lposekit.shards.files import write_bytes
 
 SCHEMA = 1
 NAME = "protocol.jsonl"
@@ -63,11 +62,6 @@ def encode_protocol(facts: JsonObject, pairs: Sequence[Pair]) -> bytes:
     return b"".join(lines)
 
 
-def write_protocol(path: Path, facts: JsonObject, pairs: Sequence[Pair]) -> None:
-    """Writes the file, whole or not at all. Raises LposekitError: the disk is full."""
-    write_bytes(path, encode_protocol(facts, pairs))
-
-
 def read_protocol(path: Path) -> Protocol:
     """The protocol in a file.
 
@@ -80,6 +74,11 @@ def read_protocol(path: Path) -> Protocol:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"--protocol {path}: cannot be read ({error.strerror}). Name a protocol file.") from error
+    return decode_protocol(data, path)
+
+
+def decode_protocol(data: bytes, path: Path) -> Protocol:
+    """The protocol that some bytes are. path: for messages. Raises LposekitError: they are damaged, or none."""
     head, *lines = data.split(b"\n")
     facts = _object(head, f"{path}: line 1")
     if facts.get("schema") != SCHEMA:

@@ -30,6 +30,11 @@ class RealFrames:
         self._dataset = open_dataset(folder)
         self._places = {shard.name: place for place, shard in enumerate(self._dataset.shards)}
 
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self._folder.resolve().name
+
     def refuse_missing(self, protocol: Protocol) -> None:
         """Raises UsageError: a pair has no sample with frames here,"""
         if self._dataset.card.kind == "poses":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lposekit.json_values import JsonObject
@@ -36,3 +36,23 @@ class EvaluateReport:
         assert isinstance(left_out, dict)
         lines += [f"left out: {name}: {why}" for name, why in left_out.items()]
         return [*lines, f"{self.output / PAGE_NAME}"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatePlan:
+    """What an evaluation would do. meters: their names."""
+
+    system: str
+    pairs: int
+    frames: int
+    meters: tuple[str, ...]
+    left_out: JsonObject
+    exit_code: int = 0
+
+    def as_json(self) -> dict[str, object]:
+        return {**asdict(self), "dry_run": True}
+
+    def summary_lines(self) -> list[str]:
+        what = f"{counted(self.pairs, 'pair')} of {counted(self.frames, 'frame')}"
+        lines = [f"would judge {what}: {self.system}", f"would measure: {', '.join(self.meters)}"]
+        return [*lines, *(f"left out: {name}: {why}" for name, why in self.left_out.items())]

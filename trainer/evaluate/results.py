@@ -26,21 +26,20 @@ _DIGITS = re.compile(r"(\d+)", re.ASCII)
 
 
 class Results:
-    """A folder of results. `flag`: how the user named it, for messages."""
+    """A folder of results."""
 
-    def __init__(self, folder: Path, flag: str = "--frames") -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._flag = flag
 
     def refuse_missing(self, protocol: Protocol) -> None:
         """Raises UsageError: pairs have no result here."""
         if not self._folder.is_dir():
-            raise UsageError(f"{self._flag} {self._folder}: there is no such folder.")
+            raise UsageError(f"--frames {self._folder}: there is no such folder.")
         missing = [pair.key for pair in protocol.pairs if self._found(pair.key) is None]
         if missing:
             names = ", ".join(missing[:SHOWN_KEYS]) + (", ..." if missing[SHOWN_KEYS:] else "")
             raise UsageError(
-                f"{self._flag} {self._folder}: has no result for {len(missing)} of {len(protocol.pairs)} pairs "
+                f"--frames {self._folder}: has no result for {len(missing)} of {len(protocol.pairs)} pairs "
                 f"({names}). Each is named by the pair's key: KEY.mp4, KEY.gif, KEY.png, or a folder KEY of images."
             )
 
@@ -52,7 +51,7 @@ class Results:
         """
         path = self._found(pair.key)
         if path is None:
-            raise LposekitError(f"{self._flag} {self._folder}: the result of {pair.key} is gone.")
+            raise LposekitError(f"--frames {self._folder}: the result of {pair.key} is gone.")
         images = list(self._images(path, pair.tracks.num_frames + 1))
         if len(images) != pair.tracks.num_frames:
             many = f"{len(images)}" if len(images) < pair.tracks.num_frames else f"more than {pair.tracks.num_frames}"

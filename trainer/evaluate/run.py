@@ -16,23 +16,25 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from lposekit import __version__
 from lposekit.errors import UsageError
 from lposekit.json_values import JsonObject
 from lposekit.setting_values import check_values
-from lposekit.shards.files import write_json
+from lposekit.shards.files import write_bytes, write_json
 from trainer.evaluate.claims import MAX_BYTES, claim, read_object
-from trainer.evaluate.draw import MADE_FROM, draw_pairs
-from trainer.evaluate.meters.choose import choose_meters
+from trainer.evaluate.draw import MADE_FROM, draw_pairs, sample_settings
+from trainer.evaluate.meters.choose import HELD, choose_meters
 from trainer.evaluate.meters.meter import Judged, Meter
 from trainer.evaluate.page import show_pair, shown_pairs, write_evaluation_page
 from trainer.evaluate.pairs import make_pairs
 from trainer.evaluate.progress import progress
-from trainer.evaluate.protocol import NAME, Pair, Protocol, read_protocol, write_protocol
+from trainer.evaluate.protocol import NAME, Pair, Protocol, decode_protocol, encode_protocol, read_protocol
 from trainer.evaluate.real import RealFrames
-from trainer.evaluate.report import PAGE_NAME, EvaluateReport
+from trainer.evaluate.report import PAGE_NAME, EvaluatePlan, EvaluateReport
 from trainer.evaluate.results import Results
 from trainer.evaluate.settings import NEEDED_TO_EVALUATE, EvaluateSettings
 from trainer.run.folder import own_folder
+from trainer.run.sampler import read_facts
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +43,8 @@ SCHEMA = 1
 MAX_SCORE_BYTES = 2**28
 
 
-def run(settings: EvaluateSettings) -> EvaluateReport:
-    """Evaluate a run, or the results of another system.
+def run(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateReport | EvaluatePlan:
+    """Evaluate a run, or the results of another system; with `dry_run`, only check everything, writing nothing.
 
     Raises:
         UsageError: settings, weights and datasets do not fit one another, or are not there.
@@ -50,6 +52,8 @@ def run(settings: EvaluateSettings) -> EvaluateReport:
     """
     check_values(settings, required=NEEDED_TO_EVALUATE)
     assert settings.output is not None
+    if dry_run:
+        return plan(settings)
     with own_folder(settings.output):
         protocol = take_protocol(settings)
         real = real_frames(settings, protocol)
@@ -70,23 +74,55 @@ def run(settings: EvaluateSettings) -> EvaluateReport:
     return EvaluateReport(settings.output, evaluation)
 
 
+def plan(settings: EvaluateSettings) -> EvaluatePlan:
+    """What would be done; all weights are loaded but the run's, so that what is missing is found. Raises as `run`."""
+    data = made_protocol(settings)
+    protocol = (
+        read_protocol(protocol_path(settings)) if data is None else decode_protocol(data, protocol_path(settings))
+    )
+    real = real_frames(settings, protocol)
+    if settings.frames is not None:
+        Results(settings.frames).refuse_missing(protocol)
+        system = f"the results in {settings.frames}"
+    else:
+        system = read_facts(sample_settings(settings)).name
+    meters, left_out = choose_meters(settings, protocol, has_real=real is not None)
+    names = tuple(meter.name for meter in meters)
+    return EvaluatePlan(system, len(protocol.pairs), protocol.num_frames, names, left_out)
+
+
 def take_protocol(settings: EvaluateSettings) -> Protocol:
     """The pairs of the protocol file; made from the dataset first, if it is not there."""
-    assert settings.output is not None
-    path = settings.protocol or settings.output / NAME
-    if not path.exists():
-        if settings.data is None:
-            raise UsageError(f"--protocol {path}: there is no such file. Name --data DATASET, and it is made.")
-        facts, pairs = make_pairs(settings.data, settings)
-        write_protocol(path, facts, pairs)
-        log.info("%d pairs of %s in %s", len(pairs), settings.data, path)
+    path, data = protocol_path(settings), made_protocol(settings)
+    if data is not None:
+        write_bytes(path, data)
+        log.info("pairs of %s in %s", settings.data, path)
     return read_protocol(path)
+
+
+def protocol_path(settings: EvaluateSettings) -> Path:
+    assert settings.output is not None
+    return settings.protocol or settings.output / NAME
+
+
+def made_protocol(settings: EvaluateSettings) -> bytes | None:
+    """A protocol of the dataset; None where there is one already."""
+    path = protocol_path(settings)
+    if path.exists():
+        return None
+    if settings.data is None:
+        raise UsageError(f"--protocol {path}: there is no such file. Name --data DATASET, and it is made.")
+    return encode_protocol(*make_pairs(settings.data, settings))
 
 
 def real_frames(settings: EvaluateSettings, protocol: Protocol) -> RealFrames | None:
     """The real frames of the pairs, if there are any: `--real`, or the dataset of images that the pairs came from."""
+    if protocol.held:
+        if settings.real is not None:
+            raise UsageError(f"--real {settings.real}: the poses are {HELD}. Leave it out, or take poses of clips.")
+        return None
     folder = settings.real or (settings.data if protocol.facts.get("kind") == "image" else None)
-    if folder is None or protocol.held:
+    if folder is None:
         return None
     real = RealFrames(folder)
     real.refuse_missing(protocol)
@@ -107,11 +143,12 @@ def judge(
     """What a meter finds in every clip, as its files say it: those that are there already are not made again."""
     assert settings.output is not None
     folder = settings.output / SCORES / meter.name
-    claim(folder / MADE_FROM, {"protocol_sha256": protocol.sha256, **meter.identity()}, "clips were judged")
+    made_from = {"lposekit": __version__, "protocol_sha256": protocol.sha256, **meter.identity()}
+    claim(folder / MADE_FROM, made_from, "clips were judged")
     with progress(len(protocol.pairs), f"judged: {meter.name}") as advance:
         for pair in protocol.pairs:
             path = folder / f"{pair.key}.json"
-            state = {"result": results.state(pair.key), "real": real is not None}
+            state = {"result": results.state(pair.key), "real": None if real is None else real.name}
             if not path.exists() or read_object(path, MAX_SCORE_BYTES).get("of") != state:
                 write_json(path, {"of": state, "found": meter.measure(judged(pair, results, real))})
             advance()

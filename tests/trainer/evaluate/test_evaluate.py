@@ -30,7 +30,7 @@ from tests.support.sample_runs import trained
 from tests.support.small_clip import small_clip
 from tests.support.train_runs import clips, scratch, small_base
 from trainer.evaluate.pairs import make_pairs
-from trainer.evaluate.protocol import read_protocol, write_protocol
+from trainer.evaluate.protocol import encode_protocol, read_protocol
 from trainer.evaluate.real import RealFrames
 from trainer.evaluate.settings import EvaluateSettings
 from trainer.inference.output import write_frames
@@ -107,7 +107,7 @@ def test_the_same_dataset_and_seed_give_the_same_protocol_and_another_seed_anoth
 
 
 def test_a_protocol_that_is_there_is_read_and_needs_no_dataset(world: Path) -> None:
-    # Mutation tried: made again whenever a dataset is named.
+    # Mutation tried: made again although it is there.
     frames = real_results(world, "frames")
     assert evaluate("--frames", frames, "--protocol", "pairs.jsonl", data=world) == 0
     written = Path("pairs.jsonl").read_bytes()
@@ -146,7 +146,6 @@ def test_clips_whose_poses_are_not_known_are_refused(capsys: Any) -> None:
 
 
 def test_the_real_frames_themselves_get_the_best_scores(world: Path) -> None:
-    # Mutation tried: real frames of the next pair.
     assert evaluate("--frames", real_results(world, "frames"), "--clip", small_clip(), data=world) == 0
     scores = found()["scores"]
     assert scores["pixels"]["l1"]["mean"] == 0
@@ -157,7 +156,7 @@ def test_the_real_frames_themselves_get_the_best_scores(world: Path) -> None:
 
 
 def test_shuffled_captions_lower_the_clip_score(world: Path) -> None:
-    # Mutation tried: the score of the images among themselves.
+    # Mutation tried: the first image in place of the text.
     frames = real_results(world, "frames")
     assert evaluate("--frames", frames, "--clip", small_clip(), "--protocol", "right.jsonl", data=world) == 0
     head, *pairs = [json.loads(line) for line in Path("right.jsonl").read_text().splitlines()]
@@ -182,13 +181,16 @@ def held(world: Path) -> Path:
 
 
 def test_equal_frames_are_consistent_and_do_not_flicker(world: Path) -> None:
-    # Mutation tried: the images of a batch in another order than the frames are equal too; the diagonal counted twice.
+    # Mutation tried: the diagonal left in the mean over pairs.
     assert evaluate("--frames", held(world), "--clip", small_clip(), "--num-frames", "3", data=world) == 0
     scores = found()["scores"]
     assert scores["clip"]["consecutive"]["mean"] == pytest.approx(1)
     assert scores["clip"]["pairwise"]["mean"] == pytest.approx(1)
     assert scores["motion"]["flicker"]["mean"] == 0
-    assert "pixels" not in scores  # a still pose that is held: no real clip shows it
+    assert "pixels" not in scores
+    assert any("no real clip shows" in why for why in found()["left_out"].values())
+    words = ("--frames", "frames", "--protocol", "out/protocol.jsonl", "--real", world)
+    assert evaluate(*words, data=None, output="b") == 2
 
 
 def test_definitions_of_disco_are_others_and_are_named(world: Path) -> None:
@@ -243,7 +245,7 @@ def walker(num_frames: int) -> PoseTracks:
 
 
 def test_poses_of_clips_take_their_captions_from_the_table_and_their_frames_from_the_clips(tmp_path: Path) -> None:
-    # Mutations tried: the first frames of the clip, whatever the stride; the caption of the next row.
+    # Mutations tried: the first real frame for all; the first poses of the clip, whatever the stride.
     poses, real = poses_of_clips(tmp_path / "poses"), RealFrames(clips())
     facts, pairs = make_pairs(poses, EvaluateSettings(num_frames=4))
     assert facts["num_frames"] == 4
@@ -270,7 +272,7 @@ def test_the_real_clips_of_poses_are_named_apart(tmp_path: Path, capsys: Any) ->
     # Mutation tried: the poses taken for real clips.
     poses = poses_of_clips(tmp_path / "poses")
     facts, pairs = make_pairs(poses, EvaluateSettings(num_frames=4))
-    write_protocol(Path("pairs.jsonl"), facts, pairs)
+    Path("pairs.jsonl").write_bytes(encode_protocol(facts, pairs))
     real = RealFrames(clips())
     for pair in pairs:
         write_frames(Path("frames") / pair.key, real.frames(pair, 64, 64), "frames", 8)
@@ -290,7 +292,7 @@ def test_the_real_clips_of_poses_are_named_apart(tmp_path: Path, capsys: Any) ->
 
 
 def test_scores_without_their_weights_are_left_out_and_the_report_says_so(world: Path, capsys: Any) -> None:
-    # Mutation tried: a score of 0 for what was not measured.
+    # Mutations tried: a score of 0 for what was not measured; LPIPS, FID and FVD left out without a word.
     assert evaluate("--frames", real_results(world, "frames"), data=world) == 0
     said = capsys.readouterr().out
     page = Path("out/report.html").read_text()
@@ -299,11 +301,12 @@ def test_scores_without_their_weights_are_left_out_and_the_report_says_so(world:
         assert f"left out: {what}" in said
         assert f"Left out: {what}" in page
     assert set(found()["scores"]) == {"motion", "pixels"}
+    assert "\nCLIP score:" not in said
+    assert "<td>CLIP score</td>" not in page
 
 
 @pytest.mark.parametrize("flag", ["--clip", "--lpips", "--fid"])
 def test_weights_that_are_not_there_are_one_error_before_anything_is_drawn(world: Path, capsys: Any, flag: str) -> None:
-    # Mutation tried: meters chosen after drawing.
     words = ("--run", trained(1), "--base", small_base())
     assert evaluate(*words, flag, "nowhere", data=world) == 2
     assert capsys.readouterr().err.count(f"{flag} nowhere") == 1
@@ -311,14 +314,12 @@ def test_weights_that_are_not_there_are_one_error_before_anything_is_drawn(world
 
 
 def test_a_hub_that_cannot_be_reached_is_one_error(world: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Mutation tried: OSError passed on.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert evaluate("--frames", real_results(world, "frames"), "--clip", "nobody/clip", data=world) == 2
     assert "--clip nobody/clip: no such folder, and not to be had from the hub" in capsys.readouterr().err
 
 
 def test_pose_weights_that_are_missing_are_one_error(world: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Mutation tried: without `require_weights`, the error comes one model after the other.
     monkeypatch.setattr("lposekit.pose.at_hand.unreachable", lambda url: "offline")
     assert evaluate("--frames", real_results(world, "frames"), data=world, pose="hrnet-w48") == 2
     assert "the weights of 2 models are missing" in capsys.readouterr().err
@@ -334,7 +335,6 @@ def killed(arguments: list[str], point: str) -> None:
 
 
 def test_an_evaluation_that_was_killed_goes_on_to_the_same_bytes(world: Path) -> None:
-    # Mutations tried: noise from a generator that runs on over the pairs; results judged that were drawn again since.
     assert of_run(data=world, output="a") == 0
     keys = [pair.key for pair in read_protocol(Path("a/protocol.jsonl")).pairs]
     child = children().Process(target=killed, args=(run_words(world, "b"), f"file:{keys[2]}.json"))
@@ -351,7 +351,6 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_bytes(world: Path) ->
 
 
 def test_what_a_run_drew_is_judged_as_the_results_of_any_system_and_never_mixed(world: Path, capsys: Any) -> None:
-    # Mutations tried: scores of --frames without real frames; no claim on what was drawn.
     assert of_run("--clip", small_clip(), data=world) == 0
     words = ("--frames", "out/samples", "--protocol", "out/protocol.jsonl", "--clip", small_clip())
     assert evaluate(*words, data=None, output="again") == 0
@@ -366,8 +365,18 @@ def test_what_a_run_drew_is_judged_as_the_results_of_any_system_and_never_mixed(
     assert "guidance: 12.5 -> 3.0" in capsys.readouterr().err
 
 
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(world: Path, capsys: Any) -> None:
+    frames = real_results(world, "frames")
+    assert evaluate("--frames", frames, "--dry-run", data=world) == 0
+    said = capsys.readouterr().out
+    assert f"would judge {PAIRS} pairs" in said
+    assert "motion, pixels" in said
+    assert "left out: pose accuracy" in said
+    assert not Path("out").exists()
+
+
 def test_the_page_is_one_file_that_asks_for_nothing(world: Path) -> None:
-    # Mutation tried: a policy without `media-src`, or with `*`.
+    # Mutation tried: a policy without `media-src`.
     assert evaluate("--frames", held(world), "--num-frames", "3", data=world) == 0
     page = Path("out/report.html").read_text()
     assert "default-src 'none'; img-src data:; media-src data:;" in page
@@ -386,7 +395,6 @@ def test_the_defaults_are_those_of_the_paper_and_the_released_sampler() -> None:
 
 
 def test_no_torchvision_is_imported(world: Path) -> None:
-    # Mutation tried: `CLIPImageProcessor`, which warns where torchvision is missing.
     import sys
 
     frames = real_results(world, "frames", lambda rgb_HWC: np.roll(rgb_HWC, 3, 1))

@@ -38,7 +38,7 @@ def noisy(frames: int, seed: int = 0, side: int = 32) -> np.ndarray:
 
 
 def test_the_estimators_own_poses_have_ap_1_and_shifted_images_less() -> None:
-    # Mutations tried: keypoints of the first frame for all, images given as BGR, real and drawn exchanged.
+    # Mutation tried: real and drawn exchanged.
     from skimage.data import astronaut
 
     from lposekit.pose.estimator import PoseEstimator
@@ -95,7 +95,7 @@ def scripted(module: nn.Module, path: Path) -> Path:
 
 
 def test_fid_is_the_frechet_distance_of_the_features_of_all_frames(tmp_path: Path) -> None:
-    # Mutations tried: features of each clip averaged first; colours as BGR.
+    # Mutation tried: features of each clip averaged first.
     meter = fid_meter(scripted(Images(), tmp_path / "net.pt"), CPU)
     judged = [Judged(pair(3), noisy(3, seed) // (seed + 1), noisy(3, seed + 9)) for seed in range(4)]
     found = [meter.measure(each) for each in judged]
@@ -182,7 +182,7 @@ def lpips_weights(tmp_path: Path) -> Path:
 
 
 def test_lpips_of_equal_images_is_0_and_grows_with_their_distance(lpips_weights: Path) -> None:
-    # Mutations tried: without the unit length of features; without the difference squared.
+    # Mutation tried: the features of one image alone.
     meter = LpipsMeter(lpips_weights, "usual", CPU)
 
     def lpips(drawn: np.ndarray) -> float:
@@ -201,7 +201,7 @@ def test_lpips_of_disco_gives_the_network_another_range(lpips_weights: Path) -> 
 
 
 def test_lpips_weights_that_are_incomplete_are_named(lpips_weights: Path) -> None:
-    # Mutation tried: missing ones left at zero.
+    # Mutation tried: without the check.
     (lpips_weights / "heads.pth").unlink()
     with pytest.raises(UsageError, match=r"lacks 5 of 31 tensors, lin0\.model\.1\.weight"):
         LpipsMeter(lpips_weights, "usual", CPU)

@@ -17,6 +17,7 @@ from trainer.evaluate.settings import EvaluateSettings
 from trainer.run.distributed import choose_device
 
 NO_REAL = "no real frames: name the dataset that holds them (--real)"
+HELD = "still ones of images, held over several frames, which no real clip shows"
 POSE_NONE = "none"
 
 
@@ -41,7 +42,9 @@ def choose_meters(settings: EvaluateSettings, protocol: Protocol, *, has_real: b
         meters.append(_pose_meter(settings, device.type))
     if not has_real:
         _refuse_unused(settings)
-        left_out["L1, PSNR, SSIM, LPIPS, FID, FVD, the ceiling of the pose accuracy"] = NO_REAL
+        left_out["L1, PSNR, SSIM, LPIPS, FID, FVD, the ceiling of the pose accuracy"] = (
+            f"the poses are {HELD}" if protocol.held else NO_REAL
+        )
         return meters, left_out
     meters += [PixelMeter(settings.definitions), *_meters_of_features(settings, protocol, device)]
     for name in ("lpips", "fid", "fvd"):
@@ -53,7 +56,7 @@ def choose_meters(settings: EvaluateSettings, protocol: Protocol, *, has_real: b
 def _refuse_unused(settings: EvaluateSettings) -> None:
     for name in ("lpips", "fid", "fvd"):
         if getattr(settings, name) is not None:
-            raise UsageError(f"--{name}: compares with real frames, and there are {NO_REAL}")
+            raise UsageError(f"--{name}: compares with real frames, and there are none. Name the clips with --real.")
 
 
 def _meters_of_features(settings: EvaluateSettings, protocol: Protocol, device: torch.device) -> Iterator[Meter]:
