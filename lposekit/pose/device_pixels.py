@@ -87,7 +87,7 @@ def cut_there(
     step_N2 = size_N2 / span_2
     if not use_udp:  # MMPose takes one scale, that of the width, for both directions
         step_N2 = np.repeat(step_N2[:, :1], 2, axis=1)
-    start_N2 = center_N2 - 0.5 * span_2 * step_N2
+    start_N2 = (center_N2 - 0.5 * span_2 * step_N2).astype(np.float32)
     pixels = _sample([image for image, _ in persons], step_N2, start_N2, (height, width), bgr, None)
     return Crops(pixels, center_N2, size_N2)
 

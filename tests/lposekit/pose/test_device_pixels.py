@@ -60,7 +60,7 @@ def test_letterboxed_pixels_are_those_of_opencv(bgr: bool) -> None:
     np.testing.assert_allclose(there.scale_B2, here.scale_B2, rtol=1e-6)
 
 
-# Mutations: the second direction's own scale without UDP; `- 1` left out with it; black replaced by the edge's pixel.
+# Mutations: `- 1` left out with UDP; black replaced by the edge's pixel.
 @pytest.mark.parametrize("use_udp", [False, True])
 def test_cut_pixels_are_those_of_opencv(use_udp: bool) -> None:
     images = photos(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 
 from lposekit.recipe import Recipe
@@ -27,6 +28,17 @@ def test_the_object_store_holds_what_is_on_its_way_as_far_as_the_machine_has_it(
     in_flight: int, memory: int, shared: int, given: int
 ) -> None:
     assert object_store_bytes(in_flight, memory, shared) == given
+
+
+# Mutation: `_fewer_daemons` left out.
+@pytest.mark.usefixtures("ray_local")
+def test_a_ray_of_our_own_has_no_daemons_that_nobody_asks_and_works() -> None:
+    import ray
+
+    commands = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    assert any("raylet" in command for command in commands)
+    assert not any(name in command for command in commands for name in ("dashboard.py", "log_monitor", "monitor.py"))
+    assert ray.get(ray.remote(num_cpus=0)(lambda: 7).remote()) == 7
 
 
 def test_sixteen_workers_of_an_image_build_get_more_than_the_gigabyte_that_they_would_fill() -> None:
