@@ -85,7 +85,7 @@ def test_a_kernel_that_a_cpu_has_not_is_a_wrong_use(tmp_path: Path):
 def test_every_shape_of_a_step_is_timed_with_every_kernel_that_can_do_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # mutations to try: one kernel's error let through; one call of a shape counted, however often it occurs -> red each.
+    # mutations to try: one kernel's error let through; one call of a shape counted, however often it occurs
     prepared = build_run(settings_for(2, tmp_path / "run", max_steps=1), CPU)
     module = prepared.train_module
     shapes = step_shapes(module, prepared.data)

@@ -68,8 +68,8 @@ def test_training_goes_on_while_a_checkpoint_is_written_of_the_step_that_it_is_o
 def test_the_next_step_runs_while_tensors_are_copied_and_changes_them_only_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # Mutation tried: no wait before the update -> weights of step 3.
-    # mutation to try: a wait in `save` (no forward pass within the time)
+    # Mutations tried: no wait before the update -> weights of step 3; a wait in `save` (no forward pass within the
+    # time) -> red each.
     copying, forward, went_on = threading.Event(), StageModel.forward, []
     second = threading.Event()
 
