@@ -44,7 +44,7 @@ def cells(*parts: str) -> list[Cell]:
 
 
 def test_the_usual_cells_run_on_a_cpu_and_their_tables_go_into_the_page(tmp_path: Path):
-    # Mutations tried: the error of a cell not caught; a kind of cell left out of the report -> red each.
+    # mutations to try: the error of a cell not caught; a kind of cell left out of the report -> red each.
     done, page, wanted = tmp_path / "build" / "done.jsonl", tmp_path / "page.md", cells(*USUAL)
     gpu.measure(place_in(tmp_path), done, wanted, 600, here)
     found = read_done(done)[0]
@@ -74,14 +74,14 @@ def test_every_cell_runs_on_a_cpu(tmp_path: Path):
 
 @pytest.mark.more
 def test_the_command_measures_in_processes_of_their_own(tmp_path: Path):
-    # Mutation tried: a place that does not survive its way into the process.
+    # mutation to try: a place that does not survive its way into the process.
     done = tmp_path / "done.jsonl"
     gpu.measure(place_in(tmp_path), done, cells("device", "limit stage 1 80"), 300, gpu.start_process)
     assert all("figures" in line for line in read_done(done)[0].values())
 
 
 def test_what_is_done_is_not_done_again_and_failures_only_if_asked(tmp_path: Path):
-    # Mutations tried: the file not looked at; failures kept with `again`.
+    # mutations to try: the file not looked at; failures kept with `again`.
     done, wanted = tmp_path / "done.jsonl", cells("device", "group norm")
     note(done, wanted[0], figures={"device": "another"}, seconds=1.0)
     note(done, wanted[1], error="RuntimeError: of before")
@@ -105,7 +105,7 @@ def test_what_is_done_is_not_done_again_and_failures_only_if_asked(tmp_path: Pat
 
 
 def test_a_cell_that_ends_its_process_is_told_and_the_next_ones_run(tmp_path: Path):
-    # Mutations tried: the broken cell begun again and again; all of its group left out -> red each.
+    # mutations to try: the broken cell begun again and again; all of its group left out -> red each.
     done, wanted = tmp_path / "done.jsonl", cells("pose float32")
     assert len(wanted) == 3
 

@@ -42,7 +42,7 @@ def weights(run_dir: Path) -> bytes:
 
 
 def test_a_chosen_kernel_runs_for_its_width_and_no_other():
-    # Mutations tried: the widths not looked at; another kernel in front of `math` -> red each.
+    # mutations to try: the widths not looked at; another kernel in front of `math` -> red each.
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 1, 2, 16, 40).unbind(0)
     plain = attention(query, key, value)
@@ -55,7 +55,7 @@ def test_a_chosen_kernel_runs_for_its_width_and_no_other():
 
 
 def test_a_run_keeps_the_kernel_that_it_began_with(tmp_path: Path):
-    # Mutation tried: the choice left out of the checkpoint -> {}.
+    # mutation to try: the choice left out of the checkpoint -> {}.
     named, auto = settings_for(2, tmp_path / "named", max_steps=2), settings_for(2, tmp_path / "auto", max_steps=2)
     run(with_kernel(named, "math"))
     run(auto)
@@ -85,7 +85,7 @@ def test_a_kernel_that_a_cpu_has_not_is_a_wrong_use(tmp_path: Path):
 def test_every_shape_of_a_step_is_timed_with_every_kernel_that_can_do_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # Mutations tried: one kernel's error let through; one call of a shape counted, however often it occurs -> red each.
+    # mutations to try: one kernel's error let through; one call of a shape counted, however often it occurs
     prepared = build_run(settings_for(2, tmp_path / "run", max_steps=1), CPU)
     module = prepared.train_module
     shapes = step_shapes(module, prepared.data)
@@ -102,7 +102,7 @@ def test_every_shape_of_a_step_is_timed_with_every_kernel_that_can_do_it(
 
 
 def test_the_fastest_is_taken_and_what_no_kernel_can_do_is_left_to_torch(caplog: pytest.LogCaptureFixture):
-    # Mutation tried: the slowest.
+    # mutation to try: the slowest.
     with caplog.at_level("INFO"):
         assert fastest({40: {"flash": 2.0, "cudnn": 1.5}, 80: {"flash": 1.0, "efficient": 3.0}, 160: {}}) == {
             40: "cudnn",

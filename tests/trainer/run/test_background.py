@@ -21,9 +21,10 @@ from trainer.run import background
 from trainer.run import checkpoint as module
 from trainer.run.background import CheckpointWriter
 from trainer.run.checkpoint import Checkpoint, list_steps, newest_whole, step_folder
+from trainer.run.distributed import World
 from trainer.settings import CheckpointSettings, EmaSettings, TrainSettings, WatchSettings
 from trainer.stages import StageModel
-from trainer.train import run
+from trainer.train import build_run, run
 
 Save = Callable[[Mapping[str, Tensor], Path], None]
 SAVE: Save = module.save_file  # pyright: ignore
@@ -44,7 +45,7 @@ def assert_same_files(ours: Path, theirs: Path) -> None:
 def test_training_goes_on_while_a_checkpoint_is_written_of_the_step_that_it_is_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # mutations to try: written in the loop (no third step within the time) -> red; tensors handed over without a copy
+    # Mutations tried: written in the loop (no third step within the time) -> red; tensors handed over without a copy
     # (those of step 3) -> red
     went_on: list[bool] = []
 
@@ -67,9 +68,8 @@ def test_training_goes_on_while_a_checkpoint_is_written_of_the_step_that_it_is_o
 def test_the_next_step_runs_while_tensors_are_copied_and_changes_them_only_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # Mutations tried: no wait before the update -> weights of step 3; none before the average takes the weights' place
-    # (the probe of step 2 comes before its checkpoint, so step 3's) -> weights of the average; a wait in `save` (no
-    # forward pass within the time) -> red each.
+    # Mutations tried: no wait before the update -> weights of step 3; a wait in `save` (no forward pass within the
+    # time) -> red each.
     copying, forward, went_on = threading.Event(), StageModel.forward, []
     second = threading.Event()
 
@@ -83,7 +83,10 @@ def test_the_next_step_runs_while_tensors_are_copied_and_changes_them_only_then(
         if not copying.is_set():
             copying.set()
             went_on.append(second.wait(20))
-            time.sleep(0.3)  # the update must not come in between
+            # without a wait in the loop, step 3 is done long before
+            deadline = time.monotonic() + 1
+            while len(losses(tmp_path / "run")) < 3 and time.monotonic() < deadline:
+                time.sleep(0.01)
         COPY(target, value)
 
     probed = WatchSettings(probe_every=1, probe_samples=2, sample_every=0, tensorboard=False, mfu=False)
@@ -95,8 +98,26 @@ def test_the_next_step_runs_while_tensors_are_copied_and_changes_them_only_then(
     assert_same_files(step_folder(tmp_path / "run", 2), step_folder(tmp_path / "short", 2))
 
 
+def test_the_average_takes_the_place_of_the_weights_only_when_they_are_copied(tmp_path: Path):
+    # mutation to try: no wait -> nothing was asked
+    module = build_run(settings(tmp_path / "run"), World(torch.device("cpu"))).train_module
+    assert module.ema is not None
+    weights = list(module.trained.values())
+    for average in module.ema.shadow_params:
+        average.add_(1)
+    before, asked = [value.detach().clone() for value in weights], []
+
+    def settle() -> None:
+        asked.append(all(torch.equal(value, old) for value, old in zip(weights, before, strict=True)))
+
+    module.before_change = settle
+    with module.averaged():
+        assert not torch.equal(weights[0], before[0])
+    assert asked == [True]
+
+
 def test_a_checkpoint_that_a_second_ctrl_c_cuts_off_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    # Mutation tried: no word of it.
+    # mutation to try: no word of it
     go_on = threading.Event()
 
     class Waits(dict[str, dict[str, Tensor]]):

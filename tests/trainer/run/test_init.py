@@ -41,7 +41,7 @@ def assert_starts_as(stage: StageModel, weights: dict[str, torch.Tensor]) -> Non
 
 @pytest.mark.parametrize("form", ["release", "adapter", "unet"])
 def test_stage_1_starts_from_a_pose_encoder_in_every_form(form: str, tmp_path: Path):
-    # mutation to try: nothing copied -> red
+    # Mutation tried: nothing copied -> red
     encoder = build_pose_encoder(WIDTHS, OFFICIAL, 7)
     if form == "release":
         source = tmp_path / "pose_encoder.pth"
@@ -71,7 +71,7 @@ def released(folder: Path, *, base_shift: float = 0.0) -> Path:
 
 
 def test_stage_2_starts_from_the_release_and_takes_its_pose_encoder_along(tmp_path: Path):
-    # mutations to try: the pose encoder left out -> red; loaded again on resume -> red
+    # Mutations tried: the pose encoder left out -> red; loaded again on resume -> red
     source = released(tmp_path / "release")
     expected = torch.load(source / "pytorch_model.bin", weights_only=True)
     settings = settings_for(2, tmp_path / "run", init=str(source), pose_encoder="", max_steps=1)
@@ -115,7 +115,7 @@ def test_a_model_that_uses_some_maps_of_the_pose_encoder_starts_from_all_of_it(t
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path):
-    # mutations to try: no look at the frozen ones -> red; no look at the names -> red
+    # Mutations tried: no look at the frozen ones -> red; no look at the names -> red
     write_pose_encoder(build_pose_encoder((8, 8, 16, 32), OFFICIAL), tmp_path / "wide.safetensors")
     with pytest.raises(UsageError, match=r"--init: .*wide.*do not fit: stage 1 .* differ: .*body.6.*\(32, "):
         started(settings_for(1, tmp_path / "run", init=str(tmp_path / "wide.safetensors")))

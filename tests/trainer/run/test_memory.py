@@ -82,7 +82,7 @@ def test_what_a_pass_keeps_at_the_sizes_of_stable_diffusion_is_what_a_real_one_k
 
 
 def test_gradients_of_an_earlier_pass_lie_beside_those_of_the_next():
-    # mutation to try: none are there whatever is said -> red
+    # Mutation tried: none are there whatever is said -> red
     stage, inputs = stable_diffusion(2, 1, 2, 8)
     one, two = (pass_bytes(stage, inputs, adds_up=adds_up) for adds_up in (False, True))
     trained = 4 * sum(parameter.numel() for parameter in stage.trainable().values())
@@ -92,7 +92,7 @@ def test_gradients_of_an_earlier_pass_lie_beside_those_of_the_next():
 
 
 def test_a_run_that_needs_more_than_it_may_take_is_refused_with_settings_that_fit(tmp_path: Path):
-    # mutations to try: no comparison; advice that names the micro-batch of before -> red each
+    # Mutations tried: no comparison; advice that names the micro-batch of before -> red each
     settings = settings_for(1, tmp_path / "run", max_steps=1)
     prepared = build_run(settings, World(CPU))
     whole, part = (
@@ -122,7 +122,7 @@ def test_a_dry_run_names_settings_for_the_usual_gpus(tmp_path: Path):
 
 
 def test_a_device_that_is_out_of_memory_after_all_says_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # mutation to try: the error let through
+    # Mutation tried: the error let through
     monkeypatch.setattr(StageModel, "forward", _refusing(lambda micro: True))
     settings = settings_for(1, tmp_path / "run", optim=with_micro(2))
     words = r"out of memory \(CUDA out of memory.\). --optim.micro-batch is 2: lower it, add --compute.gradient-check"
@@ -145,7 +145,7 @@ class SeveralWorlds(World):
 def test_the_largest_micro_batch_that_fits_is_found_and_nothing_else_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # mutations to try: gradients left behind; the first candidate taken; this process's own size taken -> red each
+    # Mutations tried: gradients left behind; the first candidate taken; this process's own size taken -> red each
     prepared = build_run(settings_for(1, tmp_path / "run"), World(CPU))
     module = prepared.train_module
     before = {name: value.detach().clone() for name, value in module.trained.items()}
@@ -174,7 +174,7 @@ def _refusing(refused: Callable[[int], bool]) -> Callable[..., torch.Tensor]:
 
 
 def test_a_run_keeps_its_batch_and_its_micro_batch(tmp_path: Path):
-    # mutation to try: the default taken on resume -> red
+    # Mutation tried: the default taken on resume -> red
     output = tmp_path / "run"
     run(settings_for(1, output, max_steps=1, optim=with_micro(2), batch_size=6))
     run(settings_for(1, output, max_steps=2, batch_size=None))
@@ -187,7 +187,7 @@ def test_a_run_keeps_its_batch_and_its_micro_batch(tmp_path: Path):
 def test_a_run_of_an_older_version_goes_on_with_its_whole_share_in_one_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # mutation to try: the default of now -> another loss, in its last bits
+    # Mutation tried: the default of now -> another loss, in its last bits
     monkeypatch.setattr("trainer.settings.MICRO_BATCH_PIXELS", 2 * 64 * 64)
     whole = settings_for(1, tmp_path / "whole", optim=with_micro(4), max_steps=4)
     run(whole)
@@ -208,7 +208,7 @@ def test_stages_have_batches_of_their_own(tmp_path: Path):
 
 
 def test_too_little_shared_memory_is_told_before_the_workers_start(tmp_path: Path):
-    # mutation to try: no check -> red (it trains)
+    # Mutation tried: no check -> red (it trains)
     loader = LoaderSettings(workers=2, prefetch=10**9, block_samples=4)
     with pytest.raises(UsageError, match=r"/dev/shm \(shared memory\) has .* free. Start .* --shm-size=\d+g or more"):
         run(settings_for(1, tmp_path / "run", batch_size=8, loader=loader, data=(images(),)))
@@ -217,7 +217,7 @@ def test_too_little_shared_memory_is_told_before_the_workers_start(tmp_path: Pat
 
 @torch.no_grad()
 def test_the_vae_in_slices_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch):
-    # mutations to try: the last slice left out; no slices (the largest call) -> red each
+    # Mutations tried: the last slice left out; no slices (the largest call) -> red each
     vae = load_base(str(small_base())).vae.eval()
     generator = torch.Generator().manual_seed(0)
     rgb = torch.rand(5, 2, 3, 64, 64, generator=generator) * 2 - 1

@@ -39,12 +39,12 @@ def panel(gains: list[float]) -> list[dict[str, Any]]:
     [([0.0, 0.0001, 0.03, 0.04], 20), ([0.0, 0.0003, -0.0002, 0.0004], None), ([0.0], None), ([], None)],
 )
 def test_the_step_at_which_the_pose_is_learned_is_found_and_noise_is_not(gains: list[float], step: int | None):
-    # mutation to try: a floor of nothing takes noise for learning
+    # Mutation tried: a floor of nothing takes noise for learning
     assert pose_convergence(panel(gains)) == step
 
 
 def test_the_page_of_a_run_marks_that_step(tmp_path: Path):
-    # mutation to try: no mark handed to the chart
+    # Mutation tried: no mark handed to the chart
     import json
 
     run(settings_for(1, tmp_path / "run", max_steps=2))
@@ -68,7 +68,7 @@ class FakeRun:
 
 
 def test_scalars_and_images_go_to_weights_and_biases_if_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # mutations to try: another step; images left out; not closed; the folder's name as id -> red each
+    # Mutations tried: another step; images left out; not closed -> red each
     there, begun = FakeRun(), []
 
     def init(**options: Any) -> FakeRun:
@@ -122,14 +122,14 @@ def restored() -> Iterator[None]:
 def test_products_in_float32_are_exact_where_that_is_asked_for(
     compute: ComputeSettings, precision: str, tmp_path: Path
 ):
-    # mutation to try: left at torch's own
+    # Mutation tried: left at torch's own
     prepare_torch(settings_for(1, tmp_path, compute=compute))
     assert torch.get_float32_matmul_precision() == precision
     assert torch.backends.cudnn.allow_tf32 is (precision == "high")
 
 
 def test_the_matmul_peak_is_measured_on_numbers_as_they_come(monkeypatch: pytest.MonkeyPatch):
-    # mutations to try: ones; the run's own generator -> red each
+    # Mutations tried: ones; the run's own generator -> red each
     seen: list[torch.Tensor] = []
 
     def product(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
@@ -147,7 +147,7 @@ def test_the_matmul_peak_is_measured_on_numbers_as_they_come(monkeypatch: pytest
 def test_compiled_blocks_run_once_before_the_first_step_and_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # mutations to try: no warm-up; its gradients left behind -> red each
+    # Mutations tried: no warm-up; its gradients left behind -> red each
     run(settings_for(1, tmp_path / "plain", max_steps=2))
     forward, step, calls, before_step = StageModel.forward, TrainModule.step, [], []
 
@@ -172,7 +172,7 @@ def test_compiled_blocks_run_once_before_the_first_step_and_change_nothing(
 @pytest.mark.more  # the test above holds the calls; this one that they are the library's
 @pytest.mark.timeout(120)
 def test_the_library_itself_takes_a_run_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # mutation to try: an argument of `init` that the library does not know
+    # Mutation tried: an argument of `init` that the library does not know
     pytest.importorskip("wandb")
     for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
         monkeypatch.setenv(name, value)
