@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ COMPUTED = {1: ("pose_at",), 2: ("temporal_layers", "cross_frame", "pose_at", "j
 PIPELINES = ("diffusers", "diffusers-standalone")
 """Layouts that hold the whole pipeline, with its switches."""
 PIPELINE_MODULE, UNET_MODULE = "pipeline", "followyourpose_unet"
+FROM = "_name_or_path"
+"""Where a part was loaded from: a folder of this machine."""
 UNET_FOLDER, UNET_FILE = "followyourpose_checkpoint-1000", "pytorch_model.bin"
 """As in the release; its sampler is configured for this folder."""
 
@@ -115,11 +118,15 @@ def _check_switches(unet: VideoUNet, facts: WeightsFacts, source: Path, target: 
 
 def _write_diffusers(pipeline: FollowYourPosePipeline, facts: WeightsFacts, output: Path) -> None:
     pipeline.save_pretrained(output)
+    for path in output.rglob("*.json"):
+        values = json.loads(path.read_bytes())
+        if isinstance(values, dict) and values.pop(FROM, None) is not None:
+            write_json(path, values)
 
 
 def _write_standalone(pipeline: FollowYourPosePipeline, facts: WeightsFacts, output: Path) -> None:
     """As `_write_diffusers`, with the source code of both classes of ours, where diffusers looks for it."""
-    pipeline.save_pretrained(output)
+    _write_diffusers(pipeline, facts, output)
     for module, kind, path in (
         (FollowYourPosePipeline.__module__, "FollowYourPosePipeline", f"{PIPELINE_MODULE}.py"),
         (VideoUNet.__module__, "VideoUNet", f"unet/{UNET_MODULE}.py"),

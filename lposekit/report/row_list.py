@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from lposekit.errors import OUTCOME_FACTS
+from lposekit.errors import OUTCOME_FACTS, Outcome
 from lposekit.report.spread import spread
 
 MAX_ROWS = 10_000
 CAPTION_CHARS = 160
 Number = int | float | None
 
+_TOLD = Outcome.KEPT.value
 _COLUMNS = ("key", "outcome", "caption")
 _NO_CAPTION = {outcome.value for outcome, facts in OUTCOME_FACTS.items() if facts.group in ("owner", "rule")}
 
@@ -62,17 +63,19 @@ class RowList:
     def as_json(self, *, public: bool) -> str:
         """The columns as JSON that may stand inside of a page: no character of it can end the element around it.
 
-        public: without captions.
+        public: without captions, and of kept rows only: a row of a public list is known by its key, and nobody is to
+            read here who opted out.
         """
-        names = sorted(set(self.outcomes))
+        taken = [i for i, name in enumerate(self.outcomes) if not public or name == _TOLD]
+        names = sorted({self.outcomes[i] for i in taken})
         place = {name: i for i, name in enumerate(names)}
         values = {
             "total": self.total,
             "outcomes": names,
             "names": self.names,
-            "keys": self.keys,
-            "outcome": [place[name] for name in self.outcomes],
-            "numbers": self.numbers,
+            "keys": [self.keys[i] for i in taken],
+            "outcome": [place[self.outcomes[i]] for i in taken],
+            "numbers": [[column[i] for i in taken] for column in self.numbers],
             "captions": [] if public else self.captions,
         }
         text = json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":"))

@@ -31,6 +31,8 @@ from lposekit.words import counted
 
 MAX_BYTES = 2**28
 """Of a card: it names every shard."""
+CAME_LATER: Mapping[str, JsonValue] = {"image.keep_jpeg": False}
+"""Settings that decide bytes and that older cards lack -> what was done then."""
 CHECKED_BY = "checked_by"
 """Of a model: `sha256`, `sha256 prefix` where its publisher states no more, or `note` of the user."""
 BACKEND = "backend"
@@ -218,7 +220,7 @@ def refuse_other_folder(layout: DatasetLayout, card: DatasetCard) -> bool:
         assert card.fixed is not None
         # Through JSON, so that a tuple equals the list that it is stored as.
         fixed = json.loads(json.dumps(card.fixed))
-        differing = differing_fields(_with_versions(read_card(layout), fixed), fixed)
+        differing = differing_fields(_completed(read_card(layout), fixed), fixed)
         if differing:
             raise UsageError(
                 f"{layout.root} was built with other settings or versions:\n  " + "\n  ".join(differing) + "\n"
@@ -243,14 +245,20 @@ def _refilter_hint(layout: DatasetLayout, differing: Sequence[str]) -> str:
     )
 
 
-def _with_versions(old: DatasetCard, new_fixed: JsonObject) -> JsonObject | None:
-    """What an old card fixes, with the versions that a folder of lposekit 0.1 was built with: it recorded them without
-    binding itself to them."""
-    versions = new_fixed.get("versions")
-    if old.fixed is None or "versions" in old.fixed or not isinstance(versions, Mapping):
-        return old.fixed
-    recorded = old.versions or {}
-    return {**old.fixed, "versions": {name: recorded.get(name) for name in versions}}
+def _completed(old: DatasetCard, new_fixed: JsonObject) -> JsonObject | None:
+    """What an old card fixes, with what it does not name: settings that came later, and the versions that a folder of
+    lposekit 0.1 was built with, which recorded them without binding itself to them."""
+    if old.fixed is None:
+        return None
+    fixed, versions, settings = dict(old.fixed), new_fixed.get("versions"), old.fixed.get("settings")
+    if isinstance(settings, Mapping):
+        new = new_fixed.get("settings")
+        later = {name: value for name, value in CAME_LATER.items() if isinstance(new, Mapping) and name in new}
+        fixed["settings"] = {**later, **settings}
+    if "versions" not in fixed and isinstance(versions, Mapping):
+        recorded = old.versions or {}
+        fixed["versions"] = {name: recorded.get(name) for name in versions}
+    return fixed
 
 
 def bind_models(layout: DatasetLayout, models: JsonObject) -> None:

@@ -1,7 +1,8 @@
 """Where files are pushed to: a folder, an object store, or a repository on the Hugging Face hub.
 
-Each takes one file after the other, and is told at the end which of them are all that there is: files of ours from an
-earlier push that are not among them go, since what was taken out of a dataset must not stay there.
+What is pushed replaces what an earlier push put there, and removes what that one had and this one has not: what was
+taken out of a dataset must not stay. So a place belongs to the pushes of one kind (`_dataset/pushed.json` says so); a
+place that holds the same names by other hands is refused before anything is written (`claim`).
 """
 
 from __future__ import annotations
@@ -18,30 +19,39 @@ from lposekit.remote.places import is_remote
 from lposekit.remote.retries import with_retries
 from lposekit.shards.files import disk_error, refuse_links, replacing
 from lposekit.store import LocalStore
-from lposekit.store_reads import walk
+from lposekit.store_reads import read_whole, walk
 
 HUB = "hub:"
 _GOES_WITH_COMMIT_BYTES = 10 * 2**20
 """The hub takes larger files apart from their commit, whatever they are."""
 _REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*", re.ASCII)
-_OURS = re.compile(r"(\d{5,18}(\.tar|\.parquet|_stats\.json)|_dataset/.*|README\.md|index\.html)", re.ASCII)
-"""Names that a push of a dataset writes. What else lies there is left alone."""
+_LOG_IN = "Log in with `hf auth login` (or HF_TOKEN) as somebody who may write there, then run the same command again."
+_MAX_READ_BYTES = 2**24
 T = TypeVar("T")
 
 
 class Destination(Protocol):
-    """A place for the files of one push."""
+    """A place for files. All raise LposekitError for what cannot be read or written."""
 
-    def put(self, name: str, path: Path) -> None:
-        """Take a file. Its bytes are there, or bound to come, when this returns: the local file may go.
-
-        Raises:
-            LposekitError: it cannot be written.
-        """
+    def names(self) -> set[str]:
+        """What lies there."""
         ...
 
-    def finish(self, names: Collection[str]) -> None:
-        """Make what was put visible, and remove files of earlier pushes that are not in `names`."""
+    def read(self, name: str) -> bytes:
+        """A small file that lies there."""
+        ...
+
+    def put(self, name: str, path: Path) -> None:
+        """Take a file. Its bytes are there, or bound to come, when this returns: the local file may go."""
+        ...
+
+    def withdraw(self, name: str) -> None:
+        """Take away a file that would be wrong beside those that are put next; nothing to do where all of a push
+        becomes visible at once."""
+        ...
+
+    def finish(self, stale: Collection[str]) -> None:
+        """Make what was put visible, and remove `stale`."""
         ...
 
 
@@ -68,6 +78,14 @@ class LocalFolder:
             refuse_links(root)
         self._root = root
 
+    def names(self) -> set[str]:
+        if not self._root.is_dir():
+            return set()
+        return {name for name, kind in walk(LocalStore(self._root)) if kind == "file"}
+
+    def read(self, name: str) -> bytes:
+        return read_whole(LocalStore(self._root), name, _MAX_READ_BYTES)
+
     def put(self, name: str, path: Path) -> None:
         target = self._root / name
         try:
@@ -77,10 +95,12 @@ class LocalFolder:
         except OSError as error:
             raise disk_error(error, target) from error
 
-    def finish(self, names: Collection[str]) -> None:
-        there = [name for name, kind in walk(LocalStore(self._root)) if kind == "file"]
-        for name in stale(there, names):
-            (self._root / name).unlink()
+    def withdraw(self, name: str) -> None:
+        (self._root / name).unlink(missing_ok=True)
+
+    def finish(self, stale: Collection[str]) -> None:
+        for name in sorted(stale):
+            self.withdraw(name)
 
 
 class ObjectStore:
@@ -97,14 +117,22 @@ class ObjectStore:
             ) from error
         self._prefix = url.partition("://")[2]
 
+    def names(self) -> set[str]:
+        found = self._do(lambda: self._system.find(self._prefix, refresh=True), f"list {self._url}")
+        return {path.removeprefix(f"{self._prefix}/") for path in found}
+
+    def read(self, name: str) -> bytes:
+        return self._do(lambda: self._system.cat_file(f"{self._prefix}/{name}"), f"read {self._url}/{name}")
+
     def put(self, name: str, path: Path) -> None:
         self._do(lambda: self._system.put_file(str(path), f"{self._prefix}/{name}"), f"write {self._url}/{name}")
 
-    def finish(self, names: Collection[str]) -> None:
-        found = self._do(lambda: self._system.find(self._prefix, refresh=True), f"list {self._url}")
-        there = [path.removeprefix(f"{self._prefix}/") for path in found]
-        for name in stale(there, names):
-            self._do(lambda name=name: self._system.rm_file(f"{self._prefix}/{name}"), f"remove {self._url}/{name}")
+    def withdraw(self, name: str) -> None:
+        self._do(lambda: self._system.rm_file(f"{self._prefix}/{name}"), f"remove {self._url}/{name}")
+
+    def finish(self, stale: Collection[str]) -> None:
+        for name in sorted(stale):
+            self.withdraw(name)
 
     def _do(self, call: Callable[[], T], what: str) -> T:
         try:
@@ -130,6 +158,17 @@ class HubRepository:
         self._api = self._client.HfApi()
         self._added: list[Any] = []
         self._call(lambda: self._api.create_repo(name, repo_type=kind, private=private, exist_ok=True), "open")
+        if private and not self._call(lambda: self._api.repo_info(name, repo_type=kind), "look at").private:
+            raise UsageError(
+                f"--private: hub:{name} is there and is public. Make it private on the hub, or drop the flag."
+            )
+
+    def names(self) -> set[str]:
+        return set(self._call(lambda: self._api.list_repo_files(self._name, repo_type=self._kind), "list"))
+
+    def read(self, name: str) -> bytes:
+        path = self._call(lambda: self._api.hf_hub_download(self._name, name, repo_type=self._kind), f"read {name} of")
+        return Path(path).read_bytes()
 
     def put(self, name: str, path: Path) -> None:
         # what is small goes with the commit, when the file is gone
@@ -140,9 +179,11 @@ class HubRepository:
         )
         self._added.append(add)
 
-    def finish(self, names: Collection[str]) -> None:
-        there = self._call(lambda: self._api.list_repo_files(self._name, repo_type=self._kind), "list")
-        removed = [self._client.CommitOperationDelete(path_in_repo=name) for name in stale(there, names)]
+    def withdraw(self, name: str) -> None:
+        """Nobody sees a part of a push."""
+
+    def finish(self, stale: Collection[str]) -> None:
+        removed = [self._client.CommitOperationDelete(path_in_repo=name) for name in sorted(stale)]
         self._call(
             lambda: self._api.create_commit(
                 self._name, [*self._added, *removed], commit_message="lposekit push", repo_type=self._kind
@@ -151,17 +192,13 @@ class HubRepository:
         )
 
     def _call(self, call: Callable[[], T], what: str) -> T:
-        errors = importlib.import_module("huggingface_hub.errors")
         try:
             return call()
-        except (errors.HfHubHTTPError, errors.LocalTokenNotFoundError, OSError) as error:
+        except LposekitError:
+            raise
+        except Exception as error:  # of the client, of what it talks through, of the network: no common kind
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise LposekitError(
-                f"cannot {what} hub:{self._name}: {lines[0] if lines else type(error).__name__}. Log in with "
-                "`hf auth login` (or HF_TOKEN), then run the same command again."
-            ) from error
-
-
-def stale(there: Collection[str], names: Collection[str]) -> list[str]:
-    """Files of ours that lie there and were not written now."""
-    return sorted(name for name in there if name not in names and _OURS.fullmatch(name))
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            advice = _LOG_IN if status in (401, 403) else "Run the same command again."
+            told = lines[0] if lines else type(error).__name__
+            raise LposekitError(f"cannot {what} hub:{self._name}: {told}. {advice}") from error

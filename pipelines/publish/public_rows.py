@@ -7,9 +7,11 @@ part of an address that looks like a key.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -24,8 +26,16 @@ from pipelines.fetch.urls import WebUrl, parse_web_url
 
 STORED = "success"
 """Status of rows that have a sample."""
-_LOCAL_NAMES = ("localhost", "local", "internal", "lan", "home", "corp", "intranet", "home.arpa")
+_LOCAL_NAMES = (
+    *("localhost", "localdomain", "local", "internal", "private", "lan", "home", "corp", "intranet", "home.arpa"),
+    *("svc", "fritz.box", "ts.net", "nip.io", "sslip.io", "xip.io"),
+)
 """Names, and endings of names, that mean something on one network only (RFC 6762, RFC 8375, and by custom)."""
+_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>\\]+")
+_PLACE = re.compile(r"""(?:^|[\s"'=:(,\[{])(?:file:)?(?:~[\w.-]*/\S|/[\w.@+ -]+/\S|[A-Za-z]:[/\\]\S|\\\\\w)""")
+"""A path of some machine, anywhere in a text."""
+_PLACE_COLUMNS = ("url", "path")
+LICENCES = ("licence", "license", "LICENSE", "License")
 
 
 @dataclass(slots=True)
@@ -40,6 +50,8 @@ class PublicRows:
     needs_address: bool
     allow_private_addresses: bool = False
     left_out: Counter[str] = field(default_factory=Counter)
+    licences: Counter[str] = field(default_factory=Counter)
+    """Of the rows that were told, where the list stated them."""
 
     def of(self, table: pa.Table) -> pa.Table:
         """The rows of a shard's table that may be told, with what may be told of them."""
@@ -47,7 +59,13 @@ class PublicRows:
 
     def rows(self, rows: Iterable[Columns]) -> Iterator[Columns]:
         """As `of`, of rows."""
-        return (_told(columns) for columns in rows if columns["status"] == STORED and self._may_be_told(columns))
+        for columns in rows:
+            if columns["status"] == STORED and self._may_be_told(columns):
+                public = told_row(columns)
+                name = next((name for name in LICENCES if name in public), None)
+                if name is not None:
+                    self.licences[str(public[name] or "not stated")] += 1
+                yield public
 
     def _may_be_told(self, columns: Columns) -> bool:
         reason = self._why_not(columns)
@@ -83,14 +101,45 @@ def is_private_host(host: str) -> bool:
     return "." not in name or any(name.endswith(f".{local}") for local in _LOCAL_NAMES)
 
 
-def _told(columns: Columns) -> Columns:
-    return {**{name: told(value) for name, value in columns.items()}, "caption": columns.get("caption")}
+def told_row(values: Columns) -> Columns:
+    """What may be told of a row, or of a sample's json. The caption is a stranger's text, and stays as it is."""
+    return {name: _told_cell(name, value) for name, value in values.items()}
+
+
+def _told_cell(name: str, value: object) -> object:
+    if name == "caption":
+        return value
+    if name in _PLACE_COLUMNS and isinstance(value, str):
+        # a local file, which nobody else can fetch; of an address, its host was judged with the row
+        return stored_address(value, "safe") if "://" in value else None
+    return told(value)
 
 
 def told(value: object) -> object:
-    """What may be told of a value: no path of a machine, no address with a key, at any depth."""
+    """What may be told of a value, at any depth: no path of a machine, no address of one network, no key in an address.
+
+    A text that holds one of the first two is not told at all.
+    """
     if isinstance(value, str):
-        return None if is_place(value) else stored_address(value, "safe")
+        return _told_text(value)
     if isinstance(value, Mapping):
         return {name: told(item) for name, item in value.items()}
-    return [told(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, bytes):
+        return None
+    return [told(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _told_text(text: str) -> str | None:
+    addresses = _ADDRESS.findall(text)
+    if is_place(text) or _PLACE.search(_ADDRESS.sub("", text)) or any(map(_is_private, addresses)):
+        return None
+    return _ADDRESS.sub(lambda found: stored_address(found[0], "safe"), text)
+
+
+def _is_private(address: str) -> bool:
+    """Whether an address is of one network, or of somebody's machine or account (`file:`, `s3:`)."""
+    try:
+        parts = urlsplit(address)
+        return parts.scheme.lower() not in ("http", "https") or is_private_host(parts.hostname or "")
+    except ValueError:
+        return True

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
+import os
+import secrets
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lposekit.errors import UsageError
+from lposekit.remote.places import is_remote
 from lposekit.shards.dataset import open_dataset
 from lposekit.shards.layout import DatasetLayout
 from lposekit.words import counted
 from pipelines.fetch.policy import Blocklist
 from pipelines.fetch.removals import read_removals
-from pipelines.publish.destinations import Destination, destination
+from pipelines.job.lock import driver_lock
+from pipelines.publish.claim import PUSHED, Claim, claimed, marker_of, write_claim
+from pipelines.publish.destinations import HUB, destination
 from pipelines.publish.public_files import File, dataset_files, index_files
 from pipelines.publish.public_rows import PublicRows
 from pipelines.publish.settings import PushSettings
@@ -73,6 +80,7 @@ def push_dataset(settings: PushSettings, *, dry_run: bool = False) -> PushReport
         raise UsageError(
             f"{settings.source}: a dataset of kind {dataset.card.kind!r} cannot be pushed, only images and clips."
         )
+    _place_apart(settings)
     layout = DatasetLayout(settings.source)
     rules = PublicRows(
         Blocklist.from_files(settings.blocklist),
@@ -81,11 +89,28 @@ def push_dataset(settings: PushSettings, *, dry_run: bool = False) -> PushReport
         settings.allow_private_addresses,
     )
     what = "the dataset with its images" if settings.with_images else "an index without images"
-    with tempfile.TemporaryDirectory(prefix="lposekit-push-") as folder:
-        make = dataset_files if settings.with_images else index_files
-        with closing(make(dataset, rules, Path(folder))) as files:
-            names, num_bytes = _send(files, settings, of_run=False, dry_run=dry_run)
+    make = dataset_files if settings.with_images else index_files
+    with (
+        tempfile.TemporaryDirectory(prefix="lposekit-push-") as folder,
+        _held(layout),
+        closing(make(dataset, rules, Path(folder), with_page=not dry_run)) as files,
+    ):
+        names, num_bytes = _send(files, settings, "dataset", dry_run=dry_run)
     return PushReport(str(settings.to), what, names, num_bytes, rules.left_out, dry_run)
+
+
+@contextlib.contextmanager
+def _held(layout: DatasetLayout) -> Iterator[None]:
+    """Keep builds and removals out of a folder while it is read, where this process may write into it.
+
+    Raises:
+        UsageError: one of them is at work.
+    """
+    if is_remote(layout.root) or not os.access(layout.meta, os.W_OK):
+        yield
+        return
+    with driver_lock(layout, secrets.token_hex(4)):
+        yield
 
 
 def push_folder(folder: Path, settings: PushSettings, *, dry_run: bool = False) -> PushReport:
@@ -95,26 +120,54 @@ def push_folder(folder: Path, settings: PushSettings, *, dry_run: bool = False) 
         UsageError, LposekitError: as `push_dataset`.
     """
     files = [(path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*")) if path.is_file()]
-    names, num_bytes = _send(files, settings, of_run=True, dry_run=dry_run)
+    names, num_bytes = _send(files, settings, "run", dry_run=dry_run)
     return PushReport(str(settings.to), "the weights of the run", names, num_bytes, dry_run=dry_run)
 
 
-def _send(files: Iterable[File], settings: PushSettings, *, of_run: bool, dry_run: bool) -> tuple[tuple[str, ...], int]:
+def _send(files: Iterable[File], settings: PushSettings, what: str, *, dry_run: bool) -> tuple[tuple[str, ...], int]:
     """Names and bytes of all files, which are sent unless this is a dry run."""
-    place: Destination | None = None
-    if settings.to is None:
-        raise UsageError(
-            "push: nowhere is named to push to. Give --to hub:USER/NAME, --to s3://bucket/prefix or a folder."
-        )
-    if not dry_run:
-        place = destination(settings.to, of_run=of_run, private=settings.private)
+    to = _place_apart(settings)
+    if dry_run:
+        sizes = [(name, path.stat().st_size) for name, path in files]
+        return tuple(name for name, _ in sizes), sum(size for _, size in sizes)
+    place = destination(to, of_run=what == "run", private=settings.private)
+    claim = claimed(place, what, to)
     names, num_bytes = list[str](), 0
-    for name, path in files:
+    for name, path in itertools.chain(_claim_file(claim, what), files):
+        if name in claim.others:
+            logger.info("push: %s stays as it is there, since no push wrote it", name)
+            continue
+        if (marker := marker_of(name)) in claim.there - set(names):
+            place.withdraw(str(marker))  # a shard is not whole while its files are replaced
+        logger.info("push: %s", name)
+        place.put(name, path)
         names.append(name)
         num_bytes += path.stat().st_size
-        if place is not None:
-            logger.info("push: %s", name)
-            place.put(name, path)
-    if place is not None:
-        place.finish(set(names))
+    place.finish(claim.stale(names) if what == "dataset" else ())
     return tuple(names), num_bytes
+
+
+def _place_apart(settings: PushSettings) -> str:
+    """The place that is named.
+
+    Raises:
+        UsageError: there is none, or it is the source itself.
+    """
+    if settings.to is None:
+        raise UsageError("push: no place is named. Give --to hub:USER/NAME, --to s3://bucket/prefix or a folder.")
+    assert settings.source is not None
+    is_local = "://" not in settings.to and not settings.to.startswith(HUB)
+    if is_local and Path(settings.to).resolve().is_relative_to(settings.source.resolve()):
+        raise UsageError(
+            f"--to {settings.to}: lies in {settings.source}, which holds its own files only. Name another."
+        )
+    if settings.to.rstrip("/") == str(settings.source).rstrip("/"):
+        raise UsageError(f"--to {settings.to}: is the source. Name another place.")
+    return settings.to
+
+
+def _claim_file(claim: Claim, what: str) -> Iterator[File]:
+    with tempfile.TemporaryDirectory(prefix="lposekit-push-") as folder:
+        path = Path(folder) / "pushed.json"
+        write_claim(claim, what, path)
+        yield PUSHED, path

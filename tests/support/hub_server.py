@@ -57,6 +57,9 @@ class Hub:
             return self._create(json.loads(body))
         if match := re.fullmatch(r"/(datasets/)?([\w./-]+)\.git/info/lfs/objects/batch", path):
             return 200, self._batch(json.loads(body))
+        if match := re.fullmatch(r"/api/(models|datasets)/([\w.-]+/[\w.-]+)", path):
+            private = self.private.get(f"{match[1]}/{match[2]}", False)
+            return 200, {"id": match[2], "private": private, "siblings": [], "tags": [], "downloads": 0, "likes": 0}
         match = re.fullmatch(r"/api/(models|datasets)/([\w.-]+/[\w.-]+)/(preupload|commit|tree)/main", path)
         repository = f"{match[1]}/{match[2]}" if match else ""
         if match is None or repository not in self.repositories:
@@ -67,6 +70,11 @@ class Hub:
             return self._commit(repository, body)
         files = self.repositories[repository]
         return 200, [{"type": "file", "path": name, "oid": "0" * 40, "size": len(files[name])} for name in files]
+
+    def file(self, path: str) -> bytes | None:
+        """A file that is asked for by its address; None for all other requests."""
+        match = re.fullmatch(r"/(datasets/)?([\w.-]+/[\w.-]+)/resolve/main/(.+)", path)
+        return None if match is None else self.repositories[f"{(match[1] or 'models/')}{match[2]}"].get(match[3])
 
     def _create(self, wanted: dict[str, Any]) -> tuple[int, Any]:
         kind, owner = wanted.get("type") or "model", wanted.get("organization") or "me"
@@ -138,15 +146,21 @@ def hub_server() -> Iterator[Hub]:
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             path = self.path.partition("?")[0]
+            if (found := hub.file(path)) is not None:
+                self._send(200, found, {"ETag": '"0"', "X-Repo-Commit": "1" * 40})
+                return
             status, value = hub.answer(self.command, path, body, self.headers.get("Authorization", ""))
-            data = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-        do_GET = do_POST = do_PUT = _serve
+        def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(data))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data)
+
+        do_GET = do_HEAD = do_POST = do_PUT = _serve
 
         def log_message(self, *_: object) -> None:
             pass

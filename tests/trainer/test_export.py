@@ -46,6 +46,10 @@ def test_a_run_exported_for_diffusers_draws_the_same_bytes(tmp_path: Path, stage
     before, after = pipeline_of(SampleSettings(run=run)), pipeline_of(SampleSettings(run=tmp_path / "out"))
     assert np.array_equal(drawn(before), drawn(after))
     assert f"stage {stage}" in (tmp_path / "out" / "README.md").read_text()
+    # Mutation tried: configurations as they are saved -> the base's folder is told.
+    again = export_run(tmp_path / "out", "diffusers", tmp_path / "again")
+    texts = [(tmp_path / "again" / name).read_text() for name in again.files if name.endswith(".json")]
+    assert not any("_name_or_path" in text or str(tmp_path) in text for text in texts)
 
 
 ALONE = """

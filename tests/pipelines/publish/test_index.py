@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from lposekit.shards.verify import verify_dataset
 from pipelines.fetch.removals import read_entries
 from pipelines.fetch.settings import FetchSettings
 from pipelines.image.index_settings import MaterializeSettings
+from pipelines.job.lock import driver_lock
+from pipelines.publish.destinations import LocalFolder
+from pipelines.publish.public_files import public_card
+from pipelines.publish.public_rows import told
 from pipelines.publish.push import PushReport, push_dataset
 from pipelines.publish.settings import PushSettings
 from pipelines.recipes import build_images, materialize, retry
@@ -91,7 +96,7 @@ def test_an_index_holds_no_pixels_and_nothing_private(built: tuple[BadServer, Pa
     names = {path.relative_to(tmp_path / "index").as_posix() for path in (tmp_path / "index").rglob("*.*")}
     assert names == {
         *("00000.parquet", "00001.parquet", "00002.parquet"),
-        *("README.md", "index.html", "_dataset/dataset.json"),
+        *("README.md", "index.html", "_dataset/dataset.json", "_dataset/pushed.json"),
     }
     everything = b"".join(path.read_bytes() for path in (tmp_path / "index").rglob("*.*"))
     assert str(tmp_path).encode() not in everything
@@ -248,6 +253,114 @@ def test_with_images_the_dataset_opens_and_verifies(built: tuple[BadServer, Path
     assert b"/home/me" not in everything
     thumbnails = (tmp_path / "public" / "_dataset" / "thumbnails").iterdir()
     assert sum(pq.read_table(path).num_rows for path in thumbnails) == 0
+
+
+def test_a_push_into_its_source_or_over_another_dataset_is_refused(
+    built: tuple[BadServer, Path], tmp_path: Path
+) -> None:
+    # Mutations tried: the place not compared with the source; no look at what lies there -> a dataset is lost.
+    _, dataset = built
+    other = tmp_path / "other"
+    shutil.copytree(dataset, other)
+    kinds = ("*.tar", "*.parquet", "*.json")
+    before = {path: path.read_bytes() for kind in kinds for root in (dataset, other) for path in root.rglob(kind)}
+    for place in (dataset, dataset / "public", other):
+        with pytest.raises(UsageError, match="--to"):
+            pushed(dataset, place)
+        assert all(path.read_bytes() == data for path, data in before.items())
+
+
+def test_a_readme_of_others_stays(built: tuple[BadServer, Path], tmp_path: Path) -> None:
+    # Mutation tried: written over -> red.
+    _, dataset = built
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "README.md").write_text("mine")
+    for _ in range(2):
+        pushed(dataset, tmp_path / "site")
+        assert (tmp_path / "site" / "README.md").read_text() == "mine"
+    assert (tmp_path / "site" / "00000.parquet").is_file()
+
+
+def test_a_push_while_a_build_or_a_removal_is_at_work_is_refused(built: tuple[BadServer, Path], tmp_path: Path) -> None:
+    # Mutation tried: no lock -> red.
+    _, dataset = built
+    with driver_lock(DatasetLayout(dataset), "other"), pytest.raises(UsageError, match="is being built"):
+        pushed(dataset, tmp_path / "index")
+
+
+def test_an_old_marker_does_not_stand_beside_new_files(
+    built: tuple[BadServer, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutation tried: the marker left until its turn -> a shard that verify calls damaged.
+    _, dataset = built
+    pushed(dataset, tmp_path / "public", with_images=True)
+    put = LocalFolder.put
+
+    def put_until_the_second_shard(place: LocalFolder, name: str, path: Path) -> None:
+        put(place, name, path)
+        if name == "00001.tar":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalFolder, "put", put_until_the_second_shard)
+    with pytest.raises(KeyboardInterrupt):
+        pushed(dataset, tmp_path / "public", with_images=True)
+    assert sorted(path.name for path in (tmp_path / "public").glob("*_stats.json")) == [
+        *("00000_stats.json", "00002_stats.json"),
+    ]
+
+
+def test_the_page_does_not_go_where_rows_are_left_out_and_names_no_row_that_was_refused(
+    built: tuple[BadServer, Path], tmp_path: Path
+) -> None:
+    # Mutations tried: the page pushed whatever is left out; all rows listed on a public page -> red.
+    _, dataset = built
+    listed = tmp_path / "removals.txt"
+    listed.write_text("000010001\n")
+    remove(dataset, read_entries(listed))
+    pushed(dataset, tmp_path / "index")
+    page = (tmp_path / "index" / "index.html").read_text()
+    assert "000010001" not in page
+    assert "000000000" in page
+    listed.write_text("127.0.0.1\n")
+    assert pushed(dataset, tmp_path / "blocked", blocklist=(listed,)).left_out == {"blocked": 5}
+    assert not (tmp_path / "blocked" / "index.html").exists()
+
+
+TELLING = {
+    "path behind a space": " /home/me/x.jpg",
+    "path in a sentence": "see /home/me/x.jpg",
+    "path in json": '{"p":"/home/me"}',
+    "path of another machine": "me@nas:/home/me",
+    "address of one network": "http://10.0.0.3/a",
+    "name of one network": "http://nas.lan/a",
+    "bucket": "s3://mine/list.parquet",
+    "nested": {"a": ["x", {"b": "/home/me"}]},
+    "bytes": b"/home/me",
+}
+
+
+@pytest.mark.parametrize("value", TELLING.values(), ids=TELLING)
+def test_values_that_tell_of_a_machine_are_not_told(value: object) -> None:
+    # Mutation tried: the start of a text looked at alone -> most are told.
+    text = json.dumps(told({"value": value}), default=str)
+    assert not any(word in text for word in ("home", "10.0.0.3", "nas", "mine"))
+
+
+def test_other_values_are_told_without_keys() -> None:
+    # Mutation tried: addresses within texts as they are -> the token is told.
+    assert told("x https://u:p@h.example/?token=S&w=3 y") == "x https://h.example/?w=3 y"
+    for value in ("and/or", "1 / 2", "CC BY 4.0", "https://images.example/a/b.jpg", 3, None, True, "w/o", "a: b"):
+        assert told(value) == value
+
+
+def test_the_card_that_goes_names_no_list_and_no_account(built: tuple[BadServer, Path]) -> None:
+    # Mutation tried: the settings as they are shown at home -> red.
+    _, dataset = built
+    card = lposekit.open_dataset(dataset).card
+    settings = {**(card.settings or {}), "input": ["https://me:pw@h.example/l.parquet?X-Amz-Signature=S"]}
+    settings |= {"ray_address": "ray://10.0.0.3:10001", "fetch.blocklist": ["../client/list.csv"]}
+    text = json.dumps(public_card(replace(card, settings=settings, warnings=["/home/me/l.csv: no column"])).as_json())
+    assert not any(word in text for word in ("pw@", "Signature", "10.0.0.3", "client", "/home"))
 
 
 def test_a_later_push_takes_away_what_is_no_longer_there_and_leaves_foreign_files(

@@ -54,15 +54,31 @@ def test_the_hub_gets_what_a_folder_gets_and_a_failed_push_goes_on(dataset: Path
         assert "hub:me/index" in failed.stderr
         assert "Traceback" not in failed.stderr
         assert files_on(hub, "datasets/me/index") == {}, "half a push is seen"
-        hub.repositories["datasets/me/index"] |= {"00009.parquet": b"of before", "NOTES.md": b"mine"}
-        done = push(dataset, "hub:me/index", hub.environment(), "--private")
+        done = push(dataset, "hub:me/index", hub.environment())
         assert done.returncode == 0, done.stderr
         assert hub.commits == 1
-        assert files_on(hub, "datasets/me/index") == {**local, "NOTES.md": b"mine"}
-        assert hub.private["datasets/me/index"] is False, "an existing repository was changed"
+        assert files_on(hub, "datasets/me/index") == local
+        hub.repositories["datasets/me/index"] |= {"00009.parquet": b"of before", "NOTES.md": b"mine"}
         uploads = hub.uploads
         assert push(dataset, "hub:me/index", hub.environment()).returncode == 0
         assert hub.uploads == uploads, "what was there was sent again"
+        assert files_on(hub, "datasets/me/index") == {**local, "NOTES.md": b"mine"}
+
+
+def test_a_repository_of_others_is_left_alone(dataset: Path) -> None:
+    # Mutations tried: no look at what lies there -> overwritten; `--private` ignored for a public repository -> red.
+    with hub_server() as hub:
+        hub.repositories["datasets/me/theirs"] = {"00000.tar": b"theirs", "README.md": b"theirs"}
+        done = push(dataset, "hub:me/theirs", hub.environment())
+        assert done.returncode == 2
+        assert "no push put there" in done.stderr
+        assert hub.commits == 0
+        hub.repositories["datasets/me/card"] = {".gitattributes": b"", "README.md": b"mine"}
+        refused = push(dataset, "hub:me/card", hub.environment(), "--private")
+        assert (refused.returncode, hub.commits) == (2, 0)
+        assert push(dataset, "hub:me/card", hub.environment()).returncode == 0
+        assert hub.repositories["datasets/me/card"]["README.md"] == b"mine"
+        assert "00000.parquet" in hub.repositories["datasets/me/card"]
 
 
 def test_without_a_token_the_hub_says_what_to_do(dataset: Path, tmp_path: Path) -> None:
@@ -79,9 +95,13 @@ def test_without_a_token_the_hub_says_what_to_do(dataset: Path, tmp_path: Path) 
 def test_an_object_store_gets_what_a_folder_gets(dataset: Path, local: dict[str, bytes], tmp_path: Path) -> None:
     # Mutation tried: the prefix left out -> other names.
     with s3_server.s3_server() as server:
-        server.put_file(tmp_path / "local" / "README.md", "mine/index/00009.parquet")
+        server.put_file(tmp_path / "local" / "README.md", "theirs/00009.parquet")
+        assert push(dataset, "s3://bucket/theirs", server.environment()).returncode == 2
         done = push(dataset, "s3://bucket/mine/index", server.environment())
         assert done.returncode == 0, done.stderr
+        assert server.files("mine/index") == local
+        server.put_file(tmp_path / "local" / "README.md", "mine/index/00009.parquet")
+        assert push(dataset, "s3://bucket/mine/index", server.environment()).returncode == 0
         assert server.files("mine/index") == local
 
 
