@@ -59,8 +59,11 @@ def read_index_card(layout: DatasetLayout) -> DatasetCard:
 
 def index_shards(layout: DatasetLayout) -> list[int]:
     """Numbers of the shards, ascending."""
-    found = (_TABLE.fullmatch(name) for name, kind in layout.store.list().items() if kind == "file")
-    return sorted(int(match[1]) for match in found if match)
+    found = {name: _TABLE.fullmatch(name) for name, kind in layout.store.list().items() if kind == "file"}
+    numbers = sorted(int(match[1]) for match in found.values() if match)
+    if wrong := [name for name, match in found.items() if match and name != f"{shard_name(int(match[1]))}.parquet"]:
+        raise LposekitError(f"{layout.root}: {wrong[0]} is no name of a shard. Get the index again.")
+    return numbers
 
 
 def load_index_shard(plan: IndexPlan, target: DatasetLayout) -> tuple[ShardPlan, EarlierRows]:
@@ -86,7 +89,10 @@ def _checked_rows(layout: DatasetLayout, shard: int) -> list[Columns]:
         raise LposekitError(f"{path}: has no column {', '.join(missing)}. Get the index again.")
     if table.num_rows > _MAX_ROWS:
         raise LposekitError(f"{path}: has {table.num_rows} rows; a shard has at most {_MAX_ROWS}. Get the index again.")
-    rows = table.to_pylist()
+    try:
+        rows = table.to_pylist()
+    except (ValueError, OverflowError) as error:  # a text that is no UTF-8, a year beyond Python's
+        raise LposekitError(f"{path}: has a value that cannot be read ({error}). Get the index again.") from error
     before = ""
     for columns in rows:
         if problem := _problem_of(columns, shard, before):
@@ -104,6 +110,8 @@ def _problem_of(columns: Columns, shard: int, before: str) -> str | None:
         return f"row {key} does not come after {before}"
     if not isinstance(columns["sha256"], str) or not _SHA256.fullmatch(columns["sha256"]):
         return f"row {key} has no sha256"
+    if wrong := [name for name in ("url", "caption") if not isinstance(columns[name], str | None)]:
+        return f"row {key} has a {wrong[0]} that is no text"
     return None
 
 

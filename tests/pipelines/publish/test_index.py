@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -194,11 +196,17 @@ def test_another_index_does_not_continue_the_folder(built: tuple[BadServer, Path
 
 
 def damage(index: Path, column: str, row: int, value: object) -> None:
+    """Puts a value into a row; of another type, into a column of that type alone."""
     path = index / "00000.parquet"
     table = pq.read_table(path)
-    rows = table.to_pylist()
-    rows[row][column] = value
-    pq.write_table(table.from_pylist(rows, schema=table.schema), path)
+    values = table[column].to_pylist()
+    values[row] = value
+    place = table.schema.get_field_index(column)
+    try:
+        changed = pa.array(values, table.schema.field(column).type)
+    except pa.ArrowTypeError:
+        changed = pa.array([value] * len(values))
+    pq.write_table(table.set_column(place, column, changed), path)
 
 
 DAMAGE = {
@@ -207,6 +215,8 @@ DAMAGE = {
     "key twice": ("key", "000000000", "does not come after"),
     "no key": ("key", None, "no key of shard 00000"),
     "no hash": ("sha256", None, "no sha256"),
+    "a number for a url": ("url", 7, "a url that is no text"),
+    "an object for a caption": ("caption", {"a": 1}, "a caption that is no text"),
     "no poses": ("persons", None, "no poses"),
     "poses of another length": ("persons", [{"bbox": [0, 0, 1], "bbox_score": 1, "keypoints": [1]}], "cannot be read"),
 }
@@ -216,11 +226,20 @@ DAMAGE = {
 def test_a_strangers_index_is_checked_before_it_is_believed(
     built: tuple[BadServer, Path], tmp_path: Path, column: str, value: object, words: str
 ) -> None:
-    # Mutation tried: no check of keys -> a member of that name lies in the tar.
+    # Mutations tried: no check of keys -> a member of that name lies in the tar; none of urls -> a TypeError.
     _, dataset = built
     pushed(dataset, tmp_path / "index")
     damage(tmp_path / "index", column, 1, value)
     with pytest.raises(LposekitError, match=words):
+        materialize(settings_of(tmp_path / "index", tmp_path / "again"), execute=execute_here)
+
+
+def test_two_names_of_one_shard_are_refused(built: tuple[BadServer, Path], tmp_path: Path) -> None:
+    # Mutation tried: any number of zeros -> shard 0 is planned twice.
+    _, dataset = built
+    pushed(dataset, tmp_path / "index")
+    shutil.copy(tmp_path / "index" / "00000.parquet", tmp_path / "index" / "000000.parquet")
+    with pytest.raises(LposekitError, match="000000.parquet is no name of a shard"):
         materialize(settings_of(tmp_path / "index", tmp_path / "again"), execute=execute_here)
 
 
