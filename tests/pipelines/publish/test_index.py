@@ -239,7 +239,7 @@ def test_two_names_of_one_shard_are_refused(built: tuple[BadServer, Path], tmp_p
     _, dataset = built
     pushed(dataset, tmp_path / "index")
     shutil.copy(tmp_path / "index" / "00000.parquet", tmp_path / "index" / "000000.parquet")
-    with pytest.raises(LposekitError, match="000000.parquet is no name of a shard"):
+    with pytest.raises(LposekitError, match=r"000000\.parquet is no name of a shard"):
         materialize(settings_of(tmp_path / "index", tmp_path / "again"), execute=execute_here)
 
 
