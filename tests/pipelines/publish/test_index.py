@@ -256,6 +256,20 @@ def test_a_row_that_was_taken_down_before_it_could_be_fetched_ends_as_removed(
     assert done.outcomes == {"kept": 5, "removed": 1}
 
 
+def test_rows_that_a_later_index_has_more_are_fetched(built: tuple[BadServer, Path], tmp_path: Path) -> None:
+    # Mutation tried: rows of committed shards taken from the folder alone -> 5 kept.
+    server, dataset = built
+    (tmp_path / "blocked.txt").write_text(f"{server.url}/5.jpg\n")
+    settings = settings_of(tmp_path / "index", tmp_path / "again")
+    assert pushed(dataset, tmp_path / "index", blocklist=(tmp_path / "blocked.txt",)).left_out == {"blocked": 1}
+    assert materialize(settings, execute=execute_here).outcomes == {"kept": 5}
+    pushed(dataset, tmp_path / "index")
+    hits = len(server.hits)
+    assert materialize(settings, execute=execute_here).outcomes == {"kept": 6}
+    assert len(server.hits) - hits == 1
+    assert members_of(tmp_path / "again").keys() == members_of(dataset).keys()
+
+
 def test_an_index_without_one_of_its_tables_takes_nothing_out(built: tuple[BadServer, Path], tmp_path: Path) -> None:
     # Mutation tried: the names in the card not compared -> the rows of the shard end as removed.
     _, dataset = built
