@@ -107,20 +107,32 @@ def materialize(settings: MaterializeSettings, *, dry_run: bool = False, execute
     """Fetch the images of an index again, and write the dataset that it was made of; no model runs.
 
     A row whose file is not the one that the index knows (sha256) ends as `hash_mismatch`; what the index's own
-    `removed.json`, the folder's, or a blocklist names is not fetched.
+    `removed.json`, the folder's, or a blocklist names is not fetched. A later index of the same dataset goes on in the
+    folder: rows that it no longer has end as `removed`, also where they were committed.
 
     Raises:
         UsageError: no index there, or the folder belongs to another one. LposekitError: the index is damaged.
     """
     recipe = index_recipe(settings)
-    if settings.again is not None:
-        return rebuild(recipe, _outcomes(_names(settings.again)), dry_run=dry_run, execute=execute)
     assert settings.output is not None
     target = DatasetLayout(settings.output)
+    again = None if settings.again is None else _outcomes(_names(settings.again))
+    if again is not None and not read_card(target).extra.get(MATERIALIZED):
+        raise UsageError(f"{target.root}: was not made of an index. Run `lposekit retry {target.root}`.")
+    begun = refuse_other_folder(target, dataset_card(recipe, []))
     if not dry_run and read_removals(recipe.index):
-        refuse_other_folder(target, dataset_card(recipe, []))
         with owned_folder(target):  # before anything is fetched; whoever changes the folder later heeds it too
             write_removals(target, joined(recipe.index, target))
+    if again is not None and dry_run:
+        return rebuild(recipe, again, dry_run=True)
+    if begun and not dry_run and (again is not None or not recipe.is_taken_up(target)):
+        report = rebuild(recipe, again or frozenset(), execute=execute)
+        if report.failures or report.stopped:
+            return report
+        with owned_folder(target):
+            recipe.remember(target)
+        if again is not None:
+            return report
     return build(recipe, dry_run=dry_run, execute=execute)
 
 

@@ -7,12 +7,14 @@ network was checked on. A folder that is there is complete and was checked; one 
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
 import logging
 import os
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -108,26 +110,41 @@ def _digest(*contents: bytes) -> str:
 def _export(entry: DetectorEntry | PoseEntry, weights_dir: Path | None, folder: Path) -> None:
     from lposekit.pose.export_openvino import export
 
+    for left in folder.parent.glob(f"{glob.escape(folder.name)}.*.partial"):  # of exports that were killed
+        shutil.rmtree(left, ignore_errors=True)
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir()
         facts = export(entry, weights_dir, partial / _FILES[0])
         stated = {"facts": facts, "sha256": _digest(*((partial / name).read_bytes() for name in _FILES))}
         (partial / "export.json").write_text(json.dumps(stated), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except OSError as error:
-        raise LposekitError(
-            f"cannot keep the exported network in {folder.parent} ({error}). Make room or give it rights, or give "
-            "--pose.backend torch."
-        ) from error
+        raise _cannot_keep(folder, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _locked(folder: Path) -> AbstractContextManager[Any]:
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time exports the network of a folder."""
     from filelock import FileLock
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder.with_name(folder.name + ".lock"))
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise _cannot_keep(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _cannot_keep(folder: Path, error: OSError) -> LposekitError:
+    return LposekitError(
+        f"cannot keep the exported network in {folder.parent} ({error}). Make room or give it rights, name another "
+        "cache with XDG_CACHE_HOME, or give --pose.backend torch."
+    )

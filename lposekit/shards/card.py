@@ -268,7 +268,7 @@ def bind_models(layout: DatasetLayout, models: JsonObject) -> None:
         UsageError: it was begun with others.
     """
     before = read_card(layout).models or {}
-    old, new = _deciding(before), _deciding(models)
+    old, new = deciding_models(before), deciding_models(models)
     if before and old != new and layout.committed_shards():
         if old[BACKEND] != new[BACKEND]:
             raise UsageError(
@@ -292,7 +292,7 @@ def common_models(loaded: Sequence[JsonObject]) -> JsonObject:
     """
     models = loaded[0]
     for other in loaded[1:]:
-        differing = differing_fields(_deciding(models), _deciding(other))
+        differing = differing_fields(deciding_models(models), deciding_models(other))
         if differing:
             raise LposekitError(
                 "the nodes have not loaded the same models:\n  " + "\n  ".join(differing) + "\nInstall the same "
@@ -308,8 +308,8 @@ def card_backend(models: JsonObject) -> str:
     return str(backend.get("name")) if isinstance(backend, Mapping) else "torch"
 
 
-def _deciding(models: JsonObject) -> dict[str, JsonValue]:
-    """What of the models decides the bytes: without the kinds of CPU, and without what told that their weights are
+def deciding_models(models: JsonObject) -> dict[str, JsonValue]:
+    """What of a card's models decides the bytes: without the kinds of CPU, and without what told that their weights are
     right, which older cards lack. The threads of a backend are those of the settings."""
     plain: dict[str, JsonValue] = {
         name: {key: item for key, item in value.items() if key != CHECKED_BY} if isinstance(value, Mapping) else value

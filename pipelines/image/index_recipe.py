@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,14 +13,15 @@ from lposekit.errors import Outcome, UsageError
 from lposekit.json_values import COUNT, JsonFields, JsonValue
 from lposekit.recipe import ActorHandle, CardFacts, Claim, Machine
 from lposekit.settings import flatten_settings, stored_settings
-from lposekit.shards.card import DatasetCard, stated
+from lposekit.shards.card import DatasetCard, deciding_models, read_card, stated, write_card
 from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import DatasetLayout
-from lposekit.store_reads import read_whole
+from lposekit.store_reads import sha256_of
 from lposekit.versions import installed_versions
 from lposekit.words import counted
 from pipelines.fetch.policy import Blocklist
-from pipelines.image.index_rows import IndexPlan, index_shards, read_index_card
+from pipelines.fetch.removals import read_removals
+from pipelines.image.index_rows import IndexPlan, index_shards, is_out_of_step, read_index_card
 from pipelines.image.index_settings import MaterializeSettings
 from pipelines.image.recipe import ImageRecipe, image_rules
 from pipelines.image.rows import ImageRules
@@ -30,7 +33,8 @@ from pipelines.pose.pool import PendingPoses
 
 MATERIALIZED = "materialized"
 """Key of a card: its poses are those of an index, not of a model that ran."""
-_MAX_CARD_BYTES = 2**28
+INDEX_SHA256 = "index_sha256"
+"""Key of a card: the index that its shards are in step with."""
 
 
 class NoModel:
@@ -72,10 +76,12 @@ class IndexRecipe:
         ]
 
     def fixed_facts(self) -> dict[str, JsonValue]:
-        layout = self.index
-        text = read_whole(layout.store, layout.relative(layout.card), _MAX_CARD_BYTES)
-        rule, _ = keep_rule_of(read_index_card(layout))
-        return {"input": f"index {hashlib.sha256(text).hexdigest()}", "keep_rule": flatten_settings(rule)}
+        """Of the dataset that the index was made of, not of its rows: a later index of it goes on in a folder."""
+        card = read_index_card(self.index)
+        decides = [card.fixed, card.keypoint_format, deciding_models(card.models or {})]
+        text = json.dumps(decides, sort_keys=True)
+        rule, _ = keep_rule_of(card)
+        return {"input": f"index {hashlib.sha256(text.encode()).hexdigest()}", "keep_rule": flatten_settings(rule)}
 
     def card_facts(self) -> CardFacts:
         card = read_index_card(self.index)
@@ -84,8 +90,26 @@ class IndexRecipe:
             "keep_rule": flatten_settings(keep_rule_of(card)[0]),
             "keypoint_format": stated(card.keypoint_format, "keypoint_format", self.index),
             "models": card.models,
-            "extra": {MATERIALIZED: True},
+            "extra": {MATERIALIZED: True, INDEX_SHA256: self.index_sha256},
         }
+
+    @property
+    def index_sha256(self) -> str:
+        """Of what the index says of its rows: its card, and what was removed from it."""
+        layout, sha = self.index, hashlib.sha256()
+        for path in (layout.card, layout.removed):
+            with contextlib.suppress(FileNotFoundError):
+                sha.update(sha256_of(layout.store, layout.relative(path)).encode())
+        return sha.hexdigest()
+
+    def is_taken_up(self, layout: DatasetLayout) -> bool:
+        """Whether the shards of a folder were last brought into step with this very index."""
+        return read_card(layout).extra.get(INDEX_SHA256) == self.index_sha256
+
+    def remember(self, layout: DatasetLayout) -> None:
+        """Say in the card of a folder that its shards are in step with this index."""
+        card = read_card(layout)
+        write_card(layout, replace(card, extra={**card.extra, INDEX_SHA256: self.index_sha256}))
 
     def dry_run_notes(self) -> Sequence[str]:
         num_rows = self.num_rows()
@@ -103,7 +127,12 @@ class IndexRecipe:
         return (IndexPlan(layout.root, shard) for shard in shards if shard not in skip)
 
     def retry_plans(self, layout: DatasetLayout, outcomes: frozenset[Outcome]) -> Iterator[IndexPlan]:
-        return (IndexPlan(self.index.root, shard, outcomes) for shard in shards_with(layout, outcomes))
+        """Rows with these outcomes; and what is no longer as in the index, where that is another one than before."""
+        again, removals = set(shards_with(layout, outcomes)), read_removals(layout)
+        newer = not self.is_taken_up(layout)
+        for shard in layout.committed_shards():
+            if shard in again or (newer and is_out_of_step(self.index, layout, shard, removals)):
+                yield IndexPlan(self.index.root, shard, outcomes)
 
     def pool(self, machine: Machine) -> None:
         """No model runs."""

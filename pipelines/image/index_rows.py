@@ -7,6 +7,7 @@ comes from strangers: what it says is checked before it is believed.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,11 @@ from lposekit.shards.card import DatasetCard, read_card
 from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.tables import shard_table
+from lposekit.store_reads import kind_of
+from pipelines.fetch.removals import DETAIL, Removals, read_removals, traits
 from pipelines.image.plan import ShardPlan
 from pipelines.image.plan_rows import PlannedRow
+from pipelines.image.rows import unposed_row
 from pipelines.image.shard import EarlierRows, KnownPose
 from pipelines.image.stored import RetryPlan, input_row, load_retry, persons_of
 
@@ -34,12 +38,12 @@ _ROW_DIGITS = 4
 class IndexPlan:
     """One shard of an index to be fetched.
 
-    root: of the index. outcomes: of a shard that is there already, the rows to fetch again; none: all of a new one.
+    root: of the index. outcomes: of a shard that is there already, the rows to fetch again; None: all of a new one.
     """
 
     root: Path
     shard: int
-    outcomes: frozenset[Outcome] = frozenset()
+    outcomes: frozenset[Outcome] | None = None
 
 
 def read_index_card(layout: DatasetLayout) -> DatasetCard:
@@ -58,25 +62,63 @@ def read_index_card(layout: DatasetLayout) -> DatasetCard:
 
 
 def index_shards(layout: DatasetLayout) -> list[int]:
-    """Numbers of the shards, ascending."""
-    found = (_TABLE.fullmatch(name) for name, kind in layout.store.list().items() if kind == "file")
-    return sorted(int(match[1]) for match in found if match)
+    """Numbers of the shards, ascending.
+
+    Raises:
+        LposekitError: a table that the card names is missing, or has another name: its rows would count as removed.
+    """
+    found = {name: _TABLE.fullmatch(name) for name, kind in layout.store.list().items() if kind == "file"}
+    numbers = sorted(int(match[1]) for match in found.values() if match)
+    if wrong := [name for name, match in found.items() if match and name != f"{shard_name(int(match[1]))}.parquet"]:
+        raise LposekitError(f"{layout.root}: {wrong[0]} is no name of a shard. Get the index again.")
+    if missing := sorted(set(read_card(layout).shards or ()) - set(map(shard_name, numbers))):
+        raise LposekitError(f"{layout.root}: {missing[0]}.parquet is missing. Get the index again.")
+    return numbers
 
 
 def load_index_shard(plan: IndexPlan, target: DatasetLayout) -> tuple[ShardPlan, EarlierRows]:
-    """The rows to fetch and their poses; of a shard to be completed, also what of it stays.
+    """The rows to fetch and their poses; of a shard that is there, also what of it stays: no row that the index lacks.
 
     Raises:
         LposekitError: the table, or a row of it, is damaged.
     """
     layout = DatasetLayout(plan.root)
-    rows = _checked_rows(layout, plan.shard)
+    rows = _checked_rows(layout, plan.shard) if plan.shard in index_shards(layout) else []
     known = _known_poses(rows, keep_rule_of(read_card(layout))[1], layout.parquet(plan.shard))
-    if plan.outcomes:
-        shard_plan, earlier = load_retry(target, RetryPlan(plan.shard, plan.outcomes))
-        wanted = {key: pose for key, pose in known.items() if key not in earlier.carried}
-        return shard_plan, EarlierRows(earlier.carried, wanted)
-    return ShardPlan(plan.shard, tuple(PlannedRow(input_row(columns)) for columns in rows)), EarlierRows({}, known)
+    planned = {columns["key"]: PlannedRow(input_row(columns)) for columns in rows}
+    if plan.outcomes is None:
+        return ShardPlan(plan.shard, tuple(planned.values())), EarlierRows({}, known)
+    shard_plan, earlier = load_retry(target, RetryPlan(plan.shard, plan.outcomes))
+    planned |= {row.row.key: row for row in shard_plan.rows}
+    gone = _gone(target, plan.shard, known, read_removals(target))
+    removed = {key: unposed_row(planned[key].row, Outcome.REMOVED, DETAIL) for key in gone}
+    carried = {**earlier.carried, **removed}
+    in_order = tuple(planned[key] for key in sorted(planned))
+    wanted = {key: pose for key, pose in known.items() if key not in carried}
+    return ShardPlan(plan.shard, in_order), EarlierRows(carried, wanted)
+
+
+def is_out_of_step(index: DatasetLayout, target: DatasetLayout, shard: int, removals: Removals) -> bool:
+    """Whether a committed shard has other rows than the index: some that were taken out of it, or not yet others.
+
+    removals: what the folder remembers.
+    """
+    known = set[str]()
+    if kind_of(index.store, index.relative(index.parquet(shard))) is not None:
+        known = set(shard_table(index, index.parquet(shard), columns=["key"])["key"].to_pylist())
+    there = shard_table(target, target.parquet(shard), columns=["key"])["key"].to_pylist()
+    return not known <= set(there) or bool(_gone(target, shard, known, removals))
+
+
+def _gone(target: DatasetLayout, shard: int, known: Collection[str], removals: Removals) -> list[str]:
+    """Keys of a shard's rows that are not among the `known` ones of the index, or were removed, and are still told."""
+    rows = shard_table(target, target.parquet(shard), columns=["key", "url", "sha256", "outcome"]).to_pylist()
+    return [
+        row["key"]
+        for row in rows
+        if row["outcome"] != Outcome.REMOVED
+        and (row["key"] not in known or removals.name(traits(row["url"], [row["sha256"]], [row["key"]])))
+    ]
 
 
 def _checked_rows(layout: DatasetLayout, shard: int) -> list[Columns]:
@@ -86,7 +128,10 @@ def _checked_rows(layout: DatasetLayout, shard: int) -> list[Columns]:
         raise LposekitError(f"{path}: has no column {', '.join(missing)}. Get the index again.")
     if table.num_rows > _MAX_ROWS:
         raise LposekitError(f"{path}: has {table.num_rows} rows; a shard has at most {_MAX_ROWS}. Get the index again.")
-    rows = table.to_pylist()
+    try:
+        rows = table.to_pylist()
+    except (ValueError, OverflowError) as error:  # a text that is no UTF-8, a year beyond Python's
+        raise LposekitError(f"{path}: has a value that cannot be read ({error}). Get the index again.") from error
     before = ""
     for columns in rows:
         if problem := _problem_of(columns, shard, before):
@@ -104,6 +149,8 @@ def _problem_of(columns: Columns, shard: int, before: str) -> str | None:
         return f"row {key} does not come after {before}"
     if not isinstance(columns["sha256"], str) or not _SHA256.fullmatch(columns["sha256"]):
         return f"row {key} has no sha256"
+    if wrong := [name for name in ("url", "caption") if not isinstance(columns[name], str | None)]:
+        return f"row {key} has a {wrong[0]} that is no text"
     return None
 
 

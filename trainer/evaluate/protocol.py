@@ -18,13 +18,18 @@ from typing import Any
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.json_values import JsonObject, parse_json_object
+from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.pose.tracks import PoseTracks, decode_tracks, encode_tracks
 
 SCHEMA = 1
 NAME = "protocol.jsonl"
-MAX_BYTES = 2**31
+MAX_BYTES = 2**28
 MAX_PAIRS = 2**20
+MAX_VALUES = 2**27
+"""Of the poses of all pairs together, 512 MiB of float32: 100,000 pairs of 24 frames and one person."""
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
+_NOT_KEYS = ("made_from",)
+"""Names of our own files beside those of the pairs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,9 +62,16 @@ class Protocol:
 
 
 def encode_protocol(facts: JsonObject, pairs: Sequence[Pair]) -> bytes:
-    """The bytes of a protocol file."""
+    """The bytes of a protocol file. Raises UsageError: they are more than one may have."""
     lines = [_line({"schema": SCHEMA, **facts, "pairs": len(pairs)}), *(_line(_tree(pair)) for pair in pairs)]
-    return b"".join(lines)
+    data = b"".join(lines)
+    values = sum(_num_values(t.num_frames, len(t.persons), t.keypoint_format) for t in (pair.tracks for pair in pairs))
+    if len(data) > MAX_BYTES or values > MAX_VALUES:
+        raise UsageError(
+            f"--pairs: the protocol of {len(pairs)} pairs takes {len(data)} bytes and {values} numbers of poses; the "
+            f"most are {MAX_BYTES} and {MAX_VALUES}. Ask for fewer pairs, or fewer frames."
+        )
+    return data
 
 
 def read_protocol(path: Path) -> Protocol:
@@ -70,7 +82,7 @@ def read_protocol(path: Path) -> Protocol:
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise LposekitError(f"{path}: larger than {MAX_BYTES} bytes, which is no protocol.")
+            raise LposekitError(f"{path}: larger than {MAX_BYTES} bytes. Make a protocol of fewer pairs.")
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"--protocol {path}: cannot be read ({error.strerror}). Name a protocol file.") from error
@@ -79,6 +91,8 @@ def read_protocol(path: Path) -> Protocol:
 
 def decode_protocol(data: bytes, path: Path) -> Protocol:
     """The protocol that some bytes are. path: for messages. Raises LposekitError: they are damaged, or none."""
+    if data.count(b"\n") > MAX_PAIRS:
+        raise LposekitError(f"{path}: has more than {MAX_PAIRS} lines. Make a protocol of fewer pairs.")
     head, *lines = data.split(b"\n")
     facts = _object(head, f"{path}: line 1")
     if facts.get("schema") != SCHEMA:
@@ -100,16 +114,38 @@ def pair_seed(seed: int, key: str) -> int:
 
 
 def _pairs(lines: Sequence[bytes], path: Path) -> Iterator[Pair]:
+    values = 0
     for number, line in enumerate(lines, 2):
-        if line and number < MAX_PAIRS:
-            yield _pair(_object(line, f"{path}: line {number}"), f"{path}: line {number}")
+        if line:
+            where = f"{path}: line {number}"
+            found = _object(line, where)
+            values += _pose_values(found)
+            if values > MAX_VALUES:
+                raise LposekitError(f"{where}: more poses than a protocol may hold. Make one of fewer pairs or frames.")
+            yield _pair(found, where)
+
+
+def _pose_values(found: JsonObject) -> int:
+    """Numbers that the poses of a pair take in memory, by what it says: asked before they are made."""
+    poses: Any = found.get("poses")
+    named = ("num_frames", "persons", "keypoint_format")
+    frames, persons, layout = (poses.get(name) if isinstance(poses, dict) else None for name in named)
+    if not isinstance(frames, int) or not isinstance(persons, list) or layout not in tuple(KEYPOINT_FORMATS):
+        return 0  # refused by who reads them
+    return _num_values(max(frames, 0), len(persons), layout)
+
+
+def _num_values(frames: int, persons: int, keypoint_format: str) -> int:
+    """Keypoints, boxes and scores of boxes."""
+    return frames * persons * (3 * KEYPOINT_FORMATS[keypoint_format].num_keypoints + 5)
 
 
 def _pair(found: JsonObject, where: str) -> Pair:
     fields: Any = found
     key, prompt, seed, frames = (fields.get(name) for name in ("key", "prompt", "seed", "frames"))
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
-        raise LposekitError(f"{where}: {key!r} cannot be a key: letters, digits, - and _. Correct it.")
+    if not isinstance(key, str) or not _KEY.fullmatch(key) or key.lower() in _NOT_KEYS:
+        names = ", ".join(_NOT_KEYS)
+        raise LposekitError(f"{where}: {key!r:.80} cannot be a key: letters, digits, - and _; not {names}. Correct it.")
     if not isinstance(prompt, str) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise LposekitError(f"{where}: a pair needs a prompt and a seed. Correct it.")
     tracks = decode_tracks(json.dumps(found.get("poses")).encode(), where)

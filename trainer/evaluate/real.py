@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,10 +31,13 @@ class RealFrames:
         self._dataset = open_dataset(folder)
         self._places = {shard.name: place for place, shard in enumerate(self._dataset.shards)}
 
-    @property
-    def name(self) -> str:
-        """Of the folder."""
-        return self._folder.resolve().name
+    def state(self, key: str) -> str:
+        """Changes when the bytes of the pair's sample do: other clips in the folder, or another folder."""
+        place = self._place(key)
+        assert place is not None, "refuse_missing was not asked"
+        shard, row = place
+        facts = shard.tar_sha256, sorted(shard.members(row).items())
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def refuse_missing(self, protocol: Protocol) -> None:
         """Raises UsageError: a pair has no sample with frames here,"""

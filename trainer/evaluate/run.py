@@ -148,7 +148,7 @@ def judge(
     with progress(len(protocol.pairs), f"judged: {meter.name}") as advance:
         for pair in protocol.pairs:
             path = folder / f"{pair.key}.json"
-            state = {"result": results.state(pair.key), "real": None if real is None else real.name}
+            state = {"result": results.state(pair.key), "real": None if real is None else real.state(pair.key)}
             if not path.exists() or read_object(path, MAX_SCORE_BYTES).get("of") != state:
                 write_json(path, {"of": state, "found": meter.measure(judged(pair, results, real))})
             advance()

@@ -131,7 +131,7 @@ print([name for name in ("torch", "mmpose", "mmdet", "mmengine", "mmcv") if name
     assert done.stdout.strip() == "[]", done.stderr[-2000:]
 
 
-# Mutation: drop the comparison of `_digest` in lposekit.pose.exported.
+# Mutations: drop the comparison of `_digest` in lposekit.pose.exported; clear no leftovers.
 @engine_needed
 def test_a_damaged_export_is_made_anew(
     on_engine: PoseEstimator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -144,11 +144,22 @@ def test_a_damaged_export_is_made_anew(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     mine = cache_folder() / kept.name
     shutil.copytree(kept, mine)
+    mine.with_name(f"{mine.name}.123456789.partial").mkdir()  # of an export that was killed
     whole = (mine / "network.bin").read_bytes()
     (mine / "network.bin").write_bytes(whole[:-8] + bytes(8))
     assert exported(entry, fixture_path("weights")).weights == whole
     assert (mine / "network.bin").read_bytes() == whole
     assert [path.name for path in cache_folder().glob("*.partial")] == []
+
+
+# Mutation: make the folder outside the `try` -> NotADirectoryError.
+def test_a_cache_that_cannot_be_written_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lposekit.pose.exported import exported
+
+    (tmp_path / "cache").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(LposekitError, match=r"cannot keep the exported network in .*--pose.backend torch"):
+        exported(zoo.DETECTORS[PAIR[0]], fixture_path("weights"))
 
 
 def _is_current(folder: Path) -> bool:

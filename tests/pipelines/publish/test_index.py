@@ -9,6 +9,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -187,23 +188,113 @@ def test_an_image_that_changed_or_is_gone_is_told_and_tried_again_on_demand(
     assert verify_dataset(tmp_path / "again") == []
 
 
-def test_another_index_does_not_continue_the_folder(built: tuple[BadServer, Path], tmp_path: Path) -> None:
+def test_an_index_of_another_dataset_does_not_continue_the_folder(
+    built: tuple[BadServer, Path], tmp_path: Path
+) -> None:
     # Mutation tried: the index not among what is fixed -> red.
     _, dataset = built
     pushed(dataset, tmp_path / "index")
     materialize(settings_of(tmp_path / "index", tmp_path / "again"), execute=execute_here)
     card = tmp_path / "index" / "_dataset" / "dataset.json"
-    card.write_text(card.read_text().replace('"index_rows": 6', '"index_rows": 7'))
-    with pytest.raises(UsageError, match="built with other settings"):
+    stated = json.loads(card.read_text())
+    stated["fixed"]["input"] = "another list"
+    card.write_text(json.dumps(stated))
+    for again in (None, "timeout"):
+        with pytest.raises(UsageError, match="built with other settings"):
+            materialize(settings_of(tmp_path / "index", tmp_path / "again", again=again), execute=execute_here)
+
+
+def test_rows_of_a_folder_that_was_not_made_of_an_index_are_not_fetched_again(
+    built: tuple[BadServer, Path], tmp_path: Path
+) -> None:
+    # Mutation tried: any folder taken -> the row that is gone is fetched, and ends otherwise.
+    server, dataset = built
+    pushed(dataset, tmp_path / "index")
+    before, hits = tars_of(dataset), len(server.hits)
+    with pytest.raises(UsageError, match=f"was not made of an index. Run `lposekit retry {dataset}`"):
+        materialize(settings_of(tmp_path / "index", dataset, again="http_4xx"), execute=execute_here)
+    assert (tars_of(dataset), len(server.hits)) == (before, hits)
+
+
+@pytest.mark.parametrize("again", [None, "http_4xx"])
+def test_a_later_index_takes_out_of_a_folder_what_was_taken_down_since(
+    built: tuple[BadServer, Path], tmp_path: Path, again: str | None
+) -> None:
+    # Mutations tried: shards that are committed left alone; removals joined by a build alone; rows that the index lacks
+    # fetched -> red each (with `again`, NoModel is asked).
+    server, dataset = built
+    pushed(dataset, tmp_path / "index")
+    page = server.pages.pop("/2.jpg")
+    settings = settings_of(tmp_path / "index", tmp_path / "again")
+    assert materialize(settings, execute=execute_here).outcomes == {"kept": 5, "http_4xx": 1}
+    server.pages["/2.jpg"] = page
+    gone = sorted(members_of(dataset))[-2:]
+    (tmp_path / "removals.txt").write_text("\n".join(gone))
+    remove(dataset, read_entries(tmp_path / "removals.txt"))
+    pushed(dataset, tmp_path / "index")
+    hits = len(server.hits)
+    done = materialize(replace(settings, again=again), execute=execute_here)
+    failed = {} if again else {"http_4xx": 1}
+    assert done.outcomes == {"kept": 4 if again else 3, "removed": 2} | failed
+    assert len(server.hits) - hits == bool(again)
+    assert not set(gone) & set(members_of(tmp_path / "again"))
+    assert verify_dataset(tmp_path / "again") == []
+    assert DatasetLayout(tmp_path / "again").removed.is_file()
+    assert materialize(settings, execute=execute_here).notes == ("nothing to do: all 3 shards are committed",)
+
+
+def test_a_row_that_was_taken_down_before_it_could_be_fetched_ends_as_removed(
+    built: tuple[BadServer, Path], tmp_path: Path
+) -> None:
+    # Mutation tried: rows that the index lacks fetched -> NoModel is asked.
+    server, dataset = built
+    pushed(dataset, tmp_path / "index")
+    page = server.pages.pop("/2.jpg")
+    settings = settings_of(tmp_path / "index", tmp_path / "again")
+    materialize(settings, execute=execute_here)
+    server.pages["/2.jpg"] = page
+    (tmp_path / "removals.txt").write_text(f"{server.url}/2.jpg\n")
+    remove(dataset, read_entries(tmp_path / "removals.txt"))
+    pushed(dataset, tmp_path / "index")
+    done = materialize(replace(settings, again="http_4xx"), execute=execute_here)
+    assert done.outcomes == {"kept": 5, "removed": 1}
+
+
+def test_rows_that_a_later_index_has_more_are_fetched(built: tuple[BadServer, Path], tmp_path: Path) -> None:
+    # Mutation tried: rows of committed shards taken from the folder alone -> 5 kept.
+    server, dataset = built
+    (tmp_path / "blocked.txt").write_text(f"{server.url}/5.jpg\n")
+    settings = settings_of(tmp_path / "index", tmp_path / "again")
+    assert pushed(dataset, tmp_path / "index", blocklist=(tmp_path / "blocked.txt",)).left_out == {"blocked": 1}
+    assert materialize(settings, execute=execute_here).outcomes == {"kept": 5}
+    pushed(dataset, tmp_path / "index")
+    hits = len(server.hits)
+    assert materialize(settings, execute=execute_here).outcomes == {"kept": 6}
+    assert len(server.hits) - hits == 1
+    assert members_of(tmp_path / "again").keys() == members_of(dataset).keys()
+
+
+def test_an_index_without_one_of_its_tables_takes_nothing_out(built: tuple[BadServer, Path], tmp_path: Path) -> None:
+    # Mutation tried: the names in the card not compared -> the rows of the shard end as removed.
+    _, dataset = built
+    pushed(dataset, tmp_path / "index")
+    (tmp_path / "index" / "00002.parquet").unlink()
+    with pytest.raises(LposekitError, match=r"00002\.parquet is missing"):
         materialize(settings_of(tmp_path / "index", tmp_path / "again"), execute=execute_here)
 
 
 def damage(index: Path, column: str, row: int, value: object) -> None:
+    """Puts a value into a row; of another type, into a column of that type alone."""
     path = index / "00000.parquet"
     table = pq.read_table(path)
-    rows = table.to_pylist()
-    rows[row][column] = value
-    pq.write_table(table.from_pylist(rows, schema=table.schema), path)
+    values = table[column].to_pylist()
+    values[row] = value
+    place = table.schema.get_field_index(column)
+    try:
+        changed = pa.array(values, table.schema.field(column).type)
+    except pa.ArrowTypeError:
+        changed = pa.array([value] * len(values))
+    pq.write_table(table.set_column(place, column, changed), path)
 
 
 DAMAGE = {
@@ -212,6 +303,8 @@ DAMAGE = {
     "key twice": ("key", "000000000", "does not come after"),
     "no key": ("key", None, "no key of shard 00000"),
     "no hash": ("sha256", None, "no sha256"),
+    "a number for a url": ("url", 7, "a url that is no text"),
+    "an object for a caption": ("caption", {"a": 1}, "a caption that is no text"),
     "no poses": ("persons", None, "no poses"),
     "poses of another length": ("persons", [{"bbox": [0, 0, 1], "bbox_score": 1, "keypoints": [1]}], "cannot be read"),
 }
@@ -221,11 +314,20 @@ DAMAGE = {
 def test_a_strangers_index_is_checked_before_it_is_believed(
     built: tuple[BadServer, Path], tmp_path: Path, column: str, value: object, words: str
 ) -> None:
-    # Mutation tried: no check of keys -> a member of that name lies in the tar.
+    # Mutations tried: no check of keys -> a member of that name lies in the tar; none of urls -> a TypeError.
     _, dataset = built
     pushed(dataset, tmp_path / "index")
     damage(tmp_path / "index", column, 1, value)
     with pytest.raises(LposekitError, match=words):
+        materialize(settings_of(tmp_path / "index", tmp_path / "again"), execute=execute_here)
+
+
+def test_two_names_of_one_shard_are_refused(built: tuple[BadServer, Path], tmp_path: Path) -> None:
+    # Mutation tried: any number of zeros -> shard 0 is planned twice.
+    _, dataset = built
+    pushed(dataset, tmp_path / "index")
+    shutil.copy(tmp_path / "index" / "00000.parquet", tmp_path / "index" / "000000.parquet")
+    with pytest.raises(LposekitError, match=r"000000\.parquet is no name of a shard"):
         materialize(settings_of(tmp_path / "index", tmp_path / "again"), execute=execute_here)
 
 

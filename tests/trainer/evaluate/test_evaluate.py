@@ -4,10 +4,12 @@ bytes."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shutil
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,16 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from lposekit.cli import main
-from lposekit.errors import UsageError
+from lposekit.errors import LposekitError, UsageError
 from lposekit.pose.tracks import MEMBER, PersonTrack, PoseTracks, encode_tracks, persons_at
 from lposekit.shards.card import DatasetCard, claim_folder, update_card
-from lposekit.shards.dataset import open_dataset
+from lposekit.shards.dataset import open_dataset, read_members
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.stats import ShardStats
+from lposekit.shards.tables import shard_table
 from lposekit.shards.writer import ShardWriter
 from tests.support.children import children
 from tests.support.sample_runs import trained
@@ -32,6 +36,7 @@ from tests.support.train_runs import clips, scratch, small_base
 from trainer.evaluate.pairs import make_pairs
 from trainer.evaluate.protocol import encode_protocol, read_protocol
 from trainer.evaluate.real import RealFrames
+from trainer.evaluate.results import Results
 from trainer.evaluate.settings import EvaluateSettings
 from trainer.inference.output import write_frames
 from trainer.run.walker import walker_keypoints
@@ -120,6 +125,8 @@ def test_a_protocol_that_is_there_is_read_and_needs_no_dataset(world: Path) -> N
     ("old", "new", "says"),
     [
         (b'"key":"', b'"key":"../', "cannot be a key"),
+        (b'"key":"', b'"key":"made_from","was":"', "cannot be a key"),
+        (b'"num_frames":1,"keypoint', b'"num_frames":99999999,"keypoint', "more poses than a protocol may hold"),
         (b'"pairs":6', b'"pairs":7', "cut short"),
         (b'"schema":1', b'"schema":9', "schema 9"),
         (b'"seed"', b"{", "no JSON object"),
@@ -127,7 +134,7 @@ def test_a_protocol_that_is_there_is_read_and_needs_no_dataset(world: Path) -> N
     ],
 )
 def test_a_damaged_protocol_is_refused(world: Path, capsys: Any, old: bytes, new: bytes, says: str) -> None:
-    # Mutation tried: keys taken as they are.
+    # Mutations tried: keys taken as they are, that of our own file among them; poses of all pairs not bounded.
     frames = real_results(world, "frames")
     assert evaluate("--frames", frames, data=world) == 0
     path = Path("out/protocol.jsonl")
@@ -218,6 +225,41 @@ def test_results_that_are_missing_or_of_another_length_are_named(world: Path, ca
     assert first.suffix == ".png"
 
 
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_link_among_the_results_is_refused(world: Path, capsys: Any, in_folder: bool) -> None:
+    # Mutation tried: links followed -> the private image lies in the report.
+    frames = real_results(world, "frames")
+    for path in list(frames.iterdir()):
+        private = path.rename(f"private-{path.name}").resolve()
+        link = path.with_suffix("") / "0.png" if in_folder else path
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(private)
+    assert evaluate("--frames", frames, data=world) == 1
+    assert re.search(r"frames: \S*\.png is a link", capsys.readouterr().err)
+    assert not Path("out/report.html").exists()
+
+
+@pytest.mark.parametrize(("size", "says"), [((4097, 16), "4097 x 16 pixels are too large"), ((4096, 2), "too small")])
+def test_results_are_of_a_bounded_size(world: Path, capsys: Any, size: tuple[int, int], says: str) -> None:
+    # Mutation tried: no bound.
+    frames = real_results(world, "frames")
+    for path in frames.iterdir():
+        Image.new("RGB", size).save(path)
+    assert evaluate("--frames", frames, data=world) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_the_frames_of_a_pair_are_bounded_together(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutation tried: sides bounded alone.
+    _, pairs = make_pairs(poses_of_clips(tmp_path / "poses"), EvaluateSettings(num_frames=4))
+    monkeypatch.setattr("trainer.evaluate.results.MAX_FRAMES_BYTES", 4 * 64 * 64 * 3 - 1)
+    write_frames(Path("frames") / pairs[0].key, np.zeros((4, 64, 64, 3), np.uint8), "frames", 8)
+    with pytest.raises(LposekitError, match="4 frames of 64 x 64 pixels are more than 49151 bytes"):
+        Results(Path("frames")).frames(pairs[0])
+
+
 # --- poses of clips --------------------------------------------------------------------------------------------------
 
 
@@ -257,6 +299,33 @@ def test_poses_of_clips_take_their_captions_from_the_table_and_their_frames_from
         # the clips say which frame is which by a grey level
         assert [round(float(frame[40:, 40:].mean()) / 10) for frame in frames_FHWC] == [0, 5, 10, 15]
         assert np.allclose(persons_at(pair.tracks, 2), persons_at(walker(20), 10), atol=0.01)
+
+
+def test_other_real_frames_are_judged_anew(world: Path) -> None:
+    # Mutation tried: the name of the folder alone in a score's state -> the old scores stay.
+    frames = real_results(world, "frames")
+    for number, name in enumerate(("a/real", "b/real")):
+        write_images(Path(name), seed=3, split="train", count=10, poses_shuffled=False)
+        if number:  # the same samples, with other images
+            darken(Path(name))
+        assert evaluate("--frames", frames, "--real", name, data=world) == 0
+        assert (found()["scores"]["pixels"]["l1"]["mean"] > 0) == bool(number)
+
+
+def darken(dataset: Path) -> None:
+    """Writes a dataset anew with black images."""
+    layout, jpeg = DatasetLayout(dataset), io.BytesIO()
+    Image.new("RGB", (64, 64)).save(jpeg, "JPEG")
+    for shard in open_dataset(dataset).shards:
+        samples, rows = (
+            [read_members(shard, row) for row in range(len(shard))],
+            shard_table(layout, layout.parquet(shard.shard)),
+        )
+        writer = ShardWriter(layout, shard.shard, "test")
+        for key, members in zip(shard.keys.tolist(), samples, strict=True):
+            writer.add(key, {**members, "jpg": jpeg.getvalue()})
+        writer.commit(rows, layout.read_stats(shard.shard))
+    update_card(layout)
 
 
 def test_a_short_clip_takes_the_largest_stride_that_fits_and_a_shorter_one_is_passed_over(tmp_path: Path) -> None:
@@ -311,6 +380,15 @@ def test_weights_that_are_not_there_are_one_error_before_anything_is_drawn(world
     assert evaluate(*words, flag, "nowhere", data=world) == 2
     assert capsys.readouterr().err.count(f"{flag} nowhere") == 1
     assert not Path("out/samples").exists()
+
+
+def test_transformers_that_are_too_old_for_clip_are_named(
+    world: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutation tried: the import as it is -> a traceback.
+    monkeypatch.setitem(sys.modules, "trainer.evaluate.meters.clip", None)  # what lacks a name cannot be imported
+    assert evaluate("--frames", real_results(world, "frames"), "--clip", "x", data=world) == 2
+    assert "needs transformers 5 or newer" in capsys.readouterr().err
 
 
 def test_a_hub_that_cannot_be_reached_is_one_error(world: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ is said at once."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.metadata import version
 
 import torch
 
@@ -33,9 +34,7 @@ def choose_meters(settings: EvaluateSettings, protocol: Protocol, *, has_real: b
     if settings.clip is None:
         left_out["CLIP score, frame consistency"] = "no CLIP model was named (--clip)"
     else:
-        from trainer.evaluate.meters.clip import ClipMeter
-
-        meters.append(ClipMeter(settings.clip, device))
+        meters.append(_clip_meter(settings.clip, device))
     if settings.pose_model == POSE_NONE:
         left_out["pose accuracy"] = "left out on request (--pose-model none)"
     else:
@@ -51,6 +50,17 @@ def choose_meters(settings: EvaluateSettings, protocol: Protocol, *, has_real: b
         if getattr(settings, name) is None:
             left_out[name.upper()] = f"its weights were not named (--{name})"
     return meters, left_out
+
+
+def _clip_meter(name: str, device: torch.device) -> Meter:
+    try:
+        from trainer.evaluate.meters.clip import ClipMeter
+    except ImportError as error:  # transformers 4 prepares images with torchvision alone
+        raise UsageError(
+            f"--clip {name}: needs transformers 5 or newer, here is {version('transformers')} ({error}). Install "
+            "lposekit[evaluate], or leave --clip out."
+        ) from error
+    return ClipMeter(name, device)
 
 
 def _refuse_unused(settings: EvaluateSettings) -> None:
