@@ -208,6 +208,11 @@ def test_the_card_says_what_ran_the_models(on_engine: PoseEstimator, on_torch: P
     assert card["cpus"] == [cpu_kind()]
     assert card["settings"]["precision"] == card["pose_model"]["precision"] == "float32"
     assert on_torch.card()["backend"]["name"] == "torch"  # type: ignore[index,call-overload]
+    assert "pixels" not in on_torch.card()["backend"]  # type: ignore[operator]
+    on_gpu = dataclasses.replace(
+        on_torch, settings=dataclasses.replace(on_torch.settings, device="cuda")
+    )  # only asked for its card
+    assert on_gpu.card()["backend"]["pixels"] == "device"  # type: ignore[index,call-overload]
     assert len(cpu_kind()) > 5
 
 
