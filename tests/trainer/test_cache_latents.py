@@ -372,7 +372,7 @@ def test_a_vae_that_is_killed_encodes_what_it_had_once_it_is_back(tmp_path: Path
     data = write_dataset(tmp_path / "data", [2])
     settings = CacheLatentsSettings(data=data, base=str(small_base()), size=64, device="cpu", encoders=1)
     recipe = latents_recipe(settings, write_shard, ask)
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(VaeActor).remote(recipe.vae)
+    actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(VaeActor).remote(recipe.vae)  # pyright: ignore
     ray.get(actor.card.remote())
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     encoder = PooledEncoder([actor], ask)
