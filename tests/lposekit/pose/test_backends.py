@@ -103,7 +103,8 @@ def test_the_engines_keypoints_are_those_of_inference_topdown(
     assert np.percentile(moved_px, 99) <= P99_PX
 
 
-# Mutation: model.reshape([4, ...]) and batches padded with the last item; `pool.map` replaced by as_completed.
+# Mutation tried: `pool.map` replaced by as_completed.
+# Mutation: model.reshape([4, ...]) and batches padded with the last item.
 @engine_needed
 def test_an_images_numbers_depend_neither_on_its_neighbours_nor_on_threads(on_engine: PoseEstimator) -> None:
     images = photos(5)
@@ -114,7 +115,7 @@ def test_an_images_numbers_depend_neither_on_its_neighbours_nor_on_threads(on_en
         assert [p.bbox_xyxy.tolist() for p in persons_of(a)] == [p.bbox_xyxy.tolist() for p in persons_of(b)]
 
 
-# Mutation: `import torch` in lposekit/pose/isolate.py.
+# Mutation tried: `import torch` in lposekit/pose/isolate.py.
 @engine_needed
 def test_an_engine_whose_networks_are_at_hand_needs_no_torch(on_engine: PoseEstimator) -> None:
     code = f"""
@@ -131,7 +132,7 @@ print([name for name in ("torch", "mmpose", "mmdet", "mmengine", "mmcv") if name
     assert done.stdout.strip() == "[]", done.stderr[-2000:]
 
 
-# Mutation: drop the comparison of `_digest` in lposekit.pose.exported.
+# Mutation tried: drop the comparison of `_digest` in lposekit.pose.exported.
 @engine_needed
 def test_a_damaged_export_is_made_anew(
     on_engine: PoseEstimator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -158,7 +159,7 @@ def _is_current(folder: Path) -> bool:
     return folder == export_folder(entry, fixture_path("weights") / "pth" / entry.weights.file, entry.weights.sha256[0])
 
 
-# Mutation: `any(value > limit)` for `not all(value <= limit)` (NaN passes then).
+# Mutation tried: `any(value > limit)` for `not all(value <= limit)` (NaN passes then).
 @engine_needed
 @pytest.mark.parametrize("wrong", [0.01, np.nan])
 def test_an_engine_that_computes_other_numbers_is_refused(wrong: float) -> None:
@@ -183,7 +184,7 @@ def test_auto_means_the_engine_on_a_cpu_in_float32_and_torch_elsewhere() -> None
         choose_backend("openvino", "cuda", "half")
 
 
-# Mutation: return ENGINE for auto before looking at `held`.
+# Mutation tried: return ENGINE for auto before looking at `held`.
 @engine_needed
 def test_a_folder_goes_on_with_its_own_backend_or_is_refused_with_both_named() -> None:
     assert choose_backend("auto", "cpu", "float32", held="torch") == "torch"
@@ -216,7 +217,7 @@ def test_the_card_says_what_ran_the_models(on_engine: PoseEstimator, on_torch: P
     assert len(cpu_kind()) > 5
 
 
-# Mutation: `b_2 - np.array([-y, x])` in _third_point; padding applied after the aspect ratio.
+# Mutations tried: `b_2 - np.array([-y, x])` in _third_point; padding applied after the aspect ratio.
 @pytest.mark.parametrize("padding", [1.0, 1.25])
 def test_cuts_are_mmposes_to_the_last_bit(padding: float) -> None:
     from lposekit.pose.openmmlab import ensure_openmmlab
