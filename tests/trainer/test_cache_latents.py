@@ -313,7 +313,7 @@ def test_a_resumed_run_goes_on_with_the_cache_that_it_began_with(tmp_path: Path)
 
 
 def test_a_cache_that_is_not_continued_is_named_with_what_differs(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    # mutations tried: nothing said; said of every cache there is, each time
+    # mutation tried: nothing said. Mutation: said of every cache there is, each time
     data = write_dataset(tmp_path / "data", [3])
     cache(data)
     (older,) = (data / "_dataset/latents").iterdir()
@@ -366,7 +366,7 @@ def test_a_cache_that_a_build_or_a_removal_works_on_is_left_alone(tmp_path: Path
 @pytest.mark.more
 @pytest.mark.usefixtures("ray_local")
 def test_a_vae_that_is_killed_encodes_what_it_had_once_it_is_back(tmp_path: Path):
-    # mutation tried: the answer awaited once -> ActorDiedError
+    # mutation: the answer awaited once -> ActorDiedError
     import ray
 
     data = write_dataset(tmp_path / "data", [2])

@@ -61,8 +61,8 @@ def persons_of(answer: list[Person] | PoseFailure) -> list[Person]:
     return answer
 
 
-# Mutations: bfloat16 (INFERENCE_PRECISION_HINT left out, where the CPU has it); the quarter-pixel step left out of
-# decode_host; the priors of DetectorPart moved by half a stride.
+# Mutations: bfloat16 (INFERENCE_PRECISION_HINT left out, where the CPU has it); the priors of DetectorPart
+# moved by half a stride.
 @engine_needed
 @pytest.mark.parametrize("count", [12, pytest.param(None, marks=pytest.mark.more)])
 def test_the_engine_finds_the_same_persons_and_decides_alike(

@@ -269,7 +269,7 @@ def test_a_folder_keeps_the_number_or_the_size_that_it_was_begun_with(tmp_path: 
 def test_a_folder_goes_on_only_with_the_sizes_that_its_shards_were_planned_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # mutations tried: no estimate among the facts -> shards of two sizes; one for older folders too -> refused
+    # mutation tried: no estimate among the facts -> shards of two sizes. Mutation: one for older folders too -> refused
     path = write_csv(tmp_path / "list.csv", [{"path": f"{number}.mp4", "caption": "c"} for number in range(5)])
     settings = BuildVideoSettings(input=(path,), output=tmp_path / "d")
     run(settings, execute=execute_here)
