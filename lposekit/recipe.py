@@ -7,7 +7,7 @@ that can be pickled: it travels to the workers. docs/decisions/2026-11-28-recipe
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from dataclasses import Field, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict, TypeVar
@@ -88,6 +88,19 @@ class WriteShard(Protocol):
 
         Raises:
             LposekitError: the disk is full, or the folder belongs to a newer run.
+        """
+        ...
+
+
+class AskActor(Protocol):
+    """What a worker asks a pool's actors through, where it does not know what carries the words."""
+
+    def __call__(self, actor: ActorHandle, method: str, argument: Any, what: str) -> Callable[[], Any]:
+        """Send something to a method of an actor, now, and again if the actor dies with it; the call of what comes back
+        waits for the answer. `what`: the actor and its work, for messages.
+
+        Raises:
+            LposekitError: the actor died each time, or is not started again; raised by the call.
         """
         ...
 

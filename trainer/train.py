@@ -147,7 +147,7 @@ def build_run(settings: TrainSettings, world: World) -> Run:
         settings = with_its_pose_encoder(settings)
     found = find_pose_encoder(settings, base.unet.config["block_out_channels"], checkpoint)
     settings = drawn_as_learned(settings, found.run_card if found and settings.stage == 2 else None)
-    data = open_data(settings, base, world)
+    data = open_data(settings, base, world, facts.get("fixed", {}).get("latents", ()))
     refuse_undrawable(settings, data.datasets)
     card = run_card(settings, base, data, found)
     init = settings.init if checkpoint is None else ""

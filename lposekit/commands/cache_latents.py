@@ -20,10 +20,11 @@ def run(argv: Sequence[str]) -> int:
     assert loaded.settings.data is not None
     read_card(DatasetLayout(loaded.settings.data))  # before torch is loaded, which takes seconds
     from pipelines.build import build
+    from pipelines.job.resend import ask
     from pipelines.job.shard import write_shard
     from trainer.cache_latents.recipe import latents_recipe
 
-    report = build(latents_recipe(loaded.settings, write_shard), dry_run=loaded.dry_run)
+    report = build(latents_recipe(loaded.settings, write_shard, ask), dry_run=loaded.dry_run)
     if report.exit_code == 0 and not report.dry_run:
         report = replace(report, notes=(*report.notes, NEXT))
     return finish(report, as_json=loaded.json)

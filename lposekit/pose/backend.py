@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 from lposekit.errors import UsageError
 from lposekit.json_values import JsonValue
 from lposekit.pose.zoo import Precision
+from lposekit.shards.card import PIXELS
 
 Backend: TypeAlias = Literal["torch", "openvino"]
 BackendSetting: TypeAlias = Literal["auto", "torch", "openvino"]
@@ -67,9 +68,11 @@ def choose_backend(asked: BackendSetting, device: str, precision: Precision, hel
     return ENGINE
 
 
-def backend_card(backend: Backend, threads: int | None) -> dict[str, JsonValue]:
-    """What the dataset card says of a backend."""
-    return {"name": backend, "version": backend_version(backend), "threads": threads}
+def backend_card(backend: Backend, threads: int | None, device: str = "cpu") -> dict[str, JsonValue]:
+    """What the dataset card says of a backend. `pixels`: images are resized on the device, in other last digits than
+    OpenCV's; left out where OpenCV does it, as in cards of before there was anything else."""
+    pixels: dict[str, JsonValue] = {} if device == "cpu" else {PIXELS: "device"}
+    return {"name": backend, "version": backend_version(backend), "threads": threads, **pixels}
 
 
 def cpu_kind() -> str:

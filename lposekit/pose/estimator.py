@@ -257,7 +257,7 @@ class PoseEstimator:
                 **({} if chosen.duplicate_oks is None else {"duplicate_oks": chosen.duplicate_oks}),
             },
             "versions": installed_versions(_PACKAGES),
-            "backend": backend_card(chosen.backend, chosen.threads),
+            "backend": backend_card(chosen.backend, chosen.threads, chosen.device),
             **({"cpus": [cpu_kind()]} if chosen.device == "cpu" else {}),
         }
 

@@ -37,8 +37,10 @@ CHECKED_BY = "checked_by"
 """Of a model: `sha256`, `sha256 prefix` where its publisher states no more, or `note` of the user."""
 BACKEND = "backend"
 """Of the models: what ran them, with its version. Cards without one are of torch."""
+PIXELS = "pixels"
+"""Of the backend: what resizes the images; cards without it are of OpenCV, on the host."""
 CPUS = "cpus"
-"""Of the models: the kinds of CPU that ran them."""
+"""Of the models: the kinds of CPU that ran them, sorted."""
 KEEP_SETTINGS = (
     *("settings.min_detected", "settings.person_rule", "settings.pose.keypoint_score_threshold"),
     *("settings.pose.box_score_threshold", "settings.pose.min_box_area_fraction", "settings.pose.min_box_side_px"),
@@ -273,8 +275,8 @@ def bind_models(layout: DatasetLayout, models: JsonObject) -> None:
         if old[BACKEND] != new[BACKEND]:
             raise UsageError(
                 f"{layout.root} was built with the backend {_words(old[BACKEND])}, and this run has "
-                f"{_words(new[BACKEND])}. Name another --output, or give --pose.backend and the version that it was "
-                "begun with."
+                f"{_words(new[BACKEND])}. Name another --output, or give --pose.backend and the version (of lposekit "
+                "too, for the images) that it was begun with."
             )
         names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         raise UsageError(
@@ -318,21 +320,25 @@ def deciding_models(models: JsonObject) -> dict[str, JsonValue]:
     }
     backend, versions = models.get(BACKEND), models.get("versions")
     if isinstance(backend, Mapping):
-        plain[BACKEND] = {key: backend.get(key) for key in ("name", "version")}
+        named = {key: backend.get(key) for key in ("name", "version")}
     else:
-        plain[BACKEND] = {"name": "torch", "version": versions.get("torch") if isinstance(versions, Mapping) else None}
+        named = {"name": "torch", "version": versions.get("torch") if isinstance(versions, Mapping) else None}
+    pixels = backend.get(PIXELS) if isinstance(backend, Mapping) else None
+    plain[BACKEND] = {**named, PIXELS: pixels or "host"}
     return plain
 
 
 def _words(backend: JsonValue) -> str:
-    return " ".join(str(part) for part in backend.values()) if isinstance(backend, Mapping) else "torch"
+    if not isinstance(backend, Mapping):
+        return "torch"
+    return f"{backend['name']} {backend['version']} (images resized on the {backend[PIXELS]})"
 
 
 def _with_cpus_of(before: JsonObject, models: JsonObject) -> JsonObject:
     """The models with the kinds of CPU of earlier runs as well."""
     both = [before.get(CPUS), models.get(CPUS)]
-    cpus = {str(kind): None for kinds in both if isinstance(kinds, list) for kind in kinds}
-    return {**models, CPUS: list(cpus)} if cpus else models
+    cpus = {str(kind) for kinds in both if isinstance(kinds, list) for kind in kinds}
+    return {**models, CPUS: sorted(cpus)} if cpus else models
 
 
 def _refuse_foreign_files(root: Path) -> None:

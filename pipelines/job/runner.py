@@ -175,17 +175,17 @@ class ShardRunner:
         shard = work.plan.shard
         try:
             report: ShardReport = ray.get(reference)
+        except RayTaskError as error:  # first: one of an actor that the worker asked is a RayActorError as well
+            if isinstance(error.cause, SetupFailed):
+                raise error.cause.error from None
+            self._idle.append(work.worker)
+            self._fail(shard, _brief(error.cause or error))
         except RayActorError as error:
             logger.warning("the worker of shard %s died (try %d): %s", shard_name(shard), work.attempt, _brief(error))
             if work.attempt < self._attempts and not self._halted():
                 self._hand_out(work.plan, work.attempt + 1)
             else:
                 self._fail(shard, f"its worker died {work.attempt} times")
-        except RayTaskError as error:
-            if isinstance(error.cause, SetupFailed):
-                raise error.cause.error from None
-            self._idle.append(work.worker)
-            self._fail(shard, _brief(error.cause or error))
         else:
             self._idle.append(work.worker)
             self._accept(report)

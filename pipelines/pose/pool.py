@@ -7,8 +7,6 @@ such a proof: where the pool's processes go on dying, as if killed from outside,
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -18,15 +16,12 @@ from lposekit.pose.protocol import Estimator
 from lposekit.recipe import ActorHandle
 from lposekit.records import PoseFailure
 from lposekit.stage_times import StageTimes
+from pipelines.job.resend import DiedEachTime, answer_of
 from pipelines.pose.actor import Image, PoseAnswer, Poses, PoseSpec, answer
 from pipelines.pose.poison import find_killers
 
 if TYPE_CHECKING:
     from ray import ObjectRef
-
-logger = logging.getLogger(__name__)
-
-POOL_RESTART_WAIT_S = 0.5
 
 
 class PendingPoses(Protocol):
@@ -133,41 +128,14 @@ class RayPoses:
 
     def _tried(self, batch: _SentBatch) -> PoseAnswer | None:
         """The batch's poses, or None if its actor died with it as often as it is tried."""
-        import ray
-        from ray.exceptions import RayActorError
-
-        for attempt in range(1, self._spec.attempts + 1):
-            try:
-                return ray.get(batch.reference)
-            except RayActorError as error:
-                logger.warning("a pose model's process died with a batch of %d images: %s", len(batch.images), error)
-            _wait_until_back(batch.actor)
-            if attempt < self._spec.attempts:
-                batch.reference = batch.actor.estimate.remote(batch.images)
-        return None
+        actor, images = batch.actor, batch.images
+        what = f"a pose model with a batch of {len(images)} images"
+        try:
+            return answer_of(batch.reference, lambda: actor.estimate.remote(images), actor, self._spec.attempts, what)
+        except DiedEachTime:
+            return None
 
 
 def shortest(lengths: Sequence[int], first: int) -> int:
     """The place of the shortest queue; among equals the next from `first` on."""
     return min(range(len(lengths)), key=lambda i: (lengths[i], (i - first) % len(lengths)))
-
-
-def _wait_until_back(actor: ActorHandle) -> None:
-    """What is sent to an actor that has just died fails as well, and would count as an attempt that nobody made.
-
-    However long the models load: the build's watchdog ends what never comes back.
-
-    Raises:
-        LposekitError: the actor is not started again.
-    """
-    import ray
-    from ray.exceptions import ActorDiedError, ActorUnavailableError
-
-    while True:
-        try:
-            ray.get(actor.card.remote())
-            return
-        except ActorUnavailableError:
-            time.sleep(POOL_RESTART_WAIT_S)
-        except ActorDiedError as error:
-            raise LposekitError(f"a pose model's process died and is not started again: {error}") from error

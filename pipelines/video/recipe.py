@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lposekit.errors import Outcome, UsageError
-from lposekit.json_values import JsonValue
+from lposekit.json_values import JsonObject, JsonValue
 from lposekit.recipe import ActorHandle, CardFacts, Claim, Machine
 from lposekit.shards.card import differing_fields, read_card, stated
 from lposekit.shards.layout import DatasetLayout
@@ -18,21 +19,33 @@ from pipelines.job.stored import shards_with
 from pipelines.video.plan import count_videos, input_fingerprint, iter_plans
 from pipelines.video.settings import BuildVideoSettings
 from pipelines.video.shard import VideoPlan
-from pipelines.video.shard_sizes import shard_bytes
+from pipelines.video.shard_sizes import FIRST_ESTIMATE, estimate, shard_bytes
 from pipelines.video.worker import VideoWorker
+
+log = logging.getLogger(__name__)
+
+ESTIMATE = "shard_estimate"
+"""In the card: what the sizes of clips were estimated with; see `pipelines.video.shard_sizes`."""
 
 
 def as_begun(settings: BuildVideoSettings) -> BuildVideoSettings:
     """The settings with the number of videos in a shard that a folder was begun with, where none is named: those of
     older versions always have one."""
-    if settings.rows_per_shard is not None or settings.output is None:
+    if settings.rows_per_shard is not None:
         return settings
-    layout = DatasetLayout(settings.output)
-    if kind_of(layout.store, layout.relative(layout.card)) is None:
-        return settings
-    begun = (read_card(layout).fixed or {}).get("settings")
+    begun = _begun_with(settings).get("settings")
     number = begun.get("rows_per_shard") if isinstance(begun, Mapping) else None
     return replace(settings, rows_per_shard=number) if isinstance(number, int) else settings
+
+
+def _begun_with(settings: BuildVideoSettings) -> JsonObject:
+    """What the folder that is continued fixes; nothing of one that is to begin."""
+    if settings.output is None:
+        return {}
+    layout = DatasetLayout(settings.output)
+    if kind_of(layout.store, layout.relative(layout.card)) is None:
+        return {}
+    return read_card(layout).fixed or {}
 
 
 @dataclass(frozen=True)
@@ -56,11 +69,23 @@ class VideoRecipe:
 
         Blocklist.from_files(self.settings.fetch.blocklist)
         require_encoder(self.settings.encode)
+        number, shard_mb = self.settings.rows_per_shard, self.settings.shard_mb
+        if number is not None and shard_mb != BuildVideoSettings().shard_mb:
+            log.warning(
+                "--shard-mb %d is not used: a shard holds %s, as --rows-per-shard says or the folder was begun.",
+                shard_mb,
+                counted(number, "video"),
+            )
         return []
 
     def fixed_facts(self) -> dict[str, JsonValue]:
-        size = shard_bytes(self.settings)
-        return {"input": input_fingerprint(self.settings), **({} if size is None else {"shard_bytes": size})}
+        facts: dict[str, JsonValue] = {"input": input_fingerprint(self.settings)}
+        size, begun = shard_bytes(self.settings), _begun_with(self.settings)
+        if size is None:
+            return facts
+        facts["shard_bytes"] = size
+        states_none = "shard_bytes" in begun and ESTIMATE not in begun
+        return facts if states_none and estimate() == FIRST_ESTIMATE else {**facts, ESTIMATE: estimate()}
 
     def card_facts(self) -> CardFacts:
         return {"sample": self.sample}
@@ -83,6 +108,11 @@ class VideoRecipe:
         if input_fingerprint(self.settings) != fixed.get("input"):
             raise UsageError(
                 f"the input of {layout.root} ({', '.join(self.settings.input)}) changed since the folder was built."
+            )
+        if ESTIMATE in (now := self.fixed_facts()) and fixed.get(ESTIMATE) != now[ESTIMATE]:
+            raise UsageError(
+                f"{layout.root} was planned with other sizes of clips ({fixed.get(ESTIMATE) or FIRST_ESTIMATE}; this "
+                f"version: {now[ESTIMATE]}). Retry with the version of lposekit that began it."
             )
         other = differing_fields(fixed.get("versions"), installed_versions(self.fixed_packages))
         if other:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from lposekit.json_values import JsonObject
 from pipelines.video.cells import seconds
 from pipelines.video.clips.records import VideoRow
 from pipelines.video.settings import BuildVideoSettings
@@ -19,6 +20,8 @@ MOST_ROWS = 10_000
 BYTES_PER_S_AT_512 = 350_000
 """Of clips with a shorter side of 512 pixels: 11.7 kB a frame (docs/decisions/2026-11-20-video-bytes.md), 30 a
 second."""
+FIRST_ESTIMATE: JsonObject = {"bytes_per_s_at_512": 350_000, "unknown_rows": 32}
+"""Of folders by size whose cards state none: as both were then. Never changed."""
 DURATION_COLUMNS = ("duration", "duration_s", "duration_seconds", "length_s")
 _ISO = re.compile(r"PT(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?", re.IGNORECASE)
 
@@ -26,6 +29,11 @@ _ISO = re.compile(r"PT(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?", re.IGNORECAS
 def shard_bytes(settings: BuildVideoSettings) -> int | None:
     """The size that a shard is to come to; None: shards of a set number of videos."""
     return settings.shard_mb * 1_000_000 if settings.rows_per_shard is None else None
+
+
+def estimate() -> JsonObject:
+    """What decides, beside rows and settings, which rows share a shard."""
+    return {"bytes_per_s_at_512": BYTES_PER_S_AT_512, "unknown_rows": UNKNOWN_ROWS}
 
 
 def row_groups(rows: Iterable[VideoRow], settings: BuildVideoSettings) -> Iterator[tuple[VideoRow, ...]]:

@@ -4,6 +4,7 @@ refused."""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
@@ -17,13 +18,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from lposekit.errors import LposekitError, UsageError
+from lposekit.recipe import dataset_card
 from lposekit.report.page import file_size
+from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
 from pipelines.build import build
+from pipelines.job.lock import owned_folder
+from pipelines.job.resend import ask
 from pipelines.job.shard import write_shard
 from tests.support.execute_here import execute_here
 from tests.support.train_data import write_dataset
 from tests.support.train_runs import keys, losses, settings_for, small_base
+from trainer.cache_latents.encoder import LocalEncoder, PooledEncoder, VaeActor
 from trainer.cache_latents.recipe import latents_recipe
 from trainer.cache_latents.run import run as cache_latents
 from trainer.data.decode import ClipPlan
@@ -144,7 +150,7 @@ def _same_bytes(tmp_path: Path, encoders: int | None = None, **how: Any) -> None
     settings = CacheLatentsSettings(
         data=data, base=str(small_base()), size=64, batch_size=3, device="cpu", workers=2, encoders=encoders
     )
-    report = build(latents_recipe(settings, write_shard), **how)
+    report = build(latents_recipe(settings, write_shard, ask), **how)
     assert (report.exit_code, report.num_samples) == (0, 9)
     assert tars(data) == alone
     (root,) = (data / "_dataset/latents").iterdir()
@@ -289,3 +295,89 @@ def test_moments_are_those_of_the_vae(tmp_path: Path):
     image = torch.from_numpy(rgb_HWC).permute(2, 0, 1)[None, None].float() / 127.5 - 1
     expected = encode_images(vae, image)[0].numpy()
     np.testing.assert_allclose(cached.astype(np.float32), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_a_resumed_run_goes_on_with_the_cache_that_it_began_with(tmp_path: Path):
+    # mutation tried: the first by name -> the resume is refused: its latents are others
+    data = write_dataset(tmp_path / "data", [3, 2])
+    caches = data / "_dataset/latents"
+    cache(data)
+    cache(data, batch_size=2)
+    first, second = sorted(caches.iterdir())
+    first.rename(tmp_path / "first")
+    use(data, tmp_path / "run")
+    (tmp_path / "first").rename(first)
+    use(data, tmp_path / "run", max_steps=2)
+    assert second.is_dir()
+    assert len(losses(tmp_path / "run")) == 2
+
+
+def test_a_cache_that_is_not_continued_is_named_with_what_differs(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    # mutation tried: nothing said. Mutation: said of every cache there is, each time
+    data = write_dataset(tmp_path / "data", [3])
+    cache(data)
+    (older,) = (data / "_dataset/latents").iterdir()
+    card = older / "_dataset/dataset.json"
+    values = json.loads(card.read_text())
+    del values["fixed"]["frames"], values["fixed"]["threads"]
+    card.write_text(json.dumps(values))
+    older = older.rename(older.with_name("000000000000"))
+    cache(data)
+    assert f"{older} is of the same VAE, size and crop, but is not continued (frames: None -> 'all'" in caplog.text
+    caplog.clear()
+    assert cache(data).new_shards == 0
+    cache(data, size=128)
+    assert "not continued" not in caplog.text
+
+
+def test_a_cache_goes_on_whatever_the_settings_are_that_decide_nothing_in_it(tmp_path: Path):
+    # mutations tried: `threads`, then `clip.short`, as they are given -> "was built with other settings"
+    data = write_dataset(tmp_path / "data", [2], "video")
+
+    def fixed(**changes: Any) -> tuple[Path, Any]:
+        values = {"data": data, "base": str(small_base()), "size": 64, "device": "cuda", "ray_address": "elsewhere:1"}
+        recipe = latents_recipe(CacheLatentsSettings(**{**values, **changes}), write_shard)  # pyright: ignore
+        return recipe.layout.root, dataset_card(recipe, []).fixed
+
+    assert fixed(threads=4) == fixed(threads=1)
+    assert fixed(device="cpu", threads=4) != fixed(device="cpu", threads=1)
+    assert fixed(clip=replace(ON_STRIDE, short="repeat")) == fixed(clip=ON_STRIDE)
+    assert fixed(clip=replace(ON_STRIDE, stride=5)) != fixed(clip=ON_STRIDE)
+
+
+def test_rays_object_store_has_room_for_the_batches_on_their_way_to_shared_vaes(tmp_path: Path):
+    # mutation tried: 0
+    data = write_dataset(tmp_path / "data", [2])
+    values = {"data": data, "base": str(small_base()), "size": 64, "batch_size": 3, "device": "cpu"}
+    alone, shared = (latents_recipe(CacheLatentsSettings(**values, encoders=n), write_shard) for n in (None, 1))  # pyright: ignore
+    assert (alone.bytes_in_flight, shared.bytes_in_flight) == (0, 3 * 3 * 64 * 64 * 3)
+
+
+def test_a_cache_that_a_build_or_a_removal_works_on_is_left_alone(tmp_path: Path):
+    # mutation tried: a lock of another name
+    data = write_dataset(tmp_path / "data", [2])
+    cache(data)
+    (root,) = (data / "_dataset/latents").iterdir()
+    with owned_folder(DatasetLayout(root)), pytest.raises(UsageError, match="another run is writing"):
+        cache(data)
+    assert cache(data).new_shards == 0
+
+
+@pytest.mark.more
+@pytest.mark.usefixtures("ray_local")
+def test_a_vae_that_is_killed_encodes_what_it_had_once_it_is_back(tmp_path: Path):
+    # mutation: the answer awaited once -> ActorDiedError
+    import ray
+
+    data = write_dataset(tmp_path / "data", [2])
+    settings = CacheLatentsSettings(data=data, base=str(small_base()), size=64, device="cpu", encoders=1)
+    recipe = latents_recipe(settings, write_shard, ask)
+    actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(VaeActor).remote(recipe.vae)  # pyright: ignore
+    ray.get(actor.card.remote())
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    encoder = PooledEncoder([actor], ask)
+    ray.kill(actor, no_restart=False)
+    answers = [encoder.submit(images) for _ in range(2)]
+    for answer in answers:
+        np.testing.assert_array_equal(answer(), LocalEncoder(recipe.vae).encode(images))
+    ray.kill(actor)

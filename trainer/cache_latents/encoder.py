@@ -14,7 +14,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.json_values import JsonObject
-from lposekit.recipe import ActorHandle, SetupFailed
+from lposekit.recipe import ActorHandle, AskActor, SetupFailed
 from trainer.data.batch import vae_input_BF3HW
 from trainer.model.base import base_folder, encode_images, weights_digest
 from trainer.model.base_check import load_part
@@ -114,17 +114,20 @@ class VaeActor:
 
 
 class PooledEncoder:
-    """Batches go round the actors that all workers share; those that two are busy with come back in order."""
+    """Batches go round the actors that all workers share; those that two are busy with come back in order. `ask`: sends
+    a batch again if its actor dies.
+    """
 
     ahead = 2
 
-    def __init__(self, actors: Sequence[ActorHandle], first: int = 0) -> None:
+    def __init__(self, actors: Sequence[ActorHandle], ask: AskActor, first: int = 0) -> None:
         self._actors = actors
+        self._ask = ask
         self._turn = itertools.count(first)
 
     def submit(self, rgb_BHWC: Images) -> Callable[[], Moments]:
         actor = self._actors[next(self._turn) % len(self._actors)]
-        return actor.encode.remote(rgb_BHWC).future().result
+        return self._ask(actor, "encode", rgb_BHWC, f"a VAE with a batch of {len(rgb_BHWC)} images")
 
 
 def load_vae(name: str) -> AutoencoderKL:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from lposekit.errors import Outcome, UsageError
 from lposekit.json_values import JsonValue
-from lposekit.recipe import ActorHandle, CardFacts, Claim, Machine, Pool, WriteShard
+from lposekit.recipe import ActorHandle, AskActor, CardFacts, Claim, Machine, Pool, WriteShard
 from lposekit.setting_values import MAY_CHANGE, check_values
 from lposekit.shards.files import refuse_address, refuse_links
 from lposekit.shards.index import ShardIndex
@@ -26,7 +26,7 @@ from trainer.cache_latents.frames import FrameReader
 from trainer.cache_latents.shard import LatentsPlan, LatentsWorker
 from trainer.data.catalog import Dataset, open_dataset_folder
 from trainer.data.decode import Framing, clip_plan
-from trainer.data.latent_cache import EVERY_FRAME, cache_identity, cached_frames, caches_folder
+from trainer.data.latent_cache import EVERY_FRAME, cache_identity, cached_frames, caches_folder, caches_like
 from trainer.model.base import weights_digest
 from trainer.run.distributed import choose_device
 from trainer.settings import NEEDED_TO_CACHE, CacheLatentsSettings, ClipSamplingSettings, Precision
@@ -51,7 +51,7 @@ class LatentsRecipe:
     """How the latents of a dataset are cached. One shard for each shard of the dataset, with its number and keys.
 
     fixed: what decides the bytes. extra: what the card says beside. vae: what a worker or an actor loads. frame_bytes:
-    of one frame's moments. write: commits a shard.
+    of one frame's moments. write: commits a shard. ask: what a pool's VAEs are asked through, where there may be one.
     """
 
     settings: LatentsSettings
@@ -60,12 +60,19 @@ class LatentsRecipe:
     vae: VaeSpec
     frame_bytes: int
     write: WriteShard
+    ask: AskActor | None = None
 
     kind = "latents"
     packages = ("torch", "diffusers", "av", "opencv-python-headless")
     fixed_packages = ()
     """None: the card records them; a cache of weeks is not begun anew for the last digits of a float16."""
-    bytes_in_flight = 0
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Batches on their way to shared VAEs: those that wait, and the one that is handed in."""
+        if not self._num_encoders(torch.cuda.device_count()):
+            return 0
+        return (PooledEncoder.ahead + 1) * self.settings.batch_size * self.settings.size**2 * 3
 
     @property
     def layout(self) -> DatasetLayout:
@@ -74,13 +81,29 @@ class LatentsRecipe:
         return DatasetLayout(self.settings.output)
 
     def preflight(self, *, dry_run: bool = False) -> Sequence[str]:
-        """Sizes of the dataset's tars, links on the way to the cache; says what the cache will cost."""
-        self._open().check_sizes()
+        """Sizes of the dataset's tars, links on the way to the cache; says which caches are not continued, and what the
+        new one will cost."""
+        dataset = self._open()
+        dataset.check_sizes()
+        self._name_others(dataset)
         if not dry_run:
             self.refuse_links()
             for line in self.dry_run_notes():
                 log.info(line)
         return []
+
+    def _name_others(self, dataset: Dataset) -> None:
+        """Of a cache that is begun: those that one might take it for."""
+        others = caches_like(dataset, self.fixed)
+        if self.layout.root in others:
+            return
+        for root, differing in others.items():
+            log.warning(
+                "%s is of the same VAE, size and crop, but is not continued (%s): a new cache is begun. If it is "
+                "whole, runs use it as it is; else delete it.",
+                root,
+                "; ".join(differing),
+            )
 
     def refuse_links(self) -> None:
         """Raises UsageError: links in the dataset's folder, that of the caches among them."""
@@ -128,7 +151,11 @@ class LatentsRecipe:
         return Pool(VaeActor, (self.vae,), size, 1.0 if machine.cpus > size else 0.0, min(1.0, machine.gpus / size))
 
     def worker(self, claim: Claim, pool: Sequence[ActorHandle] | None = None, number: int = 0) -> LatentsWorker:
-        encoder = LocalEncoder(self.vae) if pool is None else PooledEncoder(pool, first=number)
+        if pool is None:
+            encoder = LocalEncoder(self.vae)
+        else:
+            assert self.ask is not None
+            encoder = PooledEncoder(pool, self.ask, first=number)
         return LatentsWorker(claim, self._reader(), encoder, self.settings.batch_size, self.write)
 
     def _num_encoders(self, gpus: int) -> int:
@@ -156,7 +183,7 @@ class LatentsRecipe:
         return FrameReader(dataset, Framing(settings.size, settings.crop), clip)
 
 
-def latents_recipe(settings: CacheLatentsSettings, write: WriteShard) -> LatentsRecipe:
+def latents_recipe(settings: CacheLatentsSettings, write: WriteShard, ask: AskActor | None = None) -> LatentsRecipe:
     """The recipe of a command's settings; loads the VAE to know which it is.
 
     Raises:
@@ -172,20 +199,21 @@ def latents_recipe(settings: CacheLatentsSettings, write: WriteShard) -> Latents
         raise UsageError(f"{data} is a dataset of kind {dataset.kind!r}: latents are those of images and clips.")
     if dataset.kind == "video" and settings.crop == "person":
         raise UsageError("--crop person: clips have no poses beside them. Take --crop center.")
-    clip = settings.clip if dataset.kind == "video" and settings.clip.start == "stride" else ClipSamplingSettings()
     device, precision = _compute(settings)
+    clip, threads = _deciding(settings, dataset.kind, device)
     digest = weights_digest(vae)
     fixed: dict[str, JsonValue] = {
         **cache_identity(digest, settings.size, settings.crop),
         "precision": precision,
         "batch_size": settings.batch_size,
         "frames": cached_frames(clip_plan(clip)) if dataset.kind == "video" else EVERY_FRAME,
-        "threads": settings.threads if device == "cpu" else None,
+        "threads": threads if device == "cpu" else None,
     }
     base = str(Path(settings.base).resolve()) if Path(settings.base).is_dir() else settings.base
     given = {field.name: getattr(settings, field.name) for field in fields(settings)}
     output = caches_folder(data) / _name(fixed)
-    chosen = {"data": data, "base": base, "clip": clip, "precision": precision, "input": (str(data),), "output": output}
+    paths = {"data": data, "base": base, "input": (str(data),), "output": output}
+    chosen = {**paths, "precision": precision, "clip": clip, "threads": threads}
     shape = _shape(vae, settings.size)
     extra = {
         "of": dataset.kind,
@@ -197,10 +225,18 @@ def latents_recipe(settings: CacheLatentsSettings, write: WriteShard) -> Latents
         LatentsSettings(**{**given, **chosen}),
         fixed,
         extra,
-        VaeSpec(base, digest, device, precision, settings.threads),
+        VaeSpec(base, digest, device, precision, threads),
         2 * shape[0] * shape[1] * shape[2],
         write,
+        ask,
     )
+
+
+def _deciding(settings: CacheLatentsSettings, kind: str, device: str) -> tuple[ClipSamplingSettings, int]:
+    """Clips and threads, with the defaults of what decides nothing here: a cache goes on whatever that is."""
+    on_stride = kind == "video" and settings.clip.start == "stride"
+    clip = replace(settings.clip, short=ClipSamplingSettings().short) if on_stride else ClipSamplingSettings()
+    return clip, settings.threads if device == "cpu" else 1
 
 
 def _compute(settings: CacheLatentsSettings) -> tuple[str, Precision]:

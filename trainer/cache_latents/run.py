@@ -21,6 +21,9 @@ from trainer.cache_latents.recipe import latents_recipe
 from trainer.run.folder import own_folder
 from trainer.settings import CacheLatentsSettings
 
+DRIVER_LOCK = "_dataset/driver.lock"
+"""What the builds of a cache and `lposekit remove` hold: so that none of them works on a folder that this one fills."""
+
 
 @dataclass(frozen=True, slots=True)
 class CacheReport:
@@ -42,7 +45,7 @@ def run(settings: CacheLatentsSettings) -> CacheReport:
     layout = recipe.layout
     recipe.preflight(dry_run=True)
     recipe.refuse_links()
-    with own_folder(layout.root):
+    with own_folder(layout.root, DRIVER_LOCK):
         claim_folder(layout, dataset_card(recipe, []))
         finish_replacements(layout)
         remove_partials(layout)

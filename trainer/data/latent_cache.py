@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 MEMBER = "latents.npy"
 EVERY_FRAME = "all"
+IDENTITY = ("vae_sha256", "size", "crop")
 
 
 def caches_folder(dataset_root: Path) -> Path:
@@ -80,7 +81,7 @@ class LatentCache:
 
 def cache_identity(vae_sha256: str, size: int, crop: str = "center") -> dict[str, JsonValue]:
     """What has to agree between a cache and a run."""
-    return {"vae_sha256": vae_sha256, "size": size, "crop": crop}
+    return dict(zip(IDENTITY, (vae_sha256, size, crop), strict=True))
 
 
 def cached_frames(clip: ClipPlan | None) -> JsonValue:
@@ -90,18 +91,22 @@ def cached_frames(clip: ClipPlan | None) -> JsonValue:
     return {"frames": clip.frames, "stride": clip.stride, "stride_s": clip.stride_s}
 
 
-def open_cache(dataset: Dataset, identity: JsonObject, frames: JsonValue = EVERY_FRAME) -> LatentCache:
+def open_cache(
+    dataset: Dataset, identity: JsonObject, frames: JsonValue = EVERY_FRAME, begun_with: str | None = None
+) -> LatentCache:
     """The cache of a dataset for this VAE and size: of several, the first by name that is whole.
 
     Args:
         frames: what `cached_frames` says of the run's clips; a cache of every frame serves as well.
+        begun_with: name of the cache that a resumed run had, before all others.
 
     Raises:
         UsageError: there is none; says how those that are there differ.
         LposekitError: it does not cover every shard, was made from other shards, or is damaged.
     """
     problems = []
-    for root in _matching_caches(dataset, identity, frames):
+    roots = _matching_caches(dataset, identity, frames)
+    for root in sorted(roots, key=lambda root: root.name != begun_with):
         try:
             cache = _open_whole(dataset, root)
         except LposekitError as problem:
@@ -176,6 +181,16 @@ def _in_words(frames: JsonValue) -> str:
         return "every one (--clip.start any)"
     stride = f"stride_s {frames.get('stride_s')}" if frames.get("stride_s") else f"stride {frames.get('stride')}"
     return f"those of --clip.start stride ({stride}, {frames.get('frames')} frames)"
+
+
+def caches_like(dataset: Dataset, fixed: JsonObject) -> dict[Path, list[str]]:
+    """The caches of a dataset that have the VAE, size and crop of `fixed`, with what else differs from it."""
+    found = {}
+    for root in _cache_folders(dataset):
+        theirs = read_card(DatasetLayout(root)).fixed or {}
+        if all(theirs.get(name) == fixed[name] for name in IDENTITY):
+            found[root] = differing_fields({name: theirs.get(name) for name in fixed}, dict(fixed))
+    return found
 
 
 def _cache_folders(dataset: Dataset) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, repeat
 
 from lposekit.errors import LposekitError
 from lposekit.json_values import JsonValue
@@ -11,7 +12,7 @@ from trainer.data.catalog import Dataset, open_catalog
 from trainer.data.decode import Framing, Skeleton, clip_plan
 from trainer.data.held_out import WATCH_VISIT, split_datasets
 from trainer.data.joint_order import JointOrder
-from trainer.data.latent_cache import cache_identity, cached_frames, open_cache
+from trainer.data.latent_cache import EVERY_FRAME, cache_identity, cached_frames, open_cache
 from trainer.data.loader import BatchSplit, SampleLoader
 from trainer.data.order import SampleOrder, SampleRef
 from trainer.data.reader import NoiseRecipe, SampleReader, SampleRecipe
@@ -30,8 +31,11 @@ class RunData:
     images: tuple[Dataset, ...] = ()
 
 
-def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:
+def open_data(settings: TrainSettings, base: Base, world: World, begun_with: Sequence[str] = ()) -> RunData:
     """Open the datasets and check every shard, before anything is trained.
+
+    Args:
+        begun_with: names of the latent caches that a resumed run had, in the order of the datasets.
 
     Raises:
         UsageError: wrong folders or settings; LposekitError: a shard is damaged, or the latent cache does not fit.
@@ -44,8 +48,11 @@ def open_data(settings: TrainSettings, base: Base, world: World) -> RunData:
     if settings.loader.latents:
         identity = cache_identity(weights_digest(base.vae), settings.image.size, settings.image.crop)
         frames = cached_frames(recipe.clip)
-        caches = tuple(open_cache(dataset, identity, frames) for dataset in datasets)
-        caches += tuple(open_cache(dataset, identity) for dataset in images)
+        wanted = [*((each, frames) for each in datasets), *((each, EVERY_FRAME) for each in images)]
+        names = chain(begun_with, repeat(None))
+        caches = tuple(
+            open_cache(each, identity, kept, name) for (each, kept), name in zip(wanted, names, strict=False)
+        )
     weights = settings.loader.weights or (1.0,) * len(datasets)
     parts = split_datasets(datasets, settings.loader.held_out)
     rows = parts.trained if parts.num_held else ()

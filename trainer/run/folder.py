@@ -27,8 +27,8 @@ MAX_SETTINGS_BYTES = 2**20
 
 
 @contextlib.contextmanager
-def own_folder(run_dir: Path) -> Iterator[None]:
-    """Makes the folder if need be, and holds it: two runs must not write one folder.
+def own_folder(run_dir: Path, lock: str = ".lock") -> Iterator[None]:
+    """Makes the folder if need be, and holds it by the file `lock` in it: two runs must not write one folder.
 
     Raises:
         UsageError: another run holds it, or it holds links.
@@ -38,7 +38,8 @@ def own_folder(run_dir: Path) -> Iterator[None]:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         refuse_links(run_dir)
-        descriptor = open_own(run_dir / ".lock", os.O_RDWR)
+        (run_dir / lock).parent.mkdir(exist_ok=True)
+        descriptor = open_own(run_dir / lock, os.O_RDWR)
     except OSError as error:
         raise disk_error(error, run_dir) from error
     try:

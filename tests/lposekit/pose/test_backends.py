@@ -61,8 +61,8 @@ def persons_of(answer: list[Person] | PoseFailure) -> list[Person]:
     return answer
 
 
-# Mutations: bfloat16 (INFERENCE_PRECISION_HINT left out, where the CPU has it); the quarter-pixel step left out of
-# decode_host; the priors of DetectorPart moved by half a stride.
+# Mutations: bfloat16 (INFERENCE_PRECISION_HINT left out, where the CPU has it); the priors of DetectorPart
+# moved by half a stride.
 @engine_needed
 @pytest.mark.parametrize("count", [12, pytest.param(None, marks=pytest.mark.more)])
 def test_the_engine_finds_the_same_persons_and_decides_alike(
@@ -103,7 +103,8 @@ def test_the_engines_keypoints_are_those_of_inference_topdown(
     assert np.percentile(moved_px, 99) <= P99_PX
 
 
-# Mutation: model.reshape([4, ...]) and batches padded with the last item; `pool.map` replaced by as_completed.
+# Mutation tried: `pool.map` replaced by as_completed.
+# Mutation: model.reshape([4, ...]) and batches padded with the last item.
 @engine_needed
 def test_an_images_numbers_depend_neither_on_its_neighbours_nor_on_threads(on_engine: PoseEstimator) -> None:
     images = photos(5)
@@ -114,7 +115,7 @@ def test_an_images_numbers_depend_neither_on_its_neighbours_nor_on_threads(on_en
         assert [p.bbox_xyxy.tolist() for p in persons_of(a)] == [p.bbox_xyxy.tolist() for p in persons_of(b)]
 
 
-# Mutation: `import torch` in lposekit/pose/isolate.py.
+# Mutation tried: `import torch` in lposekit/pose/isolate.py.
 @engine_needed
 def test_an_engine_whose_networks_are_at_hand_needs_no_torch(on_engine: PoseEstimator) -> None:
     code = f"""
@@ -131,7 +132,7 @@ print([name for name in ("torch", "mmpose", "mmdet", "mmengine", "mmcv") if name
     assert done.stdout.strip() == "[]", done.stderr[-2000:]
 
 
-# Mutations: drop the comparison of `_digest` in lposekit.pose.exported; clear no leftovers.
+# Mutation tried: drop the comparison of `_digest` in lposekit.pose.exported.
 @engine_needed
 def test_a_damaged_export_is_made_anew(
     on_engine: PoseEstimator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -169,7 +170,7 @@ def _is_current(folder: Path) -> bool:
     return folder == export_folder(entry, fixture_path("weights") / "pth" / entry.weights.file, entry.weights.sha256[0])
 
 
-# Mutation: `any(value > limit)` for `not all(value <= limit)` (NaN passes then).
+# Mutation tried: `any(value > limit)` for `not all(value <= limit)` (NaN passes then).
 @engine_needed
 @pytest.mark.parametrize("wrong", [0.01, np.nan])
 def test_an_engine_that_computes_other_numbers_is_refused(wrong: float) -> None:
@@ -194,7 +195,7 @@ def test_auto_means_the_engine_on_a_cpu_in_float32_and_torch_elsewhere() -> None
         choose_backend("openvino", "cuda", "half")
 
 
-# Mutation: return ENGINE for auto before looking at `held`.
+# Mutation tried: return ENGINE for auto before looking at `held`.
 @engine_needed
 def test_a_folder_goes_on_with_its_own_backend_or_is_refused_with_both_named() -> None:
     assert choose_backend("auto", "cpu", "float32", held="torch") == "torch"
@@ -219,10 +220,15 @@ def test_the_card_says_what_ran_the_models(on_engine: PoseEstimator, on_torch: P
     assert card["cpus"] == [cpu_kind()]
     assert card["settings"]["precision"] == card["pose_model"]["precision"] == "float32"
     assert on_torch.card()["backend"]["name"] == "torch"  # type: ignore[index,call-overload]
+    assert "pixels" not in on_torch.card()["backend"]  # type: ignore[operator]
+    on_gpu = dataclasses.replace(
+        on_torch, settings=dataclasses.replace(on_torch.settings, device="cuda")
+    )  # only asked for its card
+    assert on_gpu.card()["backend"]["pixels"] == "device"  # type: ignore[index,call-overload]
     assert len(cpu_kind()) > 5
 
 
-# Mutation: `b_2 - np.array([-y, x])` in _third_point; padding applied after the aspect ratio.
+# Mutations tried: `b_2 - np.array([-y, x])` in _third_point; padding applied after the aspect ratio.
 @pytest.mark.parametrize("padding", [1.0, 1.25])
 def test_cuts_are_mmposes_to_the_last_bit(padding: float) -> None:
     from lposekit.pose.openmmlab import ensure_openmmlab

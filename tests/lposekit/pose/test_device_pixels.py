@@ -48,7 +48,7 @@ class CountedOperations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-# Mutations: half a pixel left out of start_B2; the edge's clamp; `fill_x` and `fill_y` exchanged.
+# Mutations tried: half a pixel left out of start_B2; the edge's clamp; `fill_x` and `fill_y` exchanged.
 @pytest.mark.parametrize("bgr", [False, True])
 def test_letterboxed_pixels_are_those_of_opencv(bgr: bool) -> None:
     images = [*photos(4), np.full((3, 900, 3), 200, np.uint8), np.arange(300, dtype=np.uint8).reshape(10, 10, 3)]
@@ -60,7 +60,7 @@ def test_letterboxed_pixels_are_those_of_opencv(bgr: bool) -> None:
     np.testing.assert_allclose(there.scale_B2, here.scale_B2, rtol=1e-6)
 
 
-# Mutations: `- 1` left out with UDP; black replaced by the edge's pixel.
+# Mutations tried: `- 1` left out with UDP; black replaced by the edge's pixel.
 @pytest.mark.parametrize("use_udp", [False, True])
 def test_cut_pixels_are_those_of_opencv(use_udp: bool) -> None:
     images = photos(3)
@@ -87,7 +87,7 @@ def test_operations_do_not_grow_with_the_images() -> None:
     assert counts[0] == counts[1] <= 220
 
 
-# Mutation: upload again for the crops; a copy for each image's boxes.
+# Mutations tried: upload again for the crops; a copy for each image's boxes.
 def test_a_batch_goes_there_in_one_copy_and_each_models_numbers_come_back_in_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -150,17 +150,31 @@ def test_a_folder_goes_on_with_its_backend_in_its_version_on_any_cpu(tmp_path: P
     bind_models(layout, {**torch, "cpus": ["another", "one"]})
     models = read_card(layout).models
     assert models is not None
-    assert models["cpus"] == ["one", "another"]
+    assert models["cpus"] == ["another", "one"]
     assert card_backend(models) == card_backend(older) == "torch"
     engine = {**torch, "backend": {"name": "openvino", "version": "2026.4.1", "threads": 1}}
-    with pytest.raises(UsageError, match=r"backend torch 2.13.0, and this run has openvino 2026.4.1"):
+    with pytest.raises(UsageError, match=r"backend torch 2.13.0 .*, and this run has openvino 2026.4.1"):
         bind_models(layout, engine)
 
 
-# Mutation: `return loaded[0]`.
+# Mutation tried: `pixels` left out of `_deciding` -> the older folder goes on.
+def test_a_folder_whose_images_were_resized_by_opencv_does_not_go_on_with_those_of_a_gpu(tmp_path: Path) -> None:
+    layout = make_dataset(tmp_path / "d", 1)
+    older = {"settings": {"device": "cuda"}, "backend": {"name": "torch", "version": "2.13.0", "threads": 1}}
+    bind_models(layout, older)
+    now = {**older, "backend": {**older["backend"], "pixels": "device"}}
+    with pytest.raises(UsageError, match=r"resized on the host\), and this run has .*resized on the device\)"):
+        bind_models(layout, now)
+    fresh = make_dataset(tmp_path / "fresh", 1)
+    bind_models(fresh, now)
+    bind_models(fresh, now)
+
+
+# Mutations tried: `return loaded[0]`; the kinds of CPU in the order in which the processes were placed.
 def test_processes_that_loaded_other_models_are_refused_and_their_cpus_are_named_together() -> None:
     models = {"backend": {"name": "openvino", "version": "1", "threads": 1}, "cpus": ["one"]}
     assert common_models([models, {**models, "cpus": ["two"]}, models]) == {**models, "cpus": ["one", "two"]}
+    assert common_models([{**models, "cpus": ["two"]}, models])["cpus"] == ["one", "two"]
     other = {**models, "backend": {"name": "openvino", "version": "2", "threads": 1}}
     with pytest.raises(LposekitError, match=r"backend\.version: '1' -> '2'"):
         common_models([models, other])

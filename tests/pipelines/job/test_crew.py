@@ -4,6 +4,7 @@ error, whole, and nothing is tried again; a shard that takes too much memory fai
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ class Model:
             raise SetupFailed(LposekitError(self._failure))
         return {"name": "model"}
 
+    def die(self) -> None:
+        os._exit(1)
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -51,10 +55,15 @@ class Worker:
     greedy_shard: int = -1
     lacks: str = ""
     threads: int = 0
+    kills: Any = None
 
     def build(self, plan: OneShard) -> ShardReport:
         if plan.shard == self.greedy_shard:
             np.ones(2**32, np.uint8)
+        if self.kills and plan.shard == 0:
+            import ray
+
+            ray.get(self.kills.die.remote())
         if self.threads:
             _wait_in_threads(self.threads)
         if self.lacks:
@@ -80,12 +89,14 @@ class Recipe:
     greedy_shard: int = -1
     worker_lacks: str = ""
     worker_threads: int = 0
+    workers: int = 2
+    kills_its_model: bool = False
     bytes_in_flight: int = 0
 
     @property
     def settings(self) -> Any:
         return SimpleNamespace(
-            ray_address=None, workers=2, shard_attempts=3, stall_minutes=1.0, worker_memory_bytes=2**31
+            ray_address=None, workers=self.workers, shard_attempts=3, stall_minutes=1.0, worker_memory_bytes=2**31
         )
 
     def pool(self, machine: Machine) -> Pool:
@@ -95,7 +106,8 @@ class Recipe:
     def worker(self, claim: Claim, pool: Sequence[Any] | None = None, number: int = 0) -> Worker:
         if self.worker_fails:
             raise UsageError(self.worker_fails)
-        return Worker(self.greedy_shard, self.worker_lacks, self.worker_threads)
+        kills = pool[0] if pool and self.kills_its_model else None
+        return Worker(self.greedy_shard, self.worker_lacks, self.worker_threads, kills)
 
 
 def _run(recipe: Any, folder: Path, plans: Iterator[OneShard]) -> Any:
@@ -140,6 +152,14 @@ def test_stacks_of_threads_are_small_and_too_many_of_them_name_the_limit(tmp_pat
     assert result.reports == (1 if threads == 500 else 0)
     assert all("could start no further thread: 2147483648 bytes" in told for told in result.failures.values())
     assert len(result.failures) == 1 - result.reports
+
+
+def test_a_model_that_dies_is_not_taken_for_the_worker_that_asked_it(tmp_path: Path) -> None:
+    # Mutation tried: `RayActorError` looked at first -> "its worker died 3 times", and each of them is left behind.
+    recipe = Recipe(kills_its_model=True, workers=1)
+    result, _ = _run(recipe, tmp_path / "d", iter([OneShard(0), OneShard(1)]))
+    assert result.reports == 1
+    assert "worker died" not in result.failures[0]
 
 
 @pytest.mark.case(90)

@@ -9,7 +9,7 @@ from pipelines.pose.pool import RayPoses, shortest
 from tests.pipelines.image.test_pose_spec import pose_spec
 
 
-# Mutation: `(i + first)` for `(i - first)`; the lengths left out of the key.
+# Mutations tried: `(i + first)` for `(i - first)`; the lengths left out of the key.
 @pytest.mark.parametrize(
     ("lengths", "first", "place"), [([0, 0, 0], 1, 1), ([2, 0, 1], 0, 1), ([1, 1, 1], 2, 2), ([1, 0, 0], 2, 2)]
 )

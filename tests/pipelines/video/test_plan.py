@@ -264,3 +264,33 @@ def test_a_folder_keeps_the_number_or_the_size_that_it_was_begun_with(tmp_path: 
     assert built("by-size") == [5]
     with pytest.raises(UsageError, match="shard_bytes: 512000000 -> 35000000"):
         built("by-size", shard_mb=35)
+
+
+def test_a_folder_goes_on_only_with_the_sizes_that_its_shards_were_planned_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # mutation tried: no estimate among the facts -> shards of two sizes. Mutation: one for older folders too -> refused
+    path = write_csv(tmp_path / "list.csv", [{"path": f"{number}.mp4", "caption": "c"} for number in range(5)])
+    settings = BuildVideoSettings(input=(path,), output=tmp_path / "d")
+    run(settings, execute=execute_here)
+    card = DatasetLayout(tmp_path / "d").card
+    values = json.loads(card.read_text())
+    estimate = values["fixed"].pop("shard_estimate")
+    older = tmp_path / "older"
+    shutil.copytree(tmp_path / "d", older)
+    DatasetLayout(older).card.write_text(json.dumps(values))
+    run(replace(settings, output=older), execute=execute_here)
+    monkeypatch.setattr("pipelines.video.shard_sizes.UNKNOWN_ROWS", 2)
+    for folder, before in ((tmp_path / "d", estimate["unknown_rows"]), (older, None)):
+        with pytest.raises(UsageError, match=rf"shard_estimate.*{before}.* -> .*2"):
+            run(replace(settings, output=folder), execute=execute_here)
+
+
+def test_a_size_that_is_not_used_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # mutation tried: nothing said
+    path = write_csv(tmp_path / "list.csv", [{"path": "a.mp4", "caption": "c"}])
+    settings = BuildVideoSettings(input=(path,), output=tmp_path / "d", rows_per_shard=3)
+    run(settings, execute=execute_here)
+    assert "not used" not in caplog.text
+    run(replace(settings, rows_per_shard=None, shard_mb=256), execute=execute_here)
+    assert "--shard-mb 256 is not used: a shard holds 3 videos" in caplog.text
