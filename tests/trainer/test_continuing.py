@@ -92,7 +92,7 @@ class Reached(Exception):
 def test_a_run_that_was_not_compiled_goes_on_so_on_a_gpu_unless_it_is_asked_for(
     older: bool, begun: dict[tuple[int, bool], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    # mutations tried: the default of the device for every run; an older run's settings.toml not read; the wish ignored
+    # mutations tried: the default of the device for every run; runs of older versions left out; the wish ignored
     def reached(settings: TrainSettings, *_: object) -> None:
         raise Reached(settings)
 
@@ -107,12 +107,18 @@ def test_a_run_that_was_not_compiled_goes_on_so_on_a_gpu_unless_it_is_asked_for(
         caplog.clear()
 
 
-def test_a_run_that_was_compiled_goes_on_so_on_a_gpu_and_a_new_one_is_compiled(tmp_path: Path):
+def test_a_new_run_and_one_that_was_compiled_are_compiled_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # mutations tried: off whatever the run had; off for new runs
-    by_default = TrainSettings()
-    assert is_compiled(compiled_as_begun(by_default, {"compute.compile": True}, GPU.device), GPU.device)
-    assert not is_compiled(compiled_as_begun(by_default, {"compute.compile": True}, CPU.device), CPU.device)
-    assert not is_compiled(compiled_as_begun(by_default, {"seed": 0}, GPU.device), GPU.device)
+    def reached(settings: TrainSettings, *_: object) -> None:
+        raise Reached(settings)
+
+    monkeypatch.setattr(training, "open_data", reached)
+    with pytest.raises(Reached) as stopped:
+        training.build_run(settings_for(2, tmp_path / "run"), GPU)
+    assert is_compiled(stopped.value.args[0], GPU.device)
+    settings, before = TrainSettings(), {"compute.compile": True}
+    assert is_compiled(compiled_as_begun(settings, before, GPU.device), GPU.device)
+    assert not is_compiled(compiled_as_begun(settings, before, CPU.device), CPU.device)
 
 
 @pytest.mark.parametrize("stage", [1, 2])
