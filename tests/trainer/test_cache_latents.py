@@ -72,7 +72,7 @@ ON_STRIDE = ClipSamplingSettings(frames=3, stride=4, start="stride")
 def test_a_cache_of_the_frames_a_stride_apart_serves_the_run_that_asks_for_those(
     clip: ClipSamplingSettings, tmp_path: Path
 ):
-    # mutations tried: the frame's own number as its place in the cache; the stride of the settings where a clip is too
+    # mutations to try: the frame's own number as its place in the cache; the stride of the settings where a clip is too
     # short for it (8 frames, 5 apart, of 20: the last case)
     data = write_dataset(tmp_path / "data", [3, 2], "video", num_frames=20)
     cache(data, clip=clip)
@@ -89,7 +89,7 @@ def test_a_cache_of_the_frames_a_stride_apart_serves_the_run_that_asks_for_those
 
 
 def test_a_run_that_asks_for_frames_that_are_not_cached_is_refused_with_both(tmp_path: Path):
-    # mutation tried: `_matching_caches` without the frames: a start that is not cached ends the run at some step
+    # mutation to try: `_matching_caches` without the frames: a start that is not cached ends the run at some step
     data = write_dataset(tmp_path / "data", [3], "video")
     cache(data, clip=ON_STRIDE)
     run = {"stage": 2, "clip": replace(ON_STRIDE, start="any")}
@@ -114,7 +114,7 @@ def test_clips_that_begin_at_multiples_of_their_stride_name_only_frames_that_are
 
 
 def test_the_cost_of_a_cache_is_told_before_it_is_written(tmp_path: Path):
-    # mutation tried: all frames of a clip counted, whatever is cached
+    # mutation to try: all frames of a clip counted, whatever is cached
     data = write_dataset(tmp_path / "data", [3, 2], "video", num_frames=20)
     values = {"data": data, "base": str(small_base()), "size": 64, "batch_size": 3, "device": "cpu"}
     settings = CacheLatentsSettings(**values, clip=ON_STRIDE)  # pyright: ignore
@@ -163,7 +163,7 @@ def test_poses_are_read_only_for_a_crop_that_needs_them(crop: Crop, members: lis
 
 
 def test_the_build_writes_the_bytes_that_one_process_writes(tmp_path: Path):
-    # mutation tried: batches that cross shards
+    # mutation to try: batches that cross shards
     _same_bytes(tmp_path, execute=execute_here)
 
 

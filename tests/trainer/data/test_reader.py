@@ -275,6 +275,7 @@ def test_a_person_crop_lies_over_as_many_keypoints_as_it_can():
     assert left_of(10, 99) == 4, "all of them, as far from both ends as from each other's"
     assert left_of(150, 199) == 100, "no farther than the image goes"
     assert left_of(0, 20, 101, 150, 199) == 100, "the larger group"
+    assert left_of(10, 20, 150, 160) == 100, "of equal groups, the one next to the middle"
     assert left_of(-5, 250, 90) == 40, "what lies outside does not count"
 
 
