@@ -72,7 +72,7 @@ ON_STRIDE = ClipSamplingSettings(frames=3, stride=4, start="stride")
 def test_a_cache_of_the_frames_a_stride_apart_serves_the_run_that_asks_for_those(
     clip: ClipSamplingSettings, tmp_path: Path
 ):
-    # mutations to try: the frame's own number as its place in the cache; the stride of the settings where a clip is too
+    # mutations tried: the frame's own number as its place in the cache; the stride of the settings where a clip is too
     # short for it (8 frames, 5 apart, of 20: the last case)
     data = write_dataset(tmp_path / "data", [3, 2], "video", num_frames=20)
     cache(data, clip=clip)
@@ -89,7 +89,7 @@ def test_a_cache_of_the_frames_a_stride_apart_serves_the_run_that_asks_for_those
 
 
 def test_a_run_that_asks_for_frames_that_are_not_cached_is_refused_with_both(tmp_path: Path):
-    # mutation to try: `_matching_caches` without the frames: a start that is not cached ends the run at some step
+    # mutation tried: `_matching_caches` without the frames: a start that is not cached ends the run at some step
     data = write_dataset(tmp_path / "data", [3], "video")
     cache(data, clip=ON_STRIDE)
     run = {"stage": 2, "clip": replace(ON_STRIDE, start="any")}
