@@ -179,10 +179,11 @@ class ComputeSettings:
     precision: Annotated[Precision | None, MUST_STAY] = None
     """Precision of frozen weights and compute; trained weights are float32. Default: bf16 on a GPU, fp32 elsewhere."""
     compile: Annotated[bool | None, LOGGED] = None
-    """Compile each block of the UNet, the pose encoder and the VAE with torch.compile. Default: on a GPU only."""
+    """Compile each block of the UNet, the pose encoder and the VAE with torch.compile. Default: on a GPU only, and not
+    if the run that is resumed was not compiled."""
     attention: Annotated[Literal["auto", "flash", "cudnn", "efficient", "math"], LOGGED] = "auto"
     """Attention kernel. `auto`: on a GPU, the fastest for each width of a head, measured before the first step and kept
-    when the run is resumed; on a CPU, torch's choice. A CPU has `flash` and `math`."""
+    when the run is resumed; on a CPU or with `deterministic`, torch's choice. A CPU has `flash` and `math`."""
     gradient_checkpointing: Annotated[bool, LOGGED] = False
     """Recompute each block in the backward pass: less memory, more time."""
     threads: Annotated[Positive | None, LOGGED] = None

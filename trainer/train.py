@@ -36,6 +36,7 @@ from trainer.run.checkpoint import (
 from trainer.run.compiling import compile_parts, warm_up
 from trainer.run.continuing import (
     as_begun,
+    compiled_as_begun,
     facts_of,
     logged_changes,
     recorded_values,
@@ -145,6 +146,8 @@ def build_run(settings: TrainSettings, world: World) -> Run:
     base = load_base(name)
     if checkpoint is None:
         settings = with_its_pose_encoder(settings)
+    else:
+        settings = compiled_as_begun(settings, values_of_before(facts, checkpoint.parent.parent), world.device)
     found = find_pose_encoder(settings, base.unet.config["block_out_channels"], checkpoint)
     settings = drawn_as_learned(settings, found.run_card if found and settings.stage == 2 else None)
     data = open_data(settings, base, world, facts.get("fixed", {}).get("latents", ()))
@@ -246,7 +249,7 @@ def train(run: Run, watch: Watch | None, started: float) -> TrainReport:
             interrupted = outcome.stop and run.step < last
             keys = keys_of_all(run.world, passes) if run.settings.watch.keys else None
             if watch:
-                watch.record(run.step, outcome, run.order, keys, sum(batch.passed_over for batch in passes))
+                watch.record(run.step, outcome, run.order, keys, passes)
                 watch.validate(run.step, last=run.step == last)
             writer.check()
             if run.world.is_main and (interrupted or is_due(run.step, last, run.settings.checkpoint)):

@@ -190,14 +190,14 @@ def _train(settings: TrainSettings, environment: Mapping[str, str], results: Con
 
 
 def make_older(run_dir: Path, step: int) -> None:
-    """Takes out of a run folder with one checkpoint what older versions did not write: settings and micro-batch in the
-    checkpoint, and the settings that came later."""
+    """Takes out of a run folder with one checkpoint what older versions did not write: settings, micro-batch and
+    attention kernels in the checkpoint, and the settings that came later."""
     from trainer.run.checkpoint import load_checkpoint, save_checkpoint, step_folder
 
     later = ("clip.short", "clip.start", "images", "loader.held_out", "loader.image_share", "optim.micro_batch", "init")
     later += ("watch.wandb", "watch.validation_samples")
     old = load_checkpoint(step_folder(run_dir, step))
-    unknown = ("schema", "step", "files", "settings", "micro_batch")
+    unknown = ("schema", "step", "files", "settings", "micro_batch", "attention")
     facts = {name: value for name, value in old.facts.items() if name not in unknown}
     facts["fixed"] = {name: value for name, value in facts["fixed"].items() if name != "held_out"}
     save_checkpoint(run_dir, type(old)(step, old.tensors, facts))

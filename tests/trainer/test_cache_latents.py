@@ -9,6 +9,7 @@ import logging
 import re
 import shutil
 import tarfile
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from lposekit.errors import LposekitError, UsageError
 from lposekit.recipe import dataset_card
@@ -27,14 +29,20 @@ from pipelines.job.lock import owned_folder
 from pipelines.job.resend import ask
 from pipelines.job.shard import write_shard
 from tests.support.execute_here import execute_here
+from tests.support.memory_store import MemoryStore
 from tests.support.train_data import write_dataset
 from tests.support.train_runs import keys, losses, settings_for, small_base
-from trainer.cache_latents.encoder import LocalEncoder, PooledEncoder, VaeActor
+from trainer.cache_latents import recipe as latents_module
+from trainer.cache_latents.encoder import LocalEncoder, PooledEncoder, VaeActor, VaeSpec
+from trainer.cache_latents.frames import FrameReader
 from trainer.cache_latents.recipe import latents_recipe
 from trainer.cache_latents.run import run as cache_latents
-from trainer.data.decode import ClipPlan
+from trainer.data.catalog import open_catalog
+from trainer.data.decode import ClipPlan, Framing
+from trainer.data.geometry import Crop
 from trainer.data.order import SampleRef
 from trainer.data.random import SampleRandom
+from trainer.data.source import OpenFiles
 from trainer.settings import CacheLatentsSettings, ClipSamplingSettings, FramingSettings, LoaderSettings
 from trainer.train import run as train
 
@@ -111,7 +119,7 @@ def test_clips_that_begin_at_multiples_of_their_stride_name_only_frames_that_are
 
 
 def test_the_cost_of_a_cache_is_told_before_it_is_written(tmp_path: Path):
-    # mutation tried: all frames of a clip counted, whatever is cached
+    # mutation to try: all frames of a clip counted, whatever is cached
     data = write_dataset(tmp_path / "data", [3, 2], "video", num_frames=20)
     values = {"data": data, "base": str(small_base()), "size": 64, "batch_size": 3, "device": "cpu"}
     settings = CacheLatentsSettings(**values, clip=ON_STRIDE)  # pyright: ignore
@@ -129,8 +137,38 @@ def test_the_cost_of_a_cache_is_told_before_it_is_written(tmp_path: Path):
     assert build(latents_recipe(settings, write_shard), dry_run=True).notes[0].startswith("nothing to do: all 2 shards")
 
 
+def test_the_vae_that_measured_is_given_up_before_the_build_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # mutations tried: the memory not given back; the encoder kept
+    loaded: list[weakref.ref[object]] = []
+    alive: list[bool] = []
+
+    class Watched(LocalEncoder):
+        def __init__(self, spec: VaeSpec) -> None:
+            super().__init__(spec)
+            loaded.append(weakref.ref(self._vae))
+
+    monkeypatch.setattr(latents_module, "LocalEncoder", Watched)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(loaded[0]() is not None))
+    data = write_dataset(tmp_path / "data", [2])
+    settings = CacheLatentsSettings(data=data, base=str(small_base()), size=64, batch_size=3, device="cpu")
+    assert "ms to encode it" in latents_recipe(settings, write_shard).dry_run_notes()[1]
+    assert alive == [False]
+
+
+@pytest.mark.parametrize(("crop", "members"), [("center", ["jpg"]), ("person", ["jpg", "pose.json"])])
+def test_poses_are_read_only_for_a_crop_that_needs_them(crop: Crop, members: list[str], tmp_path: Path):
+    # mutation tried: read for every crop
+    (dataset,) = open_catalog([write_dataset(tmp_path / "data", [2])], "image")
+    files = {path.name: path.read_bytes() for path in dataset.root.glob("*.tar")}
+    store = MemoryStore(files)
+    reader = FrameReader(replace(dataset, source=OpenFiles(store)), Framing(64, crop))
+    assert len(list(reader.frames(dataset.shards[0], 1))) == 1
+    wanted = sum(dataset.shards[0].member(1, member)[1] for member in members)
+    assert store.read_bytes["00000.tar"] == wanted
+
+
 def test_the_build_writes_the_bytes_that_one_process_writes(tmp_path: Path):
-    # mutation tried: batches that cross shards
+    # mutation to try: batches that cross shards
     _same_bytes(tmp_path, execute=execute_here)
 
 
@@ -262,7 +300,6 @@ def test_a_cut_cache_shard_is_refused_by_its_size(tmp_path: Path):
 
 def test_a_frame_behind_the_last_cached_one_is_refused(tmp_path: Path):
     # mutation tried: `>` in place of `>=`: what lies behind the sample in the tar would be trained on
-    from trainer.data.catalog import open_catalog
     from trainer.data.latent_cache import cache_identity, open_cache
     from trainer.model.base import load_base, weights_digest
 
@@ -276,13 +313,8 @@ def test_a_frame_behind_the_last_cached_one_is_refused(tmp_path: Path):
 
 
 def test_moments_are_those_of_the_vae(tmp_path: Path):
-    import torch
-
-    from trainer.data.catalog import open_catalog
-    from trainer.data.decode import Framing, decode_training_image
+    from trainer.data.decode import decode_training_image
     from trainer.data.latent_cache import cache_identity, open_cache
-    from trainer.data.order import SampleRef
-    from trainer.data.random import SampleRandom
     from trainer.model.base import encode_images, load_base, weights_digest
 
     data = write_dataset(tmp_path / "data", [3])

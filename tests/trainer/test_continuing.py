@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lposekit.errors import UsageError
 from lposekit.setting_values import MUST_STAY, leaves
 from tests.support.train_runs import losses, make_older, settings_for
+from trainer import train as training
+from trainer.run.build import is_compiled
+from trainer.run.continuing import compiled_as_begun
+from trainer.run.distributed import World
 from trainer.settings import ClipSamplingSettings, EmaSettings, FramingSettings, LossSettings, TrainSettings
 from trainer.train import run
+
+CPU, GPU = World(torch.device("cpu")), World(torch.device("cuda"))
 
 
 def test_every_setting_says_what_its_change_means_to_a_run_that_goes_on():
@@ -75,6 +82,43 @@ def test_a_run_of_an_older_version_goes_on_with_the_settings_that_it_had(
     run(dataclasses.replace(settings, max_steps=2))
     assert "other settings" not in caplog.text
     assert [step for step, _ in losses(tmp_path / "run")] == [1, 2]
+
+
+class Reached(Exception):
+    """The settings that a run opens its data with."""
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["now", "older"])
+def test_a_run_that_was_not_compiled_goes_on_so_on_a_gpu_unless_it_is_asked_for(
+    older: bool, begun: dict[tuple[int, bool], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    # mutations tried: the default of the device for every run; runs of older versions left out; the wish ignored
+    def reached(settings: TrainSettings, *_: object) -> None:
+        raise Reached(settings)
+
+    monkeypatch.setattr(training, "open_data", reached)
+    settings = settings_for(2, begun[2, older], max_steps=2)
+    for asked, expected in ((None, False), (True, True), (False, False)):
+        compute = dataclasses.replace(settings.compute, compile=asked)
+        with caplog.at_level("INFO"), pytest.raises(Reached) as stopped:
+            training.build_run(dataclasses.replace(settings, compute=compute), GPU)
+        assert stopped.value.args[0].compute.compile is expected
+        assert ("not compiled, as it was begun (--compute.compile" in caplog.text) == (asked is None)
+        caplog.clear()
+
+
+def test_a_new_run_and_one_that_was_compiled_are_compiled_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # mutations tried: off whatever the run had; off for new runs
+    def reached(settings: TrainSettings, *_: object) -> None:
+        raise Reached(settings)
+
+    monkeypatch.setattr(training, "open_data", reached)
+    with pytest.raises(Reached) as stopped:
+        training.build_run(settings_for(2, tmp_path / "run"), GPU)
+    assert is_compiled(stopped.value.args[0], GPU.device)
+    settings, before = TrainSettings(), {"compute.compile": True}
+    assert is_compiled(compiled_as_begun(settings, before, GPU.device), GPU.device)
+    assert not is_compiled(compiled_as_begun(settings, before, CPU.device), CPU.device)
 
 
 @pytest.mark.parametrize("stage", [1, 2])

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from lposekit.errors import UsageError
 from tests.support.train_data import write_dataset
@@ -15,8 +16,11 @@ from tests.support.train_runs import clips, images, keys, losses, settings_for
 from trainer.cache_latents.run import run as cache_latents
 from trainer.data.joint_order import JointOrder
 from trainer.data.order import OrderState, SampleOrder
-from trainer.settings import CacheLatentsSettings, LoaderSettings, TrainSettings
-from trainer.train import run
+from trainer.run.compiling import warm_up
+from trainer.run.distributed import World
+from trainer.run.metrics import read_metrics
+from trainer.settings import CacheLatentsSettings, LoaderSettings, TrainSettings, WatchSettings
+from trainer.train import build_run, run
 
 LOADER = LoaderSettings(workers=0, block_samples=4, image_share=0.5)
 
@@ -58,6 +62,25 @@ def test_a_run_on_clips_and_images_resumes_to_the_bit(tmp_path: Path):
         run(joint(tmp_path / "parts", loader=replace(LOADER, image_share=0.2), max_steps=14))
     with pytest.raises(UsageError, match=r"images: \['\w+'\] -> None"):
         run(joint(tmp_path / "parts", images=(), max_steps=14))
+
+
+def test_a_step_of_images_is_credited_with_its_own_arithmetic(tmp_path: Path):
+    # mutations tried: that of clips for every step, in the watch; the shapes of clips for both
+    watch = WatchSettings(probe_every=0, sample_every=0, tensorboard=False, keys=True)
+    run(joint(tmp_path / "run", max_steps=2, batch_size=1, watch=watch))
+    assert [names[0][0] for _, names in keys(tmp_path / "run")] == ["1", "0"], "an image, then a clip of two frames"
+    lines = [line for line in read_metrics(tmp_path / "run/metrics.jsonl") if "tflops" in line]
+    image, clip = (line["tflops"] / line["steps_per_s"] for line in lines)
+    assert 1.5 * image < clip < 2.5 * image
+
+
+def test_clips_and_images_are_both_compiled_before_the_first_step(tmp_path: Path):
+    # mutation tried: a step of clips alone
+    prepared = build_run(joint(tmp_path / "run"), World(torch.device("cpu")))
+    seen: list[int] = []
+    prepared.train_module.stage.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[2]))
+    warm_up(prepared.train_module, prepared.data)
+    assert seen == [prepared.settings.clip.frames, 1]
 
 
 def test_images_come_from_their_cache_as_clips_do(tmp_path: Path):

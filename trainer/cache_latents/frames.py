@@ -45,8 +45,9 @@ class FrameReader:
         random = SampleRandom(0, SampleRef(0, 0, row, 0))
         try:
             if self.clip is None:
-                read = self.dataset.read(shard, row, ["jpg", "pose.json"])
-                yield decode_training_image(read["jpg"], self.framing, random, read["pose.json"])[0]
+                by_pose = self.framing.crop == "person"
+                read = self.dataset.read(shard, row, ["jpg", "pose.json"] if by_pose else ["jpg"])
+                yield decode_training_image(read["jpg"], self.framing, random, read.get("pose.json"))[0]
                 return
             mp4, needed = self.dataset.read(shard, row, ["mp4"])["mp4"], self._needed(self.clip, shard, row)
             for first in range(0, len(needed), FRAMES_AT_ONCE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -167,6 +168,9 @@ class LatentsRecipe:
         if self.vae.device != "cpu" and not torch.cuda.is_available():
             return cost
         speed = measure_speed(reader, shards, LocalEncoder(self.vae), self.settings.batch_size)
+        # the VAEs of the build want the memory, on the same GPU
+        gc.collect()
+        torch.cuda.empty_cache()
         return Cost(cost.samples, cost.frames, cost.num_bytes, cost.exact, speed)
 
     @property

@@ -56,6 +56,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def frames(self) -> int:
+        return self.noise_BCFHW.shape[2]
+
     def packed(self) -> dict[str, object]:
         """For the way from a worker: small arrays go through its pipe, only large ones through shared memory.
 

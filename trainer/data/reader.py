@@ -134,6 +134,17 @@ class SampleReader:
                 index -= len(shard)
         raise IndexError("behind the last sample")
 
+    def kinds(self) -> list[SampleRef]:
+        """A draw of each kind of sample: the first of `datasets`, and the first of `images` if there are any."""
+        number = len(self.datasets)
+        first = (
+            SampleRef(number + d, s, 0, 0)
+            for d, dataset in enumerate(self.images)
+            for s, shard in enumerate(dataset.shards)
+            if len(shard)
+        )
+        return [self.ref(0, 0), *itertools.islice(first, 1)]
+
     def key(self, ref: SampleRef) -> str:
         """Name of a sample for logs and messages."""
         key = self._dataset(ref.dataset).shards[ref.shard].key(ref.row)

@@ -36,7 +36,8 @@ def choose_kernels(
     settings: TrainSettings, facts: Mapping[str, Any], train_module: TrainModule, data: RunData, world: World
 ) -> dict[int, Kernel]:
     """The kernel of each width of a head: what the settings name, else what the run began with (`facts` of the
-    checkpoint that it goes on from), else the fastest here; none on a CPU, where torch has one fused kernel.
+    checkpoint that it goes on from), else the fastest here. None, torch's choice: on a CPU, which has one fused kernel;
+    where runs are to be bit-identical, for times differ from one start to the next.
 
     All processes get those of the main one.
 
@@ -49,11 +50,10 @@ def choose_kernels(
             f"--compute.attention {named}: torch has no such kernel on a CPU. Take {' or '.join(KERNELS_OF_CPU)}, or "
             "leave it out."
         )
-    if named == "auto" and not on_gpu:
+    if named == "auto" and (settings.compute.deterministic or not on_gpu):
         return {}
-    before = kernels_of(facts)
-    if named == "auto" and before:
-        return before
+    if named == "auto" and _began_with_auto(facts):
+        return kernels_of(facts)
     shapes = step_shapes(train_module, data)
     if named != "auto":
         return dict.fromkeys(sorted({query[-1] for query, _ in shapes}), named)
@@ -66,6 +66,11 @@ def kernels_of(facts: Mapping[str, Any]) -> dict[int, Kernel]:
     if not isinstance(kept, dict) or not all(kernel in KERNELS and width.isdigit() for width, kernel in kept.items()):
         return {}
     return {int(width): kernel for width, kernel in kept.items()}
+
+
+def _began_with_auto(facts: Mapping[str, Any]) -> bool:
+    """Whether a run goes on that chose before, or is of an older version, which left the choice to torch."""
+    return bool(facts) and facts.get("settings", {}).get("compute.attention", "auto") == "auto"
 
 
 def step_shapes(train_module: TrainModule, data: RunData) -> Mapping[tuple[Shape, Shape], int]:

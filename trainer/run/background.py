@@ -96,6 +96,8 @@ class CheckpointWriter:
                 "from the one before it",
                 self._step,
             )
+        elif self._error is not None:
+            log.warning("the checkpoint of step %d was not written: %s", self._step, self._error)
 
     def _write(self, checkpoint: Checkpoint, source: Source) -> None:
         try:

@@ -8,6 +8,7 @@ import os
 
 import torch
 
+from trainer.data.order import SampleRef
 from trainer.model.base import Base, encode_images, encode_text
 from trainer.model.pose_encoder import PoseEncoder
 from trainer.model.switches import ModelSwitches, preset
@@ -97,17 +98,25 @@ def build(
     return build_train_module(stage, encoders, world, settings)
 
 
-def step_tflop(train_module: TrainModule, data: RunData) -> float:
-    """Arithmetic of one step on one process, in TFLOP, from the shapes of a first micro-batch; nothing is computed.
+def step_tflop(train_module: TrainModule, data: RunData, ref: SampleRef | None = None) -> float:
+    """Arithmetic of one step on one process, in TFLOP, from the shapes of samples like that of `ref` (None: the first);
+    nothing is computed.
 
     What gradient checkpointing does again is not counted: it is not progress.
     """
-    split, encoders = data.loader.split, train_module.encoders
-    sample = data.loader.reader.read(data.loader.reader.ref(0, 0))
+    split, encoders, reader = data.loader.split, train_module.encoders, data.loader.reader
+    ref = ref or reader.ref(0, 0)
+    sample = reader.read(ref)
     with for_counting(train_module.stage, checkpointed=False):
-        tflop = pass_tflop(train_module.stage, stage_inputs(train_module, data, split.micro_batch))
+        tflop = pass_tflop(train_module.stage, stage_inputs(train_module, data, split.micro_batch, ref))
     ids = torch.empty(split.micro_batch, encoders.text_encoder.config.max_position_embeddings, dtype=torch.int64)
     tflop += forward_tflop(encode_text, encoders.text_encoder, ids)
     if sample.rgb_FHWC is not None:
         tflop += forward_tflop(encode_images, encoders.vae, images_like(sample.rgb_FHWC.shape, split.micro_batch))
     return tflop * split.passes
+
+
+def tflop_of_steps(train_module: TrainModule, data: RunData) -> dict[int, float]:
+    """`step_tflop` of each kind of step, by the frames of its samples: clips, and images beside them."""
+    refs = {data.loader.reader.read(ref).noise_CFHW.shape[1]: ref for ref in data.loader.reader.kinds()}
+    return {frames: step_tflop(train_module, data, ref) for frames, ref in refs.items()}

@@ -29,14 +29,15 @@ def compile_parts(train_module: TrainModule, **options: Any) -> None:
 
 
 def warm_up(train_module: TrainModule, data: RunData) -> None:
-    """A step before the first, on every process: compiling takes longer than they wait for one another in a
-    collective. Probe, validation and sampling have other shapes, and run uncompiled.
+    """A step of each kind, of clips and of images, before the first, on every process: compiling takes longer than they
+    wait for one another in a collective. Probe, validation and sampling have other shapes, and run uncompiled.
 
     Raises:
         LposekitError: nothing can be compiled here.
     """
     try:
-        rehearse(train_module, data, data.loader.split.micro_batch)
+        for ref in data.loader.reader.kinds():
+            rehearse(train_module, data, data.loader.split.micro_batch, ref=ref)
     except TorchDynamoException as error:
         # the second line is the compiler's own
         reason = " ".join(str(error).strip().split("\n")[:2])

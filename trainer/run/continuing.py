@@ -65,6 +65,15 @@ def as_begun(settings: TrainSettings, facts: Mapping[str, Any]) -> TrainSettings
     return settings
 
 
+def compiled_as_begun(settings: TrainSettings, before: Values, device: torch.device) -> TrainSettings:
+    """The settings of a run that goes on without torch.compile where it had none and nothing else is asked for: its
+    numbers stay those of before. `before`: as `values_of_before` has them."""
+    if settings.compute.compile is not None or device.type != "cuda" or before.get(COMPILE):
+        return settings
+    log.info("the run is not compiled, as it was begun (--compute.compile compiles it from here on)")
+    return dataclasses.replace(settings, compute=dataclasses.replace(settings.compute, compile=False))
+
+
 def with_batches(settings: TrainSettings, facts: Mapping[str, Any], world: World) -> TrainSettings:
     """Batch and micro-batch as the settings say, else as the run had them, else by default. `auto` stays where the run
     has not found its micro-batch yet.

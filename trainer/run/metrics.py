@@ -198,6 +198,7 @@ class Clock:
     _start: float = field(default_factory=time.perf_counter)
     _spent: dict[str, float] = field(default_factory=dict)
     _steps: int = 0
+    _tflop: float = 0.0
 
     @contextmanager
     def spending(self, what: str) -> Iterator[None]:
@@ -208,18 +209,19 @@ class Clock:
         finally:
             self._spent[what] = self._spent.get(what, 0.0) + time.perf_counter() - start
 
-    def tick(self) -> None:
-        """One step is done."""
+    def tick(self, tflop: float) -> None:
+        """One step is done. `tflop`: its arithmetic, on one process."""
         self._steps += 1
+        self._tflop += tflop
 
-    def report(self, samples_per_step: int, tflop_per_step: float, peak_tflops: float) -> dict[str, float]:
-        """Rates since the last report. `tflop_per_step` and `peak_tflops` are those of one process.
+    def report(self, samples_per_step: int, peak_tflops: float) -> dict[str, float]:
+        """Rates since the last report. `peak_tflops` is that of one process.
 
         Time spent on validation is left out: it is not training.
         """
         total = max(time.perf_counter() - self._start - self._spent.get("validation", 0.0), 1e-9)
         steps_per_s = self._steps / total
-        tflops = steps_per_s * tflop_per_step
+        tflops = self._tflop / total
         rates = {
             "steps_per_s": steps_per_s,
             "samples_per_s": steps_per_s * samples_per_step,
@@ -227,7 +229,7 @@ class Clock:
             "mfu": tflops / peak_tflops if peak_tflops else 0.0,
             "data_wait": self._spent.get("data", 0.0) / total,
         }
-        self._start, self._spent, self._steps = time.perf_counter(), {}, 0
+        self._start, self._spent, self._steps, self._tflop = time.perf_counter(), {}, 0, 0.0
         return rates
 
 

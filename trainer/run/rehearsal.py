@@ -13,6 +13,7 @@ import torch
 
 from lposekit.errors import LposekitError
 from trainer.data.batch import stack_samples
+from trainer.data.order import SampleRef
 from trainer.run.data import RunData
 from trainer.run.distributed import World
 from trainer.run.memory import MOMENT_BYTES, ROOM
@@ -21,10 +22,13 @@ from trainer.run.train_module import TrainModule
 log = logging.getLogger(__name__)
 
 
-def rehearse(train_module: TrainModule, data: RunData, micro_batch: int, *, passes: int = 1) -> None:
-    """Forward and backward passes of this many samples, with memory taken for what the optimiser will hold."""
+def rehearse(
+    train_module: TrainModule, data: RunData, micro_batch: int, *, passes: int = 1, ref: SampleRef | None = None
+) -> None:
+    """Forward and backward passes of this many samples, with memory taken for what the optimiser will hold. `ref`: the
+    sample; None: the first, a clip where there are images beside clips."""
     reader = data.loader.reader
-    batch = stack_samples([reader.read(reader.ref(0, 0))] * micro_batch)
+    batch = stack_samples([reader.read(ref or reader.ref(0, 0))] * micro_batch)
     trained = train_module.trained.values()
     optimizer = None
     if not train_module.optimizer.state:

@@ -9,15 +9,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from trainer.data.order import SampleRef
 from trainer.run.data import RunData
 from trainer.run.train_module import TrainModule
 from trainer.stages import StageModel
 
 
-def stage_inputs(train_module: TrainModule, data: RunData, micro_batch: int) -> tuple[Tensor | None, ...]:
-    """Tensors without contents, of the shapes that the stage takes."""
-    encoders = train_module.encoders
-    sample = data.loader.reader.read(data.loader.reader.ref(0, 0))
+def stage_inputs(
+    train_module: TrainModule, data: RunData, micro_batch: int, ref: SampleRef | None = None
+) -> tuple[Tensor | None, ...]:
+    """Tensors without contents, of the shapes that the stage takes with samples like that of `ref`; None: the first."""
+    encoders, reader = train_module.encoders, data.loader.reader
+    sample = reader.read(ref or reader.ref(0, 0))
     noise = torch.empty(micro_batch, *sample.noise_CFHW.shape, device="meta")
     config = encoders.text_encoder.config
     text = torch.empty(

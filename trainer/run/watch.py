@@ -17,8 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from lposekit.setting_values import plain_leaves
 from lposekit.words import seconds_in_words
+from trainer.data.batch import Batch
 from trainer.data.order import OrderState
-from trainer.run.build import step_tflop
+from trainer.run.build import tflop_of_steps
 from trainer.run.data import RunData, held_out_refs, watched_refs
 from trainer.run.metrics import (
     METRICS_NAME,
@@ -44,7 +45,10 @@ LINE_EVERY_S = 15.0
 
 @dataclass(slots=True)
 class Watch:
-    """The main process's view of a run. Made by `open_watch`."""
+    """The main process's view of a run. Made by `open_watch`.
+
+    tflop: of a step on one process, by the frames of its samples; empty: not counted.
+    """
 
     settings: TrainSettings
     train_module: TrainModule
@@ -57,7 +61,7 @@ class Watch:
     probe: PoseProbe | None
     validation: ValidationSet | None
     held_out: ValidationLoss | None
-    tflop_per_step: float
+    tflop: Mapping[int, float]
     peak_tflops: float
     clock: Clock = field(default_factory=Clock)
     last: dict[str, Any] = field(default_factory=dict)
@@ -69,13 +73,14 @@ class Watch:
         return self.clock.spending("data")
 
     def record(
-        self, step: int, outcome: StepOutcome, order: OrderState, keys: Sequence[str] | None, passed_over: int = 0
+        self, step: int, outcome: StepOutcome, order: OrderState, keys: Sequence[str] | None, passes: Sequence[Batch]
     ) -> None:
-        """One finished step. `passed_over`: clips of this process that were too short."""
+        """One finished step. `passes`: its micro-batches on this process."""
+        passed_over = sum(batch.passed_over for batch in passes)
         if passed_over and not self._passed_over:
             log.warning("clips with fewer frames than --clip.frames give way to others; `short_clips` counts them")
         self._passed_over += passed_over
-        self.clock.tick()
+        self.clock.tick(self.tflop.get(passes[0].frames, 0.0))
         self.bar.update(self.task, completed=step, note=f"loss {outcome.loss:.4f}")
         if keys is not None:
             self.keys.write({"step": step, "keys": list(keys)})
@@ -89,7 +94,7 @@ class Watch:
             "lr": outcome.lr,
             "epoch": order.epoch,
             "consumed": order.consumed,
-            **self.clock.report(batch_size(self.settings), self.tflop_per_step, self.peak_tflops),
+            **self.clock.report(batch_size(self.settings), self.peak_tflops),
             "peak_memory_gib": peak_memory_gib(self.train_module.world.device),
         }
         if self.settings.stage == 2:
@@ -194,7 +199,7 @@ def open_watch(settings: TrainSettings, train_module: TrainModule, data: RunData
             probe=probe,
             validation=validation,
             held_out=held_out,
-            tflop_per_step=step_tflop(train_module, data) if watch.mfu else 0.0,
+            tflop=tflop_of_steps(train_module, data) if watch.mfu else {},
             peak_tflops=measure_peak_tflops(train_module.world.device, train_module.encoders.vae.dtype)
             if watch.mfu
             else 0.0,

@@ -275,11 +275,12 @@ def test_a_person_crop_lies_over_as_many_keypoints_as_it_can():
     assert left_of(10, 99) == 4, "all of them, as far from both ends as from each other's"
     assert left_of(150, 199) == 100, "no farther than the image goes"
     assert left_of(0, 20, 101, 150, 199) == 100, "the larger group"
+    assert left_of(10, 20, 150, 160) == 100, "of equal groups, the one next to the middle"
     assert left_of(-5, 250, 90) == 40, "what lies outside does not count"
 
 
 def test_a_person_crop_keeps_head_and_feet_that_the_centre_cuts():
-    # mutations tried: keypoints in the source's pixels, not in those of the resized image; x and y swapped
+    # mutation tried: keypoints in the source's pixels, not in those of the resized image
     tall = np.zeros((17, 3), np.float32)
     tall[:, 0], tall[:, 1], tall[:, 2] = 60, np.linspace(5, 120, 17), 1
     tall[16, 1:] = 250, 0.1  # not detected
@@ -293,7 +294,6 @@ def test_a_person_crop_keeps_head_and_feet_that_the_centre_cuts():
 
 
 def test_a_sample_of_a_person_crop_has_its_skeleton_where_its_persons_are(tmp_path: Path):
-    # mutation tried: image and skeleton cropped by two geometries
     data = write_dataset(tmp_path / "data", [2], height=160, width=64)
     sample = reader_of(data, framing=Framing(64, "person")).read(SampleRef(0, 0, 1, 0))
     pose = keypoints_of(1, 160, 64)

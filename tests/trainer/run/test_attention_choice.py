@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from trainer.run.checkpoint import read_facts, step_folder
 from trainer.run.cost import attention_shapes
 from trainer.run.distributed import World
 from trainer.settings import TrainSettings
-from trainer.train import build_run, run
+from trainer.train import Run, build_run, run
 
 CPU, GPU = World(torch.device("cpu")), World(torch.device("cuda"))
 
@@ -54,8 +55,8 @@ def test_a_chosen_kernel_runs_for_its_width_and_no_other():
     assert torch.equal(attention(query, key, value), plain)
 
 
-def test_a_run_keeps_the_kernel_that_it_began_with(tmp_path: Path):
-    # mutation to try: the choice left out of the checkpoint -> {}.
+def test_a_named_kernel_runs_and_is_written_down(tmp_path: Path):
+    # mutation tried: the choice left out of the checkpoint -> {}.
     named, auto = settings_for(2, tmp_path / "named", max_steps=2), settings_for(2, tmp_path / "auto", max_steps=2)
     run(with_kernel(named, "math"))
     run(auto)
@@ -63,10 +64,51 @@ def test_a_run_keeps_the_kernel_that_it_began_with(tmp_path: Path):
     assert set(kernels_of(facts).values()) == {"math"}
     assert kernels_of(read_facts(step_folder(tmp_path / "auto", 2))) == {}
     assert weights(tmp_path / "named") != weights(tmp_path / "auto")
-    prepared = build_run(named, CPU)
-    kept = choose_kernels(named, facts, prepared.train_module, prepared.data, GPU)
-    assert kept == kernels_of(facts)
-    assert choose_kernels(named, facts, prepared.train_module, prepared.data, CPU) == {}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    settings = settings_for(2, tmp_path_factory.mktemp("runs") / "run", max_steps=1)
+    compute = dataclasses.replace(settings.compute, deterministic=False)
+    return build_run(dataclasses.replace(settings, compute=compute), CPU)
+
+
+def facts_with(name: str, kernels: dict[str, str]) -> dict[str, Any]:
+    return {"batch_size": 2, "settings": {"compute.attention": name}, "attention": kernels}
+
+
+@pytest.mark.parametrize(
+    ("facts", "chosen"),
+    [
+        pytest.param({}, {8: "flash"}, id="a new run"),
+        pytest.param(facts_with("auto", {"8": "efficient"}), {8: "efficient"}, id="measured before"),
+        pytest.param(facts_with("auto", {}), {}, id="torch's choice before"),
+        pytest.param({"batch_size": 2, "settings": {"compute.lr": 1}}, {}, id="of an older version"),
+        pytest.param({"batch_size": 2}, {}, id="of a still older version"),
+        pytest.param(facts_with("math", {"8": "math"}), {8: "flash"}, id="named before, not now"),
+    ],
+)
+def test_a_run_that_goes_on_keeps_what_was_measured_and_measures_nothing_in_its_middle(
+    facts: dict[str, Any], chosen: dict[int, str], prepared: Run, monkeypatch: pytest.MonkeyPatch
+):
+    # mutations tried: a checkpoint without a choice taken for a new run; a kernel that was named kept
+    monkeypatch.setattr(attention_choice, "measure_kernels", lambda *_: {8: {"flash": 1.0, "efficient": 2.0}})
+    module, data = prepared.train_module, prepared.data
+    assert choose_kernels(prepared.settings, facts, module, data, GPU) == chosen
+    assert choose_kernels(prepared.settings, facts, module, data, CPU) == {}
+
+
+@pytest.mark.parametrize("facts", [{}, facts_with("auto", {"8": "efficient"})], ids=["new", "resumed"])
+def test_a_run_that_is_to_be_bit_identical_measures_nothing_unless_a_kernel_is_named(
+    facts: dict[str, Any], prepared: Run, monkeypatch: pytest.MonkeyPatch
+):
+    # mutation tried: `deterministic` not looked at
+    monkeypatch.setattr(attention_choice, "measure_kernels", lambda *_: {8: {"flash": 1.0}})
+    compute = dataclasses.replace(prepared.settings.compute, deterministic=True)
+    exact = dataclasses.replace(prepared.settings, compute=compute)
+    module, data = prepared.train_module, prepared.data
+    assert choose_kernels(exact, facts, module, data, GPU) == {}
+    assert set(choose_kernels(with_kernel(exact, "efficient"), facts, module, data, GPU).values()) == {"efficient"}
 
 
 def test_on_a_cpu_the_fused_kernel_gives_the_bits_of_torchs_choice(tmp_path: Path):
@@ -83,10 +125,9 @@ def test_a_kernel_that_a_cpu_has_not_is_a_wrong_use(tmp_path: Path):
 
 
 def test_every_shape_of_a_step_is_timed_with_every_kernel_that_can_do_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Run, monkeypatch: pytest.MonkeyPatch
 ):
-    # mutations to try: one kernel's error let through; one call of a shape counted, however often it occurs
-    prepared = build_run(settings_for(2, tmp_path / "run", max_steps=1), CPU)
+    # mutations tried: one kernel's error let through; one call of a shape counted, however often it occurs
     module = prepared.train_module
     shapes = step_shapes(module, prepared.data)
     attentions = sum(isinstance(layer, Attention) for layer in module.stage.unet.modules())

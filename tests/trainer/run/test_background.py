@@ -141,6 +141,27 @@ def test_a_checkpoint_that_a_second_ctrl_c_cuts_off_is_told(tmp_path: Path, capl
     assert "step 8" not in caplog.text
 
 
+def test_a_checkpoint_that_failed_before_a_second_ctrl_c_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    # mutation tried: only a checkpoint that is still being written is told
+    def full(tensors: Mapping[str, Tensor], path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def interrupted() -> None:
+        with CheckpointWriter(tmp_path, 2, lambda step: False) as writer:
+            writer.save(Checkpoint(7, {"trainable": {"a": torch.ones(3)}}, {}))
+            while writer.busy:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert "the checkpoint of step 7 was not written: " in caplog.text
+    assert "No space left" in caplog.text or "disk" in caplog.text
+
+
 def test_a_disk_that_fills_up_in_the_background_ends_the_run_with_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

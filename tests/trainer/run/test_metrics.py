@@ -63,12 +63,24 @@ def test_time_for_validation_is_not_training_time():
         time.sleep(0.2)
     with clock.spending("data"):
         time.sleep(0.02)
-    clock.tick()
-    rates = clock.report(8, 1.0, 4.0)
+    clock.tick(1.0)
+    rates = clock.report(8, 4.0)
     assert rates["steps_per_s"] > 10
     assert rates["samples_per_s"] == pytest.approx(8 * rates["steps_per_s"])
     assert rates["mfu"] == pytest.approx(rates["tflops"] / 4)
     assert 0.3 < rates["data_wait"] <= 1
+
+
+def test_the_arithmetic_of_a_report_is_that_of_its_own_steps():
+    # mutations tried: the last step's for all; what came before the last report counted again
+    clock = Clock()
+    for tflop in (4.0, 1.0, 1.0):
+        clock.tick(tflop)
+    rates = clock.report(8, 4.0)
+    assert rates["tflops"] == pytest.approx(rates["steps_per_s"] * 2)
+    clock.tick(1.0)
+    rates = clock.report(8, 4.0)
+    assert rates["tflops"] == pytest.approx(rates["steps_per_s"])
 
 
 def test_the_matmul_peak_is_a_rate_of_this_device():
