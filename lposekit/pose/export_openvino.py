@@ -17,6 +17,7 @@ from lposekit.errors import LposekitError
 from lposekit.json_values import JsonObject
 from lposekit.kept_out import kept_out
 from lposekit.pose.models import load_detector, load_pose_model
+from lposekit.pose.openvino_core import core
 from lposekit.pose.openvino_network import OpenVinoNetwork
 from lposekit.pose.tensor_parts import DetectorPart, PosePart
 from lposekit.pose.zoo import DetectorEntry, PoseEntry
@@ -53,7 +54,7 @@ def export(entry: DetectorEntry | PoseEntry, weights_dir: Path | None, target: P
             model = openvino.convert_model(traced, example_input=example, input=[(-1, height, width, 3)])
     openvino.save_model(model, target, compress_to_fp16=False)
     expected = [each.numpy() for each in (expected if isinstance(expected, tuple) else (expected,))]
-    network = openvino.Core().read_model(target)
+    network = core().read_model(target)
     got = [_output(network, k, images) for k in range(len(expected))]
     require_same(entry, expected, got)
     return facts

@@ -24,6 +24,7 @@ from lposekit.errors import LposekitError
 from lposekit.json_values import JsonObject, read_json_object
 from lposekit.pose.backend import ENGINE, backend_version, cpu_kind
 from lposekit.pose.download import download
+from lposekit.pose.openvino_core import core
 from lposekit.pose.weights import cache_folder, checked_sha256, find_weights
 from lposekit.pose.zoo import DetectorEntry, PoseEntry
 from lposekit.store import LocalStore
@@ -54,7 +55,7 @@ class Exported:
         import openvino
 
         weights = openvino.Tensor(np.frombuffer(self.weights, np.uint8).copy())
-        return openvino.Core().read_model(self.xml, weights)
+        return core().read_model(self.xml, weights)
 
 
 def exported(entry: DetectorEntry | PoseEntry, weights_dir: Path | None) -> Exported:

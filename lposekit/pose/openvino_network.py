@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lposekit.pose.openvino_core import core
+
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Finish = Callable[[Sequence[Floats]], Floats]
@@ -54,8 +56,6 @@ class OpenVinoNetwork:
 
 
 def _compile(model: Any, streams: int) -> Any:
-    import openvino
-
     _, height, width, channels = model.inputs[0].partial_shape
     model.reshape([1, height, width, channels])
     settings = {
@@ -66,4 +66,4 @@ def _compile(model: Any, streams: int) -> Any:
         # Several processes share the cores: each would pin its only thread to the first of them.
         "ENABLE_CPU_PINNING": False,
     }
-    return openvino.Core().compile_model(model, "CPU", settings)
+    return core().compile_model(model, "CPU", settings)

@@ -132,6 +132,27 @@ print([name for name in ("torch", "mmpose", "mmdet", "mmengine", "mmcv") if name
     assert done.stdout.strip() == "[]", done.stderr[-2000:]
 
 
+# Mutation tried: a Core for each network -> the process dies of SIGSEGV when its child ends.
+@engine_needed
+def test_engines_that_come_and_go_leave_the_process_able_to_take_signals(on_engine: PoseEstimator) -> None:
+    code = f"""
+import faulthandler, gc, signal, subprocess, sys
+from pathlib import Path
+from lposekit.pose.estimator import PoseEstimator
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda *_: None)
+weights = Path({str(fixture_path("weights"))!r})
+loaded = [PoseEstimator.load(*{PAIR!r}, weights_dir=weights, backend="openvino") for _ in range(2)]
+while loaded:
+    del loaded[0]
+    gc.collect()
+subprocess.run([sys.executable, "-c", ""], check=True)
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, "alive"), done.stderr[-2000:]
+
+
 # Mutation tried: drop the comparison of `_digest` in lposekit.pose.exported.
 @engine_needed
 def test_a_damaged_export_is_made_anew(
