@@ -90,7 +90,8 @@ def _fewer_daemons() -> Iterator[None]:
         (node.Node, "start_log_monitor", lambda _: None),
         (node.Node, "start_monitor", lambda _: None),
     ]
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in unused if hasattr(owner, name)]
+    unused = [each for each in unused if hasattr(each[0], each[1])]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in unused]
     for owner, name, nothing in unused:
         setattr(owner, name, nothing)
     try:
