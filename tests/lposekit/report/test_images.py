@@ -157,7 +157,7 @@ def test_the_policy_allows_our_script_by_its_hash_and_no_other(photos: DatasetLa
 
 
 def test_the_rows_to_search_hold_no_address_and_no_caption_of_what_was_refused(photos: DatasetLayout) -> None:
-    # Mutations: captions of all outcomes; captions on the public page.
+    # Mutations: captions of all outcomes; captions, or rows that were not kept, on the public page.
     data = json.loads(scripts_of(write_report(photos.root))[0][1])
     assert "photos.example" not in json.dumps(data)
     captions = dict(zip(zip(data["keys"], data["outcome"], strict=True), data["captions"], strict=True))
@@ -168,7 +168,10 @@ def test_the_rows_to_search_hold_no_address_and_no_caption_of_what_was_refused(p
     assert len(data["keys"]) == data["total"] == len(data["numbers"][0]) == 44
     public = json.loads(scripts_of(write_report(photos.root, public=True))[0][1])
     assert public["captions"] == []
-    assert public["keys"] == data["keys"]
+    kept = [data["outcomes"][place] == "kept" for place in data["outcome"]]
+    assert public["keys"] == [key for key, is_kept in zip(data["keys"], kept, strict=True) if is_kept]
+    assert public["outcomes"] == ["kept"]
+    assert len(public["numbers"][0]) == len(public["keys"]) > 10
 
 
 def test_a_row_and_its_sample_are_found_by_the_same_numbers(photos: DatasetLayout, photo_page: Page) -> None:
