@@ -43,6 +43,7 @@ IMAGE = {
     "image.decode_timeout_s",
     "image.decode_processes",
     "pose.actors",
+    "pose.backend",  # the card of the models binds what runs them
     "pose.actors_per_gpu",
     "pose.attempts",
 }
