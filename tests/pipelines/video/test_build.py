@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 import lposekit
+from lposekit import recipe as recipes_protocol
 from lposekit.errors import Outcome, UsageError
 from lposekit.shards.card import read_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.verify import verify_dataset
-from pipelines import build
 from pipelines.fetch.settings import TransportSettings
 from pipelines.job.build_report import BuildReport
 from pipelines.quickstart.videos import SAMPLE_VIDEOS
@@ -179,7 +179,7 @@ def test_other_versions_of_the_encoders_do_not_continue_a_folder(
     shutil.copytree(built[0], tmp_path / "d")
     versions = read_card(DatasetLayout(tmp_path / "d")).versions
     assert {"av", "decord2", "scenedetect-headless", "python", "lposekit"} <= versions.keys()
-    for module in (build, video_recipe):
+    for module in (recipes_protocol, video_recipe):
         monkeypatch.setattr(module, "installed_versions", lambda packages: dict.fromkeys(packages, "0.1"))
     with pytest.raises(UsageError, match=rf"versions.av: '{versions['av']}' -> '0.1'"):
         run(settings, execute=execute_here)
