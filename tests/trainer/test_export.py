@@ -18,6 +18,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from lposekit.cli import main
 from lposekit.errors import UsageError
+from tests.support.fixtures import REPOSITORY
 from tests.support.sample_runs import SIDE, trained
 from trainer.export import export_run
 from trainer.inference.pipeline import FollowYourPosePipeline
@@ -52,32 +53,43 @@ def test_a_run_exported_for_diffusers_draws_the_same_bytes(tmp_path: Path, stage
     assert not any("_name_or_path" in text or str(tmp_path) in text for text in texts)
 
 
-ALONE = """
+DRAWS = """
 import sys
-sys.modules.update(dict.fromkeys(["lposekit", "pipelines", "trainer"]))  # importing them fails
 import numpy as np
-from diffusers import DiffusionPipeline
-
-folder, skeletons, out = sys.argv[1:]
-pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+folder, skeletons, out, alone = sys.argv[1:]
+if alone == "alone":
+    sys.modules.update(dict.fromkeys(["lposekit", "pipelines", "trainer"]))  # importing them fails
+    from diffusers import DiffusionPipeline
+    pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+else:
+    from trainer.inference.pipeline import FollowYourPosePipeline
+    pipeline = FollowYourPosePipeline.from_pretrained(folder)
 pipeline.set_progress_bar_config(disable=True)
-frames = pipeline("a figure walks", np.load(skeletons), num_inference_steps=2, seed=5).frames
-np.save(out, frames)
+np.save(out, pipeline("a figure walks", np.load(skeletons), num_inference_steps=2, seed=5).frames)
 """
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_the_standalone_export_draws_the_same_bytes_without_this_package(tmp_path: Path, stage: int) -> None:
+def test_both_forms_draw_the_same_bytes_in_fresh_processes_one_without_this_package(tmp_path: Path, stage: int) -> None:
     # Mutations tried: the UNet's source left out -> it does not load; a definition left out -> NameError.
-    run = trained(stage)
-    export_run(run, "diffusers-standalone", tmp_path / "out")
     np.save(tmp_path / "skeletons.npy", walker_skeletons(3, SIDE, "followyourpose"))
-    command = [sys.executable, "-c", ALONE, *(str(tmp_path / name) for name in ("out", "skeletons.npy", "frames.npy"))]
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=170)
-    assert done.returncode == 0, done.stderr
-    assert np.array_equal(np.load(tmp_path / "frames.npy"), drawn(pipeline_of(SampleSettings(run=run))))
-    assert not any(name in (tmp_path / "out" / "pipeline.py").read_text() for name in ("from trainer", "from lposekit"))
+    frames = []
+    for target, alone in (("diffusers", "with"), ("diffusers-standalone", "alone")):
+        export_run(trained(stage), target, tmp_path / target)
+        files = (tmp_path / target, tmp_path / "skeletons.npy", tmp_path / f"{alone}.npy")
+        command = [sys.executable, "-c", DRAWS, *map(str, files), alone]
+        environment = {
+            **os.environ,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": str(REPOSITORY),
+        }
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=170)
+        assert done.returncode == 0, done.stderr
+        frames.append(np.load(files[2]))
+    assert np.array_equal(*frames)
+    source = (tmp_path / "diffusers-standalone" / "pipeline.py").read_text()
+    assert not any(name in source for name in ("from trainer", "from lposekit"))
 
 
 def test_the_official_layout_read_back_is_the_identity(tmp_path: Path) -> None:

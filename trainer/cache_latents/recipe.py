@@ -86,9 +86,10 @@ class LatentsRecipe:
         new one will cost."""
         dataset = self._open()
         dataset.check_sizes()
-        self._name_others(dataset)
         if not dry_run:
             self.refuse_links()
+        self._name_others(dataset)
+        if not dry_run:
             for line in self.dry_run_notes():
                 log.info(line)
         return []

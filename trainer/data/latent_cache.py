@@ -23,6 +23,7 @@ from lposekit.records import shard_name
 from lposekit.shards.card import differing_fields, read_card, stated
 from lposekit.shards.index import ShardIndex
 from lposekit.shards.layout import DatasetLayout
+from lposekit.store import RefusedFile
 from lposekit.store_reads import kind_of
 from trainer.data.catalog import Dataset, open_dataset_folder
 from trainer.data.decode import ClipPlan
@@ -203,6 +204,8 @@ def _cache_folders(dataset: Dataset) -> list[Path]:
         return [layout.root / folders / name for name, card in cards.items() if kind_of(layout.store, card) == "file"]
     except FileNotFoundError:
         return []
+    except RefusedFile as error:
+        raise UsageError(f"{layout.root}: {error}. Remove it, or put the folder itself in its place.") from error
     except OSError as error:
         raise LposekitError(f"{layout.root}: its latent caches cannot be read ({error}).") from error
 
