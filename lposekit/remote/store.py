@@ -104,7 +104,7 @@ class RemoteStore:
         protocol = self.url.partition("://")[0]
         key = os.getpid(), protocol
         if key not in _systems:
-            _systems[key] = _file_system(protocol, self.url)
+            _systems[key] = file_system(protocol, self.url)
         return _systems[key]
 
 
@@ -113,13 +113,18 @@ def _version(info: Mapping[str, Any]) -> str:
     return " ".join(str(info[name]) for name in _VERSIONS if info.get(name))
 
 
-def _file_system(protocol: str, url: str) -> Any:
+def file_system(protocol: str, url: str) -> Any:
+    """fsspec's file system for a protocol.
+
+    Raises:
+        UsageError: its driver is not installed; `url` is what was asked for.
+    """
     try:
         return importlib.import_module("fsspec").filesystem(protocol, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         package = {"s3": "lposekit[s3]", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}.get(protocol)
         advice = f"pip install {package or 'the driver that fsspec names'}"
-        raise UsageError(f"{url}: what reads {protocol}:// is not installed ({error}). {advice}") from error
+        raise UsageError(f"{url}: the driver of {protocol}:// is not installed ({error}). {advice}") from error
 
 
 @dataclass(slots=True)

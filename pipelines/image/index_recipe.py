@@ -88,7 +88,7 @@ class IndexRecipe:
         return {
             "sample": False,
             "keep_rule": flatten_settings(keep_rule_of(card)[0]),
-            "keypoint_format": stated(card.keypoint_format, "keypoint_format", self.index),
+            "keypoint_format": keep_rule_of(card)[1].name,
             "models": card.models,
             "extra": {MATERIALIZED: True, INDEX_SHA256: self.index_sha256},
         }
@@ -124,15 +124,17 @@ class IndexRecipe:
         shards = index_shards(layout)
         if not shards:
             raise UsageError(f"{layout.root}: an index without rows (no 00000.parquet). Get it again.")
-        return (IndexPlan(layout.root, shard) for shard in shards if shard not in skip)
+        keypoints = self._keypoint_format()
+        return (IndexPlan(layout.root, shard, keypoints) for shard in shards if shard not in skip)
 
     def retry_plans(self, layout: DatasetLayout, outcomes: frozenset[Outcome]) -> Iterator[IndexPlan]:
         """Rows with these outcomes; and what is no longer as in the index, where that is another one than before."""
         again, removals = set(shards_with(layout, outcomes)), read_removals(layout)
-        newer = not self.is_taken_up(layout)
+        newer, keypoints = not self.is_taken_up(layout), self._keypoint_format()
+        tables = set(index_shards(self.index))
         for shard in layout.committed_shards():
             if shard in again or (newer and is_out_of_step(self.index, layout, shard, removals)):
-                yield IndexPlan(self.index.root, shard, outcomes)
+                yield IndexPlan(self.index.root, shard, keypoints, outcomes, has_table=shard in tables)
 
     def pool(self, machine: Machine) -> None:
         """No model runs."""
@@ -140,9 +142,12 @@ class IndexRecipe:
     def worker(self, claim: Claim, pool: Sequence[ActorHandle] | None = None, number: int = 0) -> ImageWorker:
         return ImageWorker(claim, self.settings, self._rules(read_index_card(self.index)), NoModel())
 
+    def _keypoint_format(self) -> str:
+        return keep_rule_of(read_index_card(self.index))[1].name
+
     def _rules(self, card: DatasetCard) -> ImageRules:
-        rule, _ = keep_rule_of(card)
-        return image_rules(self.settings, rule, stated(card.keypoint_format, "keypoint_format", self.index))
+        rule, keypoint_format = keep_rule_of(card)
+        return image_rules(self.settings, rule, keypoint_format.name)
 
 
 def index_recipe(given: MaterializeSettings) -> IndexRecipe:

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lposekit.errors import LposekitError, Outcome, UsageError
-from lposekit.keypoints import KeypointFormat
+from lposekit.keypoints import KEYPOINT_FORMATS, KeypointFormat
 from lposekit.records import Columns, shard_name
 from lposekit.shards.card import DatasetCard, read_card
-from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.tables import shard_table
 from lposekit.store_reads import kind_of
@@ -38,12 +37,15 @@ _ROW_DIGITS = 4
 class IndexPlan:
     """One shard of an index to be fetched.
 
-    root: of the index. outcomes: of a shard that is there already, the rows to fetch again; None: all of a new one.
+    root: of the index. keypoint_format: of its poses, by name. outcomes: of a shard that is there already, the rows to
+    fetch again; None: all of a new one. has_table: whether the index still has rows of the shard.
     """
 
     root: Path
     shard: int
+    keypoint_format: str
     outcomes: frozenset[Outcome] | None = None
+    has_table: bool = True
 
 
 def read_index_card(layout: DatasetLayout) -> DatasetCard:
@@ -83,8 +85,8 @@ def load_index_shard(plan: IndexPlan, target: DatasetLayout) -> tuple[ShardPlan,
         LposekitError: the table, or a row of it, is damaged.
     """
     layout = DatasetLayout(plan.root)
-    rows = _checked_rows(layout, plan.shard) if plan.shard in index_shards(layout) else []
-    known = _known_poses(rows, keep_rule_of(read_card(layout))[1], layout.parquet(plan.shard))
+    rows = _checked_rows(layout, plan.shard) if plan.has_table else []
+    known = _known_poses(rows, KEYPOINT_FORMATS[plan.keypoint_format], layout.parquet(plan.shard))
     planned = {columns["key"]: PlannedRow(input_row(columns)) for columns in rows}
     if plan.outcomes is None:
         return ShardPlan(plan.shard, tuple(planned.values())), EarlierRows({}, known)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from lposekit.errors import UsageError
 from lposekit.json_values import TEXT, JsonFields, list_of, parse_json_object
+from lposekit.records import shard_name
 from lposekit.shards.files import write_json
+from lposekit.shards.layout import MARKER_SUFFIX, shard_file
 from pipelines.publish.destinations import Destination
 
 PUSHED = "_dataset/pushed.json"
-_SHARD_FILE = re.compile(r"(\d{5,18})(\.tar|\.parquet|_stats\.json)", re.ASCII)
 _WORDS = ("README.md", "index.html")
 """Files for people: those of others stay as they are."""
 
@@ -63,9 +63,9 @@ def write_claim(claim: Claim, what: str, path: Path) -> None:
 
 def marker_of(name: str) -> str | None:
     """The commit marker of a shard's file, which must not stand while the file is replaced; None for other files."""
-    match = _SHARD_FILE.fullmatch(name)
-    return None if match is None or match[2] == "_stats.json" else f"{match[1]}_stats.json"
+    found = shard_file(name)
+    return None if found is None or found[1] == MARKER_SUFFIX else f"{shard_name(found[0])}{MARKER_SUFFIX}"
 
 
 def _is_of_dataset(name: str) -> bool:
-    return bool(_SHARD_FILE.fullmatch(name)) or name.startswith("_dataset/") or name in _WORDS
+    return shard_file(name) is not None or name.startswith("_dataset/") or name in _WORDS

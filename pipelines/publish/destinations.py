@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from lposekit.errors import LposekitError, UsageError
 from lposekit.remote.places import is_remote
 from lposekit.remote.retries import with_retries
+from lposekit.remote.store import file_system
 from lposekit.shards.files import disk_error, refuse_links, replacing
 from lposekit.store import LocalStore
 from lposekit.store_reads import read_whole, walk
@@ -108,14 +109,8 @@ class ObjectStore:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        try:
-            fsspec = importlib.import_module("fsspec")
-            self._system: Any = fsspec.filesystem(url.partition("://")[0], use_listings_cache=False)
-        except (ImportError, ValueError) as error:
-            raise UsageError(
-                f"{url}: what writes there is not installed ({error}). pip install 'lposekit[s3]'"
-            ) from error
-        self._prefix = url.partition("://")[2]
+        protocol, _, self._prefix = url.partition("://")
+        self._system = file_system(protocol, url)
 
     def names(self) -> set[str]:
         found = self._do(lambda: self._system.find(self._prefix, refresh=True), f"list {self._url}")

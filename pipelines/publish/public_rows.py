@@ -19,6 +19,7 @@ from lposekit.errors import Rejected
 from lposekit.records import Columns
 from lposekit.shards.private import is_place
 from lposekit.stored_address import stored_address
+from pipelines.export.card import LICENCE_COLUMNS
 from pipelines.fetch.addresses import is_public, literal_address
 from pipelines.fetch.policy import Blocklist
 from pipelines.fetch.removals import Removals, traits
@@ -35,7 +36,6 @@ _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>\\]+")
 _PLACE = re.compile(r"""(?:^|[\s"'=:(,\[{])(?:file:)?(?:~[\w.-]*/\S|/[\w.@+ -]+/\S|[A-Za-z]:[/\\]\S|\\\\\w)""")
 """A path of some machine, anywhere in a text."""
 _PLACE_COLUMNS = ("url", "path")
-LICENCES = ("licence", "license", "LICENSE", "License")
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class PublicRows:
         for columns in rows:
             if columns["status"] == STORED and self._may_be_told(columns):
                 public = told_row(columns)
-                name = next((name for name in LICENCES if name in public), None)
+                name = next((name for name in LICENCE_COLUMNS if name in public), None)
                 if name is not None:
                     self.licences[str(public[name] or "not stated")] += 1
                 yield public

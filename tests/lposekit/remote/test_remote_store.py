@@ -214,7 +214,7 @@ def test_a_server_that_goes_on_failing_is_named(
 
 
 def test_a_missing_driver_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match=r"gs://bucket/a: what reads gs:// is not installed .*pip install gcsfs"):
+    with pytest.raises(UsageError, match=r"gs://bucket/a: the driver of gs:// is not installed .*pip install gcsfs"):
         lposekit.open_dataset("gs://bucket/a")
 
 
