@@ -12,7 +12,7 @@ import torch
 
 from lposekit.errors import UsageError
 from tests.support.train_data import write_dataset
-from tests.support.train_runs import clips, images, keys, losses, settings_for
+from tests.support.train_runs import clips, images, keys, losses, settings_for, train_ranks
 from trainer.cache_latents.run import run as cache_latents
 from trainer.data.joint_order import JointOrder
 from trainer.data.order import OrderState, SampleOrder
@@ -62,6 +62,17 @@ def test_a_run_on_clips_and_images_resumes_to_the_bit(tmp_path: Path):
         run(joint(tmp_path / "parts", loader=replace(LOADER, image_share=0.2), max_steps=14))
     with pytest.raises(UsageError, match=r"images: \['\w+'\] -> None"):
         run(joint(tmp_path / "parts", images=(), max_steps=14))
+
+
+@pytest.mark.timeout(180)
+def test_two_processes_train_on_the_batches_of_one_with_its_losses(tmp_path: Path):
+    # mutation tried: the kind of a batch drawn with the rank -> the ranks' shares are of both kinds
+    changes: dict[str, object] = {"batch_size": 2, "max_steps": 6}
+    run(joint(tmp_path / "one", **changes))
+    assert [child.exit_code for child in train_ranks(joint(tmp_path / "two", **changes), 2)] == [0, 0]
+    assert keys(tmp_path / "two") == keys(tmp_path / "one")
+    one, two = ([float.fromhex(loss) for _, loss in losses(tmp_path / name)] for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-4)
 
 
 def test_a_step_of_images_is_credited_with_its_own_arithmetic(tmp_path: Path):
