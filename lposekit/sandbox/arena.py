@@ -2,8 +2,9 @@
 
 A payload is made of dict (string keys), list, tuple (arrives as list), str, int, float, bool, None, bytes and numpy
 arrays of numbers. Its buffers lie one after the other in a memory file that both processes hold, its shape behind them
-as JSON. Nothing is pickled, and nothing is mapped (a mapped file that the other side shortens is a SIGBUS): buffers are
-read by `pread` into memory of the reader's own, 1 MB in 0.1 ms.
+as JSON. Nothing is pickled, and this file is not mapped (a mapped file that the other side shortens is a SIGBUS):
+buffers are read by `pread` into memory of the reader's own. One large array may go another way, through a place of
+`slots`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from lposekit.sandbox.slots import Slot
+
 _MAX_JSON_BYTES = 16 * 2**20
 _KEEP_BYTES = 64 * 2**20
+_LARGE_BYTES = 64 * 2**10
 _NUMBERS = "biufc"
 
 
@@ -29,17 +33,17 @@ class Arena:
     fd: int
     limit_bytes: int = 2**31
 
-    def write(self, payload: object) -> tuple[int, int]:
-        """Put `payload` into the file; returns place and length of its JSON."""
-        buffers: list[memoryview] = []
-        text = json.dumps(_packed(payload, buffers)).encode()
+    def write(self, payload: object, slot: memoryview | None = None) -> tuple[int, int]:
+        """Put `payload` into the file, and its first large array into `slot`; returns place and length of its JSON."""
+        packing = _Packing(slot)
+        text = json.dumps(packing.packed(payload)).encode()
         place = 0
-        for buffer in (*buffers, memoryview(text)):
+        for buffer in (*packing.buffers, memoryview(text)):
             place = _write_all(self.fd, buffer, place)
         return place - len(text), len(text)
 
-    def read(self, place: int, length: int) -> Any:
-        """The payload whose JSON lies at `place`.
+    def read(self, place: int, length: int, slot: Slot | None = None) -> Any:
+        """The payload whose JSON lies at `place`; `slot`: where one of its arrays may be.
 
         Raises:
             ValueError: it is none.
@@ -48,7 +52,7 @@ class Arena:
             raise ValueError(f"{length} bytes of JSON")
         try:
             packed = json.loads(_read_bytes(self.fd, length, place))
-            return _unpacked(packed, _Buffers(self.fd, min(place, self.limit_bytes)))
+            return _unpacked(packed, _Buffers(self.fd, min(place, self.limit_bytes), slot))
         except (KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as err:
             raise ValueError(f"malformed payload: {err!r}") from err
 
@@ -64,6 +68,7 @@ class _Buffers:
 
     fd: int
     left: int
+    slot: Slot | None
     place: int = 0
 
     def take(self, length: int) -> int:
@@ -75,21 +80,35 @@ class _Buffers:
         return place
 
 
-def _packed(value: object, buffers: list[memoryview]) -> object:
-    """`value` as JSON types: each container and buffer becomes a one-item dict that names its kind."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, dict):
-        return {"dict": {key: _packed(item, buffers) for key, item in value.items()}}
-    if isinstance(value, list | tuple):
-        return {"list": [_packed(item, buffers) for item in value]}
-    if isinstance(value, np.ndarray) and value.dtype.kind in _NUMBERS:
-        buffers.append(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
-        return {"array": [value.dtype.str, list(value.shape)]}
-    if isinstance(value, bytes | bytearray | memoryview):
-        buffers.append(memoryview(value).cast("B"))
-        return {"bytes": buffers[-1].nbytes}
-    raise TypeError(f"a {type(value).__name__} cannot travel between processes: use plain values, bytes, arrays")
+@dataclass(slots=True)
+class _Packing:
+    """Turns a payload into JSON types: each container and buffer becomes a one-item dict that names its kind."""
+
+    slot: memoryview | None
+    buffers: list[memoryview] = field(default_factory=list)
+
+    def packed(self, value: object) -> object:
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, dict):
+            return {"dict": {key: self.packed(item) for key, item in value.items()}}
+        if isinstance(value, list | tuple):
+            return {"list": [self.packed(item) for item in value]}
+        if isinstance(value, np.ndarray) and value.dtype.kind in _NUMBERS:
+            return {self._kind_of(value): [value.dtype.str, list(value.shape)]}
+        if isinstance(value, bytes | bytearray | memoryview):
+            self.buffers.append(memoryview(value).cast("B"))
+            return {"bytes": self.buffers[-1].nbytes}
+        raise TypeError(f"a {type(value).__name__} cannot travel between processes: use plain values, bytes, arrays")
+
+    def _kind_of(self, array: np.ndarray) -> str:
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        if self.slot is not None and _LARGE_BYTES <= flat.nbytes <= self.slot.nbytes:
+            np.frombuffer(self.slot, np.uint8)[: flat.nbytes] = flat
+            self.slot = None
+            return "slot"
+        self.buffers.append(flat.data)
+        return "array"
 
 
 def _unpacked(value: Any, buffers: _Buffers) -> Any:
@@ -105,19 +124,27 @@ def _unpacked(value: Any, buffers: _Buffers) -> Any:
     if kind == "array":
         dtype_text, shape = content
         return _read_array(dtype_text, shape, buffers)
+    if kind == "slot" and buffers.slot is not None:
+        dtype_text, shape = content
+        return buffers.slot.array(_checked(dtype_text, shape), shape)
     raise ValueError(f"unknown kind {kind!r}")
 
 
 def _read_array(dtype_text: str, shape: list[int], buffers: _Buffers) -> np.ndarray:
-    dtype = np.dtype(dtype_text)
-    if dtype.kind not in _NUMBERS or any(side < 0 for side in shape):
-        raise ValueError(f"array of {dtype_text}, shape {shape}")
+    dtype = _checked(dtype_text, shape)
     length = dtype.itemsize * math.prod(shape)
     place = buffers.take(length)
     array = np.empty(shape, dtype)
     if length:
         _read_into(buffers.fd, array.reshape(-1).view(np.uint8).data, place)
     return array
+
+
+def _checked(dtype_text: str, shape: list[int]) -> np.dtype[Any]:
+    dtype = np.dtype(dtype_text)
+    if dtype.kind not in _NUMBERS or any(side < 0 for side in shape):
+        raise ValueError(f"array of {dtype_text}, shape {shape}")
+    return dtype
 
 
 def _read_bytes(fd: int, length: int, place: int) -> bytes:

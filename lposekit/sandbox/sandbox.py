@@ -6,7 +6,7 @@
 The child is a fresh interpreter (`python -m lposekit.sandbox.sandbox`), never a fork of a process with threads, so it
 works inside Ray actors too. It serves many calls; the first call after its death starts the next one. What it answers
 is parsed, never unpickled (see `arena`), so a decoder that its input has taken over gains nothing here. Control
-messages are 17 bytes through a socket that keeps message borders: none can be half sent, so no read can outlast its
+messages are 21 bytes through a socket that keeps message borders: none can be half sent, so no read can outlast its
 deadline. Once its imports are done it is confined to decoding (see `confinement`).
 
 Linux only (PR_SET_PDEATHSIG, memfd_create, RLIMIT_DATA on anonymous memory).
@@ -36,8 +36,9 @@ from lposekit.errors import Outcome, Rejected
 from lposekit.sandbox.arena import Arena
 from lposekit.sandbox.child_limits import die_with_parent
 from lposekit.sandbox.confinement import Places, confine, give_up_privileges
+from lposekit.sandbox.slots import Slot, Slots, mapped_by_child
 
-_MESSAGE = struct.Struct("<cQQ")  # kind; place and length of the payload's JSON in the arena
+_MESSAGE = struct.Struct("<cQQi")  # kind; place and length of the payload's JSON in the arena; slot or -1
 _CALL, _BEAT, _ANSWER, _REJECTED, _MEMORY = b"C", b"B", b"A", b"J", b"M"
 _BEAT_EVERY_S = 0.05
 _RESERVED_BYTES = 512 * 2**20  # address space that thread stacks and malloc arenas reserve and do not use
@@ -74,6 +75,8 @@ class Sandbox:
     memory_limit_bytes: what a call may allocate on top of the target's imports, so that it means the same everywhere.
     init_args: further keyword arguments; they and the payload are trees as in `arena`.
     places: the files and folders that it may open by path, beside its program; default: none.
+    slots, slot_bytes: so many answers at a time have their large array in shared memory, read-only and without a copy,
+        as long as somebody holds it; further and larger arrays are copied. `slot_bytes` is a multiple of a page.
     start_timeout_s: longest time for the start of the child, its imports included.
     """
 
@@ -84,6 +87,8 @@ class Sandbox:
         memory_limit_bytes: int,
         init_args: Mapping[str, object] | None = None,
         places: Places | None = None,
+        slots: int = 0,
+        slot_bytes: int = 2 * 2**20,
         start_timeout_s: float = 120.0,
     ) -> None:
         self._introduction = {
@@ -92,6 +97,7 @@ class Sandbox:
             "init_args": dict(init_args or {}),
             "places": asdict(places or Places()),
         }
+        self._slots = slots, slot_bytes
         self._start_timeout_s = start_timeout_s
         self._child: _Child | None = None
         self._lock = threading.Lock()
@@ -147,7 +153,7 @@ class Sandbox:
     def _start(self) -> None:
         self._kill()
         # PR_SET_PDEATHSIG follows the *thread* that started the child, and a download's threads end with their shard
-        self._child = _spawner(os.getpid()).submit(_spawn, self._introduction["target"]).result()
+        self._child = _spawner(os.getpid()).submit(_spawn, self._introduction["target"], *self._slots).result()
         self._exchange(self._introduction, self._start_timeout_s, None)
         self._child.arena = replace(self._child.arena, limit_bytes=self._introduction["memory_limit_bytes"])
 
@@ -183,20 +189,23 @@ def _spawner(pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix=f"sandbox-spawner-{pid}")
 
 
-def _spawn(name: str) -> _Child:
+def _spawn(name: str, num_slots: int, slot_bytes: int) -> _Child:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     arena_fd, output_fd = os.memfd_create("sandbox-arena"), os.memfd_create("sandbox-output")
+    slots = Slots(num_slots, slot_bytes) if num_slots else None
+    fds = (theirs.fileno(), arena_fd, *([slots.fd] if slots else []))
+    numbers = (os.getpid(), slot_bytes if slots else 0, *fds)
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), str(arena_fd), str(os.getpid())],
+            [sys.executable, "-P", "-m", __name__, *map(str, numbers)],
             stdin=subprocess.DEVNULL,
             stdout=output_fd,
             stderr=output_fd,
-            pass_fds=(theirs.fileno(), arena_fd),
+            pass_fds=fds,
             env=child_environment(),
             process_group=0,  # a kill takes what the decoder started along
         )
-    return _Child(name, process, ours, Arena(arena_fd), output_fd)
+    return _Child(name, process, ours, Arena(arena_fd), output_fd, slots)
 
 
 def child_environment() -> dict[str, str]:
@@ -210,14 +219,22 @@ class _Child:
     """The parent's side of one child process."""
 
     def __init__(
-        self, name: str, process: subprocess.Popen[bytes], control: socket.socket, arena: Arena, output_fd: int
+        self,
+        name: str,
+        process: subprocess.Popen[bytes],
+        control: socket.socket,
+        arena: Arena,
+        output_fd: int,
+        slots: Slots | None,
     ) -> None:
         self.process = process
         self.arena = arena
+        self._slots = slots
         self._name = name
         self._control = control
         self._output_fd = output_fd
-        self.kill = weakref.finalize(self, _end, process, control, (arena.fd, output_fd))
+        fds = (arena.fd, output_fd, *([slots.fd] if slots else []))
+        self.kill = weakref.finalize(self, _end, process, control, fds)
 
     def exchange(
         self,
@@ -228,17 +245,28 @@ class _Child:
     ) -> Any:
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         os.ftruncate(self._output_fd, 0)
+        slot = self._slots.take() if self._slots else None
         try:
-            self._control.send(_MESSAGE.pack(_CALL, *self.arena.write(payload)))
+            self._send(payload, slot)
+            kind, place, length = self._receive(deadline, timeout_s, heartbeat_timeout_s, on_beat)
+            return self._answer(kind, place, length, slot)
+        finally:
+            if slot is not None:
+                slot.unless_used()
+
+    def _send(self, payload: object, slot: Slot | None) -> None:
+        try:
+            self._control.send(_MESSAGE.pack(_CALL, *self.arena.write(payload), -1 if slot is None else slot.number))
         except ConnectionError:
             self._raise_crashed()
-        kind, place, length = self._receive(deadline, timeout_s, heartbeat_timeout_s, on_beat)
+
+    def _answer(self, kind: bytes, place: int, length: int, slot: Slot | None) -> Any:
         if kind == _MEMORY:
             raise SandboxMemory(f"{self._name}: asked for more than {self.arena.limit_bytes} bytes of memory")
         try:
             if kind not in (_ANSWER, _REJECTED):
                 raise ValueError(f"a message of the unknown kind {kind!r}")
-            answer = self.arena.read(place, length)
+            answer = self.arena.read(place, length, slot)
             self.arena.empty_if_large()
             rejected = Rejected(Outcome(answer["outcome"]), str(answer["detail"])) if kind == _REJECTED else None
         except (ValueError, TypeError, KeyError) as err:
@@ -267,7 +295,7 @@ class _Child:
                 message = b""
             if len(message) < _MESSAGE.size:
                 self._raise_crashed()
-            kind, place, length = _MESSAGE.unpack(message)
+            kind, place, length, _ = _MESSAGE.unpack(message)
             if kind != _BEAT:
                 return kind, place, length
             if on_beat is not None:
@@ -285,7 +313,7 @@ class _Child:
 
     def _raise_crashed(self) -> NoReturn:
         # look without reaping: the number must stay ours until the group is killed
-        ended = _wait_unreaped(self.process.pid, 1.0)
+        ended = _wait_unreaped(self.process.pid, 3.0)
         if ended is None:
             raise SandboxCrashed(f"{self._name}: the child closed its side and lives on")
         by_signal = ended.si_code != os.CLD_EXITED
@@ -328,39 +356,43 @@ def beat() -> None:
     global _last_beat_s
     if _control is not None and time.monotonic() - _last_beat_s >= _BEAT_EVERY_S:
         _last_beat_s = time.monotonic()
-        _control.send(_MESSAGE.pack(_BEAT, 0, 0))
+        _control.send(_MESSAGE.pack(_BEAT, 0, 0, -1))
 
 
-def serve(control_fd: int, arena_fd: int, parent_pid: int) -> None:
+def serve(parent_pid: int, slot_bytes: int, control_fd: int, arena_fd: int, slots_fd: int = -1) -> None:
     """Main loop of the child: one introduction, then calls, until the parent hangs up."""
     global _control
     die_with_parent(parent_pid)
     give_up_privileges()
     _control = socket.socket(fileno=control_fd)
-    arena = Arena(arena_fd)
-    introduction = _called_payload(arena, _control.recv(_MESSAGE.size))
+    arena, slots = Arena(arena_fd), mapped_by_child(slots_fd, slot_bytes)
+    _, place, length, _ = _MESSAGE.unpack(_control.recv(_MESSAGE.size))
+    introduction = arena.read(place, length)
     target = _imported(introduction["target"])
     _limit_memory(introduction["memory_limit_bytes"])
     confine(Places(**introduction["places"]))
-    _control.send(_MESSAGE.pack(_ANSWER, *arena.write(None)))
+    _control.send(_MESSAGE.pack(_ANSWER, *arena.write(None), -1))
     while message := _control.recv(_MESSAGE.size):  # empty: the parent hung up
-        _control.send(_served(arena, message, target, introduction["init_args"]))
+        _control.send(_served(arena, slots, message, target, introduction["init_args"]))
 
 
-def _served(arena: Arena, message: bytes, target: Callable[..., object], init_args: dict[str, object]) -> bytes:
+def _served(
+    arena: Arena,
+    slots: list[memoryview],
+    message: bytes,
+    target: Callable[..., object],
+    init_args: dict[str, object],
+) -> bytes:
     """Do one call; returns the message that answers it."""
+    _, place, length, slot = _MESSAGE.unpack(message)
     try:
-        return _MESSAGE.pack(_ANSWER, *arena.write(target(_called_payload(arena, message), **init_args)))
+        answer = target(arena.read(place, length), **init_args)
+        return _MESSAGE.pack(_ANSWER, *arena.write(answer, slots[slot] if slot >= 0 else None), -1)
     except Rejected as rejected:
         answer = {"outcome": rejected.outcome.value, "detail": rejected.detail}
-        return _MESSAGE.pack(_REJECTED, *arena.write(answer))
+        return _MESSAGE.pack(_REJECTED, *arena.write(answer), -1)
     except MemoryError:
-        return _MESSAGE.pack(_MEMORY, 0, 0)
-
-
-def _called_payload(arena: Arena, message: bytes) -> Any:
-    _, place, length = _MESSAGE.unpack(message)
-    return arena.read(place, length)
+        return _MESSAGE.pack(_MEMORY, 0, 0, -1)
 
 
 def _imported(target: str) -> Callable[..., object]:

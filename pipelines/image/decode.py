@@ -22,6 +22,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from mmap import PAGESIZE
 from typing import Any
 
 import cv2
@@ -38,6 +39,8 @@ from pipelines.image.settings import ImageSettings
 
 RGB = npt.NDArray[np.uint8]
 
+_IMAGES_IN_WORK = 128
+"""Of one worker, between the decoder and the last use of their pixels; further ones are copied."""
 _BAND_ROWS = 256  # rows converted at a time, so that a conversion needs no second image in memory
 _THUMBNAIL_SIDE, _THUMBNAIL_QUALITY = 160, 80
 _CHEAP_PIXELS = 10_000_000
@@ -195,6 +198,8 @@ def _image_sandbox(settings: ImageSettings) -> Sandbox:
         f"{__name__}:decode_payload",
         memory_limit_bytes=settings.decode_memory_bytes,
         init_args={"settings": asdict(settings)},
+        slots=_IMAGES_IN_WORK,
+        slot_bytes=-(-6 * settings.size**2 // PAGESIZE) * PAGESIZE,  # an image up to twice as long as wide
     )
 
 

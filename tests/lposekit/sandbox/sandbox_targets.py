@@ -28,6 +28,10 @@ def image(payload: Any) -> Any:
     return {"rgb": IMAGE_HWC, "num_bytes": len(payload["data"])}
 
 
+def filled(payload: Any) -> Any:
+    return np.full(payload["num_bytes"], payload["value"], np.uint8)
+
+
 def misbehave(payload: Any) -> Any:
     return globals()[f"_{payload['how']}"](payload)
 
@@ -162,7 +166,7 @@ def _forge(payload: Any) -> None:
     assert sandbox._control is not None
     fd = next(fd for fd in range(64) if _is_arena(fd))
     os.pwrite(fd, payload["text"], 0)
-    sandbox._control.send(sandbox._MESSAGE.pack(payload["kind"], 0, payload.get("length", len(payload["text"]))))
+    sandbox._control.send(sandbox._MESSAGE.pack(payload["kind"], 0, payload.get("length", len(payload["text"])), -1))
     time.sleep(1000)
 
 
