@@ -221,7 +221,7 @@ def test_a_later_index_takes_out_of_a_folder_what_was_taken_down_since(
     built: tuple[BadServer, Path], tmp_path: Path, again: str | None
 ) -> None:
     # Mutations tried: shards that are committed left alone; removals joined by a build alone; rows that the index lacks
-    # fetched -> red each (with `again`, NoModel is asked).
+    # fetched -> red each (with `again`, NoModel is asked). A dry run that looks at whole shards alone: nothing to do.
     server, dataset = built
     pushed(dataset, tmp_path / "index")
     page = server.pages.pop("/2.jpg")
@@ -232,7 +232,10 @@ def test_a_later_index_takes_out_of_a_folder_what_was_taken_down_since(
     (tmp_path / "removals.txt").write_text("\n".join(gone))
     remove(dataset, read_entries(tmp_path / "removals.txt"))
     pushed(dataset, tmp_path / "index")
-    hits = len(server.hits)
+    hits, before = len(server.hits), tars_of(tmp_path / "again")
+    (told, *_) = materialize(replace(settings, again=again), dry_run=True, execute=execute_here).notes
+    assert told == "would take out 2 rows that the index no longer has, in shards that are there"
+    assert tars_of(tmp_path / "again") == before
     done = materialize(replace(settings, again=again), execute=execute_here)
     failed = {} if again else {"http_4xx": 1}
     assert done.outcomes == {"kept": 4 if again else 3, "removed": 2} | failed
@@ -269,6 +272,9 @@ def test_rows_that_a_later_index_has_more_are_fetched(built: tuple[BadServer, Pa
     assert materialize(settings, execute=execute_here).outcomes == {"kept": 5}
     pushed(dataset, tmp_path / "index")
     hits = len(server.hits)
+    assert materialize(settings, dry_run=True, execute=execute_here).notes == (
+        "would fetch 1 row that the folder lacks, in shards that are there",
+    )
     assert materialize(settings, execute=execute_here).outcomes == {"kept": 6}
     assert len(server.hits) - hits == 1
     assert members_of(tmp_path / "again").keys() == members_of(dataset).keys()
