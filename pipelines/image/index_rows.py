@@ -55,6 +55,11 @@ def read_index_card(layout: DatasetLayout) -> DatasetCard:
         UsageError: there is none, or it is a dataset's. LposekitError: it is damaged.
     """
     card = read_card(layout)
+    if card.kind.endswith("-index") and card.kind != INDEX_KIND:
+        raise UsageError(
+            f"{layout.root}: an index of clips or poses ({card.kind}), and materialize fetches images alone. Build the "
+            "clips again: `lposekit build-video-shards` with a list of the videos and the settings of its card."
+        )
     if card.kind != INDEX_KIND:
         raise UsageError(
             f"{layout.root} is of kind {card.kind!r}, not an index of images. `lposekit push {layout.root} --to DIR` "
