@@ -5,10 +5,12 @@ Shape letters: F frames, C channels, H and W of images (h and w of their latents
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import diffusers
 import numpy as np
+import numpy.typing as npt
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from einops import rearrange
@@ -87,21 +89,30 @@ def draw_baseline(
     noise_FChw = frame_noise(pipeline, pose_F3HW, generator, same=baseline.same_noise)
     drawn = []
     for pose, noise in zip(pose_F3HW.split(baseline.batch_size), noise_FChw.split(baseline.batch_size), strict=True):
-        images = pipeline(
-            prompt=[pair.prompt] * len(pose),
-            image=pose,
-            height=pose.shape[-2],
-            width=pose.shape[-1],
-            num_inference_steps=sampling.steps,
-            guidance_scale=sampling.guidance,
-            eta=sampling.eta,
-            generator=generator,
-            latents=noise.to(pipeline.unet.dtype),
-            output_type="np",
-            **{KINDS[kind].scale: baseline.scale},
-        ).images
-        drawn.append(images)
-    return as_bytes(np.concatenate(drawn), sampling)
+        drawn.append(
+            _call(
+                pipeline,
+                prompt=[pair.prompt] * len(pose),
+                image=pose,
+                height=pose.shape[-2],
+                width=pose.shape[-1],
+                num_inference_steps=sampling.steps,
+                guidance_scale=sampling.guidance,
+                eta=sampling.eta,
+                generator=generator,
+                latents=noise.to(pipeline.unet.dtype),
+                output_type="np",
+                **{KINDS[kind].scale: baseline.scale},
+            )
+        )
+    return as_bytes(np.concatenate(drawn))
+
+
+def _call(pipeline: Any, **arguments: Any) -> npt.NDArray[np.floating]:
+    """What a pipeline draws; of its own use of what diffusers will remove, the user hears nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return pipeline(**arguments).images
 
 
 def frame_noise(pipeline: Any, pose_F3HW: Tensor, generator: torch.Generator, *, same: bool) -> Tensor:
@@ -114,11 +125,11 @@ def frame_noise(pipeline: Any, pose_F3HW: Tensor, generator: torch.Generator, *,
     return noise_FChw[:1].expand_as(noise_FChw) if same else noise_FChw
 
 
-def as_bytes(frames_FHWC: np.ndarray, sampling: SampleSettings) -> Frames:
+def as_bytes(frames_FHWC: npt.NDArray[np.floating]) -> Frames:
     """Frames of 0..1 as uint8. Raises LposekitError: they are not finite, and would be black without a word."""
     if not np.isfinite(frames_FHWC).all():
         raise LposekitError(
-            f"the result is not finite in {sampling.compute.precision or 'bf16'}: its numbers overflowed. Take "
-            "--compute.precision fp32, or a smaller --drawing.guidance."
+            "the result is not finite: its numbers overflowed. Take --compute.precision fp32, or a smaller "
+            "--drawing.guidance."
         )
     return np.round(255 * frames_FHWC).astype(np.uint8)

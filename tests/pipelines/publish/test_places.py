@@ -1,5 +1,5 @@
-"""Contract: a push to a folder with images opens and verifies, never writes over what another hand put there, and leaves
-no half shard behind.
+"""Contract: a push to a folder with images opens and verifies, never writes over what another hand put there, and
+leaves no half shard behind.
 """
 
 from __future__ import annotations

@@ -20,8 +20,10 @@ import torch
 from diffusers.models.adapter import T2IAdapter
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from transformers import CLIPImageProcessorPil
 
 from lposekit.cli import main
+from tests.support.safety_checker import safety_checker
 from tests.support.sample_runs import trained
 from tests.support.train_runs import scratch, small_base
 from trainer.evaluate.protocol import read_protocol
@@ -175,6 +177,22 @@ def test_what_a_baseline_drew_is_judged_as_any_frames(capsys: Any) -> None:
     words = ["evaluate", "--frames", "out/samples", "--protocol", "out/protocol.jsonl", "--output", "b"]
     assert main([*words, "--pose-model", "none"]) == 0
     assert found()["scores"] == found("b")["scores"]
+
+
+@pytest.mark.parametrize("flag", ["--controlnet", "--t2i-adapter"])
+def test_the_bases_safety_checker_turns_frames_black_and_can_be_left_out(flag: str) -> None:
+    # Mutation tried: the checker not handed to the pipeline.
+    base = Path(shutil.copytree(small_base(), "checked"))
+    safety_checker().save_pretrained(base / "safety_checker")
+    CLIPImageProcessorPil(
+        size={"shortest_edge": 32},  # pyright: ignore
+        crop_size={"height": 32, "width": 32},  # pyright: ignore
+    ).save_pretrained(base / "feature_extractor")
+    words = (flag, controlnet() if flag == "--controlnet" else adapter(), "--base", base)
+    assert evaluate(*words) == 0
+    assert not drawn().any()
+    assert evaluate(*words, "--drawing.no-safety-checker", output="b") == 0
+    assert drawn("b").any()
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
