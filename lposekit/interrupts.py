@@ -73,6 +73,14 @@ def handlers_restored() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
+def reinstall_handlers() -> None:
+    """Install both signals' handlers as Python knows them once more: native code may have put the system's default in
+    their place, of which Python learns nothing. Outside the main thread, do nothing.
+    """
+    with handlers_restored():
+        pass
+
+
 def raise_on_stop_signals() -> None:
     """Let SIGTERM raise KeyboardInterrupt as Ctrl-C does, for a process that is wholly ours; and let Ctrl-C do so also
     where it was inherited as ignored (nohup, a shell's `&`, some CI).

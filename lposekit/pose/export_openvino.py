@@ -20,6 +20,7 @@ from lposekit.pose.models import load_detector, load_pose_model
 from lposekit.pose.openvino_core import core
 from lposekit.pose.openvino_network import OpenVinoNetwork
 from lposekit.pose.tensor_parts import DetectorPart, PosePart
+from lposekit.pose.unshuffle import unshuffle
 from lposekit.pose.zoo import DetectorEntry, PoseEntry
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def export(entry: DetectorEntry | PoseEntry, weights_dir: Path | None, target: P
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of shapes that the tracer takes for constants, as they are
         expected = part(example)
+        unshuffle(part)
         # frozen: of a plain module the converter takes four times as long
         traced = torch.jit.freeze(torch.jit.trace(part, (example,), check_trace=False, strict=False))
         with kept_out("openvino_telemetry"):  # by which its converter reports to its makers

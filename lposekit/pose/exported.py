@@ -34,7 +34,7 @@ from lposekit.versions import installed_versions
 logger = logging.getLogger(__name__)
 MAX_NETWORK_BYTES = 2**31
 MAX_FACTS_BYTES = 2**20
-_CODE = ("models", "tensor_parts", "fuse", "export_openvino", "openmmlab", "zoo")
+_CODE = ("models", "tensor_parts", "fuse", "unshuffle", "export_openvino", "openmmlab", "zoo")
 """Our modules that decide what is exported."""
 _PACKAGES = ("torch", "mmpose", "mmdet", "onedl-mmengine", "mmengine", "mmcv", "mmcv-lite")
 _FILES = ("network.xml", "network.bin")

@@ -7,6 +7,7 @@ from undoing the `channels_last` memory layout, which cost half of LiteHRNet's t
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -86,12 +87,18 @@ def keep_channels_last(module: nn.Module) -> int:
     """
     changed = 0
     for child in module.modules():
-        forward = type(child).forward
-        if isinstance(forward, types.FunctionType) and "channel_shuffle" in forward.__globals__:
-            look_up = {**forward.__globals__, "channel_shuffle": torch.nn.functional.channel_shuffle}
-            same_code = types.FunctionType(
-                forward.__code__, look_up, forward.__name__, forward.__defaults__, forward.__closure__
-            )
-            child.forward = types.MethodType(same_code, child)
-            changed += 1
+        changed += shuffle_with(child, torch.nn.functional.channel_shuffle)
     return changed
+
+
+def shuffle_with(block: nn.Module, shuffle: Callable[[Tensor, int], Tensor]) -> bool:
+    """Let the `forward` of this one module call `shuffle` (tensor, groups) in place of MMPose's, if it shuffles."""
+    forward = type(block).forward
+    if not isinstance(forward, types.FunctionType) or "channel_shuffle" not in forward.__globals__:
+        return False
+    look_up = {**forward.__globals__, "channel_shuffle": shuffle}
+    same_code = types.FunctionType(
+        forward.__code__, look_up, forward.__name__, forward.__defaults__, forward.__closure__
+    )
+    block.forward = types.MethodType(same_code, block)
+    return True

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lposekit.errors import Interrupted, UsageError
-from lposekit.interrupts import handlers_restored
+from lposekit.interrupts import handlers_restored, reinstall_handlers
 from lposekit.recipe import Machine
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,8 @@ def connected(address: str | None, bytes_in_flight: int = 0) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        with _signals_kept():
+            ray.shutdown()
 
 
 def object_store_bytes(bytes_in_flight: int, memory_bytes: int, shared_memory_bytes: int) -> int:
@@ -99,6 +100,34 @@ def _fewer_daemons() -> Iterator[None]:
     finally:
         for owner, name, starts in before:
             setattr(owner, name, starts)
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """A Ray that is stopped in here does not take our SIGTERM away: its native part puts back the system's default,
+    with which a scheduler's second signal would end the process without its report.
+
+    Ray 2.60 does so before it waits (a second) for its processes to end, so the handlers are installed again before
+    that; and after it, for a version that ends in another way.
+    """
+    from ray._private import node
+
+    name = "kill_all_processes"
+    kill: Callable[..., object] | None = getattr(node.Node, name, None)
+
+    def kill_with_signals(*arguments: object, **named: object) -> object:
+        assert kill is not None
+        reinstall_handlers()
+        return kill(*arguments, **named)
+
+    if kill is not None:
+        setattr(node.Node, name, kill_with_signals)
+    try:
+        yield
+    finally:
+        if kill is not None:
+            setattr(node.Node, name, kill)
+        reinstall_handlers()
 
 
 def _memory_bytes() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.pose.fuse import fuse_conv_norm, keep_channels_last
 from lposekit.pose.models import build_detector, build_pose_model, load_config, ready_detector, ready_pose_model
 from lposekit.pose.openmmlab import ensure_openmmlab
+from lposekit.pose.unshuffle import unshuffle
 from lposekit.pose.zoo import DETECTORS, POSE_MODELS, detector_entry, pose_entry
 
 pytestmark = pytest.mark.timeout(120)
@@ -87,35 +89,53 @@ def test_no_config_asks_for_pretrained_backbones() -> None:
         assert "init_cfg" not in load_config(entry).model.backbone
 
 
+class Whole(torch.nn.Module):
+    """A pose model from pixels to its (first) answer."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.estimator: Any = build_pose_model(POSE_MODELS[name]).module
+        for module in self.estimator.modules():  # statistics of their own, as in a trained network
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.running_mean = torch.randn(module.num_features) * 0.1
+                module.running_var = torch.rand(module.num_features) + 0.5
+                module.bias.data = torch.randn_like(module.bias) * 0.1
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        output = self.estimator.head(self.estimator.extract_feat(inputs))
+        return output[0] if isinstance(output, tuple) else output
+
+
 # Mutation: in fuse_conv_norm drop `+ norm.bias` handling, i.e. pass None for the norm's bias.
 @pytest.mark.parametrize("name", ["tinypose", "rtmpose-t"])
 def test_fusing_folds_every_norm_and_keeps_the_numbers(name: str) -> None:
     torch.manual_seed(1)
-    model = build_pose_model(POSE_MODELS[name]).module
-    for module in model.modules():  # statistics of their own, as in a trained network
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.running_mean = torch.randn_like(module.running_mean) * 0.1
-            module.running_var = torch.rand_like(module.running_var) + 0.5
-            module.bias.data = torch.randn_like(module.bias) * 0.1
-
-    class Whole(torch.nn.Module):
-        def __init__(self, estimator: torch.nn.Module) -> None:
-            super().__init__()
-            self.estimator = estimator
-
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            output = self.estimator.head(self.estimator.extract_feat(inputs))
-            return output[0] if isinstance(output, tuple) else output
-
-    plain, fast = Whole(model), Whole(copy.deepcopy(model))
+    plain = Whole(name)
+    fast = copy.deepcopy(plain)
     keep_channels_last(fast)
     fuse_conv_norm(fast, torch.zeros(1, 3, 256, 192))
     assert not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in fast.modules())
-    fast.to(memory_format=torch.channels_last)
+    fast.to(memory_format=torch.channels_last)  # pyright: ignore
     inputs = torch.randn(2, 3, 256, 192)
     with torch.inference_mode():
         expected = plain(inputs)
         actual = fast(inputs.contiguous(memory_format=torch.channels_last))
+    assert torch.allclose(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+# Mutations: `order_after` of the kept channels as it was; no `order_out` in `_reorder_fusion`; the head left alone.
+def test_without_its_shuffles_a_lite_hrnet_moves_no_channels_and_keeps_the_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(1)
+    model, inputs = Whole("tinypose"), torch.randn(1, 3, 256, 192)
+    with torch.inference_mode():
+        expected = model(inputs)
+        assert unshuffle(model) == 0  # its norms are not folded
+        fuse_conv_norm(model, inputs)
+        assert unshuffle(model) == 49
+        monkeypatch.delattr("mmpose.models.backbones.litehrnet.channel_shuffle")
+        actual = model(inputs)
     assert torch.allclose(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 

@@ -48,10 +48,8 @@ def many_scans(side: int, num_scans: int) -> bytes:
 
 
 def refusal(data: bytes) -> str:
-    started_at = time.monotonic()
     with pytest.raises(Rejected) as caught:
         decode_image(data, SETTINGS)
-    assert time.monotonic() - started_at < 0.2
     assert caught.value.outcome is Outcome.TOO_MANY_PIXELS
     return caught.value.detail
 

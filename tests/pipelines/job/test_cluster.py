@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import psutil
 import pytest
 
@@ -9,6 +12,7 @@ from lposekit.recipe import Recipe
 from pipelines.image.recipe import ImageRecipe
 from pipelines.image.settings import BuildImagesSettings
 from pipelines.job.cluster import object_store_bytes
+from tests.support.fixtures import REPOSITORY
 
 GIB = 2**30
 
@@ -39,6 +43,35 @@ def test_a_ray_of_our_own_has_no_daemons_that_nobody_asks_and_works() -> None:
     assert any("raylet" in command for command in commands)
     assert not any(name in command for command in commands for name in ("dashboard.py", "log_monitor", "monitor.py"))
     assert ray.get(ray.remote(num_cpus=0)(lambda: 7).remote()) == 7
+
+
+# Mutation: `_signals_kept` without `reinstall_handlers` before Ray's processes end.
+@pytest.mark.case(82)
+@pytest.mark.timeout(120)
+def test_a_second_sigterm_while_ray_stops_or_after_does_not_end_the_process() -> None:
+    script = """
+import os, signal
+from ray._private import node
+from lposekit.interrupts import Interrupts
+from pipelines.job.cluster import connected
+
+kill = node.Node.kill_all_processes
+def kill_with_signal(*arguments, **named):
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("while Ray stops")
+    return kill(*arguments, **named)
+
+interrupts = Interrupts()
+with interrupts.installed():
+    with connected(None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        node.Node.kill_all_processes = kill_with_signal
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("after", interrupts.stop.is_set())
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert ended.returncode == 0, ended
+    assert ended.stdout.splitlines() == ["while Ray stops", "after True"]
 
 
 def test_sixteen_workers_of_an_image_build_get_more_than_the_gigabyte_that_they_would_fill() -> None:
