@@ -14,6 +14,10 @@ _SECRET = re.compile(
 """Names of parameters whose values open something: of signed addresses of object stores, of APIs, of sessions."""
 
 
+ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>\\]+")
+"""An address, anywhere in a text."""
+
+
 def stored_address(text: str, query: StoredQuery) -> str:
     """`text`, if it is an address, without user name and password, and with as much of its query as asked for.
 

@@ -10,6 +10,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from lposekit.errors import Outcome, UsageError
 from lposekit.interrupts import Interrupts
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 REPORTED_KINDS = ("image", "video", "poses")
 """Of datasets that have a page: latents show nothing."""
+NOTHING = "nothing to do"
+"""How a note begins that says so."""
 Execute = Callable[[AnyRecipe, Claim, Iterator[Plan], BuildProgress, Interrupts], RunResult]
 """Runs the plans until they are done or the user interrupts; default: `run_on_ray`."""
 
@@ -58,7 +61,7 @@ def build(recipe: AnyRecipe, *, dry_run: bool = False, execute: Execute = run_on
     with owned_folder(layout) as run_id:
         plans = recipe.plans(skip=set(layout.committed_shards()))  # finds what is wrong with the input
         claim_folder(layout, card)
-        nothing = f"nothing to do: {_all_committed(layout)}"
+        nothing = f"{NOTHING}: {_all_committed(layout)}"
         return _run(recipe, layout, run_id, plans, execute, nothing, num_rows=recipe.num_rows(), done=_outcomes(layout))
 
 
@@ -84,9 +87,17 @@ def rebuild(
         return _run(recipe, layout, run_id, plans, execute, _no_such_rows(outcomes))
 
 
+def with_note(report: BuildReport, note: str | None) -> BuildReport:
+    """A report that says something more, and so no longer that there is nothing to do."""
+    if note is None:
+        return report
+    others = [text for text in report.notes if not text.startswith(NOTHING)]
+    return replace(report, notes=(note, *others))
+
+
 def _no_such_rows(outcomes: frozenset[Outcome]) -> str:
     names = ", ".join(outcome.value for outcome in Outcome if outcome in outcomes)
-    return f"nothing to do: no row ended in {names}"
+    return f"{NOTHING}: no row ended in {names}"
 
 
 def _all_committed(layout: DatasetLayout) -> str:
@@ -104,7 +115,7 @@ def _layout(recipe: AnyRecipe) -> DatasetLayout:
 def _dry_run(recipe: AnyRecipe, layout: DatasetLayout) -> BuildReport:
     committed = layout.committed_shards()
     if committed and next(recipe.plans(skip=set(committed)), None) is None:
-        notes = (f"nothing to do: {_all_committed(layout)}",)
+        notes = (f"{NOTHING}: {_all_committed(layout)}",)
         return BuildReport(layout.root, _outcomes(layout), 0, notes=notes, dry_run=True)
     done = len(committed)
     shards = f"would write to {layout.root} ({counted(done, 'shard')} committed already)"

@@ -18,7 +18,7 @@ from lposekit.shards.card import DatasetCard, read_card, refuse_other_folder, st
 from lposekit.shards.keep_rule import keep_rule_of
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.private import whole_settings
-from pipelines.build import Execute, build, dataset_card, rebuild
+from pipelines.build import Execute, build, dataset_card, rebuild, with_note
 from pipelines.fetch.removals import joined, read_removals, write_removals
 from pipelines.image.index_recipe import MATERIALIZED, index_recipe
 from pipelines.image.index_settings import MaterializeSettings
@@ -123,9 +123,10 @@ def materialize(settings: MaterializeSettings, *, dry_run: bool = False, execute
     if not dry_run and read_removals(recipe.index):
         with owned_folder(target):  # before anything is fetched; whoever changes the folder later heeds it too
             write_removals(target, joined(recipe.index, target))
-    if again is not None and dry_run:
-        return rebuild(recipe, again, dry_run=True)
-    if begun and not dry_run and (again is not None or not recipe.is_taken_up(target)):
+    if dry_run:
+        report = build(recipe, dry_run=True) if again is None else rebuild(recipe, again, dry_run=True)
+        return with_note(report, recipe.taking_up(target) if begun else None)
+    if begun and (again is not None or not recipe.is_taken_up(target)):
         report = rebuild(recipe, again or frozenset(), execute=execute)
         if report.failures or report.stopped:
             return report
@@ -133,7 +134,7 @@ def materialize(settings: MaterializeSettings, *, dry_run: bool = False, execute
             recipe.remember(target)
         if again is not None:
             return report
-    return build(recipe, dry_run=dry_run, execute=execute)
+    return build(recipe, execute=execute)
 
 
 def retry(

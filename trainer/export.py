@@ -39,6 +39,9 @@ PIPELINES = ("diffusers", "diffusers-standalone")
 PIPELINE_MODULE, UNET_MODULE = "pipeline", "followyourpose_unet"
 FROM = "_name_or_path"
 """Where a part was loaded from: a folder of this machine."""
+SKELETONS = "skeletons.json"
+"""In an exported adapter's folder: the style and the line width (in pixels of an image of `size`; null: the style's)
+that it was trained with."""
 UNET_FOLDER, UNET_FILE = "followyourpose_checkpoint-1000", "pytorch_model.bin"
 """As in the release; its sampler is configured for this folder."""
 
@@ -152,6 +155,8 @@ def _write_official(pipeline: FollowYourPosePipeline, facts: WeightsFacts, outpu
 def _write_adapter(pipeline: FollowYourPosePipeline, facts: WeightsFacts, output: Path) -> None:
     assert pipeline.pose_encoder is not None
     pipeline.pose_encoder.save_pretrained(output)
+    skeletons = {"style": facts.pose_style, "line_width_px": facts.pose_line_width, "size": facts.size}
+    write_json(output / SKELETONS, skeletons)
 
 
 WRITERS = {

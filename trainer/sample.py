@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
@@ -155,14 +156,14 @@ def try_scheduler(settings: SampleSettings) -> None:
         ) from error
 
 
-def place(pipeline: FollowYourPosePipeline, device: torch.device, dtype: torch.dtype) -> None:
+def place(pipeline: DiffusionPipeline, device: torch.device, dtype: torch.dtype) -> None:
     """Move the models to the device, in the type."""
     for module in pipeline.components.values():
         if isinstance(module, nn.Module):
             # torch's own `to`: that of diffusers warns about every cast
             nn.Module.to(module, device, dtype)
     if device.type == "cuda":
-        nn.Module.to(pipeline.unet, memory_format=torch.channels_last)  # pyright: ignore
+        nn.Module.to(pipeline.components["unet"], memory_format=torch.channels_last)  # pyright: ignore
 
 
 def sample_one(

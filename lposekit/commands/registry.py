@@ -131,15 +131,19 @@ COMMANDS = {
         ),
         Command(
             "evaluate",
-            "score what a run, or another system, draws for pairs of prompt and pose",
+            "score what a run, a ControlNet, a T2I-Adapter or another system draws for pairs of prompt and pose",
             extras=("train", "build", "evaluate"),
             settings="trainer.evaluate.settings:EvaluateSettings",
             can_dry_run=True,
             main=(
-                *("run", "frames", "data", "output", "real", "protocol", "pairs", "clip", "detector"),
-                *("pose_model", "definitions", "base"),
+                *("run", "controlnet", "t2i_adapter", "base", "frames", "data", "output", "real", "protocol"),
+                *("pairs", "clip", "pose_model"),
             ),
-            needed={"run": "required, or --frames", "output": "required", "data": "required, or --protocol"},
+            needed={
+                "run": "required, or --controlnet, --t2i-adapter, --frames",
+                "output": "required",
+                "data": "required, or --protocol",
+            },
             example="--run stage2 --data clip-poses --real clips --clip clip-vit-large-patch14 --output evaluation",
         ),
         Command(

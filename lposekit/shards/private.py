@@ -15,22 +15,27 @@ from lposekit.errors import LposekitError
 from lposekit.json_values import OBJECT, JsonFields, JsonObject, JsonValue, read_json_object
 from lposekit.shards.files import write_json
 from lposekit.shards.layout import DatasetLayout
+from lposekit.stored_address import ADDRESS
 
 if TYPE_CHECKING:
     from lposekit.shards.card import DatasetCard
 
 MAX_BYTES = 2**24
 _ABSOLUTE = re.compile(r"(?:file:)?(?:~?[/\\]|[A-Za-z]:[/\\])\S", re.IGNORECASE)
+_WITHIN = re.compile(r"""[\s"'=:(,\[{](?:file:)?(?:~[\w.-]*/\S|/[\w.@+ -]+/\S|[A-Za-z]:[/\\]\S|\\\\\w)|^~[\w.-]+/\S""")
+"""A path behind other words, of two names at least: ` /or` is none."""
+_FILE = re.compile(r"\bfile:[/\\]\S", re.IGNORECASE)
 
 
 def is_place(text: str) -> bool:
-    """Whether a text is an absolute path: it tells of the machine on which it was written."""
-    return bool(_ABSOLUTE.match(text))
+    """Whether a text is an absolute path, or holds one outside of its addresses: it tells of the machine on which it
+    was written."""
+    return bool(_ABSOLUTE.match(text) or _FILE.search(text) or _WITHIN.search(ADDRESS.sub("", text)))
 
 
 def published(card: DatasetCard) -> DatasetCard:
     """The card as others may see it: without the folders in which things lie."""
-    places = [text for text in _texts(card.settings or {}) if _ABSOLUTE.match(text)]
+    places = [text for text in _texts(card.settings or {}) if is_place(text)]
     warnings = card.warnings
     for place in sorted(places, key=len, reverse=True):  # of two, one may begin with the other
         warnings = warnings and [warning.replace(place, _last_name(place)) for warning in warnings]
@@ -78,7 +83,7 @@ def _texts(value: JsonValue) -> list[str]:
 
 def _without_places(value: JsonValue) -> JsonValue:
     if isinstance(value, str):
-        return _last_name(value) if _ABSOLUTE.match(value) else value
+        return _last_name(value) if is_place(value) else value
     if isinstance(value, Mapping):
         return {name: _without_places(item) for name, item in value.items()}
     return [_without_places(item) for item in value] if isinstance(value, list | tuple) else value

@@ -20,8 +20,8 @@ from lposekit.store_reads import sha256_of
 from lposekit.versions import installed_versions
 from lposekit.words import counted
 from pipelines.fetch.policy import Blocklist
-from pipelines.fetch.removals import read_removals
-from pipelines.image.index_rows import IndexPlan, index_shards, is_out_of_step, read_index_card
+from pipelines.fetch.removals import joined, read_removals
+from pipelines.image.index_rows import IndexPlan, index_shards, out_of_step, read_index_card
 from pipelines.image.index_settings import MaterializeSettings
 from pipelines.image.recipe import ImageRecipe, image_rules
 from pipelines.image.rows import ImageRules
@@ -133,8 +133,19 @@ class IndexRecipe:
         newer, keypoints = not self.is_taken_up(layout), self._keypoint_format()
         tables = set(index_shards(self.index))
         for shard in layout.committed_shards():
-            if shard in again or (newer and is_out_of_step(self.index, layout, shard, removals)):
+            if shard in again or (newer and any(out_of_step(self.index, layout, shard, removals))):
                 yield IndexPlan(self.index.root, shard, keypoints, outcomes, has_table=shard in tables)
+
+    def taking_up(self, layout: DatasetLayout) -> str | None:
+        """What would be done to the shards of a folder that are there, to bring them into step; None: nothing."""
+        if self.is_taken_up(layout):
+            return None
+        removals, shards = joined(self.index, layout), layout.committed_shards()
+        found = [out_of_step(self.index, layout, shard, removals) for shard in shards]
+        more, gone = (sum(counts) for counts in zip(*found, strict=True)) if found else (0, 0)
+        parts = [f"take out {counted(gone, 'row')} that the index no longer has"] if gone else []
+        parts += [f"fetch {counted(more, 'row')} that the folder lacks"] if more else []
+        return f"would {' and '.join(parts)}, in shards that are there" if parts else None
 
     def pool(self, machine: Machine) -> None:
         """No model runs."""

@@ -55,6 +55,11 @@ def read_index_card(layout: DatasetLayout) -> DatasetCard:
         UsageError: there is none, or it is a dataset's. LposekitError: it is damaged.
     """
     card = read_card(layout)
+    if card.kind.endswith("-index") and card.kind != INDEX_KIND:
+        raise UsageError(
+            f"{layout.root}: an index of clips or poses ({card.kind}), and materialize fetches images alone. Build the "
+            "clips again: `lposekit build-video-shards` with a list of the videos and the settings of its card."
+        )
     if card.kind != INDEX_KIND:
         raise UsageError(
             f"{layout.root} is of kind {card.kind!r}, not an index of images. `lposekit push {layout.root} --to DIR` "
@@ -100,16 +105,17 @@ def load_index_shard(plan: IndexPlan, target: DatasetLayout) -> tuple[ShardPlan,
     return ShardPlan(plan.shard, in_order), EarlierRows(carried, wanted)
 
 
-def is_out_of_step(index: DatasetLayout, target: DatasetLayout, shard: int, removals: Removals) -> bool:
-    """Whether a committed shard has other rows than the index: some that were taken out of it, or not yet others.
+def out_of_step(index: DatasetLayout, target: DatasetLayout, shard: int, removals: Removals) -> tuple[int, int]:
+    """Rows that a committed shard has otherwise than the index: those that it has not yet, and those that were taken
+    out of the index.
 
-    removals: what the folder remembers.
+    removals: what the folder must heed.
     """
     known = set[str]()
     if kind_of(index.store, index.relative(index.parquet(shard))) is not None:
         known = set(shard_table(index, index.parquet(shard), columns=["key"])["key"].to_pylist())
     there = shard_table(target, target.parquet(shard), columns=["key"])["key"].to_pylist()
-    return not known <= set(there) or bool(_gone(target, shard, known, removals))
+    return len(known.difference(there)), len(_gone(target, shard, known, removals))
 
 
 def _gone(target: DatasetLayout, shard: int, known: Collection[str], removals: Removals) -> list[str]:

@@ -7,6 +7,7 @@ place that holds the same names by other hands is refused before anything is wri
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import shutil
@@ -150,6 +151,7 @@ class HubRepository:
                 f"--to {HUB}{name}: the hub's client is not installed. pip install huggingface_hub"
             ) from error
         self._name, self._kind = name, kind
+        self._errors = _client_errors()
         self._api = self._client.HfApi()
         self._added: list[Any] = []
         self._call(lambda: self._api.create_repo(name, repo_type=kind, private=private, exist_ok=True), "open")
@@ -189,11 +191,19 @@ class HubRepository:
     def _call(self, call: Callable[[], T], what: str) -> T:
         try:
             return call()
-        except LposekitError:
-            raise
-        except Exception as error:  # of the client, of what it talks through, of the network: no common kind
+        except self._errors as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             status = getattr(getattr(error, "response", None), "status_code", None)
             advice = _LOG_IN if status in (401, 403) else "Run the same command again."
             told = lines[0] if lines else type(error).__name__
             raise LposekitError(f"cannot {what} hub:{self._name}: {told}. {advice}") from error
+
+
+def _client_errors() -> tuple[type[Exception], ...]:
+    """What the hub's client raises: its own kinds, those of what it talks through, those of the transfer of large files
+    (RuntimeError), and those of an answer that is none (ValueError, KeyError). They have no common kind."""
+    named = list(vars(importlib.import_module("huggingface_hub.errors")).values())
+    with contextlib.suppress(ImportError):  # clients before 1.0 talk through requests, whose errors are OSErrors
+        named += vars(importlib.import_module("httpx")).values()
+    kinds = {kind for kind in named if isinstance(kind, type) and issubclass(kind, Exception)}
+    return (OSError, ValueError, RuntimeError, KeyError, *kinds)

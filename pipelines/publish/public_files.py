@@ -47,6 +47,10 @@ _HOW_INDEX = (
     "An index: addresses, captions and poses of images, without the images. `lposekit materialize` fetches them again, "
     "checks each by its sha256, and writes the dataset that this index was made of, without running a model."
 )
+_HOW_OTHER_INDEX = (
+    "An index: addresses, captions and what else is known of the samples, without their files. `lposekit materialize` "
+    "fetches images alone: download the videos, and build the clips again with the settings in `_dataset/dataset.json`."
+)
 _HOW_IMAGES = "A dataset folder of lposekit: `lposekit.open_dataset`, webdataset and img2dataset's readers open it."
 
 
@@ -61,8 +65,9 @@ def index_files(
             num_rows += table.num_rows
             names.append(shard_name(shard))
             yield from _written(scratch, f"{names[-1]}.parquet", lambda path, table=table: _write_table(table, path))
-    yield from _words(dataset, rules, scratch, num_rows, _HOW_INDEX, tars=None, with_page=with_page)
-    kind = INDEX_KIND if dataset.card.kind == "image" else f"{dataset.card.kind}-index"
+    of_images = dataset.card.kind == "image"
+    how, kind = (_HOW_INDEX, INDEX_KIND) if of_images else (_HOW_OTHER_INDEX, f"{dataset.card.kind}-index")
+    yield from _words(dataset, rules, scratch, num_rows, how, tars=None, with_page=with_page)
     extra = {**public_card(dataset.card).extra, "index_rows": num_rows}
     card = replace(public_card(dataset.card), kind=kind, shards=names, extra=extra)
     out = DatasetLayout(scratch / "index")

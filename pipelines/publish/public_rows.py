@@ -7,7 +7,6 @@ part of an address that looks like a key.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import pyarrow as pa
 from lposekit.errors import Rejected
 from lposekit.records import Columns
 from lposekit.shards.private import is_place
-from lposekit.stored_address import stored_address
+from lposekit.stored_address import ADDRESS, stored_address
 from pipelines.export.card import LICENCE_COLUMNS
 from pipelines.fetch.addresses import is_public, literal_address
 from pipelines.fetch.policy import Blocklist
@@ -32,9 +31,6 @@ _LOCAL_NAMES = (
     *("svc", "fritz.box", "ts.net", "nip.io", "sslip.io", "xip.io"),
 )
 """Names, and endings of names, that mean something on one network only (RFC 6762, RFC 8375, and by custom)."""
-_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>\\]+")
-_PLACE = re.compile(r"""(?:^|[\s"'=:(,\[{])(?:file:)?(?:~[\w.-]*/\S|/[\w.@+ -]+/\S|[A-Za-z]:[/\\]\S|\\\\\w)""")
-"""A path of some machine, anywhere in a text."""
 _PLACE_COLUMNS = ("url", "path")
 
 
@@ -130,10 +126,10 @@ def told(value: object) -> object:
 
 
 def _told_text(text: str) -> str | None:
-    addresses = _ADDRESS.findall(text)
-    if is_place(text) or _PLACE.search(_ADDRESS.sub("", text)) or any(map(_is_private, addresses)):
+    addresses = ADDRESS.findall(text)
+    if is_place(text) or any(map(_is_private, addresses)):
         return None
-    return _ADDRESS.sub(lambda found: stored_address(found[0], "safe"), text)
+    return ADDRESS.sub(lambda found: stored_address(found[0], "safe"), text)
 
 
 def _is_private(address: str) -> bool:

@@ -144,4 +144,4 @@ def load_vae(name: str) -> AutoencoderKL:
     def load() -> Any:
         return AutoencoderKL.from_pretrained(folder, output_loading_info=True, torch_dtype=torch.float32)
 
-    return load_part(name, folder, load).requires_grad_(False).eval()
+    return load_part(f"the base {name}", folder, load).requires_grad_(False).eval()

@@ -1,7 +1,7 @@
-"""Evaluate: take the pairs, draw their clips with the run, judge each, sum up, write the page. Read this first.
+"""Evaluate: take the pairs, draw their clips with a run or a baseline, judge each, sum up, write the page.
 
     output/protocol.jsonl            the pairs, unless --protocol names another place
-    output/samples/KEY/000000.png    what the run drew
+    output/samples/KEY/000000.png    what was drawn
     output/scores/METER/KEY.json     what a meter found in a clip
     output/evaluation.json           the figures; no time or place is in it, so that equal evaluations are equal bytes
     output/report.html               the page
@@ -21,6 +21,7 @@ from lposekit.errors import UsageError
 from lposekit.json_values import JsonObject
 from lposekit.setting_values import check_values
 from lposekit.shards.files import write_bytes, write_json
+from trainer.evaluate.baseline import Baseline, read_baseline
 from trainer.evaluate.claims import MAX_BYTES, claim, read_object
 from trainer.evaluate.draw import MADE_FROM, draw_pairs, sample_settings
 from trainer.evaluate.meters.choose import HELD, choose_meters
@@ -44,7 +45,7 @@ MAX_SCORE_BYTES = 2**28
 
 
 def run(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateReport | EvaluatePlan:
-    """Evaluate a run, or the results of another system; with `dry_run`, only check everything, writing nothing.
+    """Evaluate a run, a baseline, or the results of another system; with `dry_run`, only check all, and write nothing.
 
     Raises:
         UsageError: settings, weights and datasets do not fit one another, or are not there.
@@ -54,6 +55,7 @@ def run(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateReport 
     assert settings.output is not None
     if dry_run:
         return plan(settings)
+    baseline = read_baseline(settings)
     with own_folder(settings.output):
         protocol = take_protocol(settings)
         real = real_frames(settings, protocol)
@@ -62,9 +64,9 @@ def run(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateReport 
             results.refuse_missing(protocol)
         meters, left_out = choose_meters(settings, protocol, has_real=real is not None)
         if settings.frames is None:
-            draw(settings, protocol)
+            draw(settings, protocol, baseline)
         found = {meter.name: judge(settings, meter, protocol, results, real) for meter in meters}
-        evaluation = summed_up(settings, protocol, meters, found, left_out)
+        evaluation = summed_up(settings, baseline, protocol, meters, found, left_out)
         write_json(settings.output / EVALUATION, evaluation)
         shown = []
         for place in shown_pairs(protocol):
@@ -76,6 +78,7 @@ def run(settings: EvaluateSettings, *, dry_run: bool = False) -> EvaluateReport 
 
 def plan(settings: EvaluateSettings) -> EvaluatePlan:
     """What would be done; all weights are loaded but the run's, so that what is missing is found. Raises as `run`."""
+    baseline = read_baseline(settings)
     data = made_protocol(settings)
     protocol = (
         read_protocol(protocol_path(settings)) if data is None else decode_protocol(data, protocol_path(settings))
@@ -84,6 +87,8 @@ def plan(settings: EvaluateSettings) -> EvaluatePlan:
     if settings.frames is not None:
         Results(settings.frames).refuse_missing(protocol)
         system = f"the results in {settings.frames}"
+    elif baseline is not None:
+        system = baseline.title
     else:
         system = read_facts(sample_settings(settings)).name
     meters, left_out = choose_meters(settings, protocol, has_real=real is not None)
@@ -129,11 +134,11 @@ def real_frames(settings: EvaluateSettings, protocol: Protocol) -> RealFrames | 
     return real
 
 
-def draw(settings: EvaluateSettings, protocol: Protocol) -> None:
+def draw(settings: EvaluateSettings, protocol: Protocol, baseline: Baseline | None) -> None:
     """The clips of all pairs."""
     assert settings.output is not None
     with progress(len(protocol.pairs), "drawn") as advance:
-        for _ in draw_pairs(settings, protocol, settings.output / SAMPLES):
+        for _ in draw_pairs(settings, protocol, settings.output / SAMPLES, baseline):
             advance()
 
 
@@ -167,6 +172,7 @@ def found_in(path: Path) -> JsonObject:
 
 def summed_up(
     settings: EvaluateSettings,
+    baseline: Baseline | None,
     protocol: Protocol,
     meters: Sequence[Meter],
     found: dict[str, list[JsonObject]],
@@ -174,16 +180,24 @@ def summed_up(
 ) -> JsonObject:
     """`evaluation.json`."""
     assert settings.output is not None
-    system = settings.run or settings.frames
-    assert system is not None
+    kind = baseline.kind if baseline is not None else "run" if settings.run is not None else "frames"
     made_from = settings.output / SAMPLES / MADE_FROM
     return {
         "schema": SCHEMA,
-        "system": settings.name or system.resolve().name,
-        "kind": "run" if settings.frames is None else "frames",
+        "system": settings.name or system_name(settings, baseline),
+        "kind": kind,
         "protocol": {**protocol.facts, "sha256": protocol.sha256},
         "drawn_with": read_object(made_from, MAX_BYTES) if settings.frames is None else None,
         "scores": {meter.name: meter.summarise(protocol.pairs, found[meter.name]) for meter in meters},
         "judged_with": {meter.name: meter.identity() for meter in meters},
         "left_out": left_out,
     }
+
+
+def system_name(settings: EvaluateSettings, baseline: Baseline | None) -> str:
+    """What a system without a `--name` is called."""
+    if baseline is not None:
+        return baseline.title
+    folder = settings.run or settings.frames
+    assert folder is not None
+    return folder.resolve().name

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
 from lposekit.setting_values import Fraction, Positive
+from lposekit.skeleton_styles import StyleName
 from trainer.inference.settings import SampleComputeSettings
 from trainer.settings import Side
 
@@ -18,24 +19,38 @@ Definitions = Literal["usual", "disco"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawingSettings:
-    """How a run draws the pairs: as in `lposekit sample`."""
+    """How the pairs are drawn: as in `lposekit sample`."""
 
     steps: Positive = 50
     """Denoising steps."""
-    guidance: Annotated[float, Ge(0)] = 12.5
-    """Scale of the classifier-free guidance; 1 or less: none."""
+    guidance: Annotated[float, Ge(0)] | None = None
+    """Scale of the classifier-free guidance; 1 or less: none. Default: 12.5 of a run, 7.5 of other systems."""
     scheduler: str = "ddim"
     """Name of the scheduler."""
     eta: Fraction = 0.0
     """Noise that DDIM adds at each step: 0 none, 1 as much as DDPM."""
     height: Side | None = None
-    """Height in pixels, a multiple of 64; default: the size of training."""
+    """Height in pixels, a multiple of 64; default: the size of training, or the base's."""
     width: Side | None = None
-    """Width in pixels, a multiple of 64; default: the size of training."""
+    """Width in pixels, a multiple of 64; default: the size of training, or the base's."""
     step: Positive | None = None
     """Step of the run whose checkpoint is used; default: the newest intact one."""
     safety_checker: bool = True
     """Turn frames black that the safety checker of the base objects to, if the base has one; they are counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineSettings:
+    """How `--controlnet` and `--t2i-adapter` draw: each frame by itself."""
+
+    style: StyleName | None = None
+    """Style of the skeletons; default: the one that an exported run states, else `openpose18`."""
+    scale: Annotated[float, Ge(0)] = 1.0
+    """Weight of what the skeleton adds to the UNet."""
+    same_noise: bool = False
+    """Begin all frames of a clip with the same noise; by default each has its own, the same that a run gets."""
+    batch_size: Positive = 8
+    """Frames drawn at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +71,10 @@ class EvaluateSettings:
 
     run: Path | None = None
     """A run folder of `lposekit train`, or a folder to which the pipeline was saved: it draws what is judged."""
+    controlnet: str | None = None
+    """Instead of a run: a ControlNet for poses, a folder or a hub id, which draws over `--base`."""
+    t2i_adapter: str | None = None
+    """Instead of a run: a T2I-Adapter for poses, a folder (an exported run as well) or a hub id, over `--base`."""
     frames: Path | None = None
     """Instead of a run: the folder of another system's results, one per pair, named by its key: KEY.mp4, KEY.gif,
     KEY.png, or a folder KEY of images."""
@@ -84,7 +103,7 @@ class EvaluateSettings:
     definitions: Definitions = "usual"
     """How differences from real frames are defined: `usual`, or as DisCo's evaluation script has it (`disco`)."""
     name: str | None = None
-    """What the system is called in the report; default: the name of its folder."""
+    """What the system is called in the report; default: its folder's name, of a baseline behind the paper's."""
     pairs: Positive = 1024
     """Pairs of a prompt and a pose that are taken from the dataset; one with fewer that fit gives all of them."""
     seed: Annotated[int, Interval(ge=0, lt=2**32)] = 33
@@ -96,18 +115,36 @@ class EvaluateSettings:
     person: Literal["all", "largest", "longest"] = "all"
     """Whose poses: `all`, `largest` (covers most over the clip), or `longest` (in most frames)."""
     base: str | None = None
-    """The base model, if it is not where the run found it."""
+    """The base model: of `--controlnet` and `--t2i-adapter`, or of a run, if it is not where the run found it."""
     fps: Annotated[float, Interval(ge=0.1, le=240)] = 8.0
     """Frames per second at which the page plays what was drawn."""
     drawing: DrawingSettings = field(default_factory=DrawingSettings)
+    baseline: BaselineSettings = field(default_factory=BaselineSettings)
     pose: PoseScoreSettings = field(default_factory=PoseScoreSettings)
     compute: SampleComputeSettings = field(default_factory=SampleComputeSettings)
 
     def problems(self) -> Iterable[tuple[str, str]]:
-        if (self.run is None) == (self.frames is None):
-            yield "run", "name what is judged: --run RUN, or --frames FOLDER of another system (one of them)."
+        named = [getattr(self, name) is not None for name in SYSTEMS]
+        if sum(named) != 1:
+            yield "run", "name what is judged: --run, --controlnet, --t2i-adapter or --frames (one of them)."
+        if self.controlnet is not None or self.t2i_adapter is not None:
+            yield from self._baseline_problems()
+        else:
+            usual = BaselineSettings()
+            for name in (
+                one.name for one in fields(usual) if getattr(self.baseline, one.name) != getattr(usual, one.name)
+            ):
+                yield f"baseline.{name}", "is for --controlnet and --t2i-adapter, and neither is named. Leave it out."
         if self.data is None and self.protocol is None:
             yield "data", "name the dataset of the pairs, or a --protocol FILE that holds them."
 
+    def _baseline_problems(self) -> Iterable[tuple[str, str]]:
+        if self.base is None:
+            yield "base", "name the Stable Diffusion model that the weights were trained over: a folder, or a hub id."
+        if self.drawing.step is not None:
+            yield "drawing.step", "is for a run, and none is named. Leave it out."
 
+
+SYSTEMS = ("run", "controlnet", "t2i_adapter", "frames")
+"""Settings that name what is judged."""
 NEEDED_TO_EVALUATE = {"output": "name the folder for the results."}

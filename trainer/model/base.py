@@ -85,7 +85,9 @@ def load_base(name: str) -> Base:
 
     def part(loads: Any, where: str, **precision: torch.dtype) -> Any:
         at = folder / where
-        return load_part(name, at, lambda: loads.from_pretrained(at, output_loading_info=True, **precision))
+        return load_part(
+            f"the base {name}", at, lambda: loads.from_pretrained(at, output_loading_info=True, **precision)
+        )
 
     # transformers would take the type of the file; training decides the precision of frozen parts itself
     return Base(

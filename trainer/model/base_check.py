@@ -24,8 +24,9 @@ def refuse_unfit_configurations(name: str, folder: Path) -> None:
     Raises:
         UsageError: its scheduler is of another kind, or its parts do not belong together.
     """
-    scheduler = _config(name, folder / "scheduler" / "scheduler_config.json")
-    unet, vae, text = (_config(name, folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
+    what = f"the base {name}"
+    scheduler = read_config(what, folder / "scheduler" / "scheduler_config.json")
+    unet, vae, text = (read_config(what, folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
     kind = str(scheduler.get("_class_name", ""))
     prediction = scheduler.get("prediction_type", "epsilon")
     if kind.startswith("FlowMatch") or prediction not in TRAINED_PREDICTIONS:
@@ -40,8 +41,9 @@ def refuse_unfit_configurations(name: str, folder: Path) -> None:
         raise _unfit(name, f"its UNet reads text of width {width}, and its text encoder gives {text_width}")
 
 
-def load_part(name: str, folder: Path, load: Callable[..., tuple[Part, Mapping[str, Any]]]) -> Part:
-    """A part of a base with exactly its weights. `load`: gives the module and what was missing.
+def load_part(what: str, folder: Path, load: Callable[..., tuple[Part, Mapping[str, Any]]]) -> Part:
+    """A part of a base, or another model, with exactly its weights. `what`: for the user. `load`: gives the module and
+    what was missing.
 
     Raises:
         UsageError: the weights are damaged, or some are missing, which would be random.
@@ -50,23 +52,24 @@ def load_part(name: str, folder: Path, load: Callable[..., tuple[Part, Mapping[s
         module, info = load()
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UsageError(
-            f"the base {name}: the weights in {folder} cannot be loaded ({first_line(error)}). Fetch them again."
+            f"{what}: the weights in {folder} cannot be loaded ({first_line(error)}). Fetch them again."
         ) from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise UsageError(
-            f"the base {name}: {folder} lacks {len(missing)} of its weights, {missing[0]} among them. Fetch it again."
+            f"{what}: {folder} lacks {len(missing)} of its weights, {missing[0]} among them. Fetch it again."
         )
     return module
 
 
-def _config(name: str, path: Path) -> dict[str, Any]:
+def read_config(what: str, path: Path) -> dict[str, Any]:
+    """The configuration in a file. `what`: whose it is, for the user. Raises UsageError: it cannot be read."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UsageError(f"the base {name}: {path} cannot be read ({first_line(error)}). Fetch it again.") from error
+        raise UsageError(f"{what}: {path} cannot be read ({first_line(error)}). Fetch it again.") from error
     if not isinstance(found, dict):
-        raise UsageError(f"the base {name}: {path} is no configuration. Fetch it again.")
+        raise UsageError(f"{what}: {path} is no configuration. Fetch it again.")
     return found
 
 

@@ -85,13 +85,17 @@ def read_facts(settings: SampleSettings) -> WeightsFacts:
         index = _index(settings.run)
         if index.get("_class_name") != FollowYourPosePipeline.__name__:
             raise UsageError(f"--run {settings.run}: a pipeline of another kind ({index.get('_class_name')}).")
-        return _facts(f"pipeline {settings.run}", None, index)
+        return read_stated(f"pipeline {settings.run}", None, index)
     card = read_run_card(settings.run)
-    return _facts(f"run {settings.run}", card, card.as_json())
+    return read_stated(f"run {settings.run}", card, card.as_json())
 
 
-def _facts(name: str, card: RunCard | None, found: JsonObject) -> WeightsFacts:
-    """The facts that a run card or the index of a pipeline states; what it leaves out is as usual."""
+def read_stated(name: str, card: RunCard | None, found: JsonObject) -> WeightsFacts:
+    """The facts that a run card, the index of a pipeline or an exported adapter states; what it leaves out is as usual.
+
+    Raises:
+        UsageError: a style that is not known. LposekitError: values that cannot be used.
+    """
     scalars = ("stage", "size", "frames", "pose_style", "pose_line_width")
     stated: dict[str, Any] = {key: found[key] for key in scalars if found.get(key) is not None}  # checked below
     facts = WeightsFacts(name, card, **stated)

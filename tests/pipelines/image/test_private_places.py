@@ -82,11 +82,15 @@ def test_the_private_copy_adds_folders_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.case(78)
 def test_every_part_of_a_card_is_without_folders() -> None:
-    # Mutations tried: each of settings, models, extra and warnings left as it is -> red.
+    # Mutations tried: each of settings, models, extra and warnings left as it is; the start of a text alone looked at
+    # -> red each.
     card = DatasetCard(
         settings={
             "input": ["/home/me/lists/a.parquet", "s3://bucket/b.parquet", "lists/c.csv"],
             "root": "C:\\me\\videos",
+            "filter": "clip=/home/me/clip.bin",
+            "note": "see file:///home/me/notes.txt",
+            "agent": "lposekit (+https://images.example/of/us)",
         },
         models={"pose": {"name": "stub", "file": "/home/me/weights/a.pth"}},
         warnings=["/home/me/lists/a.parquet looks old"],
@@ -94,6 +98,12 @@ def test_every_part_of_a_card_is_without_folders() -> None:
     )
     found = published(card)
     assert "me" not in json.dumps([found.settings, found.models, found.extra, found.warnings]).replace("name", "")
-    assert found.settings == {"input": ["a.parquet", "s3://bucket/b.parquet", "lists/c.csv"], "root": "videos"}
+    assert found.settings == {
+        "input": ["a.parquet", "s3://bucket/b.parquet", "lists/c.csv"],
+        "root": "videos",
+        "filter": "clip.bin",
+        "note": "notes.txt",
+        "agent": "lposekit (+https://images.example/of/us)",
+    }
     assert found.extra == {"base": "base", "of": ["image", "x"], "rate": 1 / 3}
     assert list(found.warnings or ()) == ["a.parquet looks old"]

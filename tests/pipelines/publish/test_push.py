@@ -91,6 +91,15 @@ def test_without_a_token_the_hub_says_what_to_do(dataset: Path, tmp_path: Path) 
     assert "Traceback" not in failed.stderr
 
 
+def test_a_hub_that_cannot_be_reached_is_one_error(dataset: Path, tmp_path: Path) -> None:
+    # Mutation tried: OSError, ValueError, RuntimeError and KeyError alone caught -> "unexpected ConnectError".
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:1", "HF_TOKEN": "x", "HF_HOME": str(tmp_path)}
+    failed = push(dataset, "hub:me/index", environment)
+    assert failed.returncode == 1
+    assert "cannot open hub:me/index: " in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
 @pytest.mark.skipif(bool(s3_server.missing()), reason="moto and s3fs are not installed")
 def test_an_object_store_gets_what_a_folder_gets(dataset: Path, local: dict[str, bytes], tmp_path: Path) -> None:
     # Mutation tried: the prefix left out -> other names.

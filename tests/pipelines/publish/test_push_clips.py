@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 import lposekit
+from lposekit.errors import UsageError
 from lposekit.shards.verify import verify_dataset
+from pipelines.image.index_settings import MaterializeSettings
 from pipelines.publish.push import push_dataset
 from pipelines.publish.settings import PushSettings
-from pipelines.recipes import build_videos
+from pipelines.recipes import build_videos, materialize
 from pipelines.video.clips.settings import ClipSettings, EncodeSettings, ShotSettings
 from tests.support.execute_here import execute_here
 from tests.support.video_build import listed
@@ -57,3 +59,12 @@ def test_an_index_leaves_out_videos_that_nobody_else_can_fetch(clips: Path, tmp_
     assert list((tmp_path / "index").glob("*.parquet")) == []
     card = json.loads((tmp_path / "index" / "_dataset" / "dataset.json").read_text())
     assert card["kind"] == "video-index"
+
+
+def test_an_index_of_clips_is_not_materialized_and_says_how_they_are_built_again(clips: Path, tmp_path: Path) -> None:
+    # Mutations tried: the message for datasets, which names a push as the way on; the README of an index of images.
+    push_dataset(PushSettings(source=clips, to=str(tmp_path / "index")))
+    with pytest.raises(UsageError, match=r"an index of clips .* Build the clips again: `lposekit build-video-shards`"):
+        materialize(MaterializeSettings(index=tmp_path / "index", output=tmp_path / "again"), execute=execute_here)
+    assert not (tmp_path / "again").exists()
+    assert "`lposekit materialize` fetches images alone" in (tmp_path / "index" / "README.md").read_text()

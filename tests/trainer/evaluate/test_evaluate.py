@@ -33,6 +33,7 @@ from tests.support.children import children
 from tests.support.sample_runs import trained
 from tests.support.small_clip import small_clip
 from tests.support.train_runs import clips, scratch, small_base
+from trainer.evaluate.draw import sample_settings
 from trainer.evaluate.pairs import make_pairs
 from trainer.evaluate.protocol import encode_protocol, read_protocol
 from trainer.evaluate.real import RealFrames
@@ -467,9 +468,9 @@ def test_the_page_is_one_file_that_asks_for_nothing(world: Path) -> None:
 
 def test_the_defaults_are_those_of_the_paper_and_the_released_sampler() -> None:
     # Mutation tried: 100 pairs.
-    settings = EvaluateSettings()
+    settings = EvaluateSettings(run=Path("run"))
     assert settings.pairs == 1024
-    assert (settings.drawing.steps, settings.drawing.guidance, settings.seed) == (50, 12.5, 33)
+    assert (settings.drawing.steps, sample_settings(settings).guidance, settings.seed) == (50, 12.5, 33)
 
 
 def test_no_torchvision_is_imported(world: Path) -> None:

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from transformers import CLIPConfig, CLIPImageProcessor
+from transformers import CLIPImageProcessor
 
 from lposekit.errors import UsageError
 from tests.golden.evaluate import load_models, noise_scheduler
 from tests.golden.fixture_set import open_set
 from tests.support.fixtures import REPOSITORY, fixture_path
+from tests.support.safety_checker import safety_checker
 from tests.support.sample_runs import SIDE
 from trainer.inference.denoise import DenoisingStep
 from trainer.inference.pipeline import FollowYourPosePipeline
@@ -183,15 +183,6 @@ def test_decoding_slice_by_slice_changes_nothing(base: Base) -> None:
 def test_inputs_that_do_not_fit_are_refused(base: Base, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_pipeline(base)(**{"prompt": "a man", "num_inference_steps": 1, **options})
-
-
-def safety_checker() -> StableDiffusionSafetyChecker:
-    """A checker of the smallest size that objects to everything."""
-    part = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    config = CLIPConfig(vision_config={**part, "image_size": 32, "patch_size": 16}, projection_dim=4)
-    checker = StableDiffusionSafetyChecker(config)
-    checker.concept_embeds_weights.data.fill_(-10)
-    return checker
 
 
 def test_the_bases_safety_checker_turns_frames_black(base: Base, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
@@ -21,6 +18,7 @@ from lposekit.scores.embeddings import consecutive_consistency, pairwise_consist
 from trainer.evaluate.meters.digests import weights_digest
 from trainer.evaluate.meters.meter import Frames, Judged, mean_of
 from trainer.evaluate.protocol import Pair
+from trainer.evaluate.weights_folder import weights_folder
 from trainer.model.tensor_files import first_line
 from trainer.model.tiny import quiet_progress_bars
 
@@ -40,7 +38,7 @@ class ClipMeter:
         Raises:
             UsageError: it is not there, or is no CLIP model.
         """
-        folder = clip_folder(name)
+        folder = weights_folder("--clip", name, HUB_FILES, WAYS_ON)
         loads: Any = CLIPModel
         quiet_progress_bars()
         try:
@@ -99,25 +97,6 @@ WAYS_ON = (
     "Name a folder with config.json, model.safetensors and the tokenizer's files, as `save_pretrained` writes them, or "
     "openai/clip-vit-large-patch14 where there is a network. Without --clip, these scores are left out."
 )
-
-
-def clip_folder(name: str) -> Path:
-    """The local folder of a CLIP model, fetched from the hub if need be.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UsageError(f"--clip {name}: there is no such folder. {WAYS_ON}")
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
-    except (OSError, HFValidationError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UsageError(
-            f"--clip {name}: no such folder, and not to be had from the hub ({reason}). {WAYS_ON}"
-        ) from error
 
 
 def _image_processor(folder: Path, model: Any) -> Any:
