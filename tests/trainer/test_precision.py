@@ -197,8 +197,8 @@ def test_all_that_a_step_runs_is_compiled_whole_before_the_first_one_and_nothing
     compiled: list[torch.fx.GraphModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     # mutation tried: of blocks that run first under the counter only the insides are compiled, one by one
-    # mutation: the pose encoder left out -> red
-    # mutations to try: no warm-up; the probe compiled as well (three samples: a shape of its own); the VAE left out
+    # mutations: the pose encoder left out; the VAE left out -> red each
+    # mutations to try: no warm-up; the probe compiled as well (three samples: a shape of its own)
     settings = settings_for(1, tmp_path / "eager", max_steps=1)
     run(settings)
     assert not compiled
