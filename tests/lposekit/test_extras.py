@@ -67,6 +67,7 @@ def test_a_command_without_its_packages_says_which_extra_brings_them(
 def test_the_border_turns_a_missing_module_into_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # Mutation: no branch for ModuleNotFoundError in `cli`: "unexpected ModuleNotFoundError".
     def fail(_: list[str]) -> int:
         raise ModuleNotFoundError("No module named 'simplejpeg'", name="simplejpeg")
 

@@ -10,6 +10,7 @@ import re
 import shutil
 import tarfile
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from lposekit.shards.verify import verify_dataset
 from pipelines.build import build
 from pipelines.job.lock import owned_folder
 from pipelines.job.resend import ask
+from pipelines.job.runner import RunResult
 from pipelines.job.shard import write_shard
 from tests.support.execute_here import execute_here
 from tests.support.memory_store import MemoryStore
@@ -119,7 +121,7 @@ def test_clips_that_begin_at_multiples_of_their_stride_name_only_frames_that_are
 
 
 def test_the_cost_of_a_cache_is_told_before_it_is_written(tmp_path: Path):
-    # mutation to try: all frames of a clip counted, whatever is cached
+    # mutation: all frames of a clip counted, whatever is cached
     data = write_dataset(tmp_path / "data", [3, 2], "video", num_frames=20)
     values = {"data": data, "base": str(small_base()), "size": 64, "batch_size": 3, "device": "cpu"}
     settings = CacheLatentsSettings(**values, clip=ON_STRIDE)  # pyright: ignore
@@ -168,8 +170,11 @@ def test_poses_are_read_only_for_a_crop_that_needs_them(crop: Crop, members: lis
 
 
 def test_the_build_writes_the_bytes_that_one_process_writes(tmp_path: Path):
-    # mutation to try: batches that cross shards
-    _same_bytes(tmp_path, execute=execute_here)
+    # mutation: batches that cross shards
+    def in_another_order(recipe: Any, claim: Any, plans: Iterator[Any], *others: Any) -> RunResult:
+        return execute_here(recipe, claim, reversed(list(plans)), *others)
+
+    _same_bytes(tmp_path, execute=in_another_order)
 
 
 @pytest.mark.more

@@ -24,7 +24,7 @@ CPU, GPU = World(torch.device("cpu")), World(torch.device("cuda"))
 
 
 def test_every_setting_says_what_its_change_means_to_a_run_that_goes_on():
-    # mutation to try: a mark taken away; two marks on one setting
+    # mutation: a mark taken away; two marks on one setting
     assert {
         name: leaf.when_continued for name, leaf in leaves(TrainSettings).items() if len(leaf.when_continued) != 1
     } == {}
@@ -65,7 +65,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, bool], Pa
 def test_a_changed_setting_that_decides_what_is_learned_is_refused_with_both_values(
     stage: int, changes: dict[str, Any], words: str, older: bool, begun: dict[tuple[int, bool], Path]
 ):
-    # mutations to try: the mark LOGGED instead -> red; no look at settings.toml -> red for the older ones
+    # mutations: the mark LOGGED instead -> red; no look at settings.toml -> red for the older ones
     folder = begun[stage, older]
     with pytest.raises(UsageError, match=rf"cannot be resumed with other settings:\n  {words}\nGo back"):
         run(settings_for(stage, folder, max_steps=2, **changes))

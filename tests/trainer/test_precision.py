@@ -139,7 +139,7 @@ def test_overflows_now_and_then_do_not_end_a_run(tmp_path: Path, monkeypatch: py
 
 
 def test_a_run_in_full_precision_does_not_go_on_in_half(tmp_path: Path):
-    # mutation to try: the setting compared as it was given, none at first -> the second run goes on
+    # mutation: the setting compared as it was given, none at first -> the second run goes on
     settings = settings_for(1, tmp_path / "run", max_steps=2)
     run(settings)
     with pytest.raises(UsageError, match=r"compute.precision: 'fp32' -> 'fp16'"):
@@ -197,8 +197,8 @@ def test_all_that_a_step_runs_is_compiled_whole_before_the_first_one_and_nothing
     compiled: list[torch.fx.GraphModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     # mutation tried: of blocks that run first under the counter only the insides are compiled, one by one
-    # mutations to try: no warm-up; the probe compiled as well (three samples: a shape of its own); the pose encoder or
-    # the VAE left out -> red each.
+    # mutations: the pose encoder left out; the VAE left out -> red each
+    # mutations to try: no warm-up; the probe compiled as well (three samples: a shape of its own)
     settings = settings_for(1, tmp_path / "eager", max_steps=1)
     run(settings)
     assert not compiled
@@ -223,7 +223,7 @@ def test_all_that_a_step_runs_is_compiled_whole_before_the_first_one_and_nothing
 
 
 def test_a_machine_that_cannot_compile_is_told_how_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # mutation to try: the compiler's own error let through
+    # mutation: the compiler's own error let through
     def no_compiler(*_: object) -> Any:
         raise RuntimeError("no C compiler found")
 
@@ -234,7 +234,7 @@ def test_a_machine_that_cannot_compile_is_told_how_to_train(tmp_path: Path, monk
 
 
 def test_a_gpu_compiles_by_default_and_a_cpu_does_not():
-    # mutation to try: off everywhere
+    # mutation: off everywhere
     by_default, off = TrainSettings(), TrainSettings(compute=ComputeSettings(compile=False))
     devices = [torch.device(name) for name in ("cuda", "cpu")]
     assert [is_compiled(settings, device) for settings in (by_default, off) for device in devices] == [

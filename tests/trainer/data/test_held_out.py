@@ -47,13 +47,13 @@ def dataset(shards: int, rows: int, clips: int = 0) -> Any:
 
 @pytest.mark.parametrize(("rows", "wanted", "expected"), [(10_000, 2048, 1000), (10_000, 300, 300), (100, 2048, 0)])
 def test_one_in_a_hundred_is_held_out_or_as_many_as_asked_for(rows: int, wanted: int, expected: int):
-    # mutation to try: no limit of one in a hundred
+    # mutation: no limit of one in a hundred
     split = split_datasets([dataset(10, rows)], wanted)
     assert split.num_held == pytest.approx(expected, rel=0.15)
 
 
 def test_all_clips_of_a_video_are_on_one_side():
-    # mutation to try: the hash of the whole key -> red
+    # mutation: the hash of the whole key -> red
     data = dataset(20, 100, clips=7)
     split = split_datasets([data], 2048)
     assert split.num_held > 0
@@ -72,7 +72,7 @@ def test_hashes_of_neighbouring_rows_are_spread():
 
 
 def test_an_epoch_has_every_sample_but_those_held_out():
-    # mutation to try: rows not looked up -> red
+    # mutation: rows not looked up -> red
     data = dataset(6, 500)
     split = split_datasets([data], 2048)
     order = SampleOrder(split.sizes([data]), [1], 0, 64, split.trained)
@@ -104,24 +104,44 @@ def write_rows(root: Path, kind: str, *shards: list[dict[str, bytes]]) -> Path:
 WATCH = WatchSettings(
     keys=True, probe_every=2, probe_samples=2, sample_every=0, tensorboard=False, mfu=False, validation_samples=3
 )
+HOLDS_OUT = LoaderSettings(workers=0, block_samples=4, held_out=5)
 
 
 def test_a_run_never_trains_on_what_it_is_watched_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # mutations to try: validation of training samples -> red; the order of all samples -> red
+    # mutation: the order of all samples -> red
     monkeypatch.setattr(module, "MOST", 0.5)
     monkeypatch.setattr(module, "FEWEST", 2)
     data = write_rows(tmp_path / "data", "image", [image_members(number) for number in range(16)])
     split = split_datasets([_opened(data)], 5)
     held = {str(_opened(data).shards[0].keys[ref.row]) for ref in split.held_refs()}
     assert 2 <= len(held) <= 10
-    loader = LoaderSettings(workers=0, block_samples=4, held_out=5)
-    run(settings_for(1, tmp_path / "run", data=(data,), loader=loader, watch=WATCH))
+    run(settings_for(1, tmp_path / "run", data=(data,), loader=HOLDS_OUT, watch=WATCH))
     trained = {key for _, step in keys(tmp_path / "run") for key in step}
     assert trained
     assert not trained & held
     lines = [line for line in read_metrics(tmp_path / "run/metrics.jsonl") if "validation/loss" in line]
     assert [line["step"] for line in lines] == [0, 2, 4, 6, 8]
     assert all(0 < line["validation/loss"] < 10 for line in lines)
+
+
+def test_a_run_is_watched_by_samples_that_are_held_out_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # mutations: the validation loss, then the probe, of training samples -> red each
+    monkeypatch.setattr(module, "MOST", 0.5)
+    monkeypatch.setattr(module, "FEWEST", 2)
+
+    def watched_by(name: str, numbers: list[int]) -> tuple[set[int], list[float]]:
+        """Rows that are held out of a dataset of these samples, and what its run measures before the first step."""
+        data = write_rows(tmp_path / name, "image", [image_members(number) for number in numbers])
+        held = {ref.row for ref in split_datasets([_opened(data)], 5).held_refs()}
+        run(settings_for(1, tmp_path / f"{name}-run", data=(data,), loader=HOLDS_OUT, watch=WATCH, max_steps=1))
+        first = read_metrics(tmp_path / f"{name}-run/metrics.jsonl")[0]
+        return held, [first["validation/loss"], first["probe/matching_pose"]]
+
+    held, found = watched_by("plain", list(range(16)))
+    _, trained_changed = watched_by("trained-changed", [row if row in held else 100 + row for row in range(16)])
+    assert trained_changed == found
+    _, held_changed = watched_by("held-changed", [100 + row if row in held else row for row in range(16)])
+    assert all(other != before for other, before in zip(held_changed, found, strict=True))
 
 
 def _opened(root: Path) -> Any:
@@ -138,7 +158,7 @@ def test_a_small_dataset_holds_nothing_out_and_the_log_says_so(tmp_path: Path, c
 
 
 def test_a_run_of_an_older_version_keeps_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # mutations to try: the split of now on resume -> refused; only where the checkpoint says nothing -> the second
+    # mutations: the split of now on resume -> refused; only where the checkpoint says nothing -> the second
     # resume is refused
     data = write_rows(tmp_path / "data", "image", [image_members(number) for number in range(16)])
     older = LoaderSettings(workers=0, block_samples=4, held_out=0)
@@ -159,7 +179,7 @@ def test_a_run_of_an_older_version_keeps_its_order(tmp_path: Path, monkeypatch: 
 
 
 def test_a_clip_that_is_too_short_gives_way_and_is_counted(tmp_path: Path):
-    # mutations to try: the last frame repeated -> red; not counted -> red
+    # mutations: the last frame repeated -> red; not counted -> red
     members = [clip_members(number, num_frames=20 if number % 2 else 3) for number in range(4)]
     data = write_rows(tmp_path / "data", "video", members)
     clip = ClipSamplingSettings(frames=5, stride=1)

@@ -12,7 +12,7 @@ from trainer.model.linear import project
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_1x1_convolution_of_channels_last_images_is_a_linear_layer(bias: bool):
-    # mutation to try: the bias left out
+    # mutation: the bias left out
     layer = nn.Conv2d(48, 96, 1, bias=bias)
     images = torch.randn(3, 48, 4, 5)
     ours = project(layer, images.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -20,7 +20,7 @@ def test_a_1x1_convolution_of_channels_last_images_is_a_linear_layer(bias: bool)
 
 
 def test_it_computes_in_the_type_of_its_input_and_float32_weights_get_float32_gradients():
-    # mutation to try: no cast -> an error
+    # mutation: no cast -> an error
     layer, x = nn.Linear(16, 16), torch.randn(2, 16, dtype=torch.bfloat16)
     out = project(layer, x)
     assert out.dtype == torch.bfloat16

@@ -43,7 +43,7 @@ def weights(run_dir: Path) -> bytes:
 
 
 def test_a_chosen_kernel_runs_for_its_width_and_no_other():
-    # mutations to try: the widths not looked at; another kernel in front of `math` -> red each.
+    # mutations: the widths not looked at; another kernel in front of `math` -> red each.
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 1, 2, 16, 40).unbind(0)
     plain = attention(query, key, value)
@@ -143,7 +143,7 @@ def test_every_shape_of_a_step_is_timed_with_every_kernel_that_can_do_it(
 
 
 def test_the_fastest_is_taken_and_what_no_kernel_can_do_is_left_to_torch(caplog: pytest.LogCaptureFixture):
-    # mutation to try: the slowest.
+    # mutation: the slowest.
     with caplog.at_level("INFO"):
         assert fastest({40: {"flash": 2.0, "cudnn": 1.5}, 80: {"flash": 1.0, "efficient": 3.0}, 160: {}}) == {
             40: "cudnn",

@@ -99,7 +99,7 @@ def test_the_next_step_runs_while_tensors_are_copied_and_changes_them_only_then(
 
 
 def test_the_average_takes_the_place_of_the_weights_only_when_they_are_copied(tmp_path: Path):
-    # mutation to try: no wait -> nothing was asked
+    # mutation: no wait -> nothing was asked
     module = build_run(settings(tmp_path / "run"), World(torch.device("cpu"))).train_module
     assert module.ema is not None
     weights = list(module.trained.values())
@@ -117,7 +117,7 @@ def test_the_average_takes_the_place_of_the_weights_only_when_they_are_copied(tm
 
 
 def test_a_checkpoint_that_a_second_ctrl_c_cuts_off_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    # mutation to try: no word of it
+    # mutation: no word of it
     go_on = threading.Event()
 
     class Waits(dict[str, dict[str, Tensor]]):
@@ -165,7 +165,7 @@ def test_a_checkpoint_that_failed_before_a_second_ctrl_c_is_told(
 def test_a_disk_that_fills_up_in_the_background_ends_the_run_with_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # mutation to try: the error kept in the thread -> the run ends well
+    # mutation: the error kept in the thread -> the run ends well
     def full(tensors: Mapping[str, Tensor], path: Path) -> None:
         if "step-000004" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -183,7 +183,7 @@ def test_a_disk_that_fills_up_in_the_background_ends_the_run_with_its_name(
 def test_what_a_run_wrote_itself_is_not_hashed_again_to_remove_older_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # mutation to try: every checkpoint hashed at every removal -> red
+    # mutation: every checkpoint hashed at every removal -> red
     hashed: list[str] = []
     original = module.sha256_of
 
@@ -200,7 +200,7 @@ def test_what_a_run_wrote_itself_is_not_hashed_again_to_remove_older_ones(
 
 
 def test_a_checkpoint_that_was_cut_short_since_never_pushes_out_a_good_one(tmp_path: Path):
-    # mutation to try: known ones not looked at at all -> step 2 is removed
+    # mutation: known ones not looked at at all -> step 2 is removed
     from trainer.run.checkpoint import prune
 
     keep_all = CheckpointSettings(every_steps=1, keep=9)
