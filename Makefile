@@ -35,13 +35,17 @@ $(STAMP): lposekit/pins.txt pyproject.toml
 laion-pose: setup  ## build LAION-Pose; INPUT=list OUTPUT=folder ARGS=..., without INPUT a sample of real photos
 	$(BIN)/lposekit build-laion-pose $(if $(INPUT),--input $(INPUT)) $(if $(OUTPUT),--output "$(OUTPUT)") $(ARGS)
 
+# Tests run side by side, and threads that wait for others sleep: those that spin would take the other test's core.
+JOBS ?= 2
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
+
 .PHONY: test
-test: setup  ## every promise once (about 11 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow and not more" --durations=10 $(ARGS)
+test: setup  ## every promise once (about 11 minutes on 2 cores); JOBS=2 tests at a time
+	$(PYTEST) -m "not slow and not more" $(ARGS)
 
 .PHONY: test-more
 test-more: setup  ## more kills, damage, sizes and seeds (at most 25 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "more and not slow" --durations=10 $(ARGS)
+	$(PYTEST) -m "more and not slow" $(ARGS)
 
 .PHONY: test-kill
 test-kill: setup  ## kill drivers, workers and models at random moments; compare the finished folders (long)
