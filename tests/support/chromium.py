@@ -1,4 +1,4 @@
-"""A headless Chromium under a test's control, through its own debugging protocol: what a person at a page does and sees.
+"""A headless Chromium under a test's control, through its debugging protocol: what a person at a page does and sees.
 
 Without Chromium the calling test skips; with LPOSEKIT_REQUIRE_BROWSER=1, which CI sets, it fails.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,8 @@ from trainer.inference.denoise import DenoisingStep
 
 Tell = Callable[[int, int, str], None]
 """Takes how far a job is: done, of how many (0: not known), and what is being done. Raises `Cancelled`."""
-MAX_POSES = 64
-"""Poses that are remembered; the oldest are forgotten, with their files."""
+MAX_SHOWN = 64
+"""Poses and clips that are remembered; the oldest are forgotten, with their files."""
 
 
 class Cancelled(LposekitError):
@@ -65,6 +66,7 @@ class Desk:
     work: Path
     kept: Path | None
     poses: dict[str, Pose] = field(default_factory=dict)
+    names: deque[str] = field(default_factory=deque)
     drawn: int = 0
 
     @property
@@ -99,14 +101,15 @@ class Desk:
         finally:
             request.video.unlink(missing_ok=True)  # a stranger's video is kept no longer than it is needed
         self.poses[name] = Pose(found.poses, found.num_frames, request.video.name, "person")
-        while len(self.poses) > MAX_POSES:
-            shutil.rmtree(self.poses.pop(next(iter(self.poses))).path.parent, ignore_errors=True)
         return {"pose": name, "skeletons": str(found.skeletons), "note": found.said}
 
     def draw(self, request: DrawRequest, tell: Tell) -> dict[str, Any]:
         pose = self.poses.get(request.pose) if request.pose else None
         if request.pose and pose is None:
             raise UsageError("The poses of this video are not there any more. Upload it again.")
+        if pose is not None:  # used again: not the oldest any more
+            self.names.remove(request.pose)
+            self.names.append(request.pose)
         _, folder = self._new_folder()
 
         def on_step(step: DenoisingStep) -> None:
@@ -125,9 +128,14 @@ class Desk:
         return {"clip": str(folder / "clip.mp4"), "note": note, "notes": drawn.notes, "command": command}
 
     def _new_folder(self) -> tuple[str, Path]:
-        """A name that nobody guesses, and the folder of it, which the page may show."""
+        """A name that nobody guesses, and the folder of it, which the page may show; the oldest goes for it."""
         name = secrets.token_hex(8)
         (self.shown / name).mkdir(parents=True)
+        self.names.append(name)
+        while len(self.names) > MAX_SHOWN:
+            oldest = self.names.popleft()
+            self.poses.pop(oldest, None)
+            shutil.rmtree(self.shown / oldest, ignore_errors=True)
         return name, self.shown / name
 
     def _keep(self, clip: Path, pose: Pose | None) -> tuple[Path | None, Pose | None]:

@@ -43,13 +43,17 @@ POLICY = (
     "frame-ancestors 'none'; form-action 'self'"
 )
 CSS = """
-.gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 1080px !important; margin: 0 auto !important; }
+.gradio-container .block { border-color: var(--border-color-primary) !important; border-width: 1px !important; }
 #head h1 { margin: 0 0 4px; font-size: 24px; }
-#head p, #found p, #result p { margin: 0; color: var(--body-text-color-subdued); }
-#progress { min-height: 44px; padding: 0; }
+#head p, #found p, #result p { margin: 0; color: var(--body-text-color); }
+#head, #progress, #found, #result { padding: 0; border: none !important; }
+#progress:has(p) { min-height: 44px; }
 #progress progress { width: 100%; height: 10px; accent-color: var(--color-accent); }
-#progress p { margin: 0 0 4px; }
-#progress .error { color: var(--error-text-color, #b91c1c); white-space: pre-wrap; overflow-wrap: anywhere; }
+#progress p { margin: 0 0 4px; color: var(--body-text-color); }
+#progress p.error { color: #b91c1c; white-space: pre-wrap; overflow-wrap: anywhere; }
+.dark #progress p.error { color: #fca5a5; }
+#video .download { display: none; }  /* an uploaded video is removed once its poses are found */
 #command textarea { font-family: ui-monospace, monospace; font-size: 12px; }
 """
 
@@ -239,12 +243,12 @@ class Page:
                         max_length=facts["max_prompt"],
                         elem_id="prompt",
                     )
-                    with gr.Group(visible=facts["follows_poses"]):
+                    with gr.Column(visible=facts["follows_poses"]):
                         video = gr.File(
-                            label=f"Video of a person, for the pose (at most {megabytes(facts['max_upload_bytes'])} "
-                            f"and {facts['max_video_frames']} frames)",
+                            label=f"Video of a person, for the pose: at most {megabytes(facts['max_upload_bytes'])}, "
+                            f"{facts['max_video_frames']} frames",
                             file_types=facts["extensions"],
-                            height=120,
+                            height=150,
                             elem_id="video",
                         )
                         skeletons = gr.Video(
@@ -260,8 +264,8 @@ class Page:
                     with gr.Row():
                         start = gr.Button("Draw", variant="primary", elem_id="draw")
                         stop = gr.Button("Stop", elem_id="stop")
-                with gr.Column():
                     progress = gr.HTML(elem_id="progress")
+                with gr.Column():
                     clip = gr.Video(
                         label="Clip", interactive=False, loop=True, autoplay=True, height=420, elem_id="clip"
                     )

@@ -122,7 +122,7 @@ def _await_start(page: PageProcess, python: Path) -> None:
     page.line.settimeout(START_TIMEOUT_S)
     try:
         first = page.line.recv(1, socket.MSG_PEEK)
-    except TimeoutError:
+    except OSError:  # it ended, or takes too long
         first = b""
     page.line.settimeout(None)
     if not first:
