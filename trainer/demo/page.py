@@ -152,7 +152,9 @@ class Guard:
         if length > most + FORM_BYTES:
             return 413, f"The file is too large: at most {megabytes(most)} may be uploaded."
         used = sum(path.stat().st_size for path in self.uploads.rglob("*") if path.is_file())
-        return (507, "Too many uploads at the moment. Try again later.") if used > ROOM_UPLOADS * most else None
+        return (
+            (507, "Too many uploads at the moment. Try again later.") if used + length > ROOM_UPLOADS * most else None
+        )
 
 
 def with_policy(send: Callable[[Message], Awaitable[None]]) -> Callable[[Message], Awaitable[None]]:
