@@ -285,7 +285,9 @@ class Page:
             drawing = start.click(
                 self.draw, [prompt, pose, video, seed, steps, guidance], [clip, result, command, progress], **own
             )
-            stop.click(lambda: "", None, [progress], cancels=[posing, drawing], api_visibility="private", queue=False)
+            clear = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+            stopped = stop.click(lambda: "", None, [progress], cancels=[posing, drawing], **clear)
+            stopped.then(lambda: "", None, [progress], **clear)  # once more: a step may have been under way
         blocks.queue(max_size=facts["max_waiting"], default_concurrency_limit=1)
         return blocks
 
