@@ -162,7 +162,7 @@ PLAYED = "(video => video && video.readyState >= 2 && [video.videoWidth, video.d
 
 
 def test_prompt_upload_skeletons_progress_and_clip(demo: Demo, tab: Tab) -> None:
-    # Mutations tried: `found.skeletons` not shown; `yield` of the progress left out; web fonts as gradio has them.
+    # Mutations to try: `yield` of the progress left out; web fonts as gradio has them.
     tab.value(RECORD)
     tab.write("#prompt textarea", "a girl dances on the moon")
     tab.choose_file("#video input[type=file]", fixture_path("data/videos/t2vz_girl_dancing.mp4"))
@@ -185,7 +185,7 @@ def test_prompt_upload_skeletons_progress_and_clip(demo: Demo, tab: Tab) -> None
 
 
 def test_a_file_of_1_GB_is_refused_by_page_and_server_and_is_not_written(demo: Demo, tab: Tab, tmp_path: Path) -> None:
-    # Mutations tried: no `max_file_size`; `too_large` without its first check; a length of 10 MB believed.
+    # Mutation tried: neither `max_file_size` nor the first check of `too_large`.
     large = tmp_path / "large.mp4"
     with large.open("wb") as stream:
         stream.truncate(GB)
@@ -203,7 +203,7 @@ def test_a_file_of_1_GB_is_refused_by_page_and_server_and_is_not_written(demo: D
 
 
 def test_many_uploads_are_refused_before_they_fill_the_disk(demo: Demo) -> None:
-    # Mutations tried: `ROOM_UPLOADS` of a thousand; a limit of each file alone.
+    # Mutations to try: `ROOM_UPLOADS` of a thousand; a limit of each file alone.
     several = {"Content-Type": FORM, "Content-Length": str(5 * (MAX_MB - 1) * 2**20)}
     assert demo.request("POST", "/gradio_api/upload", several)[0] == 413
     file = {"Content-Type": FORM, "Content-Length": str(MAX_MB * 2**20 + 1000)}
@@ -216,7 +216,7 @@ def test_many_uploads_are_refused_before_they_fill_the_disk(demo: Demo) -> None:
 
 
 def test_only_this_machine_and_only_this_page_reach_it(demo: Demo) -> None:
-    # Mutations tried: `refusal` without its check of the host, or of the origin.
+    # Mutations to try: `refusal` without its check of the host, or of the origin.
     bound = [c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == demo.port]
     assert set(bound) == {"127.0.0.1"}
     others = [a.address for each in psutil.net_if_addrs().values() for a in each if a.family == socket.AF_INET]
@@ -231,7 +231,7 @@ def test_only_this_machine_and_only_this_page_reach_it(demo: Demo) -> None:
 
 
 def test_stopping_and_closing_the_page_end_the_work(demo: Demo, tab: Tab) -> None:
-    # Mutations tried: `cancels` left out; `finally` of `ask` without its cancel.
+    # Mutations tried: `stop.click` without a function, which cancels nothing; without the second clearing.
     tab.click("#video input[type=file]")
     tab.write("#prompt textarea", "a cat")
     slow = "(i => { i.value = 200; i.dispatchEvent(new Event('input', {bubbles: true})); })"
@@ -251,7 +251,7 @@ def test_stopping_and_closing_the_page_end_the_work(demo: Demo, tab: Tab) -> Non
 
 
 def test_ctrl_c_ends_all_processes_and_removes_all_files(demo: Demo) -> None:
-    # Mutations tried: `_end` left out (the page's process stays); `mkdtemp` in place of `TemporaryDirectory`.
+    # Mutations to try: `_end` left out; `mkdtemp` in place of `TemporaryDirectory`.
     children = psutil.Process(demo.process.pid).children(recursive=True)
     assert any("page.py" in " ".join(child.cmdline()) for child in children)
     demo.process.send_signal(signal.SIGINT)

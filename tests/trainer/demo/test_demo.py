@@ -118,7 +118,7 @@ def command_again(command: str, output: Path) -> bytes:
 def test_the_shown_command_draws_the_same_bytes_also_for_the_second_clip(
     desk: Desk, page: Page, tmp_path: Path
 ) -> None:
-    # Mutations: the seed, or `--frames`, left out of `command_line`; the scheduler made once and never set again.
+    # Mutation: the seed left out of `command_line`.
     posed = page.ask(do="pose", video=upload(desk))["done"]
     assert posed["note"] == "1 person in 8 frames"
     assert Path(posed["skeletons"]).is_relative_to(desk.shown)
@@ -135,8 +135,6 @@ def test_the_shown_command_draws_the_same_bytes_also_for_the_second_clip(
 def test_a_real_video_is_posed_by_the_real_models_and_drawn_alike_by_the_command_where_nothing_is_kept(
     artist: Artist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Mutation: `--skeleton.kind person` left out of the command would leave the kind to a guess; the pose's smoothing
-    # switched off in `PoseFinder`.
     monkeypatch.setenv("LPOSEKIT_WEIGHTS", str(fixture_path("weights")))
     monkeypatch.setenv("LPOSEKIT_DETECTOR", POSES.detector)
     monkeypatch.setenv("LPOSEKIT_POSE_MODEL", POSES.pose_model)
@@ -188,7 +186,7 @@ def test_what_cannot_be_asked_for_is_told_and_the_next_request_is_done(
 
 
 def test_an_upload_that_links_elsewhere_is_refused(desk: Desk, page: Page, tmp_path: Path) -> None:
-    # Mutation: `os.path.abspath` in place of `realpath`.
+    # Mutation: `_uploaded` without its check of the folder.
     secret = video(tmp_path / "secret.mp4", range(8))
     (desk.uploads / "link.mp4").symlink_to(secret)
     assert "not there any more" in page.ask(do="pose", video=str(desk.uploads / "link.mp4"))["error"]
@@ -205,7 +203,7 @@ def test_an_upload_that_links_elsewhere_is_refused(desk: Desk, page: Page, tmp_p
     ],
 )
 def test_a_video_without_poses_says_why_and_leaves_nothing(desk: Desk, page: Page, what: str, message: str) -> None:
-    # Mutation: the upload is not removed; `max_frames` left as it is; no folder removed.
+    # Mutation: the upload is not removed.
     path = Path(upload(desk))
     if what == "nobody":
         desk.find_poses = PoseFinder(POSES, 600, Walker(absent=range(99)))
@@ -347,7 +345,7 @@ while line.recv(100):
 def test_the_pages_process_gets_no_settings_of_gradio_or_ours_and_ends_with_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Mutations: `kept` with all names; `_end` without `shutdown`: -9.
+    # Mutation: `kept` with all names.
     monkeypatch.setenv("GRADIO_SHARE", "True")
     monkeypatch.setenv("LPOSEKIT_WEIGHTS", "secret")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
