@@ -95,7 +95,8 @@ def run(settings: SampleSettings, *, estimate: Estimate, dry_run: bool = False) 
     pipeline = load_pipeline(settings, facts)
     refuse_lost_pose(pipeline, skeletons, facts)
     place(pipeline, device, DTYPES[settings.compute.precision or ("bf16" if device.type == "cuda" else "fp32")])
-    warn_long(pipeline, [*prompts, settings.negative_prompt])
+    for line in long_prompts(pipeline, [*prompts, settings.negative_prompt]):
+        log.warning(line)
     sample_all(pipeline, prompts, skeletons, plan, settings, report)
     return report
 
@@ -132,15 +133,15 @@ def say_replaced(output: Path) -> None:
         log.warning("--output %s is there, and will be replaced", output)
 
 
-def warn_long(pipeline: FollowYourPosePipeline, prompts: Sequence[str]) -> None:
-    """Say which prompts are longer than the text encoder reads: their ends have no effect."""
+def long_prompts(pipeline: FollowYourPosePipeline, prompts: Sequence[str]) -> list[str]:
+    """A line for each prompt that is longer than the text encoder reads: its end has no effect."""
     most = pipeline.tokenizer.model_max_length - 2  # less the marks of start and end
-    for prompt in prompts:
-        words = pipeline.tokenizer.tokenize(prompt)
-        if len(words) > most:
-            log.warning(
-                "a prompt of %d tokens, of which the text encoder reads %d: %s ...", len(words), most, prompt[:60]
-            )
+    counts = [(prompt, len(pipeline.tokenizer.tokenize(prompt))) for prompt in prompts]
+    return [
+        f"a prompt of {count} tokens, of which the text encoder reads {most}: {prompt[:60]} ..."
+        for prompt, count in counts
+        if count > most
+    ]
 
 
 def try_scheduler(settings: SampleSettings) -> None:

@@ -130,6 +130,18 @@ COMMANDS = {
             example='--run stage2 --prompt "an astronaut dances" --pose dance.poses.json --output clip.mp4',
         ),
         Command(
+            "demo",
+            "open a local page that draws clips with a trained run",
+            extras=("train", "build", "video"),
+            settings="trainer.demo.settings:DemoSettings",
+            folder_field="run",
+            main=(
+                *("run", "host", "port", "output", "max_upload_mb", "max_video_frames", "frames", "steps", "base"),
+                "environment",
+            ),
+            example="stage2",
+        ),
+        Command(
             "evaluate",
             "score what a run, a ControlNet, a T2I-Adapter or another system draws for pairs of prompt and pose",
             extras=("train", "build", "evaluate"),

@@ -158,7 +158,7 @@ def test_numbers_that_overflow_give_no_black_clip(said: Any) -> None:
 
 
 def test_a_prompt_longer_than_the_encoder_reads_is_said(said: Any) -> None:
-    # Mutation tried: without `warn_long`.
+    # Mutation tried: without `long_prompts`.
     walking(Path("walk.poses.json"))
     pose = ["--pose", "walk.poses.json", "--frames", "1", "--output", "out.mp4"]
     assert sample(*pose, prompt="cat " * 200) == 0

@@ -74,6 +74,20 @@ def estimate_poses(
     return PosesReport(run.output, outcomes, timings_s=run.times.as_dict())
 
 
+def load_models(settings: PosesSettings) -> Estimator:
+    """The models that the settings name, for videos one after the other.
+
+    Raises:
+        UsageError, LposekitError: weights that cannot be had.
+    """
+    import torch
+
+    require_models(settings, may_download=True)
+    device = device_of(settings.pose, has_gpu=torch.cuda.is_available())
+    lowest = known_model(settings).box_score_threshold * settings.tracking.continue_score
+    return load_estimator(pose_spec(settings, device, lowest, settings.pose.threads, cpu_backend(settings)))
+
+
 @dataclass(frozen=True, slots=True)
 class PoseJob:
     """One video. `name`: its path below the input folder; `stem`: that of its output files, below the output."""
@@ -250,16 +264,8 @@ class _Run:
 
     def _models(self, given: Estimator | None) -> Estimate:
         if self.loaded is None:
-            self.loaded = given or self._load_estimator()
+            self.loaded = given or load_models(self.settings)
         return self.loaded.estimate
-
-    def _load_estimator(self) -> Estimator:
-        import torch
-
-        settings = self.settings
-        device = device_of(settings.pose, has_gpu=torch.cuda.is_available())
-        lowest = self.poser.known.box_score_threshold * settings.tracking.continue_score
-        return load_estimator(pose_spec(settings, device, lowest, settings.pose.threads, cpu_backend(settings)))
 
 
 def _sha256(path: Path) -> str:
