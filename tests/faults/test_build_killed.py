@@ -68,7 +68,7 @@ def _image_and_pose_are_there(sample: PoseSample) -> None:
 
 
 @pytest.mark.more  # `test_video_killed.py` kills a worker, `lposekit/shards/test_writer.py` a writer at each point
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.case(24)
 def test_a_worker_killed_at_a_named_point_leaves_no_visible_shard_and_the_run_ends_as_if_nothing_had_been(
@@ -85,7 +85,7 @@ def test_a_worker_killed_at_a_named_point_leaves_no_visible_shard_and_the_run_en
     assert content_digest(build.layout) == undisturbed
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("victim", ["driver", pytest.param("pose actor", marks=pytest.mark.more)])
 @pytest.mark.case(27)
 def test_a_kill_in_the_middle_is_resumed_to_the_same_bytes_and_nothing_committed_is_fetched_again(
@@ -119,7 +119,7 @@ def _kill_after_commits(build: Build, victim: str, commits: int) -> None:
 
 
 @pytest.mark.more  # `test_video_killed.py` has the same of a video build
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 @pytest.mark.case(28)
 def test_a_second_driver_on_the_same_folder_is_refused(list_path: Path, tmp_path: Path) -> None:
     # Mutation tried: driver_lock with LOCK_SH -> both run.
@@ -135,7 +135,7 @@ def test_a_second_driver_on_the_same_folder_is_refused(list_path: Path, tmp_path
 
 @pytest.mark.case(82, 95)
 @pytest.mark.more  # `test_video_killed.py` has one Ctrl-C on a video build
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     "signals", [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGTERM] * 2], ids=["int", "int-int", "term-term"]
 )
@@ -186,7 +186,7 @@ def test_a_kill_at_a_random_moment_is_resumed_to_the_same_bytes(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("victim", ["driver", "worker", "pose actor"])
 def test_a_kill_with_the_real_models_is_resumed_to_the_same_bytes(victim: str, tmp_path: Path) -> None:
     photos = sorted(path for path in fixture_path("data/images").iterdir() if path.suffix in (".jpg", ".png"))[:30]

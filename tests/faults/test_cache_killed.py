@@ -44,7 +44,7 @@ def _bytes_written(data: Path) -> int:
 
 @pytest.mark.more
 @pytest.mark.case(84)
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_cache_killed_ten_times_at_random_has_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
     # Mutations tried: `plans` that leaves out every shard with a tar -> shards are lacking; `build` without
     # `owned_folder` -> partial files are left.

@@ -17,7 +17,7 @@ from tests.support.stub_build import served, stub_pages, stub_settings
 
 
 @pytest.mark.more
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_cluster_of_two_nodes_builds_the_same_bytes(tmp_path: Path) -> None:
     with served(stub_pages(24, num_persons={3: 0, 9: 2}), tmp_path) as (_, path):
         run(stub_settings(path, tmp_path / "here"), execute=execute_here)

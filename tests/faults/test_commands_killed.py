@@ -30,7 +30,7 @@ from tests.support.pages import Page
 from tests.support.stub_build import served, stub_pages, stub_settings
 from tests.support.train_data import write_dataset
 
-pytestmark = [pytest.mark.case(84), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.case(84), pytest.mark.timeout(360)]
 BEFORE, HALF = "shard:before_fsync", "shard:between_tar_and_parquet"
 more = pytest.mark.more
 POINTS = [HALF, *(pytest.param(point, marks=more) for point in (BEFORE, "shard:before_stats"))]

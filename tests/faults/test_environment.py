@@ -28,7 +28,7 @@ from tests.support.stub_build import served, stub_pages, stub_settings, write_ro
 
 
 @pytest.mark.more
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 @pytest.mark.case(54)
 def test_locale_umask_and_odd_paths_change_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "a b'c\"d \u00e4"

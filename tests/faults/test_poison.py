@@ -24,7 +24,7 @@ from tests.support.execute_here import execute_here
 from tests.support.pages import Page
 from tests.support.stub_images import stub_image
 
-pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(480)]
 ROWS = 12
 
 

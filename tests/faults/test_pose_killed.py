@@ -27,7 +27,7 @@ from tests.support.execute_here import execute_here
 from tests.support.stub_build import served, stub_pages, stub_settings
 from tests.support.stub_images import stub_image
 
-pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(240), pytest.mark.case(81)]
+pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(480), pytest.mark.case(81)]
 ROWS = 2
 
 

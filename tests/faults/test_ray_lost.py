@@ -25,7 +25,7 @@ from tests.support.ray_cluster import ray_cluster
 from tests.support.stub_images import stub_image
 
 ROWS = 40
-pytestmark = [pytest.mark.more, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.more, pytest.mark.timeout(800)]
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def assert_equal_runs(run: Path, whole: Path) -> None:
 
 
 @pytest.mark.more  # `tests/trainer/test_train.py` resumes a run that was stopped
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("stage", [1, 2])
 @pytest.mark.case(41)
 def test_a_run_killed_at_every_named_point_ends_as_if_it_never_was(
@@ -118,7 +118,7 @@ def terminate_workers_first(group: int) -> None:
         process.terminate()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     "stop",
     [

@@ -40,7 +40,7 @@ POINTS = ["shard:before_commit", "shard:between_tar_and_parquet", "shard:before_
 VICTIMS = ["driver", "worker", "decoder"]
 MOMENTS = 20
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def root(tmp_path: Path) -> Path:
         ("in/plain\0", "outside the folder"),
     ],
 )
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(180)
 def test_only_a_regular_file_below_the_root_is_opened(root: Path, name: str, why: str) -> None:
     with pytest.raises(RefusedFile, match=why):
         LocalStore(root).open(name)

@@ -35,7 +35,7 @@ from trainer.model.switches import OFFICIAL
 from trainer.model.unet import inflate
 from trainer.run.sampler import WeightsFacts, assemble
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(800)]
 GB = 2**30
 MAX_MB = 2
 STEPS = 6

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 import lposekit
 from tests.support.fixtures import REPOSITORY
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 PACKAGES = ("lposekit/", "pipelines/", "trainer/")
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]

@@ -26,7 +26,7 @@ from trainer.inference.settings import SampleSettings
 from trainer.run.sampler import load_pipeline, read_facts
 from trainer.run.walker import walker_skeletons
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(360)
 
 
 def pipeline_of(settings: SampleSettings) -> FollowYourPosePipeline:

@@ -22,7 +22,7 @@ from tests.benchmarks.run import write_section
 from tests.support.train_runs import small_base
 from trainer.model.tiny import TEXT_WIDTH
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 USUAL = ("device", "stage 1 eager, cached, micro-batch 32", "stage 2 eager, encoded", "resume stage 1 eager")
 
 

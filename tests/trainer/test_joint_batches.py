@@ -64,7 +64,7 @@ def test_a_run_on_clips_and_images_resumes_to_the_bit(tmp_path: Path):
         run(joint(tmp_path / "parts", images=(), max_steps=14))
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(360)
 def test_two_processes_train_on_the_batches_of_one_with_its_losses(tmp_path: Path):
     # mutation tried: the kind of a batch drawn with the rank -> the ranks' shares are of both kinds
     changes: dict[str, object] = {"batch_size": 2, "max_steps": 6}

@@ -192,7 +192,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.fx.GraphMod
 
 
 @pytest.mark.more  # `model/test_unet.py` traces each block
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 def test_all_that_a_step_runs_is_compiled_whole_before_the_first_one_and_nothing_after(
     compiled: list[torch.fx.GraphModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

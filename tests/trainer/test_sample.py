@@ -28,7 +28,7 @@ from trainer.inference.output import LABEL
 from trainer.inference.settings import SampleSettings
 from trainer.run.sampler import load_pipeline, read_facts
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 
 @pytest.fixture(autouse=True)

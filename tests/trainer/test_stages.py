@@ -18,7 +18,7 @@ from trainer.model.pose_encoder import PoseEncoder
 from trainer.model.switches import OFFICIAL, PAPER, ModelSwitches, preset, trains_in_stage2
 from trainer.stages import StageModel, StageNumber, build_stage, lower_frozen_precision, offset_noise
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 def small_stage(number: StageNumber, switches: ModelSwitches = OFFICIAL, **options: float) -> StageModel:

@@ -57,7 +57,7 @@ def test_gradient_accumulation_equals_one_large_batch(tmp_path: Path):
         assert float.fromhex(two) == pytest.approx(float.fromhex(one), rel=1e-5)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.case(46)
 def test_any_number_of_workers_gives_the_same_run(workers: int, tmp_path: Path):
@@ -68,7 +68,7 @@ def test_any_number_of_workers_gives_the_same_run(workers: int, tmp_path: Path):
     assert losses(tmp_path / "workers") == losses(tmp_path / "alone")
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.case(45)
 def test_one_then_two_then_one_processes_see_the_samples_of_one(tmp_path: Path):
     # mutation tried: every process takes the first part of a batch
@@ -85,7 +85,7 @@ def test_one_then_two_then_one_processes_see_the_samples_of_one(tmp_path: Path):
         assert float.fromhex(other) == pytest.approx(float.fromhex(one), rel=1e-5)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.case(48)
 def test_two_processes_on_five_unequal_shards_make_the_same_steps_and_lose_nothing(tmp_path: Path):
     # mutations tried: every process takes the first part of a batch; the rest of an epoch is left out

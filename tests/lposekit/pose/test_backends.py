@@ -29,7 +29,7 @@ from lposekit.records import Person, PoseFailure
 from tests.benchmarks.ground_truth import load_photos
 from tests.support.fixtures import fixture_path
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 PAIR = "rtmdet-nano-rebuilt", "tinypose"
 MEDIAN_PX, P99_PX = 0.05, 0.5
 

@@ -21,7 +21,7 @@ from lposekit.records import PoseFailure
 from tests.benchmarks.ground_truth import load_photos
 from tests.support.fixtures import fixture_path
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 DEVICE = "cpu:0"
 """Not `cpu`: whatever is not the plain CPU takes the path of a GPU."""
 

@@ -32,7 +32,7 @@ from lposekit.pose.topdown import TopDownPose
 from lposekit.records import Person, PoseFailure
 from tests.support.fixtures import fixture_path
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 PAIR = "rtmdet-nano-rebuilt", "tinypose"
 WITHOUT_PEOPLE = "skimage_coffee.png"
 

@@ -17,7 +17,7 @@ import torch
 
 from lposekit.pose.openmmlab import MissingOperatorError, ensure_openmmlab, has_compiled_mmcv, nms
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 def reference_nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float, offset: int = 0) -> list[int]:

@@ -36,7 +36,7 @@ from lposekit.pose.weights import BESIDE, WeightsError, cache_folder, find_weigh
 from lposekit.pose.zoo import DETECTORS, POSE_MODELS, WeightsFile
 from tests.support.fixtures import REPOSITORY, fixture_path
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 RTMPOSE = POSE_MODELS["rtmpose-t"]
 
 
@@ -176,7 +176,7 @@ def test_a_prefix_is_enough_only_where_no_whole_hash_is_known() -> None:
 # Mutations: a file opened by its path in `checked_sha256`, in `read_checkpoint` -> red.
 @pytest.mark.case(71, 73)
 @pytest.mark.parametrize("place", ["", "pth"])
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(180)
 def test_weights_that_are_a_link_or_a_pipe_are_named_and_not_read(tmp_path: Path, place: str) -> None:
     weights = WeightsFile("a.pth", None, ("00000000",), "", "")
     (tmp_path / "w" / place).mkdir(parents=True)

@@ -23,7 +23,7 @@ from lposekit.pose.openmmlab import ensure_openmmlab
 from lposekit.pose.unshuffle import unshuffle
 from lposekit.pose.zoo import DETECTORS, POSE_MODELS, detector_entry, pose_entry
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 def wheel_folder() -> Path:

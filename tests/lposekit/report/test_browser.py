@@ -35,7 +35,7 @@ from tests.lposekit.report.conftest import FPS
 from tests.support.dataset_folder import RULES, person, solid_image
 from tests.support.datasets import make_dataset_of, make_hostile_dataset
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 BROWSER_TIMEOUT_S = 60
 FLAGS = [
     "--headless",

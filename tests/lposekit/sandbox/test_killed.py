@@ -26,7 +26,7 @@ from tests.support.pages import tiny_jpeg
 
 TARGETS = "tests.lposekit.sandbox.sandbox_targets"
 MEMORY = 256 * 2**20
-pytestmark = [pytest.mark.case(94), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.case(94), pytest.mark.timeout(180)]
 
 
 @pytest.fixture(autouse=True)

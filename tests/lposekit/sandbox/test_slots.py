@@ -19,7 +19,7 @@ from tests.support.fixtures import REPOSITORY
 TARGETS = "tests.lposekit.sandbox.sandbox_targets"
 MEMORY = 256 * 2**20
 SLOT = 2**20
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 
 def filled(sandbox: Sandbox, value: int, num_bytes: int = SLOT) -> np.ndarray:

@@ -138,7 +138,7 @@ def _endless(path: Path) -> None:
 @pytest.mark.case(71, 73)
 @pytest.mark.parametrize("make", [_linked, _piped, _endless])
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(180)
 def test_what_is_no_file_of_the_folder_is_named_and_not_read(
     layout: DatasetLayout, capfd: pytest.CaptureFixture[str], name: str, make: Callable[[Path], None]
 ) -> None:

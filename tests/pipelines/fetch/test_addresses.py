@@ -19,7 +19,7 @@ from pipelines.fetch.settings import FetchSettings
 from tests.pipelines.fetch.conftest import names, opener_for, outcome, quick_settings
 from tests.support.bad_server import BadServer, closed_port
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(180)
 
 PRIVATE = """
     127.0.0.1 127.255.255.254 0.0.0.0 10.1.2.3 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254 100.64.0.1

@@ -21,7 +21,7 @@ from tests.support.bad_server import BadServer
 from tests.support.misbehaviours import encoded_body
 from tests.support.pages import Page, tiny_jpeg
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.mark.parametrize("kind", ["gzip", "x-gzip", "deflate", "bare-deflate"])

@@ -11,7 +11,7 @@ from tests.pipelines.fetch.conftest import opener_for
 from tests.support.bad_server import BadServer
 from tests.support.misbehaviours import FOREIGN_BODIES
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(180)
 
 
 # Mutation: return "jpeg" from `sniff` for everything, or trust Content-Type.

@@ -23,7 +23,7 @@ from tests.support.execute_here import execute_here
 from tests.support.stub_build import stub_settings, write_rows
 from tests.support.videos import moving, write_video
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 ADDRESSES = {
     "https://user:secret@h.test/a.jpg?x=1": "https://h.test/a.jpg?x=1",
     "HTTP://secret@h.test": "HTTP://h.test",

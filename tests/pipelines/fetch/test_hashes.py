@@ -11,7 +11,7 @@ from pipelines.fetch.hashes import listed_hash
 from tests.pipelines.fetch.conftest import opener_for
 from tests.support.bad_server import BadServer
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(180)
 
 
 # Mutation: `check` returns always, or compares the first digits only.

@@ -19,7 +19,7 @@ from tests.pipelines.fetch.conftest import quick_settings
 from tests.support.bad_server import BadServer
 from tests.support.pages import Page, tiny_jpeg
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.case(87)]
+pytestmark = [pytest.mark.timeout(240), pytest.mark.case(87)]
 
 
 def fetch_from(opener: GuardedOpener, server: BadServer, hosts: range) -> None:

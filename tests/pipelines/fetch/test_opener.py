@@ -18,7 +18,7 @@ from tests.pipelines.fetch.conftest import MIB, Naps, opener_for, outcome, quick
 from tests.support.bad_server import BadServer, deaf_port, mute_port
 from tests.support.pages import Page, tiny_jpeg
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(180)
 
 
 # Mutation: `for _ in itertools.count()` in `_follow`.

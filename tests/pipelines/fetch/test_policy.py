@@ -16,7 +16,7 @@ from tests.pipelines.fetch.conftest import names, outcome, quick_settings, rejec
 from tests.support.bad_server import BadServer
 from tests.support.pages import tiny_jpeg
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(180)
 
 
 def polite(server: BadServer, listed: Blocklist | None = None, **changes: object) -> GuardedOpener:

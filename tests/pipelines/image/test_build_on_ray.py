@@ -15,7 +15,7 @@ from tests.support.bad_server import closed_port
 from tests.support.execute_here import execute_here
 from tests.support.stub_build import served, stub_pages, stub_settings, write_rows
 
-pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(480)]
 
 
 @pytest.mark.case(12)

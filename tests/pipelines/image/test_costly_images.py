@@ -23,7 +23,7 @@ from tests.pipelines.fetch.conftest import names
 from tests.support.bad_server import BadServer
 from tests.support.pages import Page, tiny_jpeg
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.case(86)]
+pytestmark = [pytest.mark.timeout(180), pytest.mark.case(86)]
 SETTINGS = ImageSettings(min_size=1)
 
 

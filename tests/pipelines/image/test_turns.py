@@ -24,7 +24,7 @@ from tests.pipelines.fetch.conftest import names
 from tests.support.bad_server import BadServer
 from tests.support.pages import Page, tiny_jpeg
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.case(61)]
+pytestmark = [pytest.mark.timeout(180), pytest.mark.case(61)]
 HOSTS = names({"slow.test": ["127.0.0.1"], "good.test": ["127.0.0.1"]})
 IMAGES = ImageSettings(min_size=1)
 

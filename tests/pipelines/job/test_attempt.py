@@ -28,7 +28,7 @@ from pipelines.job.lock import StaleRun, beat, owned_folder
 from pipelines.job.shard import write_shard
 from tests.support.dataset_folder import make_dataset, make_results
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture

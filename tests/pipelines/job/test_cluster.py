@@ -47,7 +47,7 @@ def test_a_ray_of_our_own_has_no_daemons_that_nobody_asks_and_works() -> None:
 
 # Mutation: `_signals_kept` without `reinstall_handlers` before Ray's processes end.
 @pytest.mark.case(82)
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_second_sigterm_while_ray_stops_or_after_does_not_end_the_process() -> None:
     script = """
 import os, signal

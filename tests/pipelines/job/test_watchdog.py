@@ -135,7 +135,7 @@ def test_an_activity_that_cannot_be_read_tells_nothing(tmp_path: Path, text: str
 
 @pytest.mark.more  # `test_runner.py` has the runner look at it
 @pytest.mark.usefixtures("ray_local")
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(360)
 def test_a_build_whose_server_never_answers_ends_and_says_so_and_is_resumed(tmp_path: Path) -> None:
     # Mutation tried: `look` not called by the runner -> the build waits for the fetch's own time, ten minutes.
     patient = FetchSettings(

@@ -25,7 +25,7 @@ from pipelines.lists.text import MAX_CELL_CHARS, MAX_COLUMNS, MAX_LINE_CHARS
 from pipelines.video.plan import iter_plans
 from pipelines.video.settings import BuildVideoSettings
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 DEEP = "[" * 100_000
 
 

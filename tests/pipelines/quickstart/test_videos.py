@@ -15,7 +15,7 @@ from lposekit import cli
 from lposekit.shards.verify import verify_dataset
 from pipelines.quickstart.videos import FPS, SAMPLE_VIDEOS
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 OUTPUT = Path("quickstart/video-shards")
 
 

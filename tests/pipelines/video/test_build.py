@@ -38,7 +38,7 @@ from tests.support.fixtures import REPOSITORY
 from tests.support.pages import Page
 from tests.support.videos import moving, plain, write_video
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from tests.support.execute_here import execute_here
 from tests.support.video_fixtures import SLOW, TABLE, Deserved, fixture_rows, fixture_videos
 from tests.support.videos import moving, read_number, write_video
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 # small and fast: sizes and presets do not decide any outcome
 SMALL = EncodeSettings(preset="ultrafast", size=128)
 

@@ -16,7 +16,7 @@ from pipelines.video.settings import BuildVideoSettings
 from tests.support.execute_here import execute_here
 from tests.support.videos import moving, write_video
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from pipelines.video.platforms import fetch_platform_video, is_platform_url
 from tests.support.build_process import wait_until
 from tests.support.fixtures import REPOSITORY
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 URL = "https://www.youtube.com/watch?v=QMi8-5Kq1M8"
 
 

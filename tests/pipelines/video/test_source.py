@@ -31,7 +31,7 @@ from tests.support.raw_server import raw_server
 from tests.support.video_build import listed
 from tests.support.videos import moving, write_video
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 YT_DLP = "import pathlib, shutil; pathlib.Path({calls!r}).touch(); shutil.copy({video!r}, 'video.mp4')"
 
 

@@ -56,7 +56,7 @@ def test_the_stream_goes_on_where_a_state_says(root: Path):
     assert [batch.keys for batch in loader.batches(state, 5)] == whole[4:]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_threads_of_opencv_in_this_process_do_not_hang_the_workers(root: Path):
     # mutation: cv2.setNumThreads(1) in the workers, not before the fork: it waits for threads that were not inherited
     cv2.setNumThreads(2)
@@ -65,7 +65,7 @@ def test_threads_of_opencv_in_this_process_do_not_hang_the_workers(root: Path):
     assert len(list(loader_of(large, BatchSplit(4, 4), workers=2, size=512).batches(OrderState(), 2))) == 2
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_a_loader_draws_no_number_from_the_global_generator(root: Path):
     import torch
 
@@ -76,7 +76,7 @@ def test_a_loader_draws_no_number_from_the_global_generator(root: Path):
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_after_100_000_samples_the_first_batch_comes_as_fast_as_at_the_start(root: Path):
     # 11,000 shards: the same small tars, listed many times
     def first_batch_s(consumed: int) -> float:

@@ -31,7 +31,7 @@ from trainer.evaluate.results import Results
 from trainer.export import export_run
 from trainer.smallworld.datasets import write_images
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 PAIRS = 2
 
 

@@ -43,7 +43,7 @@ from trainer.inference.output import write_frames
 from trainer.run.walker import walker_keypoints
 from trainer.smallworld.datasets import write_images
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 PAIRS = 6
 
 

@@ -16,7 +16,7 @@ from trainer.inference.schedulers import SHORT_NAMES, make_scheduler
 from trainer.inference.windows import Method, WindowPlan
 from trainer.model.attention import sparse_causal_attention
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 FRAMES, LENGTH, STEPS, GUIDANCE = 9, 4, 3, 3.0
 

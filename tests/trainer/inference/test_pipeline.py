@@ -31,7 +31,7 @@ from trainer.model.switches import OFFICIAL
 from trainer.model.unet import VideoUNet, inflate
 from trainer.run.walker import walker_skeletons
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(360)
 
 
 @pytest.fixture

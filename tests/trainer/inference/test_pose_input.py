@@ -179,7 +179,7 @@ def test_numbers_without_end_are_no_pose(changed: dict[str, Any]) -> None:
         still_tracks(json.dumps({**GOOD, **changed}).encode(), "bad")
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(180)
 def test_devices_and_pipes_are_no_pose_files(monkeypatch: pytest.MonkeyPatch) -> None:
     # Mutation tried: without `S_ISREG`. `read_bytes`, as it was, read the device until the memory ended.
     monkeypatch.setattr(pose_input, "MAX_POSE_BYTES", 2**10)

@@ -27,7 +27,7 @@ from trainer.model.base import (
 from trainer.model.fit import random_images
 from trainer.model.tiny import build_tiny, tiny_folder
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ for stage in (1, 2):
 """
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_the_trainer_imports_and_trains_without_the_builders_packages(tmp_path: Path) -> None:
     # mutations tried: `import ray` in a module of the page, `import decord` in the function that decodes an image
     child = [sys.executable, "-c", CHILD, str(tmp_path)]

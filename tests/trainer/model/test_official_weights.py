@@ -31,7 +31,7 @@ from trainer.model.switches import OFFICIAL
 from trainer.model.tensor_files import differences, write_weights
 from trainer.model.unet import VideoUNet, inflate
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.mark.parametrize("name", ["pose_encoder.pth", "pose_encoder.safetensors"])

@@ -17,7 +17,7 @@ from trainer.model.pose_encoder import build_pose_encoder
 from trainer.model.switches import OFFICIAL
 from trainer.model.unet import inflate
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 SIZES: list[dict[str, Any]] = [
     {"widths": (12, 12, 20, 24), "heads": 2, "groups": 4, "text": 10, "shape": (1, 4, 2, 16, 8)},

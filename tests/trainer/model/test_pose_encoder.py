@@ -10,7 +10,7 @@ from tests.trainer.model.small import WIDTHS, pose_images, small_encoder
 from trainer.model.pose_encoder import OFFICIAL_WIDTHS, build_pose_encoder, to_t2i_adapter
 from trainer.model.switches import OFFICIAL, PAPER
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from tests.trainer.model.small import inputs, pose_images, small_encoder, small_scheduler, small_video_unet
 from trainer.inference.sample import ddim_sample, ddim_scheduler, ddim_steps
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 
 def test_timesteps_are_those_of_the_release() -> None:

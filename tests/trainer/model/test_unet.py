@@ -28,7 +28,7 @@ from trainer.model.pose_encoder import build_pose_encoder
 from trainer.model.switches import OFFICIAL, PAPER
 from trainer.model.unet import compile_blocks, inflate
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 IMAGES_ONLY = dataclasses.replace(OFFICIAL, temporal_layers=False)
 
 

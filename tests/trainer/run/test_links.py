@@ -18,7 +18,7 @@ from trainer.run.folder import own_folder
 from trainer.run.metrics import JsonLines, read_metrics
 from trainer.run.run_card import read_run_card
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(180)
 SECRET = "not to be read, and not to be written over"
 
 

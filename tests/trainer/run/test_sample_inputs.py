@@ -42,7 +42,7 @@ def test_a_file_without_prompts_is_refused(data: bytes) -> None:
         prompts_of(data)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(180)
 def test_a_device_is_read_no_further_than_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     # Mutation tried: no `read` up to the limit. A device has size 0.
     monkeypatch.setattr(sample_inputs, "MAX_PROMPTS_BYTES", 2**10)

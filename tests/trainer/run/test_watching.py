@@ -170,7 +170,7 @@ def test_compiled_blocks_run_once_before_the_first_step_and_change_nothing(
 
 
 @pytest.mark.more  # the test above holds the calls; this one that they are the library's
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_the_library_itself_takes_a_run_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # Mutation tried: an argument of `init` that the library does not know
     pytest.importorskip("wandb")

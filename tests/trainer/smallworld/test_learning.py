@@ -55,7 +55,7 @@ def _probe(line: dict[str, Any]) -> bool:
 
 
 @pytest.mark.more  # four trainings, and two of two steps
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_probes_tell_sound_training_from_broken_training(tmp_path: Path) -> None:
     # The broken cells are the mutations.
     gaps = {cell.name: gap(tmp_path, cell) for cell in (*chosen_cells("stages", 1), *BROKEN)}
@@ -84,7 +84,7 @@ def follows_poses_of_real_photos(run: Path) -> bool:
 
 
 @pytest.mark.more  # both stages with their samples, three minutes
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_command_goes_on_after_a_kill_and_shows_that_both_stages_learn(tmp_path: Path) -> None:
     # Mutations tried: cells that are done trained again, a sheet left out -> red.
     killed = smallworld(tmp_path, LPOSEKIT_FAULT=f"checkpoint:after_rename@{tmp_path / 'killed'}")

@@ -58,7 +58,7 @@ def run_stage(world: Path, stage: Stage, data: str) -> None:
     assert train.run(settings).exit_code == 0
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.more  # full samplings, two minutes
 def test_both_stages_train_and_sample_on_the_small_world(world: Path) -> None:
     # Mutation tried: a VAE of three levels -> red.

@@ -36,7 +36,7 @@ HOW = BuildClipsSettings(
 )
 FRAMES = 120
 MEMORY_BYTES = 2 * 2**30
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 
 @pytest.fixture(scope="module")

@@ -367,7 +367,7 @@ def test_help_shows_the_flags_that_matter_first(capsys: pytest.CaptureFixture[st
     ]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_real_people_in_a_real_video_are_followed_with_real_models(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
