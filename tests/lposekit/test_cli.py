@@ -386,7 +386,7 @@ def test_help_all_lists_and_explains_every_flag(name: str, capsys: pytest.Captur
     # Of each flag its name and form, then two spaces or a line's end, then what it means, then its default.
     meaning = {block.split()[0].rstrip(","): re.split(r" {2,}|\n", block, maxsplit=1)[1] for block in blocks}
     assert len(meaning) >= 3
-    assert [flag for flag, text in meaning.items() if not text.strip() or text.strip().startswith("(")] == []
+    assert [given for given, text in meaning.items() if not text.strip() or text.strip().startswith("(")] == []
     assert {flag(setting) for setting in leaves(COMMANDS[name].load_settings_class())} <= meaning.keys()
 
 

@@ -69,7 +69,7 @@ np.save(out, pipeline("a figure walks", np.load(skeletons), num_inference_steps=
 """
 
 
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.more), 2])
 def test_both_forms_draw_the_same_bytes_in_fresh_processes_one_without_this_package(tmp_path: Path, stage: int) -> None:
     # Mutations tried: the UNet's source left out -> it does not load; a definition left out -> NameError.
     np.save(tmp_path / "skeletons.npy", walker_skeletons(3, SIDE, "followyourpose"))
