@@ -164,7 +164,7 @@ def _print_much(payload: Any) -> str:
 def _forge(payload: Any) -> None:
     """Answer past the library, as a decoder that its input has taken over could."""
     assert sandbox._control is not None
-    fd = next(fd for fd in map(int, os.listdir("/proc/self/fd")) if _is_arena(fd))
+    fd = next(fd for fd in range(4096) if _is_arena(fd))
     os.pwrite(fd, payload["text"], 0)
     sandbox._control.send(sandbox._MESSAGE.pack(payload["kind"], 0, payload.get("length", len(payload["text"])), -1))
     time.sleep(1000)
