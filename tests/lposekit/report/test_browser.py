@@ -10,9 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -32,6 +30,7 @@ from lposekit.shards.dataset import open_dataset
 from lposekit.shards.layout import DatasetLayout
 from pipelines.image.rows import posed_row, unposed_row
 from tests.lposekit.report.conftest import FPS
+from tests.support.chromium import chromium_path
 from tests.support.dataset_folder import RULES, person, solid_image
 from tests.support.datasets import make_dataset_of, make_hostile_dataset
 
@@ -78,13 +77,7 @@ FRAME = """<!doctype html><meta charset="utf-8"><pre id="facts"></pre>
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        reason = "no Chromium here: apt-get install -y --no-install-recommends chromium"
-        if os.environ.get("LPOSEKIT_REQUIRE_BROWSER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return path
+    return chromium_path()
 
 
 @pytest.fixture(scope="module")
