@@ -36,9 +36,9 @@ class Slots:
         self._free = deque(range(count))
 
     def take(self) -> Slot | None:
-        """A free place; None where all hold arrays that are still in use."""
+        """A free place, the last one that became free; None where all hold arrays that are still in use."""
         try:
-            return Slot(self._free.popleft(), self._num_bytes, self._memory, self._free)
+            return Slot(self._free.pop(), self._num_bytes, self._memory, self._free)
         except IndexError:
             return None
 
