@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import shutil
@@ -197,7 +198,9 @@ def test_a_file_of_1_GB_is_refused_by_page_and_server_and_is_not_written(demo: D
     with socket.create_connection(("127.0.0.1", demo.port)) as line, contextlib.suppress(OSError):
         line.sendall(f"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\n".encode())
         line.sendall(b"Content-Length: 1000\r\n\r\n" + form(bytes(8 * 2**20)))  # more than it says
-    assert demo.request("POST", "/gradio_api/upload", {"Content-Type": FORM, "Transfer-Encoding": "chunked"})[0] == 411
+    chunked = {"Content-Type": FORM, "Transfer-Encoding": "chunked"}
+    for stated in ({}, {"Content-Length": "1000"}):  # a server reads the chunks, whatever the length says
+        assert demo.request("POST", "/gradio_api/upload", {**chunked, **stated}, b"0\r\n\r\n")[0] == 411
     written = sum(path.stat().st_size for path in demo.work.rglob("*") if path.is_file())
     assert written < MAX_MB * 2**20
 
@@ -213,6 +216,41 @@ def test_many_uploads_are_refused_before_they_fill_the_disk(demo: Demo) -> None:
     assert demo.request("POST", "/gradio_api/upload", file)[0] == 507
     for path in demo.work.glob("uploads/*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_uploads_under_way_count_before_they_are_written(demo: Demo) -> None:
+    # Mutation tried: `incoming` not counted.
+    head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\n"
+    with contextlib.ExitStack() as lines:
+        for _ in range(8):
+            line = lines.enter_context(socket.create_connection(("127.0.0.1", demo.port)))
+            line.sendall(f"{head}Content-Length: {MAX_MB * 2**20}\r\n\r\n".encode())
+        end = time.monotonic() + 60
+        while (status := demo.request("POST", "/gradio_api/upload", {"Content-Type": FORM}, form(b"a"))[0]) != 507:
+            assert time.monotonic() < end, status
+    while demo.request("POST", "/gradio_api/upload", {"Content-Type": FORM}, form(b"a"))[0] != 200:
+        assert time.monotonic() < end, "what broke off counts no longer"
+
+
+def ask_gradio(demo: Demo, function: int, data: list[object]) -> str:
+    """Ask past the page; what gradio says of it, to its end."""
+    session = f"s{time.monotonic_ns()}"
+    body = json.dumps({"data": data, "fn_index": function, "session_hash": session})
+    assert demo.request("POST", "/gradio_api/queue/join", {"Content-Type": "application/json"}, body)[0] == 200
+    return demo.request("GET", f"/gradio_api/queue/data?session_hash={session}", {})[1]
+
+
+def test_who_asks_gradio_past_the_page_gets_no_more_than_the_page(demo: Demo) -> None:
+    # Mutations tried: all of gradio's routes; its own download; lines of any length sent.
+    address = {"path": "http://example.com/a.mp4", "meta": {"_type": "gradio.FileData"}}
+    assert "addresses are not taken" in ask_gradio(demo, 0, [address])
+    assert "This request is too large" in ask_gradio(demo, 1, ["a" * 70_000, None, None, 33, STEPS, 5])
+    assert "has 1001 characters" in ask_gradio(demo, 1, ["a" * 1001, None, None, 33, STEPS, 5])
+    recording = form(b"no video").replace(b'"files"', b'"video"')
+    for path in ("process_recording", "component_server", "vibe-edit", "run/upload"):
+        assert demo.request("POST", f"/gradio_api/{path}", {"Content-Type": FORM}, recording)[0] == 405, path
+    for origin in ("null", "http://localhost.evil.example", f"https://127.0.0.1:{demo.port}"):
+        assert demo.request("POST", "/gradio_api/queue/join", {"Origin": origin}, b"{}")[0] == 403, origin
 
 
 def test_only_this_machine_and_only_this_page_reach_it(demo: Demo) -> None:
@@ -260,7 +298,7 @@ def test_stopping_and_closing_the_page_end_the_work(demo: Demo, tab: Tab) -> Non
 
 
 def test_ctrl_c_ends_all_processes_and_removes_all_files(demo: Demo) -> None:
-    # Mutations to try: `_end` left out; `mkdtemp` in place of `TemporaryDirectory`.
+    # Mutations to try: `PageProcess.end` left out; `mkdtemp` in place of `TemporaryDirectory`.
     children = psutil.Process(demo.process.pid).children(recursive=True)
     assert any("page.py" in " ".join(child.cmdline()) for child in children)
     demo.process.send_signal(signal.SIGINT)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,9 @@ def _prompt(prompt: object) -> str:
         prompt.encode()
     except UnicodeEncodeError as error:
         raise UsageError("The prompt is no text in UTF-8. Write it again.") from error
-    return prompt.strip()
+    if not all(letter.isspace() or unicodedata.category(letter) != "Cc" for letter in prompt):
+        raise UsageError("The prompt has control characters, which a terminal would obey. Write it again.")
+    return " ".join(prompt.split())
 
 
 def _number(message: Mapping[str, Any], name: str, least: float, most: float, *, whole: bool = False) -> float:

@@ -21,17 +21,21 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from gradio import processing_utils
+from starlette.requests import ClientDisconnect
 
 Facts = dict[str, Any]
 Message = MutableMapping[str, Any]
 
 MAX_REQUEST_BYTES = 2**20
 """Of all requests but uploads."""
+UPLOAD = "/gradio_api/upload"
+POSTS = (UPLOAD, *(f"/gradio_api/{name}" for name in ("queue/join", "run/predict", "cancel", "reset")))
+"""What the page itself posts to. gradio has more: one decodes videos with the ffmpeg of this machine, in no sandbox."""
 FORM_BYTES = 2**16
 """What a form adds to the file in it."""
 ROOM_UPLOADS = 8
@@ -90,10 +94,14 @@ class Line:
         with self._lock:
             self._last += 1
             number = self._last
+        message = {"job": number, **request}
+        if len(json.dumps(message)) >= self.facts["max_line_bytes"]:
+            yield {"error": "This request is too large. Write a shorter prompt."}
+            return
         answers = self._answers[number] = queue.Queue()
         ended = False
         try:
-            self.send({"job": number, **request})
+            self.send(message)
             while not ended:
                 answer = answers.get()
                 ended = "done" in answer or "error" in answer
@@ -116,45 +124,74 @@ class Guard:
     def __init__(self, app: Callable[..., Awaitable[None]], facts: Facts) -> None:
         self.app, self.facts = app, facts
         self.uploads = Path(facts["uploads"])
+        self.incoming = 0  # bytes of the uploads under way, as stated
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
-            return
-        refused = self.refusal(scope)
-        if refused is None:
-            await self.app(scope, receive, with_policy(send))
-            return
-        status, text = refused
+        elif scope["type"] != "http":  # a websocket: the page has none
+            await send({"type": "websocket.close"})
+        elif refused := self.refusal(scope):
+            await self.refuse(send, *refused)
+        else:
+            length = int(headers_of(scope)["content-length"]) if scope["path"] == UPLOAD else 0
+            self.incoming += length
+            try:
+                with suppress(ClientDisconnect):  # an upload that broke off
+                    await self.app(scope, receive, with_policy(send))
+            finally:
+                self.incoming -= length
+
+    async def refuse(self, send: Any, status: int, text: str) -> None:
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": text.encode()})
 
     def refusal(self, scope: Message) -> tuple[int, str] | None:
         """Status and reason, or None."""
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = headers_of(scope)
         host, hosts = headers.get("host", ""), self.facts["hosts"]
         if hosts and host.rpartition(":")[0] not in hosts and host not in hosts:
             return 421, "This page answers to its own address only."
         if headers.get("origin") not in (None, f"http://{host}"):
             return 403, "Requests of other sites are refused."
-        if scope["method"] not in ("POST", "PUT", "PATCH"):
+        if scope["method"] in ("GET", "HEAD") and scope["path"] != UPLOAD:
             return None
+        if scope["method"] != "POST" or scope["path"] not in POSTS:
+            return 405, "This page takes no such request."
         length = headers.get("content-length", "")
-        if not length.isascii() or not length.isdigit():
+        if not length.isascii() or not length.isdigit() or "transfer-encoding" in headers:  # chunks go before a length
             return 411, "A length is needed."
-        return self.too_large(urlsplit(scope["path"]).path, int(length))
+        return self.too_large(scope["path"], int(length))
 
     def too_large(self, path: str, length: int) -> tuple[int, str] | None:
-        if not path.rstrip("/").endswith("/upload"):
+        if path != UPLOAD:
             return (413, "This request is too large.") if length > MAX_REQUEST_BYTES else None
         most = self.facts["max_upload_bytes"]
         if length > most + FORM_BYTES:
             return 413, f"The file is too large: at most {megabytes(most)} may be uploaded."
-        used = sum(path.stat().st_size for path in self.uploads.rglob("*") if path.is_file())
-        return (
-            (507, "Too many uploads at the moment. Try again later.") if used + length > ROOM_UPLOADS * most else None
-        )
+        if used_bytes(self.uploads) + self.incoming + length > ROOM_UPLOADS * most:
+            return 507, "Too many uploads at the moment. Try again later."
+        return None
+
+
+def headers_of(scope: Message) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def used_bytes(folder: Path) -> int:
+    """Of all files; those that go away meanwhile are not counted."""
+    used = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                used += os.stat(os.path.join(parent, name)).st_size
+    return used
+
+
+async def no_download(url: str, cache_dir: str) -> str:
+    """In place of gradio's download of a file that a request names by its address: of any size, from anywhere."""
+    raise gr.Error("Upload the video: addresses are not taken.", print_exception=False)
 
 
 def with_policy(send: Callable[[Message], Awaitable[None]]) -> Callable[[Message], Awaitable[None]]:
@@ -318,6 +355,7 @@ def main(line_number: int, server_number: int) -> None:
     line = Line(line_number)
     if gr.__version__ != line.facts["gradio"]:
         sys.stderr.write(f"gradio {gr.__version__}: the page is tested with {line.facts['gradio']}\n")
+    processing_utils.async_ssrf_protected_download = no_download
     app = application(line)
     threading.Thread(target=line.listen, name="line", daemon=True).start()
     server = socket.socket(fileno=server_number)

@@ -65,12 +65,22 @@ class PageProcess:
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """What the page says, until it ends; what is no object of a moderate size is its end as well."""
-        with self.line.makefile("rb") as stream, contextlib.suppress(OSError, ValueError):
+        with self.line.makefile("rb") as stream, contextlib.suppress(OSError, ValueError, RecursionError):
             while data := stream.readline(MAX_LINE_BYTES):
                 message = json.loads(data)
                 if not isinstance(message, dict):
                     return
                 yield message
+
+    def end(self) -> int:
+        """Close the line, which ends the page; kill what goes on. Returns its exit code."""
+        with contextlib.suppress(OSError):
+            self.line.shutdown(socket.SHUT_RDWR)
+        try:
+            return self.process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
 
 
 @contextlib.contextmanager
@@ -101,7 +111,7 @@ def page_process(python: Path, server: socket.socket, work: Path, facts: Mapping
             _await_start(page, python)
             yield page
         finally:
-            _end(page)
+            page.end()
 
 
 def _environment(work: Path) -> dict[str, str]:
@@ -132,13 +142,3 @@ def _await_start(page: PageProcess, python: Path) -> None:
             f"the page did not start (exit code {code}; what it said is above). Make its environment anew: remove "
             f"{python.parent.parent}, and run the same command again for what to do."
         )
-
-
-def _end(page: PageProcess) -> None:
-    with contextlib.suppress(OSError):
-        page.line.shutdown(socket.SHUT_RDWR)  # the page ends when its line does
-    try:
-        page.process.wait(END_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        page.process.kill()
-        page.process.wait()

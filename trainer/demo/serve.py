@@ -24,7 +24,7 @@ from lposekit.setting_values import check_values
 from lposekit.words import counted
 from trainer.demo.drawing import load_artist
 from trainer.demo.jobs import Cancelled, Desk, FindPoses
-from trainer.demo.messages import MAX_PROMPT, checked
+from trainer.demo.messages import MAX_LINE_BYTES, MAX_PROMPT, checked
 from trainer.demo.page_process import PINS, PageProcess, page_process, require_environment
 from trainer.demo.settings import MAX_STEPS, NEEDED_FOR_DEMO, DemoSettings
 
@@ -149,6 +149,7 @@ def page_facts(settings: DemoSettings, desk: Desk, extensions: tuple[str, ...]) 
         "max_steps": MAX_STEPS,
         "guidance": settings.guidance,
         "max_prompt": MAX_PROMPT,
+        "max_line_bytes": MAX_LINE_BYTES,
         "max_waiting": settings.max_waiting,
         "max_upload_bytes": settings.max_upload_mb * 2**20,
         "max_video_frames": settings.max_video_frames,
@@ -193,7 +194,7 @@ def serve(page: PageProcess, desk: Desk, max_waiting: int) -> None:
         number, message = job
         page.send({"job": number, **answer(desk, message, number, page, jobs)})
         jobs.unwanted.discard(number)
-    raise LposekitError(f"the page's process ended (exit code {page.process.wait()}). Run the same command again.")
+    raise LposekitError(f"the page's process ended (exit code {page.end()}). Run the same command again.")
 
 
 def answer(desk: Desk, message: Message, number: int, page: PageProcess, jobs: Jobs) -> Message:

@@ -166,6 +166,7 @@ def test_progress_is_told_step_by_step(desk: Desk, page: Page) -> None:
         ({"prompt": "a" * 1001}, "has 1001 characters"),
         ({"prompt": "\udce4"}, "UTF-8"),
         ({"prompt": None}, "The prompt is empty"),
+        ({"prompt": "a man\x1b[201~ dances"}, "control characters"),
         ({"seed": -1}, "Seed -1: a whole number"),
         ({"seed": 2**63}, "Seed"),
         ({"seed": 0.5}, "Seed 0.5"),
@@ -267,6 +268,26 @@ def test_what_is_shown_is_forgotten_in_the_end_but_not_what_is_used(desk: Desk, 
     assert "done" in page.ask(**{**DRAW, "pose": pose, "steps": 1})
     assert len(list(desk.shown.iterdir())) == MAX_SHOWN
     assert (desk.shown / pose).is_dir()
+
+
+def test_the_shown_command_is_one_line_whatever_the_prompt(desk: Desk, page: Page) -> None:
+    # Mutation tried: `_prompt` that returns `prompt.strip()`.
+    done = page.ask(**{**DRAW, "prompt": "a man\n\n dances\x85\u2028now", "steps": 1})["done"]
+    assert "'--prompt=a man dances now'" in done["command"]
+
+
+@pytest.mark.parametrize("data", [b"[" * 60_000 + b"\n", b'"' + b"a" * 70_000 + b'"\n', b"3\n"])
+def test_a_page_that_says_nonsense_ends_the_command_and_is_ended(desk: Desk, data: bytes) -> None:
+    # Mutations tried: RecursionError not expected; `process.wait()` without the end of the line.
+    page = Page(desk)
+    waits = [sys.executable, "-c", "import socket, sys; socket.socket(fileno=int(sys.argv[1])).recv(1)"]
+    page.process.process.wait()
+    number = page.line.fileno()
+    page.process.process = subprocess.Popen([*waits, str(number)], pass_fds=(number,))
+    page.line.sendall(data)
+    page.thread.join(30)
+    assert page.failed == ["the page's process ended (exit code 0). Run the same command again."]
+    page.close()
 
 
 def test_a_page_that_ends_ends_the_command(desk: Desk) -> None:
