@@ -219,7 +219,7 @@ def test_many_uploads_are_refused_before_they_fill_the_disk(demo: Demo) -> None:
 
 
 def test_uploads_under_way_count_before_they_are_written(demo: Demo) -> None:
-    # Mutation tried: `incoming` not counted.
+    # Mutation to try: `incoming` not counted.
     head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\n"
     with contextlib.ExitStack() as lines:
         for _ in range(8):

@@ -271,14 +271,14 @@ def test_what_is_shown_is_forgotten_in_the_end_but_not_what_is_used(desk: Desk, 
 
 
 def test_the_shown_command_is_one_line_whatever_the_prompt(desk: Desk, page: Page) -> None:
-    # Mutation tried: `_prompt` that returns `prompt.strip()`.
+    # Mutation to try: `_prompt` that returns `prompt.strip()`.
     done = page.ask(**{**DRAW, "prompt": "a man\n\n dances\x85\u2028now", "steps": 1})["done"]
     assert "'--prompt=a man dances now'" in done["command"]
 
 
 @pytest.mark.parametrize("data", [b"[" * 60_000 + b"\n", b'"' + b"a" * 70_000 + b'"\n', b"3\n"])
 def test_a_page_that_says_nonsense_ends_the_command_and_is_ended(desk: Desk, data: bytes) -> None:
-    # Mutations tried: RecursionError not expected; `process.wait()` without the end of the line.
+    # Mutations to try: RecursionError not expected; `process.wait()` without the end of the line.
     page = Page(desk)
     waits = [sys.executable, "-c", "import socket, sys; socket.socket(fileno=int(sys.argv[1])).recv(1)"]
     page.process.process.wait()
