@@ -241,7 +241,7 @@ def ask_gradio(demo: Demo, function: int, data: list[object]) -> str:
 
 
 def test_who_asks_gradio_past_the_page_gets_no_more_than_the_page(demo: Demo) -> None:
-    # Mutations tried: all of gradio's routes; its own download; lines of any length sent.
+    # Mutations to try: all of gradio's routes; its own download; lines of any length sent.
     address = {"path": "http://example.com/a.mp4", "meta": {"_type": "gradio.FileData"}}
     assert "addresses are not taken" in ask_gradio(demo, 0, [address])
     assert "This request is too large" in ask_gradio(demo, 1, ["a" * 70_000, None, None, 33, STEPS, 5])
