@@ -111,8 +111,13 @@ class Demo:
 
 @pytest.fixture(scope="module")
 def demo(environment: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    with started(environment, weights, tmp_path_factory.mktemp("temporary")) as demo:
+        yield demo
+
+
+@contextlib.contextmanager
+def started(environment: Path, weights: Path, folder: Path, *more: str) -> Iterator[Demo]:
     """A demo of small weights, with the real models of the fixtures."""
-    folder = tmp_path_factory.mktemp("temporary")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LPOSEKIT_")}
     models = {
         "LPOSEKIT_WEIGHTS": str(fixture_path("weights")),
@@ -123,15 +128,17 @@ def demo(environment: Path, weights: Path, tmp_path_factory: pytest.TempPathFact
     flags = [*("--port", "0", "--steps", str(STEPS), "--stride", "2", "--frames", "64"), f"--max-upload-mb={MAX_MB}"]
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
-            [*command, *flags],
+            [*command, *flags, *more],
             cwd=folder,
             env={**inherited, **models, "TMPDIR": str(folder), "PYTHONPATH": str(REPOSITORY)},
             stdout=log,
             stderr=log,
         )
-    yield Demo(process, folder / "log.txt", folder)
-    process.kill()
-    process.wait()
+    try:
+        yield Demo(process, folder / "log.txt", folder)
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture
@@ -266,6 +273,17 @@ def test_only_this_machine_and_only_this_page_reach_it(demo: Demo) -> None:
     assert demo.request("POST", "/gradio_api/queue/join", {"Origin": "http://evil.example"}, b"{}")[0] == 403
     for path in ("/etc/passwd", str(demo.log), str(demo.work / "home"), "/proc/self/environ"):
         assert demo.request("GET", f"/gradio_api/file={path}", {})[0] in (403, 404), path
+
+
+def test_a_page_open_to_a_network_answers_to_addresses_and_its_own_names(
+    environment: Path, weights: Path, tmp_path: Path
+) -> None:
+    # Mutation tried: `any_address` for every name.
+    with started(environment, weights, tmp_path, "--host", "0.0.0.0") as demo:
+        for name in ("127.0.0.1", "192.0.2.7", "[2001:db8::7]", socket.gethostname().upper()):
+            assert demo.request("GET", "/", {"Host": f"{name}:{demo.port}"})[0] == 200, name
+        for name in ("evil.example", "127.0.0.1.evil.example", "localhost."):
+            assert demo.request("GET", "/", {"Host": f"{name}:{demo.port}"})[0] == 421, name
 
 
 STEPS_ARE_200 = """(() => {

@@ -11,6 +11,7 @@ ends. SERVER is the listening socket. Nothing of lposekit is imported here, only
 from __future__ import annotations
 
 import html
+import ipaddress
 import json
 import os
 import queue
@@ -150,8 +151,8 @@ class Guard:
     def refusal(self, scope: Message) -> tuple[int, str] | None:
         """Status and reason, or None."""
         headers = headers_of(scope)
-        host, hosts = headers.get("host", ""), self.facts["hosts"]
-        if hosts and host.rpartition(":")[0] not in hosts and host not in hosts:
+        host = headers.get("host", "")
+        if not self.is_ours(host) and not self.is_ours(host.rpartition(":")[0]):
             return 421, "This page answers to its own address only."
         if headers.get("origin") not in (None, f"http://{host}"):
             return 403, "Requests of other sites are refused."
@@ -163,6 +164,13 @@ class Guard:
         if not length.isascii() or not length.isdigit() or "transfer-encoding" in headers:  # chunks go before a length
             return 411, "A length is needed."
         return self.too_large(scope["path"], int(length))
+
+    def is_ours(self, name: str) -> bool:
+        """Whether the page answers to this name; open to a network, it answers to addresses in digits as well."""
+        with suppress(ValueError):
+            if self.facts["any_address"] and ipaddress.ip_address(name.strip("[]")):
+                return True
+        return name.lower() in self.facts["hosts"]
 
     def too_large(self, path: str, length: int) -> tuple[int, str] | None:
         if path != UPLOAD:

@@ -126,6 +126,13 @@ def is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
+def own_names(host: str) -> list[str]:
+    """The names under which the page is asked for. Another site's name that leads here (DNS rebinding) is none."""
+    given = f"[{host}]" if ":" in host else host
+    machine = [] if is_loopback(host) else [socket.gethostname(), socket.getfqdn()]
+    return ["localhost", "127.0.0.1", "[::1]", given.lower(), *map(str.lower, machine)]
+
+
 def say_open(address: str, host: str) -> None:
     if not is_loopback(host):
         log.warning(
@@ -154,7 +161,8 @@ def page_facts(settings: DemoSettings, desk: Desk, extensions: tuple[str, ...]) 
         "max_upload_bytes": settings.max_upload_mb * 2**20,
         "max_video_frames": settings.max_video_frames,
         "extensions": list(extensions),
-        "hosts": ["localhost", "127.0.0.1", "[::1]"] if is_loopback(settings.host) else [],
+        "hosts": own_names(settings.host),
+        "any_address": not is_loopback(settings.host),
         "shown": str(desk.shown),
         "uploads": str(desk.uploads),
     }
