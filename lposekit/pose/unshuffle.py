@@ -23,7 +23,7 @@ def unshuffle(module: nn.Module) -> int:
     """Take them out of every Lite-HRNet of shuffle units in `module`, in place, whose norms were folded before.
 
     Returns:
-        How many shuffles went.
+        How many shuffles went; 0 the second time.
     """
     return sum(_unshuffle_backbone(child) for child in module.modules() if type(child).__name__ == "LiteHRNet")
 
@@ -77,7 +77,8 @@ def _with(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
 @torch.no_grad()
 def _unshuffle_backbone(net: Any) -> int:
     naive = all(name.upper() == "NAIVE" for name in net.stages_spec["module_type"])
-    if not naive or not net.with_head or any(isinstance(child, _BatchNorm) for child in net.modules()):
+    whole = net.with_head and all(net.stages_spec["with_fuse"])
+    if not naive or not whole or any(isinstance(child, _BatchNorm | UnitInPlace) for child in net.modules()):
         return 0
     count = 1
     orders = [_unshuffled_stem(net.stem)]

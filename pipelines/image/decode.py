@@ -40,7 +40,9 @@ from pipelines.image.settings import ImageSettings
 RGB = npt.NDArray[np.uint8]
 
 _IMAGES_IN_WORK = 128
-"""Of one worker, between the decoder and the last use of their pixels; further ones are copied."""
+"""Of one decoder, until the last use of their pixels; further ones are copied."""
+_SHARED_BYTES, _SHARED_IMAGE_BYTES = 2**30, 32 * 2**20
+"""Most of one decoder, and of one image: `size` may be any number, and pages that held an image once are kept."""
 _BAND_ROWS = 256  # rows converted at a time, so that a conversion needs no second image in memory
 _THUMBNAIL_SIDE, _THUMBNAIL_QUALITY = 160, 80
 _CHEAP_PIXELS = 10_000_000
@@ -194,12 +196,14 @@ class ImageDecoder:
 
 
 def _image_sandbox(settings: ImageSettings) -> Sandbox:
+    image_bytes = min(6 * settings.size**2, _SHARED_IMAGE_BYTES)  # up to twice as long as wide
+    slot_bytes = -(-image_bytes // PAGESIZE) * PAGESIZE
     return Sandbox(
         f"{__name__}:decode_payload",
         memory_limit_bytes=settings.decode_memory_bytes,
         init_args={"settings": asdict(settings)},
-        slots=_IMAGES_IN_WORK,
-        slot_bytes=-(-6 * settings.size**2 // PAGESIZE) * PAGESIZE,  # an image up to twice as long as wide
+        slots=min(_IMAGES_IN_WORK, _SHARED_BYTES // slot_bytes),
+        slot_bytes=slot_bytes,
     )
 
 

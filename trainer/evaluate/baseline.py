@@ -111,7 +111,7 @@ def read_baseline(settings: EvaluateSettings) -> Baseline | None:
         )
     size = (unet.get("sample_size") or SIZE // reduction(vae)) * reduction(vae)
     stated = _stated_skeletons(flag, name, folder) or {"pose_style": STYLE, "size": size}
-    if settings.baseline.style is not None:
+    if settings.baseline.style not in (None, stated["pose_style"]):  # a width belongs to its style
         stated = {**stated, "pose_style": settings.baseline.style, "pose_line_width": None}
     return Baseline(kind, name, folder, settings.base, read_stated(f"{flag} {name}", None, {"stage": 1, **stated}))
 

@@ -103,7 +103,8 @@ class EvaluateSettings:
     definitions: Definitions = "usual"
     """How differences from real frames are defined: `usual`, or as DisCo's evaluation script has it (`disco`)."""
     name: str | None = None
-    """What the system is called in the report; default: its folder's name, of a baseline behind the paper's."""
+    """What the system is called in the report; default: the name of its folder; of a baseline,
+    `ControlNet (NAME)` or `T2I-Adapter (NAME)`."""
     pairs: Positive = 1024
     """Pairs of a prompt and a pose that are taken from the dataset; one with fewer that fit gives all of them."""
     seed: Annotated[int, Interval(ge=0, lt=2**32)] = 33

@@ -123,7 +123,8 @@ def test_fusing_folds_every_norm_and_keeps_the_numbers(name: str) -> None:
     assert torch.allclose(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-# Mutations: `order_after` of the kept channels as it was; no `order_out` in `_reorder_fusion`; the head left alone.
+# Mutations: `order_after` of the kept channels as it was; no `order_out` in `_reorder_fusion`; the head
+# left alone; done twice.
 def test_without_its_shuffles_a_lite_hrnet_moves_no_channels_and_keeps_the_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -134,6 +135,7 @@ def test_without_its_shuffles_a_lite_hrnet_moves_no_channels_and_keeps_the_numbe
         assert unshuffle(model) == 0  # its norms are not folded
         fuse_conv_norm(model, inputs)
         assert unshuffle(model) == 49
+        assert unshuffle(model) == 0
         monkeypatch.delattr("mmpose.models.backbones.litehrnet.channel_shuffle")
         actual = model(inputs)
     assert torch.allclose(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))

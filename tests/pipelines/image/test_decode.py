@@ -368,6 +368,15 @@ def test_the_child_gives_the_same_pixels_and_reasons() -> None:
             assert rejected.value.outcome is outcome
 
 
+# Mutation tried: neither limit of shared bytes -> for a size of a million, no memory can be mapped.
+@pytest.mark.parametrize("size", [64, 10**6])
+def test_any_size_of_images_can_be_asked_for(size: int) -> None:
+    rgb_HWC = photo_rgb(300, 200)
+    with ImageDecoder(ImageSettings(size=size, min_size=16)) as decoder:
+        image = decoder.decode(encoded(rgb_HWC, "PNG"))
+    assert min(image.width, image.height) == min(200, size)
+
+
 def same_but_pixels(one: DecodedImage, other: DecodedImage) -> bool:
     names = ("width", "height", "original_width", "original_height", "format")
     return all(getattr(one, name) == getattr(other, name) for name in names)

@@ -112,6 +112,12 @@ def test_other_values_are_told_without_keys() -> None:
         assert told(value) == value
 
 
+def test_a_long_text_of_letters_is_told_at_once() -> None:
+    # Mutation tried: no limit on the length of a scheme -> not done after 30 s (quadratic: minutes).
+    text = "a" * 400_000
+    assert told(text) == text
+
+
 def test_the_card_that_goes_names_no_list_and_no_account(built: tuple[BadServer, Path]) -> None:
     # Mutation tried: the settings as they are shown at home -> red.
     _, dataset = built

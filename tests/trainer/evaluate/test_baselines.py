@@ -23,12 +23,15 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPImageProcessorPil
 
 from lposekit.cli import main
+from lposekit.skeleton_styles import StyleName
 from tests.support.safety_checker import safety_checker
 from tests.support.sample_runs import trained
 from tests.support.train_runs import scratch, small_base
+from trainer.evaluate.baseline import read_baseline
 from trainer.evaluate.protocol import read_protocol
 from trainer.evaluate.results import Results
-from trainer.export import export_run
+from trainer.evaluate.settings import BaselineSettings, EvaluateSettings
+from trainer.export import SKELETONS, export_run
 from trainer.smallworld.datasets import write_images
 
 pytestmark = pytest.mark.timeout(480)
@@ -135,6 +138,17 @@ def test_an_exported_run_draws_as_a_t2i_adapter_what_the_run_draws() -> None:
     words = ("--t2i-adapter", exported(), "--drawing.guidance", "12.5", "--baseline.style", "openpose18")
     assert evaluate(*words, output="other") == 0
     assert apart(drawn("adapter"), drawn("other")) > 1
+
+
+@pytest.mark.parametrize(("style", "width"), [(None, 3), ("followyourpose", 3), ("openpose18", None)])
+def test_a_stated_line_width_goes_with_its_style(tmp_path: Path, style: StyleName | None, width: int | None) -> None:
+    # Mutation tried: a style that is named always takes its own width.
+    folder = shutil.copytree(adapter(), tmp_path / "adapter")
+    (folder / SKELETONS).write_text(json.dumps({"style": "followyourpose", "line_width_px": 3, "size": 64}))
+    named = BaselineSettings(style=style)
+    found = read_baseline(EvaluateSettings(t2i_adapter=str(folder), base=str(small_base()), baseline=named))
+    assert found is not None
+    assert (found.facts.pose_style, found.facts.pose_line_width) == (style or "followyourpose", width)
 
 
 def test_each_frame_has_its_own_noise_unless_one_is_asked_for() -> None:
