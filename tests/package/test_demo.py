@@ -278,7 +278,7 @@ def test_only_this_machine_and_only_this_page_reach_it(demo: Demo) -> None:
 def test_a_page_open_to_a_network_answers_to_addresses_and_its_own_names(
     environment: Path, weights: Path, tmp_path: Path
 ) -> None:
-    # Mutation to try: `any_address` for every name.
+    # Mutation tried: `any_address` for every name.
     with started(environment, weights, tmp_path, "--host", "0.0.0.0") as demo:
         for name in ("127.0.0.1", "192.0.2.7", "[2001:db8::7]", socket.gethostname().upper()):
             assert demo.request("GET", "/", {"Host": f"{name}:{demo.port}"})[0] == 200, name

@@ -13,10 +13,10 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 
 from lposekit.errors import UsageError
 from trainer.evaluate.settings import EvaluateSettings
-from trainer.evaluate.weights_folder import weights_folder
 from trainer.export import SKELETONS
 from trainer.model.base import base_folder
 from trainer.model.base_check import read_config, refuse_unfit_configurations
+from trainer.model.weights_folder import weights_folder
 from trainer.run.sampler import WeightsFacts, read_stated
 
 STYLE = "openpose18"
@@ -120,7 +120,7 @@ def baseline_folder(flag: str, name: str) -> Path:
     """The local folder with the weights, fetched from the hub if need be. Raises UsageError: they are not there."""
     ways_on = "Name a folder with config.json and diffusion_pytorch_model.safetensors, as `save_pretrained` writes it."
     for weights in WEIGHTS:  # of a hub's two copies, only the first
-        folder = weights_folder(flag, name, ("config.json", SKELETONS, weights), ways_on)
+        folder = weights_folder(f"{flag} {name}", name, ("config.json", SKELETONS, weights), ways_on)
         if (folder / weights).is_file():
             return folder
     raise UsageError(f"{flag} {name}: no weights there (neither {' nor '.join(WEIGHTS)}). {ways_on}")

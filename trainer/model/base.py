@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,13 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from einops import rearrange
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lposekit.errors import UsageError
 from trainer.model.base_check import load_part, refuse_unfit_configurations
 from trainer.model.tiny import TINY, quiet_progress_bars, tiny_folder
+from trainer.model.weights_folder import weights_folder
 
 logger = logging.getLogger(__name__)
 
@@ -107,17 +105,7 @@ def base_folder(name: str, files: Sequence[str] = HUB_FILES) -> Path:
         return tiny_folder()
     if name == SMALLWORLD:
         return SMALLWORLD_FOLDER
-    if Path(name).is_dir():
-        return Path(name)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UsageError(f"the base {name} is not found: there is no such folder. {WAYS_ON}")
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(files)))
-    except (OSError, HFValidationError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UsageError(
-            f"the base {name} is not found: no such folder, and not to be had from the hub ({reason}). {WAYS_ON}"
-        ) from error
+    return weights_folder(f"the base {name} is not found", name, files, WAYS_ON)
 
 
 def missing_parts(folder: Path) -> list[str]:

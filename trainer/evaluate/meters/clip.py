@@ -18,9 +18,9 @@ from lposekit.scores.embeddings import consecutive_consistency, pairwise_consist
 from trainer.evaluate.meters.digests import weights_digest
 from trainer.evaluate.meters.meter import Frames, Judged, mean_of
 from trainer.evaluate.protocol import Pair
-from trainer.evaluate.weights_folder import weights_folder
 from trainer.model.tensor_files import first_line
 from trainer.model.tiny import quiet_progress_bars
+from trainer.model.weights_folder import weights_folder
 
 HUB_FILES = ("*.json", "*.txt", "model.safetensors", "pytorch_model.bin")
 FRAMES_AT_ONCE = 32
@@ -38,7 +38,7 @@ class ClipMeter:
         Raises:
             UsageError: it is not there, or is no CLIP model.
         """
-        folder = weights_folder("--clip", name, HUB_FILES, WAYS_ON)
+        folder = weights_folder(f"--clip {name}", name, HUB_FILES, WAYS_ON)
         loads: Any = CLIPModel
         quiet_progress_bars()
         try:

@@ -1,4 +1,4 @@
-"""The folder of weights that a flag names: a local one, or one that is fetched from the hub."""
+"""The folder of a model that is named: a local one, or one that is fetched from the hub."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from huggingface_hub.errors import HFValidationError
 from lposekit.errors import UsageError
 
 
-def weights_folder(flag: str, name: str, files: Sequence[str], ways_on: str) -> Path:
-    """The local folder of a model, fetched from the hub if need be: these `files` of it.
+def weights_folder(what: str, name: str, files: Sequence[str], ways_on: str) -> Path:
+    """The local folder of a model, fetched from the hub if need be: these `files` of it. `what` begins the error.
 
     Raises:
         UsageError: there is none.
@@ -21,11 +21,9 @@ def weights_folder(flag: str, name: str, files: Sequence[str], ways_on: str) -> 
     if Path(name).is_dir():
         return Path(name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UsageError(f"{flag} {name}: there is no such folder. {ways_on}")
+        raise UsageError(f"{what}: there is no such folder. {ways_on}")
     try:
         return Path(snapshot_download(name, allow_patterns=list(files)))
     except (OSError, HFValidationError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise UsageError(
-            f"{flag} {name}: no such folder, and not to be had from the hub ({reason}). {ways_on}"
-        ) from error
+        raise UsageError(f"{what}: no such folder, and not to be had from the hub ({reason}). {ways_on}") from error
