@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lposekit.errors import Outcome, Rejected
-from lposekit.sandbox import sandbox
+from lposekit.sandbox import child, messages
 
 IMAGE_HWC = np.arange(512 * 683 * 3, dtype=np.uint32).astype(np.uint8).reshape(512, 683, 3)
 
@@ -87,7 +87,7 @@ def _allocate_bit_by_bit(payload: Any) -> int:
 def _beat_then_answer(payload: Any) -> str:
     for _ in range(payload["beats"]):
         time.sleep(0.1)
-        sandbox.beat()
+        child.beat()
     return "done"
 
 
@@ -163,10 +163,10 @@ def _print_much(payload: Any) -> str:
 
 def _forge(payload: Any) -> None:
     """Answer past the library, as a decoder that its input has taken over could."""
-    assert sandbox._control is not None
+    assert child._control is not None
     fd = next(fd for fd in range(4096) if _is_arena(fd))
     os.pwrite(fd, payload["text"], 0)
-    sandbox._control.send(sandbox._MESSAGE.pack(payload["kind"], 0, payload.get("length", len(payload["text"])), -1))
+    child._control.send(messages.MESSAGE.pack(payload["kind"], 0, payload.get("length", len(payload["text"])), -1))
     time.sleep(1000)
 
 
