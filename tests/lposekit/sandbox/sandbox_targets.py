@@ -28,6 +28,18 @@ def image(payload: Any) -> Any:
     return {"rgb": IMAGE_HWC, "num_bytes": len(payload["data"])}
 
 
+def filled_in_place(payload: dict[str, int]) -> dict[str, object]:
+    """As `filled`, in the shared memory of the answer where there is some; a second array beside it."""
+    buffer = child.answer_buffer(payload["num_bytes"])
+    array = np.empty(payload["num_bytes"], np.uint8) if buffer is None else np.frombuffer(buffer, np.uint8)
+    array[:] = payload["value"]
+    return {
+        "array": array,
+        "in_place": buffer is not None,
+        "other": np.full(len(array), payload["value"] + 1, np.uint8),
+    }
+
+
 def filled(payload: Any) -> Any:
     return np.full(payload["num_bytes"], payload["value"], np.uint8)
 
