@@ -11,16 +11,39 @@ import http.client
 import socket
 import ssl
 import time
+from pathlib import Path
 
-from lposekit.errors import Outcome, Rejected
+import certifi
+
+from lposekit.errors import Outcome, Rejected, UsageError
 from pipelines.fetch.addresses import AddressGuard
 from pipelines.fetch.deadline import Deadline, Pace
 from pipelines.fetch.response import GuardedResponse
 from pipelines.fetch.retry import TryAgain
-from pipelines.fetch.tls import TlsClient
 from pipelines.fetch.urls import DEFAULT_PORTS, WebUrl
 
 MAX_DIALLED_ADDRESSES = 4
+
+
+def make_tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
+    """The TLS settings for all connections of a process: made once, because reading the certificates takes 20 ms.
+
+    `ca_file` replaces the system's certificates, which are found as Python does it (`SSL_CERT_FILE` included); a
+    machine that has none gets certifi's. Raises `UsageError` if `ca_file` is unusable.
+    """
+    try:
+        context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    except OSError as problem:
+        raise UsageError(f"ca_file {ca_file} cannot be used: {problem}. Give a PEM file of certificates.") from problem
+    if ca_file is None and not _has_certificates(context):
+        context.load_verify_locations(certifi.where())
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _has_certificates(context: ssl.SSLContext) -> bool:
+    folder = ssl.get_default_verify_paths().capath  # its certificates are loaded when they are needed
+    return context.cert_store_stats()["x509_ca"] > 0 or bool(folder and any(Path(folder).iterdir()))
 
 
 class GuardedConnection(http.client.HTTPConnection):
@@ -34,7 +57,7 @@ class GuardedConnection(http.client.HTTPConnection):
         self,
         url: WebUrl,
         guard: AddressGuard,
-        tls: TlsClient | None,
+        tls: ssl.SSLContext | None,
         connect_timeout_s: float,
         min_bytes_per_s: float,
     ) -> None:
@@ -52,40 +75,27 @@ class GuardedConnection(http.client.HTTPConnection):
         """Resolve, check and dial. The name stays in SNI and Host; nobody looks it up a second time."""
         addresses = self.guard.addresses(self.url)
         dial_end = time.monotonic() + min(self.connect_timeout_s, self.deadline.remaining_s())
-        ticket = self.tls.take_ticket(self.url.origin) if self.tls is not None else None
-        try:
-            self.sock = self._opened(addresses, dial_end, ticket)
-        except Rejected as problem:
-            if ticket is None or problem.outcome is not Outcome.TLS:
-                raise
-            self.sock = self._opened(addresses, dial_end, None)  # a server that should have passed over its old ticket
-
-    def _opened(self, addresses: list[str], dial_end: float, ticket: ssl.SSLSession | None) -> socket.socket:
         sock = _dial(addresses[:MAX_DIALLED_ADDRESSES], self.url.port, dial_end)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(max(0.001, dial_end - time.monotonic()))
-            return sock if self.tls is None else self._start_tls(self.tls, sock, ticket)
+            self.sock = sock if self.tls is None else self._start_tls(self.tls, sock)
         except BaseException:
             sock.close()
             raise
 
     def send_get(self, target: str, headers: dict[str, str]) -> GuardedResponse:
         """Send one GET and read the answer's header. Raises `OSError` or `http.client.HTTPException`."""
-        is_new = self.sock is None
         if self.sock is not None:
             self.sock.settimeout(self.deadline.next_wait_s())
         self.request("GET", target, headers=headers)
-        sock = self.sock  # http.client forgets it if the server says that it will close it
         response = self.getresponse()
         assert isinstance(response, GuardedResponse)
-        if self.tls is not None and is_new and isinstance(sock, ssl.SSLSocket):
-            self.tls.keep_ticket(self.url.origin, sock)
         return response
 
-    def _start_tls(self, tls: TlsClient, sock: socket.socket, ticket: ssl.SSLSession | None) -> ssl.SSLSocket:
+    def _start_tls(self, tls: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:
         try:
-            return tls.shake_hands(sock, self.url.host, ticket)
+            return tls.wrap_socket(sock, server_hostname=self.url.host)
         except TimeoutError as problem:
             raise Rejected(Outcome.TIMEOUT, f"{self.url.authority}: TLS handshake took too long") from problem
         except ssl.SSLCertVerificationError as problem:

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines.fetch.addresses import Resolver
+from pipelines.fetch.connection import make_tls_context
 from pipelines.fetch.deadline import Deadline
 from pipelines.fetch.opener import GuardedOpener
 from pipelines.fetch.policy import Blocklist, check_opt_out, product_token
 from pipelines.fetch.robots import RobotsRules
 from pipelines.fetch.settings import FetchSettings
-from pipelines.fetch.tls import make_tls_context
 from pipelines.fetch.urls import WebUrl
 
 

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 
 from lposekit.errors import Outcome, Rejected
 from pipelines.fetch.addresses import AddressGuard
-from pipelines.fetch.connection import GuardedConnection
+from pipelines.fetch.connection import GuardedConnection, make_tls_context
 from pipelines.fetch.deadline import Deadline
 from pipelines.fetch.pool import HostSlots, IdleConnections
 from pipelines.fetch.response import GuardedResponse
 from pipelines.fetch.resting import RestingHosts
 from pipelines.fetch.retry import TryAgain, describe
 from pipelines.fetch.settings import FetchSettings
-from pipelines.fetch.tls import TlsClient, make_tls_context
 from pipelines.fetch.urls import WebUrl
 
 _DRAIN_BYTES = 16 * 1024
@@ -34,8 +33,7 @@ class Transport:
     slots: HostSlots
     idle: IdleConnections
     resting: RestingHosts
-    tls_context: ssl.SSLContext | None = None
-    _tls: TlsClient | None = field(default=None, init=False, repr=False)
+    tls: ssl.SSLContext | None = None
     _tls_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextmanager
@@ -87,7 +85,7 @@ class Transport:
                 return kept, self._send(kept, url, deadline)
             except TryAgain:
                 pass  # the server closed the connection while it rested: that is no failed attempt
-        tls = self._tls_client() if url.scheme == "https" else None
+        tls = self._tls_context() if url.scheme == "https" else None
         fresh = GuardedConnection(url, self.guard, tls, self.settings.connect_timeout_s, self.settings.min_bytes_per_s)
         return fresh, self._send(fresh, url, deadline)
 
@@ -107,11 +105,11 @@ class Transport:
             connection.close()
             raise TryAgain(Outcome.CONNECT, f"{where}: {describe(problem)}") from problem
 
-    def _tls_client(self) -> TlsClient:
+    def _tls_context(self) -> ssl.SSLContext:
         with self._tls_lock:
-            if self._tls is None:
-                self._tls = TlsClient(self.tls_context or make_tls_context(self.settings.ca_file))
-            return self._tls
+            if self.tls is None:
+                self.tls = make_tls_context(self.settings.ca_file)
+            return self.tls
 
 
 def _is_drained(response: http.client.HTTPResponse) -> bool:

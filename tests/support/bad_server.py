@@ -105,11 +105,6 @@ class BadServer:
         return self.running.num_connections
 
     @property
-    def num_resumed(self) -> int:
-        """TLS handshakes that a ticket of an earlier one made short."""
-        return self.running.num_resumed
-
-    @property
     def most_at_once(self) -> int:
         """The largest number of requests that were in work at the same time."""
         return self.running.most_at_once
@@ -125,7 +120,7 @@ class _Server(http.server.ThreadingHTTPServer):
         self.pages: dict[str, Page] = {}
         self.tls: ssl.SSLContext | None = None
         self.hits: list[Hit] = []
-        self.num_connections = self.num_resumed = 0
+        self.num_connections = 0
         self.num_at_once = self.most_at_once = 0
         self.lock = threading.Lock()
         self.stopping = threading.Event()
@@ -143,7 +138,6 @@ class _Server(http.server.ThreadingHTTPServer):
         try:
             if self.tls is not None:
                 request = self.tls.wrap_socket(request, server_side=True)
-                self.num_resumed += bool(request.session_reused)
             super().finish_request(request, client_address)
         except OSError:
             pass  # the client went away, which is what most of these tests are about

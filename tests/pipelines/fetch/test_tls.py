@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
-import threading
 from pathlib import Path
 
 import pytest
 
 from lposekit.errors import Outcome, UsageError
+from pipelines.fetch.connection import make_tls_context
 from pipelines.fetch.opener import GuardedOpener
 from pipelines.fetch.polite import polite_opener
-from pipelines.fetch.tls import TlsClient, make_tls_context
 from tests.pipelines.fetch.conftest import names, opener_for, quick_settings, rejection
 from tests.support.bad_server import BadServer
 from tests.support.certificates import CertificateAuthority
@@ -85,60 +83,6 @@ def test_the_tls_context_is_made_once(authority: CertificateAuthority, monkeypat
         for _ in range(5):
             opener.fetch(f"{server.url}/hang-up-after")
     assert len(made) == 1
-
-
-def test_a_host_that_is_met_again_shakes_hands_shortly_and_another_one_in_full(authority: CertificateAuthority) -> None:
-    # Mutations tried: no ticket kept; one ticket for all origins -> the other server is offered it, and refuses.
-    tls = authority.server_context("127.0.0.1")
-    with BadServer(tls=tls) as server, BadServer(tls=tls) as other:
-        opener = opener_for(server, other, ca_file=authority.ca_file)
-        for _ in range(5):
-            assert opener.fetch(f"{server.url}/hang-up-after").body == tiny_jpeg()
-        assert (server.num_connections, server.num_resumed) == (5, 4)
-        opener.fetch(f"{other.url}/hang-up-after")
-        assert other.num_resumed == 0
-
-
-def test_each_ticket_is_used_once(authority: CertificateAuthority) -> None:
-    # Mutation tried: `get` in place of `pop`.
-    with BadServer(tls=authority.server_context("127.0.0.1")) as server:
-        client = TlsClient(make_tls_context(authority.ca_file))
-        sock = socket.create_connection(("127.0.0.1", server.port))
-        with client.shake_hands(sock, "127.0.0.1", None) as connection:
-            connection.sendall(b"GET /ok HTTP/1.1\r\nHost: a\r\n\r\n")
-            connection.recv(1)
-            client.keep_ticket(server.url, connection)
-        assert client.take_ticket(server.url) is not None
-        assert client.take_ticket(server.url) is None
-
-
-def test_a_server_that_fails_over_its_own_ticket_is_asked_without_it(authority: CertificateAuthority) -> None:
-    # Mutation tried: no second handshake -> the row is lost.
-    tls = authority.server_context("127.0.0.1")
-    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            for number in range(3):
-                sock, _ = listening.accept()
-                with sock:
-                    if number == 1:
-                        sock.recv(4096)
-                        sock.sendall(b"\x15\x03\x03\x00\x02\x02\x28")  # fatal alert: handshake failure
-                        continue
-                    with tls.wrap_socket(sock, server_side=True) as connection:
-                        connection.recv(4096)
-                        connection.sendall(answer)
-
-        server = threading.Thread(target=serve, daemon=True)
-        server.start()
-        opener = GuardedOpener(
-            quick_settings(ca_file=authority.ca_file, retries=0),
-            allowed_local=frozenset({f"127.0.0.1:{listening.getsockname()[1]}"}),
-        )
-        url = f"https://127.0.0.1:{listening.getsockname()[1]}/a"
-        assert [opener.fetch(url).body for _ in range(2)] == [b"hi"] * 2
-        server.join(30)
 
 
 def test_an_unusable_ca_file_is_named_before_anything_is_fetched(tmp_path: Path) -> None:
