@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import correlate1d
 
 from lposekit.pose.tracks import PersonTrack, PoseTracks
 
@@ -69,6 +68,8 @@ def local_parabola(
 
 def _windowed(values_F: npt.NDArray[np.float64], taps_T: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Sums over the window around each frame; outside of the video is nothing."""
+    from scipy.ndimage import correlate1d  # only where poses are smoothed: every command imports this module
+
     return np.asarray(correlate1d(values_F, taps_T, axis=0, mode="constant", cval=0.0))
 
 

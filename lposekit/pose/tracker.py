@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.pose.oks import oks_matrix
@@ -100,6 +99,8 @@ class Tracker:
     def _matches(self, tracks: list[_Track], persons: Sequence[Person], free: list[int]) -> list[tuple[_Track, int]]:
         if not tracks or not free:
             return []
+        from scipy.optimize import linear_sum_assignment  # half a second, which every other command would spend
+
         likeness_TP = self._likeness(tracks, [persons[i] for i in free])
         rows, columns = linear_sum_assignment(likeness_TP, maximize=True)
         least = self._settings.min_likeness

@@ -19,7 +19,7 @@ PUBLIC_NAME = "public.html"
 """File name of a page that may be shown to others, beside the private one."""
 
 _FOLDER = Path(__file__).parent
-_ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{0,31}://\S+", re.IGNORECASE)  # bounded: strangers write these texts
 
 
 @cache

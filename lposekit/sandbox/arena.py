@@ -104,11 +104,18 @@ class _Packing:
     def _kind_of(self, array: np.ndarray) -> str:
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         if self.slot is not None and _LARGE_BYTES <= flat.nbytes <= self.slot.nbytes:
-            np.frombuffer(self.slot, np.uint8)[: flat.nbytes] = flat
+            place = np.frombuffer(self.slot, np.uint8)[: flat.nbytes]
+            if not _is_the_same(place, flat):
+                place[:] = flat
             self.slot = None
             return "slot"
         self.buffers.append(flat.data)
         return "array"
+
+
+def _is_the_same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two flat arrays of one length and type are the same memory."""
+    return one.__array_interface__["data"][0] == other.__array_interface__["data"][0]
 
 
 def _unpacked(value: Any, buffers: _Buffers) -> Any:

@@ -3,7 +3,7 @@
     sandbox = Sandbox("pipelines.image.decode:decode_payload", memory_limit_bytes=2**30, init_args={...})
     answer = sandbox.call({"data": body}, timeout_s=10)
 
-The child is a fresh interpreter (`python -m lposekit.sandbox.sandbox`), never a fork of a process with threads, so it
+The child is a fresh interpreter (`python -m lposekit.sandbox.child`), never a fork of a process with threads, so it
 works inside Ray actors too. It serves many calls; the first call after its death starts the next one. What it answers
 is parsed, never unpickled (see `arena`), so a decoder that its input has taken over gains nothing here. Control
 messages are 21 bytes through a socket that keeps message borders: none can be half sent, so no read can outlast its
@@ -14,13 +14,10 @@ Linux only (PR_SET_PDEATHSIG, memfd_create, RLIMIT_DATA on anonymous memory).
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
-import resource
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -28,20 +25,18 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import cache
 from typing import Any, NoReturn
 
 from lposekit.errors import Outcome, Rejected
 from lposekit.sandbox.arena import Arena
-from lposekit.sandbox.child_limits import die_with_parent
-from lposekit.sandbox.confinement import Places, confine, give_up_privileges
-from lposekit.sandbox.slots import Slot, Slots, mapped_by_child
+from lposekit.sandbox.confinement import Places
+from lposekit.sandbox.messages import ANSWER, BEAT, CALL, MESSAGE, OUT_OF_MEMORY, REJECTED
+from lposekit.sandbox.slots import Slot, Slots
 
-_MESSAGE = struct.Struct("<cQQi")  # kind; place and length of the payload's JSON in the arena; slot or -1
-_CALL, _BEAT, _ANSWER, _REJECTED, _MEMORY = b"C", b"B", b"A", b"J", b"M"
-_BEAT_EVERY_S = 0.05
-_RESERVED_BYTES = 512 * 2**20  # address space that thread stacks and malloc arenas reserve and do not use
+CHILD = "lposekit.sandbox.child"
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME")
 _SENT_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -193,18 +188,21 @@ def _spawn(name: str, num_slots: int, slot_bytes: int) -> _Child:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     arena_fd, output_fd = os.memfd_create("sandbox-arena"), os.memfd_create("sandbox-output")
     slots = Slots(num_slots, slot_bytes) if num_slots else None
-    fds = (theirs.fileno(), arena_fd, *([slots.fd] if slots else []))
-    numbers = (os.getpid(), slot_bytes if slots else 0, *fds)
-    with theirs:
+    kept = (arena_fd, output_fd, *([slots.fd] if slots else []))
+    passed = (theirs.fileno(), arena_fd, *([slots.fd] if slots else []))
+    numbers = (os.getpid(), slot_bytes if slots else 0, *passed)
+    with theirs, ExitStack() as if_none_starts:
+        if_none_starts.callback(_close, ours, kept)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__, *map(str, numbers)],
+            [sys.executable, "-P", "-m", CHILD, *map(str, numbers)],
             stdin=subprocess.DEVNULL,
             stdout=output_fd,
             stderr=output_fd,
-            pass_fds=fds,
+            pass_fds=passed,
             env=child_environment(),
             process_group=0,  # a kill takes what the decoder started along
         )
+        if_none_starts.pop_all()
     return _Child(name, process, ours, Arena(arena_fd), output_fd, slots)
 
 
@@ -256,19 +254,19 @@ class _Child:
 
     def _send(self, payload: object, slot: Slot | None) -> None:
         try:
-            self._control.send(_MESSAGE.pack(_CALL, *self.arena.write(payload), -1 if slot is None else slot.number))
+            self._control.send(MESSAGE.pack(CALL, *self.arena.write(payload), -1 if slot is None else slot.number))
         except ConnectionError:
             self._raise_crashed()
 
     def _answer(self, kind: bytes, place: int, length: int, slot: Slot | None) -> Any:
-        if kind == _MEMORY:
+        if kind == OUT_OF_MEMORY:
             raise SandboxMemory(f"{self._name}: asked for more than {self.arena.limit_bytes} bytes of memory")
         try:
-            if kind not in (_ANSWER, _REJECTED):
+            if kind not in (ANSWER, REJECTED):
                 raise ValueError(f"a message of the unknown kind {kind!r}")
             answer = self.arena.read(place, length, slot)
             self.arena.empty_if_large()
-            rejected = Rejected(Outcome(answer["outcome"]), str(answer["detail"])) if kind == _REJECTED else None
+            rejected = Rejected(Outcome(answer["outcome"]), str(answer["detail"])) if kind == REJECTED else None
         except (ValueError, TypeError, KeyError) as err:
             raise SandboxCrashed(f"{self._name}: the child's answer cannot be read: {err}") from err
         if rejected is not None:
@@ -287,16 +285,16 @@ class _Child:
             beat_due_first = heartbeat_s is not None and heartbeat_s < left_s
             try:
                 self._control.settimeout(max(heartbeat_s if beat_due_first and heartbeat_s else left_s, 1e-6))
-                message = self._control.recv(_MESSAGE.size)
+                message = self._control.recv(MESSAGE.size)
             except TimeoutError:
                 what = f"no sign of life for {heartbeat_s} s" if beat_due_first else f"no answer within {timeout_s} s"
                 raise SandboxTimeout(f"{self._name}: {what}") from None
             except ConnectionError:
                 message = b""
-            if len(message) < _MESSAGE.size:
+            if len(message) < MESSAGE.size:
                 self._raise_crashed()
-            kind, place, length, _ = _MESSAGE.unpack(message)
-            if kind != _BEAT:
+            kind, place, length, _ = MESSAGE.unpack(message)
+            if kind != BEAT:
                 return kind, place, length
             if on_beat is not None:
                 on_beat()
@@ -340,83 +338,10 @@ def _wait_unreaped(pid: int, timeout_s: float) -> os.waitid_result | None:
 def _end(process: subprocess.Popen[bytes], control: socket.socket, fds: tuple[int, ...]) -> None:
     os.killpg(process.pid, signal.SIGKILL)  # before the reaping: until then nobody else can get the number
     process.wait()
+    _close(control, fds)
+
+
+def _close(control: socket.socket, fds: tuple[int, ...]) -> None:
     control.close()
     for fd in fds:
         os.close(fd)
-
-
-# ---- the child's side ----
-
-_control: socket.socket | None = None
-_last_beat_s = 0.0
-
-
-def beat() -> None:
-    """Tell the parent that the target is alive. Does nothing outside a sandbox; cheap enough for every frame."""
-    global _last_beat_s
-    if _control is not None and time.monotonic() - _last_beat_s >= _BEAT_EVERY_S:
-        _last_beat_s = time.monotonic()
-        _control.send(_MESSAGE.pack(_BEAT, 0, 0, -1))
-
-
-def serve(parent_pid: int, slot_bytes: int, control_fd: int, arena_fd: int, slots_fd: int = -1) -> None:
-    """Main loop of the child: one introduction, then calls, until the parent hangs up."""
-    global _control
-    die_with_parent(parent_pid)
-    give_up_privileges()
-    _control = socket.socket(fileno=control_fd)
-    arena, slots = Arena(arena_fd), mapped_by_child(slots_fd, slot_bytes)
-    _, place, length, _ = _MESSAGE.unpack(_control.recv(_MESSAGE.size))
-    introduction = arena.read(place, length)
-    target = _imported(introduction["target"])
-    _limit_memory(introduction["memory_limit_bytes"])
-    confine(Places(**introduction["places"]))
-    _control.send(_MESSAGE.pack(_ANSWER, *arena.write(None), -1))
-    while message := _control.recv(_MESSAGE.size):  # empty: the parent hung up
-        _control.send(_served(arena, slots, message, target, introduction["init_args"]))
-
-
-def _served(
-    arena: Arena,
-    slots: list[memoryview],
-    message: bytes,
-    target: Callable[..., object],
-    init_args: dict[str, object],
-) -> bytes:
-    """Do one call; returns the message that answers it."""
-    _, place, length, slot = _MESSAGE.unpack(message)
-    try:
-        answer = target(arena.read(place, length), **init_args)
-        return _MESSAGE.pack(_ANSWER, *arena.write(answer, slots[slot] if slot >= 0 else None), -1)
-    except Rejected as rejected:
-        answer = {"outcome": rejected.outcome.value, "detail": rejected.detail}
-        return _MESSAGE.pack(_REJECTED, *arena.write(answer), -1)
-    except MemoryError:
-        return _MESSAGE.pack(_MEMORY, 0, 0, -1)
-
-
-def _imported(target: str) -> Callable[..., object]:
-    module, _, function = target.partition(":")
-    return getattr(importlib.import_module(module), function)
-
-
-def _limit_memory(limit_bytes: int) -> None:
-    """Bound what is allocated from now on: private memory strictly, address space with room for reservations."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        pages = [int(field) for field in file.read().split()]
-    total, data = pages[0] * resource.getpagesize(), pages[5] * resource.getpagesize()
-    _set_limit(resource.RLIMIT_DATA, data + limit_bytes)
-    _set_limit(resource.RLIMIT_AS, total + limit_bytes + _RESERVED_BYTES)
-    _set_limit(resource.RLIMIT_FSIZE, limit_bytes)
-    _set_limit(resource.RLIMIT_CORE, 0)
-
-
-def _set_limit(kind: int, value: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
-
-
-if __name__ == "__main__":
-    # under its own name: targets that import `beat` must find the module that serves, not a second copy of it
-    importlib.import_module("lposekit.sandbox.sandbox").serve(*(int(argument) for argument in sys.argv[1:]))

@@ -1,8 +1,8 @@
 """Places for one large array each, in a memory file that both processes map: the array is not copied on its way.
 
-The file is sealed before the child gets it: nobody can shorten it, so looking at it is never a SIGBUS. A child that its
-input has taken over can change an array after its answer; it could have lied in the answer as well, and it reaches no
-other memory of its parent.
+The file is sealed before the child gets it: nobody can shorten it, so no reader of it dies of pages that are gone
+(SIGBUS). A child that its input has taken over can change an array after its answer; it could have lied in the answer
+as well, and it reaches no other memory of its parent.
 """
 
 from __future__ import annotations

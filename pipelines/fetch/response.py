@@ -108,6 +108,7 @@ class _CountedReader(io.RawIOBase):
         self._sock = sock
         self._deadline = deadline
         self._pace = pace
+        self._wait_s = 0.0  # what the socket was told last
         self.left_bytes = MAX_HEAD_BYTES
 
     def readable(self) -> bool:
@@ -116,7 +117,10 @@ class _CountedReader(io.RawIOBase):
     def readinto(self, buffer: bytearray) -> int | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.left_bytes <= 0:
             raise Rejected(Outcome.TOO_BIG, "more bytes than its header and its body may have")
-        self._sock.settimeout(self._deadline.next_wait_s())
+        wait_s = self._deadline.next_wait_s()
+        if wait_s != self._wait_s:  # a system call, at which threads change places; between reads it is mostly the same
+            self._sock.settimeout(wait_s)
+            self._wait_s = wait_s
         num_bytes = self._raw.readinto(buffer)
         if num_bytes:
             self.left_bytes -= num_bytes

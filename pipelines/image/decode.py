@@ -31,6 +31,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from lposekit.errors import Outcome, Rejected
+from lposekit.sandbox.child import answer_buffer
 from lposekit.sandbox.killed import again_if_killed
 from lposekit.sandbox.sandbox import Sandbox, SandboxError
 from pipelines.image.header import Header, read_header
@@ -97,7 +98,7 @@ def decode_image(data: bytes, settings: ImageSettings) -> DecodedImage:
     width, height = stored_size(header.width, header.height, settings.size)
     rgb_HWC = _decode_jpeg(data, header, width, height) if header.format == "jpeg" else _decode_other(data, header)
     if rgb_HWC.shape[:2] != (height, width):
-        rgb_HWC = cv2.resize(rgb_HWC, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+        rgb_HWC = _resized(rgb_HWC, width, height)
     rgb_HWC = _upright(rgb_HWC, header.orientation)
     original_width, original_height = (header.width, header.height)[:: -1 if header.orientation >= 5 else 1]
     height, width = rgb_HWC.shape[:2]
@@ -114,6 +115,12 @@ def stored_size(width: int, height: int, size: int) -> tuple[int, int]:
     if shorter <= size:
         return width, height
     return (2 * width * size + shorter) // (2 * shorter), (2 * height * size + shorter) // (2 * shorter)
+
+
+def _resized(rgb_HWC: RGB, width: int, height: int) -> RGB:
+    buffer = answer_buffer(height * width * 3)
+    into_HWC = None if buffer is None else np.frombuffer(buffer, np.uint8).reshape(height, width, 3)
+    return cv2.resize(rgb_HWC, (width, height), into_HWC, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 def encode_jpeg(rgb_HWC: RGB, quality: int) -> bytes:
@@ -220,9 +227,17 @@ def _decode_jpeg(data: bytes, header: Header, width: int, height: int) -> RGB:
     """Strictly, at the smallest of 1/1, 1/2, 1/4, 1/8 that covers width x height (the other eighths are slower)."""
     divisor = next(n for n in (8, 4, 2, 1) if n == 1 or (header.width >= n * width and header.height >= n * height))
     expected_HW = (-(-header.height // divisor), -(-header.width // divisor))
+    # in place of the answer, unless it is resized to there
+    buffer = answer_buffer(height * width * 3) if expected_HW == (height, width) else None
     try:
         rgb_HWC = simplejpeg.decode_jpeg(
-            data, "RGB", min_height=expected_HW[0], min_width=expected_HW[1], min_factor=divisor, strict=True
+            data,
+            "RGB",
+            min_height=expected_HW[0],
+            min_width=expected_HW[1],
+            min_factor=divisor,
+            buffer=buffer,
+            strict=True,
         )
     except ValueError as err:  # simplejpeg's only error, warnings included
         if "memory" in str(err).lower():

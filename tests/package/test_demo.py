@@ -40,6 +40,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(800)]
 GB = 2**30
 MAX_MB = 2
 STEPS = 6
+MAX_STREAMS = 200
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +274,31 @@ def test_only_this_machine_and_only_this_page_reach_it(demo: Demo) -> None:
     assert demo.request("POST", "/gradio_api/queue/join", {"Origin": "http://evil.example"}, b"{}")[0] == 403
     for path in ("/etc/passwd", str(demo.log), str(demo.work / "home"), "/proc/self/environ"):
         assert demo.request("GET", f"/gradio_api/file={path}", {})[0] in (403, 404), path
+
+
+def test_other_sites_get_nothing_but_a_link_and_the_page_nothing_that_it_does_not_ask_for(demo: Demo) -> None:
+    # Mutations tried: `is_of_another_site` never; `GETS` of everything.
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert demo.request("GET", "/", link)[0] == 200
+    for site in ("cross-site", "same-site"):
+        assert demo.request("GET", "/config", {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "cors"})[0] == 403, site
+        assert demo.request("GET", "/gradio_api/heartbeat/a", {**link, "Sec-Fetch-Site": site})[0] == 403, site
+    assert demo.request("GET", "/config", {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"})[0] == 200
+    for path in ("dev/reload", "openapi.json", "vibe-code"):
+        assert demo.request("GET", f"/gradio_api/{path}", {})[0] == 404, path
+
+
+def test_open_streams_are_bounded_and_closed_ones_count_no_longer(demo: Demo) -> None:
+    # Mutations tried: `streams` not counted; never taken off.
+    with contextlib.ExitStack() as lines:
+        for number in range(MAX_STREAMS):
+            line = lines.enter_context(socket.create_connection(("127.0.0.1", demo.port)))
+            line.sendall(f"GET /gradio_api/heartbeat/s{number} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            line.recv(1)
+        assert demo.request("GET", "/gradio_api/heartbeat/more", {})[0] == 503
+    end = time.monotonic() + 60
+    while demo.request("GET", "/gradio_api/queue/data?session_hash=a", {})[0] == 503:
+        assert time.monotonic() < end
 
 
 def test_a_page_open_to_a_network_answers_to_addresses_and_its_own_names(

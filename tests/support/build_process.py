@@ -160,7 +160,7 @@ def actor_processes(process: subprocess.Popen[str], class_name: str) -> list[psu
 
 def decoder_processes(pid: int) -> list[psutil.Process]:
     """The killable decoders below a process."""
-    return _descendants(pid, "lposekit.sandbox.sandbox")
+    return _descendants(pid, "lposekit.sandbox.child")
 
 
 def _descendants(pid: int, title: str) -> list[psutil.Process]:

@@ -37,6 +37,13 @@ MAX_REQUEST_BYTES = 2**20
 UPLOAD = "/gradio_api/upload"
 POSTS = (UPLOAD, *(f"/gradio_api/{name}" for name in ("queue/join", "run/predict", "cancel", "reset")))
 """What the page itself posts to. gradio has more: one decodes videos with the ffmpeg of this machine, in no sandbox."""
+API = "/gradio_api/"
+STREAMS = tuple(API + name for name in ("queue/data", "heartbeat/", "upload_progress"))
+"""Answers that last as long as a page is open, or an upload goes on."""
+GETS = (*STREAMS, *(API + name for name in ("file=", "info", "startup-events", "app_id")))
+"""What the page itself gets of gradio's interface."""
+MAX_STREAMS = 200
+"""At a time; an open page has one or two."""
 FORM_BYTES = 2**16
 """What a form adds to the file in it."""
 ROOM_UPLOADS = 8
@@ -126,6 +133,7 @@ class Guard:
         self.app, self.facts = app, facts
         self.uploads = Path(facts["uploads"])
         self.incoming = 0  # bytes of the uploads under way, as stated
+        self.streams = 0  # open ones
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -136,12 +144,13 @@ class Guard:
             await self.refuse(send, *refused)
         else:
             length = int(headers_of(scope)["content-length"]) if scope["path"] == UPLOAD else 0
-            self.incoming += length
+            streams = int(scope["path"].startswith(STREAMS))
+            self.incoming, self.streams = self.incoming + length, self.streams + streams
             try:
                 with suppress(ClientDisconnect):  # an upload that broke off
                     await self.app(scope, receive, with_policy(send))
             finally:
-                self.incoming -= length
+                self.incoming, self.streams = self.incoming - length, self.streams - streams
 
     async def refuse(self, send: Any, status: int, text: str) -> None:
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
@@ -154,10 +163,10 @@ class Guard:
         host = headers.get("host", "")
         if not self.is_ours(host) and not self.is_ours(host.rpartition(":")[0]):
             return 421, "This page answers to its own address only."
-        if headers.get("origin") not in (None, f"http://{host}"):
+        if headers.get("origin") not in (None, f"http://{host}") or is_of_another_site(scope["path"], headers):
             return 403, "Requests of other sites are refused."
         if scope["method"] in ("GET", "HEAD") and scope["path"] != UPLOAD:
-            return None
+            return self.not_shown(scope["path"])
         if scope["method"] != "POST" or scope["path"] not in POSTS:
             return 405, "This page takes no such request."
         length = headers.get("content-length", "")
@@ -172,9 +181,18 @@ class Guard:
                 return True
         return name.lower() in self.facts["hosts"]
 
+    def not_shown(self, path: str) -> tuple[int, str] | None:
+        if path.startswith(API) and not path.startswith(GETS):
+            return 404, "The page has nothing here."
+        if path.startswith(STREAMS) and self.streams >= MAX_STREAMS:
+            return 503, "Too many pages are open. Try again later."
+        return None
+
     def too_large(self, path: str, length: int) -> tuple[int, str] | None:
         if path != UPLOAD:
             return (413, "This request is too large.") if length > MAX_REQUEST_BYTES else None
+        if not self.facts["follows_poses"]:
+            return 405, "This run follows no poses, so it takes no videos."
         most = self.facts["max_upload_bytes"]
         if length > most + FORM_BYTES:
             return 413, f"The file is too large: at most {megabytes(most)} may be uploaded."
@@ -185,6 +203,12 @@ class Guard:
 
 def headers_of(scope: Message) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def is_of_another_site(path: str, headers: dict[str, str]) -> bool:
+    """As browsers tell it. A link to the page itself may stand anywhere."""
+    is_link = path == "/" and headers.get("sec-fetch-mode") == "navigate"
+    return headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not is_link
 
 
 def used_bytes(folder: Path) -> int:
@@ -290,51 +314,60 @@ class Page:
                         max_length=facts["max_prompt"],
                         elem_id="prompt",
                     )
-                    with gr.Column(visible=facts["follows_poses"]):
-                        video = gr.File(
-                            label=f"Video of a person, for the pose: at most {megabytes(facts['max_upload_bytes'])}, "
-                            f"{facts['max_video_frames']} frames",
-                            file_types=facts["extensions"],
-                            height=150,
-                            elem_id="video",
-                        )
-                        skeletons = gr.Video(
-                            label="Pose", visible=False, interactive=False, loop=True, height=260, elem_id="skeletons"
-                        )
-                        found = gr.Markdown(elem_id="found")
-                    with gr.Accordion("Settings", open=False):
-                        seed = gr.Number(label="Seed", value=33, precision=0, minimum=0, elem_id="seed")
-                        steps = gr.Slider(
-                            1, facts["max_steps"], value=facts["steps"], step=1, label="Steps", elem_id="steps"
-                        )
-                        guidance = gr.Slider(0, 50, value=facts["guidance"], step=0.5, label="Guidance")
+                    video, skeletons, found = self.pose_fields()
+                    settings = self.setting_fields()
                     with gr.Row():
                         start = gr.Button("Draw", variant="primary", elem_id="draw")
                         stop = gr.Button("Stop", elem_id="stop")
                     progress = gr.HTML(elem_id="progress")
                 with gr.Column():
-                    clip = gr.Video(
-                        label="Clip", interactive=False, loop=True, autoplay=True, height=420, elem_id="clip"
-                    )
-                    result = gr.Markdown(elem_id="result")
-                    command = gr.Textbox(
-                        label="The same clip again",
-                        visible=False,
-                        interactive=False,
-                        lines=3,
-                        buttons=["copy"],
-                        elem_id="command",
-                    )
+                    results = self.result_fields()
             own = {"api_visibility": "private", "show_progress": "hidden", "concurrency_id": "models"}
             posing = video.change(self.estimate, [video], [pose, skeletons, found, progress], **own)
-            drawing = start.click(
-                self.draw, [prompt, pose, video, seed, steps, guidance], [clip, result, command, progress], **own
-            )
+            drawing = start.click(self.draw, [prompt, pose, video, *settings], [*results, progress], **own)
             clear = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
             stopped = stop.click(lambda: "", None, [progress], cancels=[posing, drawing], **clear)
             stopped.then(lambda: "", None, [progress], **clear)  # once more: a step may have been under way
         blocks.queue(max_size=facts["max_waiting"], default_concurrency_limit=1)
         return blocks
+
+    def pose_fields(self) -> tuple[gr.File, gr.Video, gr.Markdown]:
+        """The video whose pose is followed, its skeletons, what was found."""
+        facts = self.facts
+        most = f"at most {megabytes(facts['max_upload_bytes'])}, {facts['max_video_frames']} frames"
+        with gr.Column(visible=facts["follows_poses"]):
+            video = gr.File(
+                label=f"Video of a person, for the pose: {most}",
+                file_types=facts["extensions"],
+                height=150,
+                elem_id="video",
+            )
+            skeletons = gr.Video(
+                label="Pose", visible=False, interactive=False, loop=True, height=260, elem_id="skeletons"
+            )
+            return video, skeletons, gr.Markdown(elem_id="found")
+
+    def setting_fields(self) -> tuple[gr.Number, gr.Slider, gr.Slider]:
+        """Seed, steps, guidance."""
+        facts = self.facts
+        with gr.Accordion("Settings", open=False):
+            seed = gr.Number(label="Seed", value=33, precision=0, minimum=0, elem_id="seed")
+            steps = gr.Slider(1, facts["max_steps"], value=facts["steps"], step=1, label="Steps", elem_id="steps")
+            return seed, steps, gr.Slider(0, 50, value=facts["guidance"], step=0.5, label="Guidance")
+
+    def result_fields(self) -> tuple[gr.Video, gr.Markdown, gr.Textbox]:
+        """The clip, what is said of it, the command that draws it again."""
+        clip = gr.Video(label="Clip", interactive=False, loop=True, autoplay=True, height=420, elem_id="clip")
+        said = gr.Markdown(elem_id="result")
+        command = gr.Textbox(
+            label="The same clip again",
+            visible=False,
+            interactive=False,
+            lines=3,
+            buttons=["copy"],
+            elem_id="command",
+        )
+        return clip, said, command
 
 
 def application(line: Line) -> FastAPI:

@@ -87,8 +87,13 @@ def draw_baseline(
     generator = torch.Generator().manual_seed(pair.seed)
     pose_F3HW = rearrange(torch.from_numpy(skeletons_FHWC), "f h w c -> f c h w") / 255
     noise_FChw = frame_noise(pipeline, pose_F3HW, generator, same=baseline.same_noise)
+    # one for each frame, so that what `eta` adds does not depend on the batch
+    seeds = torch.randint(2**62, (len(pose_F3HW),), generator=generator).tolist()
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     drawn = []
-    for pose, noise in zip(pose_F3HW.split(baseline.batch_size), noise_FChw.split(baseline.batch_size), strict=True):
+    for start in range(0, len(pose_F3HW), baseline.batch_size):
+        batch = slice(start, start + baseline.batch_size)
+        pose = pose_F3HW[batch]
         drawn.append(
             _call(
                 pipeline,
@@ -99,8 +104,8 @@ def draw_baseline(
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance,
                 eta=sampling.eta,
-                generator=generator,
-                latents=noise.to(pipeline.unet.dtype),
+                generator=generators[batch],
+                latents=noise_FChw[batch].to(pipeline.unet.dtype),
                 output_type="np",
                 **{KINDS[kind].scale: baseline.scale},
             )

@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 
 from lposekit.errors import Outcome, Rejected
-from lposekit.sandbox.sandbox import beat as sandbox_beat
+from lposekit.sandbox.child import beat as sandbox_beat
 from lposekit.shards.files import DISK_FULL
 from lposekit.stage_times import StageTimes
 from pipelines.video.clips.account import VideoAccount

@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lposekit.errors import Outcome, Rejected
+from lposekit.sandbox.child import beat
 from lposekit.sandbox.confinement import Places, folder_of
-from lposekit.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxKilled, SandboxMemory, SandboxTimeout, beat
+from lposekit.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxKilled, SandboxMemory, SandboxTimeout
 from pipelines.video.clips.probe import SourceFrame, VideoInfo, probe, reason_of
 from pipelines.video.clips.read_pyav import PyavReader
 from pipelines.video.clips.timeline import Tick, resampled

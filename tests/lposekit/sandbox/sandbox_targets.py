@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lposekit.errors import Outcome, Rejected
-from lposekit.sandbox import sandbox
+from lposekit.sandbox import child, messages
 
 IMAGE_HWC = np.arange(512 * 683 * 3, dtype=np.uint32).astype(np.uint8).reshape(512, 683, 3)
 
@@ -26,6 +26,18 @@ def echo(payload: Any, **init_args: Any) -> Any:
 
 def image(payload: Any) -> Any:
     return {"rgb": IMAGE_HWC, "num_bytes": len(payload["data"])}
+
+
+def filled_in_place(payload: dict[str, int]) -> dict[str, object]:
+    """As `filled`, in the shared memory of the answer where there is some; a second array beside it."""
+    buffer = child.answer_buffer(payload["num_bytes"])
+    array = np.empty(payload["num_bytes"], np.uint8) if buffer is None else np.frombuffer(buffer, np.uint8)
+    array[:] = payload["value"]
+    return {
+        "array": array,
+        "in_place": buffer is not None,
+        "other": np.full(len(array), payload["value"] + 1, np.uint8),
+    }
 
 
 def filled(payload: Any) -> Any:
@@ -87,7 +99,7 @@ def _allocate_bit_by_bit(payload: Any) -> int:
 def _beat_then_answer(payload: Any) -> str:
     for _ in range(payload["beats"]):
         time.sleep(0.1)
-        sandbox.beat()
+        child.beat()
     return "done"
 
 
@@ -163,10 +175,10 @@ def _print_much(payload: Any) -> str:
 
 def _forge(payload: Any) -> None:
     """Answer past the library, as a decoder that its input has taken over could."""
-    assert sandbox._control is not None
+    assert child._control is not None
     fd = next(fd for fd in range(4096) if _is_arena(fd))
     os.pwrite(fd, payload["text"], 0)
-    sandbox._control.send(sandbox._MESSAGE.pack(payload["kind"], 0, payload.get("length", len(payload["text"])), -1))
+    child._control.send(messages.MESSAGE.pack(payload["kind"], 0, payload.get("length", len(payload["text"])), -1))
     time.sleep(1000)
 
 

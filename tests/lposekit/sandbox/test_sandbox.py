@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 from lposekit.errors import Outcome, Rejected
 from lposekit.sandbox.arena import Arena
-from lposekit.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxError, SandboxMemory, SandboxTimeout, beat
+from lposekit.sandbox.child import beat
+from lposekit.sandbox.sandbox import Sandbox, SandboxCrashed, SandboxError, SandboxMemory, SandboxTimeout
 
 TARGETS = "tests.lposekit.sandbox.sandbox_targets"
 MEMORY = 256 * 2**20

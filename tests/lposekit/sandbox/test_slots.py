@@ -62,6 +62,18 @@ def test_answers_without_a_large_array_take_no_place_and_larger_ones_are_copied(
     assert is_mapped(filled(sandbox, 3))
 
 
+# Mutations tried: the buffer of the first call given to all (held arrays change); one that is too small given as well.
+def test_an_answer_that_was_made_in_its_place_is_the_answer() -> None:
+    with Sandbox(f"{TARGETS}:filled_in_place", memory_limit_bytes=MEMORY, slots=3, slot_bytes=SLOT) as sandbox:
+        payloads = [{"value": value, "num_bytes": SLOT + (value == 2)} for value in range(6)]
+        answers = [sandbox.call(payload, timeout_s=30) for payload in payloads]
+    assert [answer["in_place"] for answer in answers] == [True, True, False, True, False, False]
+    assert [is_mapped(answer["array"]) for answer in answers] == [True, True, False, True, False, False]
+    for value, answer in enumerate(answers):
+        assert (answer["array"] == value).all()
+        assert (answer["other"] == value + 1).all()
+
+
 # Mutation: the slots of the child before used for the next one.
 def test_arrays_outlive_their_child(sandbox: Sandbox) -> None:
     held = filled(sandbox, 4)

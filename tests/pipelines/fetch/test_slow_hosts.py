@@ -38,7 +38,7 @@ def test_after_three_timeouts_in_a_row_a_host_rests_and_its_rows_end_at_once(ser
     for number in range(50):
         why = rejection(asked, f"{url}/photo?{number}")
         assert (why.outcome, "3 requests in a row timed out" in why.detail) == (Outcome.TIMEOUT, True)
-    assert time.monotonic() - started_at < 0.2
+    assert time.monotonic() - started_at < 5, "each of them would have waited for 0.2 s"
     assert len(server.hits) == 3
     assert asked.fetch(server.url_as("good.test") + "/photo").http_status == 200
 
