@@ -186,19 +186,23 @@ def _spawner(pid: int) -> ThreadPoolExecutor:
 
 def _spawn(name: str, num_slots: int, slot_bytes: int) -> _Child:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    arena_fd, output_fd = os.memfd_create("sandbox-arena"), os.memfd_create("sandbox-output")
-    slots = Slots(num_slots, slot_bytes) if num_slots else None
-    kept = (arena_fd, output_fd, *([slots.fd] if slots else []))
-    passed = (theirs.fileno(), arena_fd, *([slots.fd] if slots else []))
-    numbers = (os.getpid(), slot_bytes if slots else 0, *passed)
     with theirs, ExitStack() as if_none_starts:
-        if_none_starts.callback(_close, ours, kept)
+        if_none_starts.enter_context(ours)
+        arena_fd = os.memfd_create("sandbox-arena")
+        if_none_starts.callback(os.close, arena_fd)
+        output_fd = os.memfd_create("sandbox-output")
+        if_none_starts.callback(os.close, output_fd)
+        slots = Slots(num_slots, slot_bytes) if num_slots else None
+        if slots is not None:
+            if_none_starts.callback(os.close, slots.fd)
+        fds = (theirs.fileno(), arena_fd, *([slots.fd] if slots else []))
+        numbers = (os.getpid(), slot_bytes if slots else 0, *fds)
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", CHILD, *map(str, numbers)],
             stdin=subprocess.DEVNULL,
             stdout=output_fd,
             stderr=output_fd,
-            pass_fds=passed,
+            pass_fds=fds,
             env=child_environment(),
             process_group=0,  # a kill takes what the decoder started along
         )
@@ -338,10 +342,6 @@ def _wait_unreaped(pid: int, timeout_s: float) -> os.waitid_result | None:
 def _end(process: subprocess.Popen[bytes], control: socket.socket, fds: tuple[int, ...]) -> None:
     os.killpg(process.pid, signal.SIGKILL)  # before the reaping: until then nobody else can get the number
     process.wait()
-    _close(control, fds)
-
-
-def _close(control: socket.socket, fds: tuple[int, ...]) -> None:
     control.close()
     for fd in fds:
         os.close(fd)

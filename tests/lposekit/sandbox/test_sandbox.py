@@ -326,6 +326,23 @@ def test_a_forgotten_sandbox_leaves_no_process() -> None:
     assert ends(pid)
 
 
+@pytest.mark.parametrize("where", ["subprocess.Popen", "lposekit.sandbox.sandbox.Slots"])
+def test_a_child_that_cannot_be_started_leaves_no_open_files(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutation tried: the callbacks that close left out.
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("too many open files")
+
+    with Sandbox(f"{TARGETS}:echo", memory_limit_bytes=MEMORY, slots=1, slot_bytes=2**20) as sandbox:
+        before = set(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(where, fail)
+        for _ in range(3):
+            with pytest.raises(OSError, match="too many open files"):
+                sandbox.start()
+        assert set(os.listdir("/proc/self/fd")) <= before
+        monkeypatch.undo()
+        sandbox.start()
+
+
 def test_a_closed_sandbox_leaves_no_open_files() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):

@@ -62,7 +62,7 @@ def test_answers_without_a_large_array_take_no_place_and_larger_ones_are_copied(
     assert is_mapped(filled(sandbox, 3))
 
 
-# Mutations to try: the buffer of the first call given to all (held arrays change); one that is too small given as well.
+# Mutations tried: the buffer of the first call given to all (held arrays change); one that is too small given as well.
 def test_an_answer_that_was_made_in_its_place_is_the_answer() -> None:
     with Sandbox(f"{TARGETS}:filled_in_place", memory_limit_bytes=MEMORY, slots=3, slot_bytes=SLOT) as sandbox:
         payloads = [{"value": value, "num_bytes": SLOT + (value == 2)} for value in range(6)]

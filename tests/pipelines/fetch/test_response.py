@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+import time
 import tracemalloc
+from typing import cast
 
 import pytest
 
 from lposekit.errors import Outcome
+from pipelines.fetch.deadline import Deadline, Pace
 from pipelines.fetch.opener import GuardedOpener
-from pipelines.fetch.response import MAX_HEAD_BYTES
+from pipelines.fetch.response import MAX_HEAD_BYTES, GuardedResponse
 from tests.pipelines.fetch.conftest import MIB, Naps, quick_settings, rejection
 from tests.support.raw_server import raw_server
 
@@ -124,3 +127,30 @@ def test_interim_answers_are_passed_over(interim: bytes) -> None:
 def test_transfer_codings_other_than_chunked_are_refused(coding: bytes) -> None:
     answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: " + coding + b"\r\n\r\n2\r\nab\r\n0\r\n\r\n"
     assert refusal(answer) is Outcome.BAD_ENCODING
+
+
+class ToldSocket:
+    """A socket that remembers what it was told to wait."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.makefile, self._sock = sock.makefile, sock
+        self.told_s: list[float] = []
+
+    def settimeout(self, seconds: float) -> None:
+        self.told_s.append(seconds)
+        self._sock.settimeout(seconds)
+
+
+def test_a_read_waits_no_longer_than_is_left_of_the_rows_time() -> None:
+    # Mutations tried: the socket told at the first read alone; at none.
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        told, deadline = ToldSocket(ours), Deadline.start(100.0, 10.0)
+        response = GuardedResponse(cast(socket.socket, told), deadline, Pace(0, 100.0))
+        theirs.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+        response.begin()
+        for left_s in (50.0, 50.0, 3.0):
+            deadline.ends_at = time.monotonic() + left_s
+            theirs.sendall(b"ab")
+            assert response.read(2) == b"ab"
+    assert told.told_s == [10.0, pytest.approx(3.0, abs=1.0)]

@@ -162,8 +162,8 @@ def test_each_frame_has_its_own_noise_unless_one_is_asked_for() -> None:
 
 @pytest.mark.parametrize("eta", ["0", "1"])
 def test_frames_do_not_depend_on_how_many_are_drawn_at_a_time(eta: str) -> None:
-    # Mutation tried: noise drawn for each batch anew from the seed -> the second batch repeats the first one's. To try:
-    # one generator for all frames -> the noise of eta depends on the batch.
+    # Mutations tried: noise drawn for each batch anew from the seed -> the second batch repeats the first one's; one
+    # generator for all frames -> the noise of eta depends on the batch.
     words = ("--controlnet", controlnet(), "--drawing.eta", eta)
     assert evaluate(*words, frames=3) == 0
     assert evaluate(*words, "--baseline.batch-size", "2", frames=3, output="b") == 0
