@@ -277,7 +277,7 @@ def test_only_this_machine_and_only_this_page_reach_it(demo: Demo) -> None:
 
 
 def test_other_sites_get_nothing_but_a_link_and_the_page_nothing_that_it_does_not_ask_for(demo: Demo) -> None:
-    # Mutations to try: `is_of_another_site` never; `GETS` of everything.
+    # Mutations tried: `is_of_another_site` never; `GETS` of everything -> one of these answers without end.
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
     assert demo.request("GET", "/", link)[0] == 200
     for site in ("cross-site", "same-site"):
@@ -296,7 +296,7 @@ def open_stream(demo: Demo, lines: contextlib.ExitStack) -> int:
 
 
 def test_open_streams_are_bounded_and_closed_ones_count_no_longer(demo: Demo) -> None:
-    # Mutations to try: `streams` not counted; never taken off.
+    # Mutations tried: `streams` not counted; never taken off.
     with contextlib.ExitStack() as lines:
         opened = [open_stream(demo, lines) for _ in range(MAX_STREAMS + 1)]
     # a few of a page that was just closed may still be open

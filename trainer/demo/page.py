@@ -40,8 +40,8 @@ POSTS = (UPLOAD, *(f"/gradio_api/{name}" for name in ("queue/join", "run/predict
 API = "/gradio_api/"
 STREAMS = tuple(API + name for name in ("queue/data", "heartbeat/", "upload_progress"))
 """Answers that last as long as a page is open, or an upload goes on."""
-GETS = (*STREAMS, *(API + name for name in ("file=", "info", "startup-events", "app_id")))
-"""What the page itself gets of gradio's interface."""
+GETS = (*STREAMS, API + "file=", API + "app_id")
+"""What the page itself gets of gradio's interface; the last one where its connection was lost for a while."""
 MAX_STREAMS = 200
 """At a time; an open page has one or two."""
 FORM_BYTES = 2**16
