@@ -129,7 +129,8 @@ class SetupFailed(Exception):
 class Pool:
     """Actors that all workers of a run share, such as pose models: `actor_class(*arguments)`, `size` of them.
 
-    The class has a method `card()`: what the dataset card says about what the actor has loaded.
+    The class has a method `card()`: what the dataset card says about what the actor has loaded. `calls_at_once`: calls
+    that an actor works on at the same time, each in a thread of its own.
     """
 
     actor_class: type
@@ -137,6 +138,7 @@ class Pool:
     size: int
     num_cpus: float
     num_gpus: float
+    calls_at_once: int = 1
 
 
 @dataclass(frozen=True, slots=True)

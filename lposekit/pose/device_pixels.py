@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from lposekit.pose.preprocess import PAD_VALUE, Crops, Letterboxed, centers_and_sizes, fitted_size
 
-_STAGING = threading.local()
+_THREAD = threading.local()
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,23 @@ def upload(images_rgb: Sequence[npt.NDArray[np.uint8]], device: str) -> list[Dev
 
 def _staging(num_pixels: int, device: str) -> npt.NDArray[np.uint8]:
     """Memory for so many pixels; pinned where there is a GPU. It is free again when the answer of a batch is there."""
-    held: Tensor | None = getattr(_STAGING, "pixels_P3", None)
+    held: Tensor | None = getattr(_THREAD, "pixels_P3", None)
     if held is None or len(held) < num_pixels:
         held = torch.empty((num_pixels, 3), dtype=torch.uint8, pin_memory=device.startswith("cuda"))
-        _STAGING.pixels_P3 = held
+        _THREAD.pixels_P3 = held
     return held[:num_pixels].numpy()
+
+
+def own_queue(device: str) -> AbstractContextManager[object]:
+    """On a GPU: this thread's own queue of copies and kernels there (a CUDA stream), so that copies of one thread go on
+    beside the kernels of another, and each waits for its own numbers alone."""
+    if not device.startswith("cuda"):
+        return nullcontext()
+    streams: dict[str, torch.cuda.Stream] = _THREAD.__dict__.setdefault("streams", {})
+    if device not in streams:
+        streams[device] = torch.cuda.Stream(device)
+        streams[device].wait_stream(torch.cuda.default_stream(device))  # the weights came there by it
+    return torch.cuda.stream(streams[device])
 
 
 def to_device(tensor: Tensor, device: str) -> Tensor:

@@ -149,10 +149,11 @@ class PoseEstimator:
         times = times or StageTimes()
         if self.settings.device == "cpu":
             return self._estimate(images_rgb, times)
-        from lposekit.pose.device_pixels import upload
+        from lposekit.pose.device_pixels import own_queue, upload
 
         def on_device(images: Sequence[npt.NDArray[np.uint8]]) -> list[list[Person] | PoseFailure]:
-            return self._estimate(upload(images, self.settings.device), times)
+            with own_queue(self.settings.device):
+                return self._estimate(upload(images, self.settings.device), times)
 
         size = self.settings.batch_size
         batches = [images_rgb[start : start + size] for start in range(0, len(images_rgb), size)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,12 @@ from torch import nn
 from lposekit.pose.device_pixels import to_host
 from lposekit.pose.preprocess import Pixels
 
+_LAUNCHING = threading.Lock()
+
 
 class TorchNetwork:
-    """A module from pixels, which are where it is, to numbers. Its threads are torch's own: one caller at a time keeps
-    them busy."""
+    """A module from pixels, which are where it is, to numbers. On a CPU its threads are torch's own, and one caller at
+    a time keeps them busy; on a GPU the kernels of one caller are launched while another waits for its numbers."""
 
     streams = 1
     batch_size = None
@@ -27,11 +31,18 @@ class TorchNetwork:
 
     def __call__(self, pixels_BHWC: Pixels) -> npt.NDArray[np.float32]:
         with torch.inference_mode(), _repeatable(self.device):
-            return to_host(self.module(torch.as_tensor(pixels_BHWC)).float())
+            numbers = self.module(torch.as_tensor(pixels_BHWC)).float()
+        return to_host(numbers)
 
 
-def _repeatable(device: str) -> AbstractContextManager[None]:
-    """On a GPU: the same algorithms in every process, and float32 that is float32 (no TF32)."""
+@contextlib.contextmanager
+def _repeatable(device: str) -> Iterator[None]:
+    """On a GPU: the same algorithms in every process, and float32 that is float32 (no TF32).
+
+    These are settings of the process, put back at the end: one thread at a time, or another would run without them.
+    """
     if device == "cpu":
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        yield
+        return
+    with _LAUNCHING, torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield

@@ -165,5 +165,5 @@ def _start(pool: Pool) -> list[ActorHandle]:
     import ray
 
     remote = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, max_restarts=-1, max_task_retries=0)
-    actor_class = remote(pool.actor_class)
+    actor_class = remote(pool.actor_class).options(max_concurrency=pool.calls_at_once)
     return [actor_class.remote(*pool.arguments) for _ in range(pool.size)]

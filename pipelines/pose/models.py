@@ -18,6 +18,9 @@ from lposekit.shards.card import card_backend, read_card
 from lposekit.shards.layout import DatasetLayout
 from pipelines.pose.actor import PoseActor, PoseSpec
 
+_CALLS_AT_ONCE_ON_A_GPU = 2
+"""One is computed while the next is prepared and copied there; what else is sent waits in the actor's queue."""
+
 
 class DetectionSettings(Protocol):
     """The settings below `pose` that every build with pose models has."""
@@ -186,7 +189,7 @@ def pose_pool(pose: DetectionSettings, spec: PoseSpec, machine: Machine) -> Pool
             )
         size = pose.actors or machine.gpus * pose.actors_per_gpu
         num_cpus = 1.0 if machine.cpus > size else 0.0
-        return Pool(PoseActor, (spec,), size, num_cpus, min(1.0, machine.gpus / size))
+        return Pool(PoseActor, (spec,), size, num_cpus, min(1.0, machine.gpus / size), _CALLS_AT_ONCE_ON_A_GPU)
     threads = spec.threads or 1
     size = pose.actors or max(1, machine.cpus // threads)
     return Pool(PoseActor, (spec,), size, min(float(threads), machine.cpus / size), 0.0)

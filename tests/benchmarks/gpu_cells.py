@@ -186,15 +186,25 @@ def norms_group(place: Place) -> Callable[[Cell], Figures]:
 
 def pose_group(place: Place) -> Callable[[Cell], Figures]:
     """Bare forward passes of the pose model."""
+    _require_mmpose()
+    from tests.benchmarks.gpu_pose import persons_per_second
+
+    return lambda cell: persons_per_second(place.device, rounds=place.rounds, **cell.options)
+
+
+def pose_stage_group(place: Place) -> Callable[[Cell], Figures]:
+    """The pose stage of a build, fed from memory."""
+    _require_mmpose()
+    from tests.benchmarks.gpu_pose import images_per_second
+
+    return lambda cell: images_per_second(place.device, rounds=place.rounds, **cell.options)
+
+
+def _require_mmpose() -> None:
     try:
         import mmpose  # noqa: F401
     except ImportError as error:
         raise LeftOutError(f"MMPose's wheels are not here ({error})") from error
-    from tests.benchmarks.gpu_pose import persons_per_second
-
-    return lambda cell: persons_per_second(
-        place.device, str(cell.options["precision"]), int(cell.options["batch"]), place.rounds
-    )
 
 
 GROUPS: Mapping[str, Callable[[Place], Callable[[Cell], Figures]]] = {
@@ -204,6 +214,7 @@ GROUPS: Mapping[str, Callable[[Place], Callable[[Cell], Figures]]] = {
     "limits": limits_group,
     "norms": norms_group,
     "pose": pose_group,
+    "pose stage": pose_stage_group,
 }
 
 

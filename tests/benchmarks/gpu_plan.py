@@ -76,9 +76,7 @@ def _cells() -> Iterator[Cell]:
         yield _steps(stage, "eager", micro)
         for kernel in FUSED:
             yield _steps(stage, "eager", micro, attention=kernel)
-    for precision in ("float32", "bfloat16", "half"):
-        for batch in (32, 128, 512):
-            yield Cell(f"pose {precision} batch {batch}", "pose", {"precision": precision, "batch": batch})
+    yield from _pose_cells()
     for stage, micro in usual.items():
         yield _steps(stage, "compiled", micro, cached=False)
         yield _steps(stage, "compiled", micro // 4)
@@ -89,6 +87,15 @@ def _cells() -> Iterator[Cell]:
     yield Cell("group norm", "norms")
     for stage in usual:
         yield Cell(f"resume stage {stage} compiled", "resume", {"stage": stage, "compiled": True})
+
+
+def _pose_cells() -> Iterator[Cell]:
+    for precision in ("float32", "bfloat16", "half"):
+        for batch in (32, 128, 512):
+            yield Cell(f"pose {precision} batch {batch}", "pose", {"precision": precision, "batch": batch})
+    for precision, batch, calls in (("half", 16, 1), ("half", 16, 2), ("float32", 16, 2), ("half", 64, 2)):
+        options = {"precision": precision, "batch": batch, "calls_at_once": calls}
+        yield Cell(f"pose stage {precision} batch {batch}, {calls} at once", "pose stage", options)
 
 
 CELLS: tuple[Cell, ...] = tuple(_cells())

@@ -1,20 +1,25 @@
-"""Persons a second of the pose model, bare: forward passes over prepared crops. Imported where MMPose is."""
+"""Persons a second of the pose model, bare: forward passes over prepared crops; images a second of the whole pose
+stage, fed from memory. Imported where MMPose is."""
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
+from lposekit.pose.estimator import PoseEstimator
 from lposekit.pose.models import load_pose_model
 from lposekit.pose.zoo import pose_entry
 from tests.benchmarks.bare_models import RawPose
+from tests.benchmarks.ground_truth import load_photos
 from tests.support.fixtures import fixtures_root
 
-POSE_MODEL = "tinypose"
-"""Its weights are among the fixtures."""
+DETECTOR, POSE_MODEL = "rtmdet-nano-rebuilt", "tinypose"
+"""Their weights are among the fixtures."""
 
 
 def persons_per_second(device: str, precision: str, batch: int, rounds: int) -> dict[str, Any]:
@@ -38,4 +43,38 @@ def persons_per_second(device: str, precision: str, batch: int, rounds: int) -> 
         "precision": str(first.dtype).removeprefix("torch."),
         "batch": count,
         "persons/s": count / statistics.median(seconds[2:]),
+    }
+
+
+def images_per_second(device: str, precision: str, batch: int, calls_at_once: int, rounds: int) -> dict[str, Any]:
+    """One row: `PoseEstimator.estimate`, called by several threads at once, as the actors of a build are. On a CPU two
+    photos take the path of a GPU."""
+    weights, on_gpu = fixtures_root() / "weights", device == "cuda"
+    estimator = PoseEstimator.load(
+        DETECTOR,
+        POSE_MODEL,
+        weights_dir=weights,
+        device=device if on_gpu else "cpu:0",
+        precision=precision,
+        batch_size=batch,
+        crop_batch_size=4 * batch,
+    )
+    photos, _ = load_photos(fixtures_root() / "data/images")
+    size, calls = (batch, 4 * calls_at_once) if on_gpu else (1, 2)
+    endless = itertools.cycle(photo.rgb_HWC for photo in photos)
+    batches = [list(itertools.islice(endless, size)) for _ in range(calls)]
+    seconds: list[float] = []
+    with ThreadPoolExecutor(calls_at_once) as pool:
+        for _ in range(1 + rounds):
+            started = time.perf_counter()
+            found = list(pool.map(estimator.estimate, batches))
+            seconds.append(time.perf_counter() - started)
+    persons = sum(len(image) for answer in found for image in answer if isinstance(image, list))
+    return {
+        "models": f"{DETECTOR}, {POSE_MODEL}",
+        "precision": precision,
+        "batch": size,
+        "calls at once": calls_at_once,
+        "images/s": size * calls / statistics.median(seconds[1:]),
+        "persons/s": persons / statistics.median(seconds[1:]),
     }

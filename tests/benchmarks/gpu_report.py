@@ -17,6 +17,7 @@ TITLES = {
     "limits": "Runs with the settings that a dry run names, under a limit of the allocator",
     "steps": "Steps at 512 px: random weights of Stable Diffusion 1.4's sizes; stage 2 with clips of 8 frames",
     "pose": "The pose model, bare forward passes",
+    "pose stage": "The pose stage of a build: photos from memory, both models, all that is around them",
     "norms": "GroupNorm over all frames of a clip, forward and backward",
 }
 

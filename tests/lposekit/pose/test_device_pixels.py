@@ -6,6 +6,8 @@ numbers come back in one copy a batch of each model.
 from __future__ import annotations
 
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from lposekit.pose import device_pixels
 from lposekit.pose.device_pixels import cut_there, letterbox_there, upload
 from lposekit.pose.estimator import PoseEstimator
 from lposekit.pose.preprocess import Cutter, letterbox
-from lposekit.records import PoseFailure
+from lposekit.records import Person, PoseFailure
 from tests.benchmarks.ground_truth import load_photos
 from tests.support.fixtures import fixture_path
 
@@ -134,3 +136,30 @@ def test_the_path_of_a_gpu_finds_the_same_persons() -> None:
             detected = one.keypoints_K3[:, 2] >= plain.keypoint_score_threshold
             moved.append(np.abs(one.keypoints_K3 - other.keypoints_K3)[detected, :2].max(-1))
     assert np.median(np.concatenate(moved)) <= 0.05
+
+
+# Mutation tried: one staging buffer for all threads.
+def test_two_threads_at_once_get_the_answers_of_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    estimator = load(DEVICE)
+    parts = [photos(8)[start : start + 4] for start in (0, 4)]
+    alone = [as_numbers(estimator.estimate(part)) for part in parts]
+    both_staged, copy = threading.Barrier(2), device_pixels.to_device
+
+    def copy_once_both_are_staged(tensor: torch.Tensor, device: str) -> torch.Tensor:
+        if tensor.dtype == torch.uint8:
+            both_staged.wait(timeout=60)
+        return copy(tensor, device)
+
+    monkeypatch.setattr(device_pixels, "to_device", copy_once_both_are_staged)
+    with ThreadPoolExecutor(2) as pool:
+        together = [as_numbers(answer) for answer in pool.map(estimator.estimate, parts)]
+    assert together == alone
+    assert alone[0] != alone[1]
+
+
+def as_numbers(answer: list[list[Person] | PoseFailure]) -> list[Any]:
+    """What can be compared to the last bit."""
+    return [
+        persons if isinstance(persons, PoseFailure) else [person.keypoints_K3.tolist() for person in persons]
+        for persons in answer
+    ]

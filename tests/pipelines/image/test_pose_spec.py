@@ -77,3 +77,10 @@ def _asked(recipe: ImageRecipe) -> ImageRecipe:
     """A recipe that has chosen, as the driver's has when it travels to the workers."""
     recipe.pool(Machine(cpus=2, gpus=0))
     return recipe
+
+
+def test_on_a_gpu_an_actor_prepares_a_batch_while_another_is_computed() -> None:
+    # Mutation tried: the last argument of the GPU's `Pool` left out.
+    settings = BuildImagesSettings(detector="rtmdet-nano")
+    pools = [ImageRecipe(settings).pool(Machine(cpus=2, gpus=gpus)) for gpus in (0, 1)]
+    assert [pool.calls_at_once for pool in pools] == [1, 2]

@@ -38,6 +38,7 @@ class Model:
 
     def __init__(self, failure: str) -> None:
         self._failure = failure
+        self._two = threading.Barrier(2)
 
     def card(self) -> dict[str, Any]:
         if self._failure:
@@ -46,6 +47,9 @@ class Model:
 
     def die(self) -> None:
         os._exit(1)
+
+    def meet(self) -> None:
+        self._two.wait(timeout=30)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Worker:
     lacks: str = ""
     threads: int = 0
     kills: Any = None
+    meets_at: Any = None
 
     def build(self, plan: OneShard) -> ShardReport:
         if plan.shard == self.greedy_shard:
@@ -64,6 +69,10 @@ class Worker:
             import ray
 
             ray.get(self.kills.die.remote())
+        if self.meets_at:
+            import ray
+
+            ray.get([self.meets_at.meet.remote() for _ in range(2)])
         if self.threads:
             _wait_in_threads(self.threads)
         if self.lacks:
@@ -91,6 +100,7 @@ class Recipe:
     worker_threads: int = 0
     workers: int = 2
     kills_its_model: bool = False
+    calls_meet: bool = False
     bytes_in_flight: int = 0
 
     @property
@@ -101,13 +111,15 @@ class Recipe:
 
     def pool(self, machine: Machine) -> Pool:
         assert machine.cpus >= 1
-        return Pool(Model, (self.model_fails,), size=1, num_cpus=0, num_gpus=0)
+        calls_at_once = 2 if self.calls_meet else 1
+        return Pool(Model, (self.model_fails,), size=1, num_cpus=0, num_gpus=0, calls_at_once=calls_at_once)
 
     def worker(self, claim: Claim, pool: Sequence[Any] | None = None, number: int = 0) -> Worker:
         if self.worker_fails:
             raise UsageError(self.worker_fails)
         kills = pool[0] if pool and self.kills_its_model else None
-        return Worker(self.greedy_shard, self.worker_lacks, self.worker_threads, kills)
+        meets_at = pool[0] if pool and self.calls_meet else None
+        return Worker(self.greedy_shard, self.worker_lacks, self.worker_threads, kills, meets_at)
 
 
 def _run(recipe: Any, folder: Path, plans: Iterator[OneShard]) -> Any:
@@ -134,6 +146,12 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_own_error(tmp_path:
     # Mutation tried: no `raise_setup_error` around the cards -> RayTaskError.
     with pytest.raises(LposekitError, match=r"^the weights are damaged$"):
         _run(Recipe(model_fails="the weights are damaged"), tmp_path / "d", iter([OneShard(0)]))
+
+
+def test_a_model_works_on_as_many_calls_at_once_as_its_pool_says(tmp_path: Path) -> None:
+    # Mutation tried: `max_concurrency` left out -> the first call waits for a second that never begins.
+    result, _ = _run(Recipe(calls_meet=True, workers=1), tmp_path / "d", iter([OneShard(0)]))
+    assert (result.reports, result.failures) == (1, {})
 
 
 @pytest.mark.case(58, 85)
