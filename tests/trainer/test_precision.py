@@ -25,6 +25,7 @@ from trainer.run.build import is_compiled
 from trainer.run.compiling import compile_parts
 from trainer.run.metrics import read_metrics
 from trainer.run.outcome import DryRunReport
+from trainer.run.probe import PoseProbe
 from trainer.run.train_module import OVERFLOWS_ALLOWED, TrainModule
 from trainer.settings import (
     CheckpointSettings,
@@ -198,21 +199,27 @@ def test_all_that_a_step_runs_is_compiled_whole_before_the_first_one_and_nothing
 ):
     # mutation tried: of blocks that run first under the counter only the insides are compiled, one by one
     # mutations: the pose encoder left out; the VAE left out -> red each
-    # mutations to try: no warm-up; the probe compiled as well (three samples: a shape of its own)
+    # mutations tried: no warm-up; the probe, whose three samples are a shape of their own, compiled as well -> red each
     settings = settings_for(1, tmp_path / "eager", max_steps=1)
     run(settings)
     assert not compiled
     watch = dataclasses.replace(WATCHED, probe_every=1, probe_samples=3, sample_every=0)
     settings = dataclasses.replace(settings, output=tmp_path / "compiled", watch=watch)
-    before_step, step = [], TrainModule.step
+    before: dict[str, set[int]] = {"step": set(), "measure": set()}
 
-    def stepped(self: TrainModule, *inputs: Any) -> Any:
-        before_step.append(len(compiled))
-        return step(self, *inputs)
+    def counted(kind: type, name: str) -> Any:
+        method = getattr(kind, name)
 
-    monkeypatch.setattr(TrainModule, "step", stepped)
+        def call(self: Any, *inputs: Any) -> Any:
+            before[name].add(len(compiled))
+            return method(self, *inputs)
+
+        return call
+
+    monkeypatch.setattr(TrainModule, "step", counted(TrainModule, "step"))
+    monkeypatch.setattr(PoseProbe, "measure", counted(PoseProbe, "measure"))
     run(in_precision("fp32", settings, compile=True))
-    assert before_step == [len(compiled)]
+    assert before == {"step": {len(compiled)}, "measure": {len(compiled)}}
     convolutions = sorted(sum(node.target is torch.conv2d for node in graph.graph.nodes) for graph in compiled)
     assert convolutions[-2:] == [18, 18], "the pose encoder, and the VAE's encoder"
     linear = torch.nn.functional.linear
