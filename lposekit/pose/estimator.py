@@ -216,7 +216,7 @@ class PoseEstimator:
         run: Callable[[Prepared], list[Result]],
     ) -> list[Result | PoseFailure]:
         """`run(prepare(batch))` over batches, failing items alone; where the network has several streams, in as many
-        threads. Otherwise the network keeps all threads, or the GPU, busy by itself."""
+        threads. Otherwise it keeps all threads busy by itself, or a GPU together with a second caller."""
         size = network.batch_size or size
         batches = [items[start : start + size] for start in range(0, len(items), size)]
 

@@ -20,7 +20,7 @@ class Network(Protocol):
 
     @property
     def streams(self) -> int:
-        """How many threads may call it at the same time."""
+        """Threads that one batch is shared out among."""
         ...
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +15,14 @@ from lposekit.errors import LposekitError
 from lposekit.json_values import JsonObject
 from lposekit.pose import stub
 from lposekit.pose.backend import Backend
+from lposekit.pose.isolate import is_device_lost
 from lposekit.pose.protocol import Estimator
 from lposekit.pose.zoo import Precision
 from lposekit.recipe import SetupFailed
 from lposekit.records import Person, PoseFailure
 from lposekit.stage_times import StageTimes
 
+_LOG = logging.getLogger(__name__)
 Image = npt.NDArray[np.uint8]
 """uint8 [H, W, 3], RGB."""
 Poses = list[Person] | PoseFailure
@@ -111,6 +115,12 @@ class PoseActor:
         return self._estimator.card()
 
     def estimate(self, images: Sequence[Image]) -> PoseAnswer:
-        """Poses of a batch."""
+        """Poses of a batch. The process ends if its GPU is lost: a new one takes the batch."""
         assert self._estimator is not None
-        return answer(self._estimator, images)
+        try:
+            return answer(self._estimator, images)
+        except RuntimeError as error:
+            if is_device_lost(error):
+                _LOG.error("the pose model's process ends, for its GPU is lost: %s", error)
+                os._exit(1)
+            raise

@@ -4,6 +4,7 @@ Every form computes the same float32 network from the same weights and offers se
 layout, streams). A stream is a pass of one thread beside others: two streams of one thread instead of one of two.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false
 from __future__ import annotations
 
 import copy

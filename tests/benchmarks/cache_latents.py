@@ -34,9 +34,9 @@ def write_base(folder: Path) -> Path:
     """A base that has Stable Diffusion's VAE, random, and nothing else."""
     torch.manual_seed(0)
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+        block_out_channels=(128, 256, 512, 512),  # pyright: ignore[reportArgumentType]
         layers_per_block=2,
         latent_channels=4,
     )

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from lposekit.shards.pose_json import read_pose
 from lposekit.skeleton import drop_outside
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("data", nargs="+", type=Path)
     parser.add_argument("--size", type=int, default=512)
     options = parser.parse_args()
-    totals = {crop: np.zeros(4) for crop in CROPS}
+    totals: dict[Crop, npt.NDArray[np.float64]] = {crop: np.zeros(4) for crop in CROPS}
     images = 0
     for dataset in open_catalog(options.data, "image"):
         for shard in dataset.shards:

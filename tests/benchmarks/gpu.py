@@ -10,9 +10,10 @@ On a machine that has only torch, bring these along. The configuration files of 
 folder, which LPOSEKIT_FIXTURES names; weights are random). The wheels, in the versions of lposekit/pins.txt, that are
 not there yet: diffusers, transformers, tokenizers, safetensors, huggingface_hub, einops, av, opencv-python-headless,
 pyarrow, pydantic, pydantic-core, webdataset, braceexpand, annotated-types, platformdirs, psutil, rich, fsspec, pytest;
-for the pose cells mmpose, mmdet, mmcv-lite, onedl-mmengine, json-tricks, munkres, pycocotools, terminaltables and the
-pose models' weights. Install them by `python -m pip install --no-index --no-deps --target FOLDER *.whl`, and name
-FOLDER in PYTHONPATH behind the repository.
+for the pose cells mmpose, mmdet, mmcv-lite, onedl-mmengine, json-tricks, munkres, pycocotools, terminaltables, shapely,
+scipy, matplotlib, pillow, addict, termcolor, pyyaml, packaging, six and tqdm, the fixtures' `weights`, and of their
+`data/images` the photos and `annotations.jsonl`. Install them by
+`python -m pip install --no-index --no-deps --target FOLDER *.whl`, and name FOLDER in PYTHONPATH behind the repository.
 
 `--device cpu` measures the same cells in seconds at tiny sizes, so that a GPU's first run is not the first of all; it
 writes no page unless one is named.

@@ -202,7 +202,9 @@ def pose_stage_group(place: Place) -> Callable[[Cell], Figures]:
 
 def _require_mmpose() -> None:
     try:
-        import mmpose  # noqa: F401
+        from lposekit.pose.openmmlab import import_models
+
+        import_models()
     except ImportError as error:
         raise LeftOutError(f"MMPose's wheels are not here ({error})") from error
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from lposekit.pose.estimator import PoseEstimator
+from lposekit.pose.estimator import PoseEstimator, pose_precision
 from lposekit.pose.models import load_pose_model
-from lposekit.pose.zoo import pose_entry
+from lposekit.pose.zoo import Precision, pose_entry
+from lposekit.records import PoseFailure
 from tests.benchmarks.bare_models import RawPose
 from tests.benchmarks.ground_truth import load_photos
 from tests.support.fixtures import fixtures_root
@@ -46,8 +47,8 @@ def persons_per_second(device: str, precision: str, batch: int, rounds: int) -> 
     }
 
 
-def images_per_second(device: str, precision: str, batch: int, calls_at_once: int, rounds: int) -> dict[str, Any]:
-    """One row: `PoseEstimator.estimate`, called by several threads at once, as the actors of a build are. On a CPU two
+def images_per_second(device: str, precision: Precision, batch: int, calls_at_once: int, rounds: int) -> dict[str, Any]:
+    """One row: `PoseEstimator.estimate`, called by several threads at once, as an actor of a build is. On a CPU two
     photos take the path of a GPU."""
     weights, on_gpu = fixtures_root() / "weights", device == "cuda"
     estimator = PoseEstimator.load(
@@ -60,7 +61,7 @@ def images_per_second(device: str, precision: str, batch: int, calls_at_once: in
         crop_batch_size=4 * batch,
     )
     photos, _ = load_photos(fixtures_root() / "data/images")
-    size, calls = (batch, 4 * calls_at_once) if on_gpu else (1, 2)
+    size, calls = (batch, 8) if on_gpu else (1, 2)
     endless = itertools.cycle(photo.rgb_HWC for photo in photos)
     batches = [list(itertools.islice(endless, size)) for _ in range(calls)]
     seconds: list[float] = []
@@ -69,10 +70,14 @@ def images_per_second(device: str, precision: str, batch: int, calls_at_once: in
             started = time.perf_counter()
             found = list(pool.map(estimator.estimate, batches))
             seconds.append(time.perf_counter() - started)
-    persons = sum(len(image) for answer in found for image in answer if isinstance(image, list))
+    answers = [image for answer in found for image in answer]
+    failed = [answer for answer in answers if isinstance(answer, PoseFailure)]
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(answers)} images failed: {failed[0].detail}")
+    persons = sum(len(answer) for answer in answers if isinstance(answer, list))
     return {
         "models": f"{DETECTOR}, {POSE_MODEL}",
-        "precision": precision,
+        "precision": f"{precision}, {pose_precision(pose_entry(POSE_MODEL), precision)}",
         "batch": size,
         "calls at once": calls_at_once,
         "images/s": size * calls / statistics.median(seconds[1:]),

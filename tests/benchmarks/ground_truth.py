@@ -18,7 +18,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -71,7 +71,7 @@ def load_photos(folder: Path) -> tuple[list[Photo], list[str]]:
             continue
         scale = min(1.0, STORED_SHORTER_SIDE / min(image.size))
         if scale < 1:
-            image = image.resize(tuple(round(side * scale) for side in image.size), Image.Resampling.LANCZOS)
+            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
         persons = row.get("persons", [])
         boxes = np.array([p["bbox"] for p in persons], np.float32).reshape(-1, 4) * scale
         boxes[:, 2:] += boxes[:, :2]
@@ -201,7 +201,8 @@ def average_precision(photos: list[Photo], results: list[dict[str, Any]]) -> dic
     }
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes([r for r in results if r["image_id"] in set(labelled)]), "keypoints")
+        of_labelled = cast(Any, [r for r in results if r["image_id"] in set(labelled)])
+        evaluation = COCOeval(truth, truth.loadRes(of_labelled), "keypoints")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import cv2
@@ -34,6 +34,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from lposekit.json_values import JsonObject
 from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.records import Person, sample_key
 from lposekit.shards.card import DatasetCard, claim_folder, update_card
@@ -122,7 +123,7 @@ class PeerWork:
         shard, row = divmod(int(key), 10**4)
         random = SampleRandom(self.recipe.seed, SampleRef(0, shard, row, 0))
         rgb_FHWC, skeleton_FHWC = self.clip(sample, random) if self.recipe.clip else self.image(sample, random)
-        timestep, noise_CFHW, latent_noise_FCHW = self.noise(random)
+        timestep, noise_CFHW, latent_noise_FCHW = self.noise(random, len(rgb_FHWC))
         caption = sample["txt"].decode()
         return Sample(key, caption, timestep, noise_CFHW, latent_noise_FCHW, rgb_FHWC, skeleton_FHWC)
 
@@ -311,7 +312,7 @@ def write_shards(root: Path, kind: str, per_shard: int) -> str:
     """A dataset folder of synthetic samples; returns a description."""
     root.mkdir()
     layout = DatasetLayout(root)
-    claim_folder(layout, DatasetCard.from_json({"kind": kind, "fixed": {}, **POSE_CARD}))
+    claim_folder(layout, DatasetCard.from_json({"kind": kind, "fixed": {}, **cast(JsonObject, POSE_CARD)}))
     make, sources = (image_members, photos()) if kind == "image" else (pan_members, photos()[:12])
     made = [make(photo_HWC, number) for number, photo_HWC in enumerate(sources)]
     for shard in range(SHARDS):

@@ -10,6 +10,7 @@ batches; all persons of a batch of images in one forward pass; `fuse_conv_bn`; n
 line is one line of JSON: when the models were ready, when the last image was done, and the counts.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false
 from __future__ import annotations
 
 import argparse

@@ -3,6 +3,7 @@
 Models are imported where they are built: each side has its own diffusers.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false
 from __future__ import annotations
 
 import contextlib

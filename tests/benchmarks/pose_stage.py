@@ -239,7 +239,7 @@ def main() -> None:
         for threads in options.threads:
             torch.set_num_threads(threads)
             forms = agreeing(models, ready_forms(models, threads, options.forms))
-            estimators = {
+            estimators: dict[Backend, PoseEstimator] = {
                 backend: PoseEstimator.load(*pair, weights_dir=options.weights_dir, threads=threads, backend=backend)
                 for backend in reversed(BACKENDS)  # each sets OpenCV's threads for the process: the default one last
             }

@@ -89,7 +89,7 @@ def found_tracks(video: Path, source: FrameSource, estimator: PoseEstimator) -> 
     facts = source.open(video)
     start_score = detector_entry(DETECTOR).box_score_threshold
     tracker = Tracker(tracker_settings(settings.tracking, facts, start_score), "coco17", threshold)
-    found = find_poses(video.name, source, facts, estimator, tracker, settings.pose.batch_size, StageTimes())
+    found = find_poses(video.name, source, facts, estimator.estimate, tracker, settings.pose.batch_size, StageTimes())
     return PoseTracks(facts.fps, facts.width, facts.height, found.num_frames, "coco17", found.persons, {})
 
 

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import torch
@@ -74,7 +74,7 @@ class Inferencer:
         from mmpose.apis import MMPoseInferencer
 
         with contextlib.redirect_stdout(sys.stderr):  # mmengine's remarks
-            self._inferencer = MMPoseInferencer(**model_files(weights), det_cat_ids=[0], device="cpu")
+            self._inferencer = MMPoseInferencer(**cast(Any, model_files(weights)), det_cat_ids=[0], device="cpu")
         self._box_score = detector_entry(DETECTOR).box_score_threshold
 
     def __call__(self, video: Path) -> dict[str, Any]:

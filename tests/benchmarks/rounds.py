@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn, TypeVar
 
+Form = TypeVar("Form")
 Measured = TypeVar("Measured")
 SKIPPED = 77
 """Exit code of a benchmark that cannot run here (the convention of Automake's tests)."""
@@ -77,9 +78,9 @@ def timed_here(work: Callable[[], object]) -> Timing:
     return Timing(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def alternate(forms: Mapping[str, Callable[[], Measured]], rounds: int) -> dict[str, list[Measured]]:
+def alternate(forms: Mapping[Form, Callable[[], Measured]], rounds: int) -> dict[Form, list[Measured]]:
     """Run every form once a round, each round beginning with the next one: drift of the machine hits all alike."""
-    results: dict[str, list[Measured]] = {name: [] for name in forms}
+    results: dict[Form, list[Measured]] = {name: [] for name in forms}
     names = list(forms)
     for turn in range(rounds):
         start = turn % len(names)

@@ -10,6 +10,7 @@ it is the weaker row. VAE and text encoder are left out on all sides. The latent
 Then long clips on the base `tiny`: what windows cost in time, and how much a clip jumps where they meet.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false
 from __future__ import annotations
 
 import argparse

@@ -24,9 +24,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
-import numpy as np
 import numpy.typing as npt
 import psutil
 
@@ -82,7 +82,7 @@ def hostile_robots() -> bytes:
     return b"User-agent: *\n" + line * (512 * 1024 // len(line) - 1)
 
 
-def marked(bgr_HWC: npt.NDArray[np.uint8]) -> bytes:
+def marked(bgr_HWC: npt.NDArray[Any]) -> bytes:
     """The photo at the size in which it is stored, so that the strip is as well: one person, twelve keypoints."""
     height, width = bgr_HWC.shape[:2]
     scale = 512 / min(height, width)

@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ from lposekit.records import ImageRow, sample_key, shard_name
 from lposekit.shards.card import update_card
 from lposekit.shards.layout import DatasetLayout
 from lposekit.stage_times import StageTimes
+from pipelines.fetch.removals import read_removals
 from pipelines.image.decode import decode_image
 from pipelines.image.download import FetchedRow
 from pipelines.image.plan import ShardPlan, iter_shards
@@ -124,7 +125,8 @@ def make_template(scratch: Path, rows: int) -> Template:
     layout, settings = DatasetLayout(root), _settings(scratch / "unused", rows)
     known, times = known_model(settings), StageTimes()
     rules = image_rules(settings, keep_rule(settings, known), known.keypoint_format)
-    stages = ImageStages(_made_images, LocalPoses(StubEstimator()), rules, settings.pose.batch_size, False, None, 1)
+    poses, removals = LocalPoses(StubEstimator()), read_removals(layout)
+    stages = ImageStages(_made_images, poses, rules, settings.pose.batch_size, False, None, 1, removals)
     with owned_folder(layout) as run_id:
         made = image_rows(_marked_plan(scratch, rows), stages, scratch, times)
         write_shard(Claim(root, run_id), MARK, made, IMAGE_SHARDS, times)
@@ -237,8 +239,8 @@ def _with_plain_texts(path: Path) -> bytes:
     pq.write_table(
         table,
         stream,
-        compression={name: "none" if name in plain else _codec(codec) for name, codec in codecs.items()},
-        use_dictionary=[name for name in codecs if name not in plain],
+        compression=cast(Any, {name: "none" if name in plain else _codec(codec) for name, codec in codecs.items()}),
+        use_dictionary=cast(Any, [name for name in codecs if name not in plain]),
     )
     return stream.getvalue()
 

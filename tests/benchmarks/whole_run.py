@@ -70,8 +70,8 @@ class Run:
 
     def then(self, other: Run) -> Run:
         """This stage, then the next one, whose counts hold."""
-        phases = (_sum(getattr(self, phase), getattr(other, phase)) for phase in ("start", "work", "end"))
-        return Run(*phases, other.images, other.kept)
+        start, work, end = _sum(self.start, other.start), _sum(self.work, other.work), _sum(self.end, other.end)
+        return Run(start, work, end, other.images, other.kept)
 
 
 def _sum(*timings: Timing) -> Timing:

@@ -21,11 +21,11 @@ from lposekit.keypoints import KEYPOINT_FORMATS
 from lposekit.records import Person, sample_key
 from lposekit.shards.card import DatasetCard, claim_folder, update_card
 from lposekit.shards.layout import DatasetLayout
-from lposekit.shards.pose_json import person_record, pose_json
+from lposekit.shards.pose_json import PoseHead, person_record, pose_json
 from lposekit.shards.stats import ShardStats
 from lposekit.shards.writer import ShardWriter
 
-POSE_CARD = {"keypoint_format": "coco17", "pose_model": "drawn", "keypoint_score_threshold": 0.5}
+POSE_CARD: PoseHead = {"keypoint_format": "coco17", "pose_model": "drawn", "keypoint_score_threshold": 0.5}
 
 
 def color_of(number: int) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from lposekit.pose import device_pixels
 from lposekit.pose.device_pixels import cut_there, letterbox_there, upload
 from lposekit.pose.estimator import PoseEstimator
 from lposekit.pose.preprocess import Cutter, letterbox
+from lposekit.pose.torch_network import TorchNetwork
 from lposekit.records import Person, PoseFailure
 from tests.benchmarks.ground_truth import load_photos
 from tests.support.fixtures import fixture_path
@@ -155,6 +156,34 @@ def test_two_threads_at_once_get_the_answers_of_one_after_the_other(monkeypatch:
         together = [as_numbers(answer) for answer in pool.map(estimator.estimate, parts)]
     assert together == alone
     assert alone[0] != alone[1]
+
+
+# Mutation tried: no lock -> the first thread puts the settings back while the second's kernels are launched.
+def test_kernels_are_launched_repeatable_whatever_another_thread_does() -> None:
+    first_in, second_in, first_out = (threading.Event() for _ in range(3))
+    was_repeatable: list[bool] = []
+
+    class Module:
+        def __call__(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
+            if not first_in.is_set():
+                first_in.set()
+                second_in.wait(timeout=0.5)  # in vain: the second one is let in when this one is out
+            else:
+                second_in.set()
+                first_out.wait(timeout=60)
+                was_repeatable.append(torch.backends.cudnn.deterministic)
+            return pixels_BHWC
+
+    network = TorchNetwork(cast(torch.nn.Module, Module()), DEVICE)
+    pixels_BHWC = np.zeros((1, 2, 2, 3), np.uint8)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(network, pixels_BHWC)
+        assert first_in.wait(timeout=60)
+        second = pool.submit(network, pixels_BHWC)
+        first.result()
+        first_out.set()
+        second.result()
+    assert was_repeatable == [True]
 
 
 def as_numbers(answer: list[list[Person] | PoseFailure]) -> list[Any]:

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from lposekit.keypoints import KeepRule, is_valid_person
-from lposekit.pose import decode_host, zoo
+from lposekit.pose import decode_host, isolate, zoo
 from lposekit.pose.decode import decode_heatmaps, decode_simcc
 from lposekit.pose.detector import Boxes, PersonDetector
 from lposekit.pose.estimator import EstimatorSettings, PoseEstimator, pose_precision
@@ -264,7 +264,10 @@ class _Faulty:
 @pytest.mark.parametrize("fault", ["memory", "error", "nan"])
 # Mutation: drop the isfinite check of PersonDetector.detect ("nan" then reads as nobody there), or return the failure
 # for the whole batch in run_isolated.
-def test_an_image_that_the_detector_fails_on_fails_alone(estimator: PoseEstimator, fault: str) -> None:
+def test_an_image_that_the_detector_fails_on_fails_alone(
+    estimator: PoseEstimator, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolate, "MEMORY_WAIT_S", 0.0)
     whole = estimator.detector
     detector = PersonDetector(_Faulty(whole.network, fault), whole.facts, whole.score_threshold)
     broken = dataclasses.replace(estimator, detector=detector)
@@ -308,6 +311,26 @@ def test_halving_finds_every_bad_item_and_keeps_the_order() -> None:
     answers = run_isolated(run, list(range(20)))
     assert [i for i, answer in enumerate(answers) if isinstance(answer, PoseFailure)] == [3, 8, 13, 18]
     assert [a for a in answers if not isinstance(a, PoseFailure)] == [i * 10 for i in range(20) if i % 5 != 3]
+
+
+# Mutations tried: a single item never waits; it waits for ever.
+@pytest.mark.parametrize(("batches_of_others", "succeeds"), [(3, True), (100, False)])
+def test_an_item_waits_for_memory_that_others_hold_but_not_for_ever(
+    batches_of_others: int, succeeds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [batches_of_others]
+    monkeypatch.setattr(isolate.time, "sleep", lambda _: left.append(left.pop() - 1))
+
+    def run(items: Sequence[int]) -> list[int]:
+        if left[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return list(items)
+
+    [answer] = run_isolated(run, [7])
+    assert (answer == 7) == succeeds
+    if not succeeds:
+        assert isinstance(answer, PoseFailure)
+        assert "out of memory" in answer.detail
 
 
 def test_half_precision_stays_near_float32(estimator: PoseEstimator) -> None:

@@ -1,10 +1,16 @@
-"""Contract of pipelines.pose.pool: a batch goes to the model that has the least to do."""
+"""Contract of pipelines.pose.pool: a batch goes to the model that has the least to do; one whose GPU is lost makes room
+for a new process, which takes the batch."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lposekit.pose.stub import StubEstimator
+from pipelines.image.settings import BuildImagesSettings
+from pipelines.pose.actor import PoseActor, PoseSpec
 from pipelines.pose.pool import RayPoses, shortest
 from tests.pipelines.image.test_pose_spec import pose_spec
 
@@ -23,7 +29,6 @@ def test_a_model_that_is_slow_gets_fewer_batches() -> None:
     import ray
 
     from lposekit.stage_times import StageTimes  # noqa: F401  (the actor's process imports what its answer needs)
-    from pipelines.image.settings import BuildImagesSettings
     from pipelines.pose.actor import PoseAnswer
 
     @ray.remote(num_cpus=0)
@@ -48,3 +53,37 @@ def test_a_model_that_is_slow_gets_fewer_batches() -> None:
     assert sum(seconds > 0 for seconds in slow) <= 3
     for actor in actors:
         ray.kill(actor)
+
+
+class LosesItsDevice(StubEstimator):
+    """On its first batch."""
+
+    def __init__(self, lost: Path) -> None:
+        self.lost = lost
+
+    def estimate(self, *inputs: object) -> object:
+        import torch
+
+        if not self.lost.exists():
+            self.lost.touch()
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return super().estimate(*inputs)
+
+
+class Actor(PoseActor):
+    def __init__(self, spec: PoseSpec, lost: Path) -> None:
+        super().__init__(spec)
+        self._estimator = LosesItsDevice(lost)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_batch_whose_process_lost_its_gpu_is_answered_by_a_new_process(tmp_path: Path) -> None:
+    # Mutation tried: `os._exit` left out -> the error of a GPU that is gone, for this batch and all that follow.
+    import ray
+
+    spec = pose_spec(BuildImagesSettings(pose_model="stub"))
+    actor = ray.remote(num_cpus=0, max_restarts=-1)(Actor).remote(spec, tmp_path / "lost")
+    answer = RayPoses([actor], spec).submit([np.zeros((9, 9, 3), np.uint8)]).result()
+    assert (tmp_path / "lost").exists()
+    assert answer.poses == [[]]
+    ray.kill(actor)
