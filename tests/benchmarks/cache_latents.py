@@ -1,6 +1,6 @@
 """How many frames a second `lposekit cache-latents` encodes with one worker and with two, one torch thread each.
 
-    python -m tests.benchmarks.cache_latents [--size 256] [--samples 12] [--shards 8] [--rounds 3]
+    python -m tests.benchmarks.cache_latents [--size 256] [--samples 4] [--shards 8] [--rounds 3]
 
 The dataset is made of drawn images; the VAE has the layout and widths of Stable Diffusion's, with random weights. Each
 round is the command as a user runs it, in a fresh copy of the folder; the clock runs from the first shard's start to
@@ -61,7 +61,7 @@ def frames_per_s(data: Path, base: Path, size: int, workers: int) -> tuple[float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--samples", type=int, default=12)
+    parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

@@ -33,7 +33,7 @@ BATCH, PERSONS_AN_IMAGE, CANDIDATES = 16, 1.64, 40
 """Images a batch, as builds have by default; persons an image of the fixtures' photos; boxes above the threshold."""
 HEIGHT, WIDTH = 512, 768
 ASSUMED = {
-    "CPU ms of fetch, decode, resize and encode an image (docs/benchmarks.md, kept connections)": 7.06,
+    "CPU ms of fetch, decode, resize and encode an image (docs/benchmarks.md, kept connections)": 5.53,
     "cores": 16.0,
     "pose actors, a core each": 2.0,
     "us of CPU an operator call (eager torch, half precision)": 7.0,

@@ -37,6 +37,7 @@ BENCHMARKS = {
     "video_read": "Random reads of clips",
     "loader": "Training loader",
     "train_step": "Training step",
+    "cache_latents": "Latents cached by one worker and by two",
     "train_memory": "Memory of a training step, told beforehand",
     "checkpoint_stop": "A checkpoint beside the training loop",
     "official_step": "Training step against the official Follow-Your-Pose code",
@@ -45,6 +46,7 @@ BENCHMARKS = {
     "growth": "Growth: time and memory over the number of shards",
     "four_commands": "The four commands in a row, and what the quickstart learns",
 }
+OTHER_CPUS = "On other kinds of CPU:"
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
@@ -79,13 +81,33 @@ def section(name: str, output: str, other_load: float) -> str:
     return f"## {BENCHMARKS[name]}\n\n{head}\n\n```\n{body}\n```\n"
 
 
+def cpu_of(text: str) -> str:
+    """The kind of CPU that a line of a section names."""
+    found = re.search(r"\((\w[^()]*, family \w+, model \w+)\)", text)
+    return found[1] if found else ""
+
+
+def ratios_of_other_cpus(old: str, cpu: str) -> list[str]:
+    """What an older section says of other kinds of CPU: the last ratios to a peer that were measured on each."""
+    measured, _, kept = old.partition(OTHER_CPUS)
+    lines = [line.removeprefix("- ") for line in kept.splitlines() if line.startswith("- ")]
+    old_cpu, date = cpu_of(measured), re.search(r"\d{4}-\d\d-\d\d", measured)
+    if date and old_cpu:
+        lines = [line for line in lines if f"({old_cpu})" not in line]
+        ratios = [line for line in measured.splitlines() if " / ours: wall " in line]
+        lines += [f"{date[0]} ({old_cpu}): {line}" for line in ratios]
+    return [line for line in lines if f"({cpu})" not in line]
+
+
 def write_section(name: str, output: str, other_load: float, *, replace: bool = True, page: Path = PAGE) -> None:
     """Put a benchmark's output into the page, in place of its older one; sections go in the order of `BENCHMARKS`."""
     text = page.read_text(encoding="utf-8") if page.exists() else HEAD
     head, *sections = re.split(r"^(?=## )", text, flags=re.MULTILINE)
-    by_title = {text[3:].partition("\n")[0]: text for text in sections}
-    if replace or BENCHMARKS[name] not in by_title:
-        by_title[BENCHMARKS[name]] = section(name, output, other_load)
+    by_title, title = {text[3:].partition("\n")[0]: text for text in sections}, BENCHMARKS[name]
+    if replace or title not in by_title:
+        new = section(name, output, other_load)
+        kept = "\n".join(f"- {line}" for line in ratios_of_other_cpus(by_title.get(title, ""), cpu_of(new)))
+        by_title[title] = f"{new}\n{OTHER_CPUS}\n\n{kept}\n" if kept else new
     known = [by_title[title] for title in BENCHMARKS.values() if title in by_title]
     others = [text for title, text in by_title.items() if title not in BENCHMARKS.values()]  # written by hand
     page.write_text("\n\n".join(text.rstrip() for text in (head, *known, *others)) + "\n", encoding="utf-8")
