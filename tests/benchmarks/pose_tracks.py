@@ -25,6 +25,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from lposekit.pose.backend import choose_backend
 from lposekit.pose.choose import select_persons
 from lposekit.pose.estimator import PoseEstimator
 from lposekit.pose.refine import RefineSettings, refine
@@ -177,6 +178,7 @@ def main() -> None:
         POSE_MODEL,
         weights_dir=options.weights_dir,
         threads=options.threads,
+        backend=choose_backend("auto", "cpu", "float32"),
         box_score_threshold=detector_entry(DETECTOR).box_score_threshold * settings.tracking.continue_score,
         min_box_area_fraction=settings.pose.min_box_area_fraction,
         min_box_side_px=settings.pose.min_box_side_px,

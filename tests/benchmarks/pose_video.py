@@ -25,6 +25,7 @@ from typing import Any, cast
 import cv2
 import torch
 
+from lposekit.pose.backend import choose_backend
 from lposekit.pose.estimator import PoseEstimator
 from lposekit.pose.openmmlab import ensure_openmmlab
 from lposekit.pose.zoo import detector_entry
@@ -50,6 +51,7 @@ class Ours:
             POSE_MODEL,
             weights_dir=weights,
             threads=threads,
+            backend=choose_backend("auto", "cpu", "float32"),
             box_score_threshold=start_score * tracking.continue_score,
             min_box_area_fraction=pose.min_box_area_fraction,
             min_box_side_px=pose.min_box_side_px,
@@ -107,7 +109,7 @@ def main() -> None:
     ours, peer = Ours(options.weights_dir, options.threads), Inferencer(options.weights_dir)
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
-    print(f"{DETECTOR} and {POSE_MODEL}, {options.threads} threads of torch, {options.rounds} rounds:")
+    print(f"{DETECTOR} and {POSE_MODEL}, {options.threads} threads, {options.rounds} rounds:")
     print(versions("torch", "mmdet", "mmpose", "opencv-python-headless", "av"))
     rows, figures = [], {}
     with tempfile.TemporaryDirectory() as folder:
