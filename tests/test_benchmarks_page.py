@@ -17,7 +17,7 @@ def ratio(number: float) -> str:
 def test_the_last_ratios_of_each_kind_of_cpu_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "benchmarks.md"
     for kind, number in ((1, 1.5), (17, 2.5), (33, 3.5), (17, 4.5)):
-        cpu = f"2 cores (AMD EPYC, family 25, model {kind}), 24 GiB"
+        cpu = f"2 cores (AMD(R) EPYC, family 25, model {kind}), 24 GiB"
         monkeypatch.setattr(run, "machine", lambda cpu=cpu: cpu)
         run.write_section("official_step", f"a table\n{ratio(number)}\n", 0.0, page=page)
     measured, _, others = page.read_text().partition(run.OTHER_CPUS)

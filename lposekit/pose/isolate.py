@@ -26,7 +26,7 @@ ITEM_ERRORS = (RuntimeError, ArithmeticError, ValueError, MemoryError, cv2.error
 
 
 MEMORY_TRIES = 5
-"""Of a single item on a GPU whose memory others may hold; a batch of theirs takes less than `MEMORY_WAIT_S`."""
+"""Of a single item on a GPU whose memory others may hold."""
 MEMORY_WAIT_S = 1.0
 
 
@@ -46,12 +46,15 @@ def run_isolated(
     except ITEM_ERRORS as error:
         if is_device_lost(error):
             raise
-        waits = _ran_out_of_memory(error) and len(items) == 1 and tries > 1
+        no_memory = _is_out_of_memory(error)
+        waits = no_memory and len(items) == 1 and tries > 1
         if len(items) == 1 and not waits:
             return [PoseFailure(_describe(error))]
         what = "waiting for memory" if waits else "halving it"
         _LOG.warning("a batch of %d failed (%s): %s", len(items), _describe(error), what)
     # Outside the except block, which keeps the failed batch's tensors alive through the traceback.
+    if no_memory:
+        sys.modules["torch"].cuda.empty_cache()
     if waits:
         time.sleep(MEMORY_WAIT_S)
         return run_isolated(run, items, tries - 1)
@@ -62,16 +65,16 @@ def run_isolated(
 def is_device_lost(error: BaseException) -> bool:
     """Whether the GPU is gone (illegal access, lost device): then nothing can run on it in this process any more."""
     torch = sys.modules.get("torch")  # not imported for this: an engine does without
-    return torch is not None and isinstance(error, torch.AcceleratorError)
+    return torch is not None and isinstance(error, torch.AcceleratorError) and not _is_out_of_memory(error)
 
 
-def _ran_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU has no memory left; if so, what this process keeps for later is given back."""
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU has no memory left, be it torch's allocator or the driver that says so."""
     torch = sys.modules.get("torch")
-    if torch is None or not isinstance(error, torch.OutOfMemoryError):
+    if torch is None:
         return False
-    torch.cuda.empty_cache()
-    return True
+    by_driver = isinstance(error, torch.AcceleratorError) and "out of memory" in str(error)
+    return by_driver or isinstance(error, torch.OutOfMemoryError)
 
 
 def _describe(error: BaseException) -> str:

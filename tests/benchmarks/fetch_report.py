@@ -113,13 +113,15 @@ def headline(passes: Mapping[str, Sequence[Pass]], threads: Mapping[str, int], f
 
 def ratios(passes: Mapping[str, Sequence[Pass]]) -> str:
     headings = ["stock / ours", "CPU, new connections", "CPU, kept", "wall, new connections", "wall, kept"]
-    rows = []
+    rows, lines = [], []
     for skips in (False, True):
         for peer in peers_by_strength(passes, skips_reencode=skips):
             by_cpu = [ratio(_cpu(passes, peer), _cpu(passes, name)) for name in OURS]
             by_wall = [ratio(_wall(passes, peer), _wall(passes, name)) for name in OURS]
             rows.append([_label(peer), *by_cpu, *by_wall])
-    return table(headings, rows)
+            kinds = zip(("new", "kept"), by_wall, by_cpu, strict=True)
+            lines += [f"{_label(peer)}, {kind} / ours: wall {wall}, CPU {cpu}" for kind, wall, cpu in kinds]
+    return "\n".join([table(headings, rows), *lines])
 
 
 def thread_search(searched: Mapping[str, Mapping[int, Pass]], threads: Mapping[str, int]) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lposekit.errors import LposekitError
 from tests.benchmarks.gpu_plan import CELLS, Cell, Place, note
 from tests.benchmarks.gpu_steps import Figures, LeftOutError, Steps, settings_at
 from trainer.model.blocks import joint_group_norm
@@ -205,7 +206,7 @@ def _require_mmpose() -> None:
         from lposekit.pose.openmmlab import import_models
 
         import_models()
-    except ImportError as error:
+    except (ImportError, LposekitError) as error:
         raise LeftOutError(f"MMPose's wheels are not here ({error})") from error
 
 

@@ -364,7 +364,7 @@ def report(job: Job, shards: str, measured: dict[str, list[Timing]], waiting: fl
     result: dict[str, Any] = {"data_wait": round(waiting, 4)}
     for name in sorted(set(measured) - {"ours"}, key=lambda peer: statistics.median(wall[peer])):
         by_wall, by_cpu = ratio(wall[name], wall["ours"]), ratio(cpu[name], cpu["ours"])
-        print(f"{name} / ours: wall {by_wall}, CPU {by_cpu}")
+        print(f"{UNIT[job.kind]}, {name} / ours: wall {by_wall}, CPU {by_cpu}")
         result[f"{name}_over_ours"] = {"wall": round(by_wall.middle, 3), "cpu": round(by_cpu.middle, 3)}
     print(f"a training run (base tiny, on these cores) waits for data in {100 * waiting:.2f} % of its time")
     for name in measured:

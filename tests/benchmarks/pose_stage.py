@@ -204,7 +204,10 @@ def show_ratios(
                 if backend == BACKENDS[0] or name == "strongest"
             }
     rows = [[label, name, *cells] for label, of_set in ratios.items() for name, cells in of_set.items()]
-    print(table(["photos", "bare form", "by wall time", "by CPU time"], rows), flush=True)
+    print(table(["photos", "bare form", "by wall time", "by CPU time"], rows))
+    for label, of_set in ratios.items():
+        wall, cpu = of_set["strongest"]
+        print(f"{threads} thread(s), {label}: strongest bare / ours: wall {wall}, CPU {cpu}", flush=True)
     return {
         label: {name: [round(c.middle, 3) for c in cells] for name, cells in of_set.items()}
         for label, of_set in ratios.items()

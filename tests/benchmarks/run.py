@@ -75,7 +75,7 @@ def machine() -> str:
 def section(name: str, output: str, other_load: float) -> str:
     date = datetime.datetime.now(tz=datetime.UTC).date()
     lines = [line for line in output.rstrip().splitlines() if not line.startswith("{")]
-    body = "\n".join(lines)
+    body = "\n".join(lines).rstrip()
     load = f"CPU busy with other work before the start: {other_load:.0f} %"
     head = f"`python -m tests.benchmarks.{name}`, {date}, {machine()}. {load}."
     return f"## {BENCHMARKS[name]}\n\n{head}\n\n```\n{body}\n```\n"
@@ -83,7 +83,7 @@ def section(name: str, output: str, other_load: float) -> str:
 
 def cpu_of(text: str) -> str:
     """The kind of CPU that a line of a section names."""
-    found = re.search(r"\((\w[^()]*, family \w+, model \w+)\)", text)
+    found = re.search(r"cores \((.+, family \w+, model \w+)\)", text)
     return found[1] if found else ""
 
 

@@ -219,6 +219,7 @@ def report(runs: dict[str, list[Run]], rows: int) -> str:
         table(speed, [[NAMES[name], *_speed(values, rows), *counts[name]] for name, values in runs.items()]),
         table(edges, [[NAMES[name], *_edges(values)] for name, values in runs.items()]),
         table(["peer / ours", *heads], [[NAMES[name], *values] for name, values in ratios.items()]),
+        "\n".join(f"{NAMES[name]} / ours: wall {wall}, CPU {cpu}" for name, (wall, cpu, *_) in ratios.items()),
     ]
     middle = {
         name: dict(zip(heads, (spread.middle for spread in spreads), strict=True)) for name, spreads in ratios.items()

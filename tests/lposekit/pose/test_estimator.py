@@ -313,17 +313,18 @@ def test_halving_finds_every_bad_item_and_keeps_the_order() -> None:
     assert [a for a in answers if not isinstance(a, PoseFailure)] == [i * 10 for i in range(20) if i % 5 != 3]
 
 
-# Mutations tried: a single item never waits; it waits for ever.
+# Mutations tried: a single item never waits; it waits for ever; the driver's own error taken for a lost GPU.
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, torch.AcceleratorError])
 @pytest.mark.parametrize(("batches_of_others", "succeeds"), [(3, True), (100, False)])
 def test_an_item_waits_for_memory_that_others_hold_but_not_for_ever(
-    batches_of_others: int, succeeds: bool, monkeypatch: pytest.MonkeyPatch
+    batches_of_others: int, succeeds: bool, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = [batches_of_others]
     monkeypatch.setattr(isolate.time, "sleep", lambda _: left.append(left.pop() - 1))
 
     def run(items: Sequence[int]) -> list[int]:
         if left[0]:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise kind("CUDA error: out of memory")
         return list(items)
 
     [answer] = run_isolated(run, [7])
