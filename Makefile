@@ -40,7 +40,7 @@ JOBS ?= 2
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
 
 .PHONY: test
-test: setup  ## every promise once (about 13 minutes on 2 cores); JOBS=2 tests at a time
+test: setup  ## every promise once (10 to 17 minutes on 2 cores); JOBS=2 tests at a time
 	$(PYTEST) -m "not slow and not more" $(ARGS)
 
 .PHONY: test-more
