@@ -23,8 +23,6 @@ Result = TypeVar("Result")
 
 ITEM_ERRORS = (RuntimeError, ArithmeticError, ValueError, MemoryError, cv2.error)
 """What a bad image can cause in OpenCV, torch and our own checks. Others (TypeError, AssertionError) are bugs."""
-
-
 MEMORY_TRIES = 5
 """Of a single item on a GPU whose memory others may hold."""
 MEMORY_WAIT_S = 1.0
