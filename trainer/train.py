@@ -36,7 +36,7 @@ from trainer.run.checkpoint import (
 from trainer.run.compiling import compile_parts, warm_up
 from trainer.run.continuing import (
     as_begun,
-    compiled_as_begun,
+    computed_as_begun,
     facts_of,
     logged_changes,
     recorded_values,
@@ -147,7 +147,7 @@ def build_run(settings: TrainSettings, world: World) -> Run:
     if checkpoint is None:
         settings = with_its_pose_encoder(settings)
     else:
-        settings = compiled_as_begun(settings, values_of_before(facts, checkpoint.parent.parent), world.device)
+        settings = computed_as_begun(settings, values_of_before(facts, checkpoint.parent.parent), world.device)
     found = find_pose_encoder(settings, base.unet.config["block_out_channels"], checkpoint)
     settings = drawn_as_learned(settings, found.run_card if found and settings.stage == 2 else None)
     data = open_data(settings, base, world, facts.get("fixed", {}).get("latents", ()))

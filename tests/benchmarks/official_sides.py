@@ -95,6 +95,7 @@ def our_side(case: Case) -> Side:
 
     from trainer.model.base import read_scheduler
     from trainer.model.switches import OFFICIAL
+    from trainer.model.winograd import use_winograd
     from trainer.stages import build_stage
 
     with unset_weights():
@@ -104,6 +105,7 @@ def our_side(case: Case) -> Side:
     given = case.inputs()
     if case.stage == 2:
         del given["pose"]
+    use_winograd(stage.unet)  # as a run on a CPU does
     trained = list(stage.trainable().values())
     return Side([stage], trained, {"ours": lambda: stage(*given.values()).mean()})
 

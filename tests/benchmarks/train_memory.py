@@ -118,12 +118,13 @@ def measure(case: Case, root: Path) -> dict[str, float]:
             return outcome
 
         def watched_forward(self: StageModel, *args: torch.Tensor) -> torch.Tensor:
+            weights = {tensor.untyped_storage().data_ptr() for tensor in (*self.parameters(), *self.buffers())}
             saved: dict[int, int] = {}
 
             def note(tensor: torch.Tensor) -> torch.Tensor:
-                owner = tensor if tensor._base is None else tensor._base
-                if not isinstance(owner, torch.nn.Parameter):
-                    saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in weights:
+                    saved[storage.data_ptr()] = storage.nbytes()
                 return tensor
 
             if "saved" in found:

@@ -36,6 +36,7 @@ from tests.benchmarks.step_report import (
 from trainer.model.base import Base, draw_latents, encode_images, encode_text, load_base, random_base, tokenize
 from trainer.model.switches import OFFICIAL
 from trainer.model.unet import compile_blocks
+from trainer.model.winograd import WinogradConv2d, direct_form, use_winograd
 from trainer.run.cost import flop_counter
 from trainer.run.metrics import measure_peak_tflops
 from trainer.stages import StageModel, StageNumber, build_stage, lower_frozen_precision
@@ -122,7 +123,7 @@ def stage1(arguments: argparse.Namespace) -> dict[str, Any]:
         base.vae.to(memory_format=torch.channels_last)  # pyright: ignore
     cached = Form("cached", lambda: step(lambda: moments))
     uncached = Form("un-cached", lambda: step(lambda: encode_images(base.vae, images)))
-    figures, counted = measure([cached, uncached], arguments)
+    figures, counted = measure([cached, uncached], stage, arguments)
     return show("stage1", arguments, figures, counted, f"{arguments.batch} x {side} x {side} latents")
 
 
@@ -137,9 +138,10 @@ def stage2(arguments: argparse.Namespace) -> dict[str, Any]:
     text = torch.randn(arguments.batch, 77, width, device=arguments.device)
     optimizer = torch.optim.AdamW(stage.trainable().values(), lr=3e-5, fused=True)
 
-    def lay_out(memory_format: torch.memory_format) -> None:
+    def lay_out(memory_format: torch.memory_format, *, ours: bool) -> None:
         if arguments.channels_last:
             stage.to(memory_format=memory_format)  # pyright: ignore
+        set_convolutions(stage, arguments, winograd=ours)
 
     def plain() -> None:
         noisy = stage.noisy_latents(latents, noise, timesteps)
@@ -149,11 +151,11 @@ def stage2(arguments: argparse.Namespace) -> dict[str, Any]:
         Form(
             "ours",
             lambda: update(stage(latents, noise, timesteps, text).mean(), optimizer),
-            lambda: lay_out(torch.channels_last),
+            lambda: lay_out(torch.channels_last, ours=True),
         ),
-        Form("plain", plain, lambda: lay_out(torch.contiguous_format)),
+        Form("plain", plain, lambda: lay_out(torch.contiguous_format, ours=False)),
     ]
-    figures, counted = measure(forms if arguments.device == "cpu" else forms[:1], arguments)
+    figures, counted = measure(forms if arguments.device == "cpu" else forms[:1], stage, arguments)
     side = arguments.stage2_side
     sizes = f"{arguments.batch} x {arguments.frames} frames x {side} x {side} latents"
     return show("stage2", arguments, figures, counted, sizes)
@@ -172,7 +174,19 @@ def make_stage(number: StageNumber, base: Base, arguments: argparse.Namespace) -
         stage.to(memory_format=torch.channels_last)  # pyright: ignore
     if arguments.compile:
         compile_blocks(stage.unet)
+    set_convolutions(stage, arguments, winograd=True)
     return stage
+
+
+def set_convolutions(stage: StageModel, arguments: argparse.Namespace, *, winograd: bool) -> None:
+    """Winograd's where a run has them, or the direct ones, with no more memory than those take."""
+    if winograd and arguments.device == "cpu" and not arguments.compile:
+        use_winograd(stage.unet)
+    elif not winograd:
+        for part in stage.modules():
+            if isinstance(part, WinogradConv2d):
+                part.__class__ = torch.nn.Conv2d  # pyright: ignore
+                del part.transformed_KOI
 
 
 def update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -183,13 +197,15 @@ def update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         torch.cuda.synchronize()
 
 
-def measure(forms: list[Form], arguments: argparse.Namespace) -> tuple[dict[str, Figures], dict[str, Counted]]:
+def measure(
+    forms: list[Form], stage: StageModel, arguments: argparse.Namespace
+) -> tuple[dict[str, Figures], dict[str, Counted]]:
     """Counts each form in a first step, takes its peak in a second, then times them in turn."""
     counted: dict[str, Counted] = {}
     memory: dict[str, Memory] = {}
     for form in forms:
         form.prepare()
-        counted[form.name] = count(form)
+        counted[form.name] = count(form, stage)
         # counting ran nothing compiled, and compilers take memory, too
         for _ in range(2 if arguments.compile else 0):
             form.step()
@@ -204,24 +220,28 @@ def timed_form(form: Form) -> Timing:
     return timed_here(form.step)
 
 
-def count(form: Form) -> Counted:
-    """Of the step as it is before compilation."""
+def count(form: Form, stage: StageModel) -> Counted:
+    """Of the step as it is before compilation; its arithmetic with direct convolutions, as a run counts it."""
+    buffers = {buffer.untyped_storage().data_ptr() for buffer in stage.buffers()}
     saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         # what is saved lives until the backward pass, so no address comes up twice
-        if not is_weight(tensor):
-            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        if not is_parameter(tensor) and storage.data_ptr() not in buffers:
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     # a block that runs first under a counter is one that dynamo never compiles after
-    eager = torch.compiler.set_stance("force_eager")
-    with eager, flop_counter() as counter, torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        form.step()
+    with torch.compiler.set_stance("force_eager"):
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            form.step()
+        with direct_form(stage), flop_counter() as counter:
+            form.step()
     return Counted(counter.get_total_flops() / 1e12, sum(saved.values()) / 2**30)
 
 
-def is_weight(tensor: Tensor) -> bool:
+def is_parameter(tensor: Tensor) -> bool:
     base = tensor if tensor._base is None else tensor._base
     return isinstance(base, torch.nn.Parameter)
 

@@ -15,7 +15,7 @@ from lposekit.setting_values import MUST_STAY, leaves
 from tests.support.train_runs import losses, make_older, settings_for
 from trainer import train as training
 from trainer.run.build import is_compiled
-from trainer.run.continuing import compiled_as_begun
+from trainer.run.continuing import computed_as_begun
 from trainer.run.distributed import World
 from trainer.settings import ClipSamplingSettings, EmaSettings, FramingSettings, LossSettings, TrainSettings
 from trainer.train import run
@@ -117,8 +117,8 @@ def test_a_new_run_and_one_that_was_compiled_are_compiled_on_a_gpu(tmp_path: Pat
         training.build_run(settings_for(2, tmp_path / "run"), GPU)
     assert is_compiled(stopped.value.args[0], GPU.device)
     settings, before = TrainSettings(), {"compute.compile": True}
-    assert is_compiled(compiled_as_begun(settings, before, GPU.device), GPU.device)
-    assert not is_compiled(compiled_as_begun(settings, before, CPU.device), CPU.device)
+    assert is_compiled(computed_as_begun(settings, before, GPU.device), GPU.device)
+    assert not is_compiled(computed_as_begun(settings, before, CPU.device), CPU.device)
 
 
 @pytest.mark.parametrize("stage", [1, 2])

@@ -8,10 +8,12 @@ import os
 
 import torch
 
+from lposekit.errors import UsageError
 from trainer.data.order import SampleRef
 from trainer.model.base import Base, encode_images, encode_text
 from trainer.model.pose_encoder import PoseEncoder
 from trainer.model.switches import ModelSwitches, preset
+from trainer.model.winograd import use_winograd
 from trainer.run.cost import forward_tflop, pass_tflop
 from trainer.run.data import RunData
 from trainer.run.distributed import World
@@ -60,6 +62,22 @@ def is_compiled(settings: TrainSettings, device: torch.device) -> bool:
     return device.type == "cuda" if settings.compute.compile is None else settings.compute.compile
 
 
+def is_winograd(settings: TrainSettings, device: torch.device) -> bool:
+    """Whether a run's frozen convolutions take Winograd's form: as the settings say, else wherever it is there.
+
+    Raises:
+        UsageError: it is asked for where it is not.
+    """
+    there = device.type == "cpu" and choose_precision(settings, device) == "fp32" and not is_compiled(settings, device)
+    if settings.compute.winograd and not there:
+        raise UsageError(
+            "--compute.winograd is for float32 on a CPU, without --compute.compile, and this run is on "
+            f"{device.type}, in {choose_precision(settings, device)}"
+            f"{', compiled' if is_compiled(settings, device) else ''}: leave it out."
+        )
+    return there if settings.compute.winograd is None else settings.compute.winograd
+
+
 def model_switches(settings: ModelSettings) -> ModelSwitches:
     """The preset with the switches that are set."""
     chosen = {
@@ -82,6 +100,8 @@ def build_model(
     lower_frozen_precision(stage, choose_dtype(settings, world.device))
     stage.unet.checkpointed = settings.compute.gradient_checkpointing
     stage.to(world.device)
+    if is_winograd(settings, world.device):
+        use_winograd(stage.unet)
     if world.device.type == "cuda":
         stage.to(memory_format=torch.channels_last)  # pyright: ignore
         # diffusers moves the betas at every call otherwise, and waits for the device each time
@@ -102,12 +122,12 @@ def step_tflop(train_module: TrainModule, data: RunData, ref: SampleRef | None =
     """Arithmetic of one step on one process, in TFLOP, from the shapes of samples like that of `ref` (None: the first);
     nothing is computed.
 
-    What gradient checkpointing does again is not counted: it is not progress.
+    What gradient checkpointing does again is not counted: it is not progress. Nor is what Winograd's form saves.
     """
     split, encoders, reader = data.loader.split, train_module.encoders, data.loader.reader
     ref = ref or reader.ref(0, 0)
     sample = reader.read(ref)
-    with for_counting(train_module.stage, checkpointed=False):
+    with for_counting(train_module.stage, checkpointed=False, direct=True):
         tflop = pass_tflop(train_module.stage, stage_inputs(train_module, data, split.micro_batch, ref))
     ids = torch.empty(split.micro_batch, encoders.text_encoder.config.max_position_embeddings, dtype=torch.int64)
     tflop += forward_tflop(encode_text, encoders.text_encoder, ids)

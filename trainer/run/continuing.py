@@ -21,7 +21,7 @@ from lposekit.setting_values import LOGGED, MUST_STAY, flatten, leaves, plain_le
 from lposekit.shards.card import differing_fields
 from lposekit.store import LocalStore
 from lposekit.store_reads import read_whole
-from trainer.run.build import choose_precision, is_compiled
+from trainer.run.build import choose_precision, is_compiled, is_winograd
 from trainer.run.checkpoint import read_facts
 from trainer.run.distributed import World
 from trainer.run.folder import MAX_SETTINGS_BYTES, SETTINGS_NAME, SETTINGS_TABLE
@@ -36,7 +36,8 @@ CAME_LATER: Values = {"clip.start": "any"}
 COMPARED_BY_CONTENT = ("stage", "seed", "image.size", "pose.", "model.", "loader.")
 """Beginnings of names of settings that must stay and are compared as what they amount to (`RunCard.fixed`): a model's
 preset and its switches may say the same thing in two ways."""
-PRECISION, COMPILE, MICRO_BATCH = "compute.precision", "compute.compile", "optim.micro_batch"
+PRECISION, MICRO_BATCH = "compute.precision", "optim.micro_batch"
+COMPILE, WINOGRAD = "compute.compile", "compute.winograd"
 
 
 def facts_of(checkpoint: Path | None) -> Mapping[str, Any]:
@@ -65,13 +66,17 @@ def as_begun(settings: TrainSettings, facts: Mapping[str, Any]) -> TrainSettings
     return settings
 
 
-def compiled_as_begun(settings: TrainSettings, before: Values, device: torch.device) -> TrainSettings:
-    """The settings of a run that goes on without torch.compile where it had none and nothing else is asked for: its
-    numbers stay those of before. `before`: as `values_of_before` has them."""
-    if settings.compute.compile is not None or device.type != "cuda" or before.get(COMPILE):
-        return settings
-    log.info("the run is not compiled, as it was begun (--compute.compile compiles it from here on)")
-    return dataclasses.replace(settings, compute=dataclasses.replace(settings.compute, compile=False))
+def computed_as_begun(settings: TrainSettings, before: Values, device: torch.device) -> TrainSettings:
+    """The settings of a run that goes on without torch.compile, or Winograd's convolutions, where it had none and
+    nothing else is asked for: its numbers stay those of before. `before`: as `values_of_before` has them."""
+    compute = settings.compute
+    if is_compiled(settings, device) and compute.compile is None and not before.get(COMPILE):
+        log.info("the run is not compiled, as it was begun (--compute.compile compiles it from here on)")
+        compute = dataclasses.replace(compute, compile=False)
+    if is_winograd(settings, device) and compute.winograd is None and not before.get(WINOGRAD):
+        log.info("the run convolves directly, as it was begun (--compute.winograd for a faster step from here on)")
+        compute = dataclasses.replace(compute, winograd=False)
+    return dataclasses.replace(settings, compute=compute)
 
 
 def with_batches(settings: TrainSettings, facts: Mapping[str, Any], world: World) -> TrainSettings:
@@ -111,7 +116,7 @@ def recorded_values(settings: TrainSettings, device: torch.device) -> Values:
         if {MUST_STAY, LOGGED}.intersection(known[name].when_continued)
     }
     values[PRECISION] = choose_precision(settings, device)
-    values[COMPILE] = is_compiled(settings, device)
+    values[COMPILE], values[WINOGRAD] = is_compiled(settings, device), is_winograd(settings, device)
     return json.loads(json.dumps(values, default=str))
 
 
@@ -129,7 +134,7 @@ def values_of_before(facts: Mapping[str, Any], run_dir: Path) -> Values:
         written = {name.replace(f"{former}.", f"{group}.", 1): value for name, value in written.items()}
     none = {name: None for name, leaf in leaves(TrainSettings).items() if leaf.default is None}
     values = {**none, **CAME_LATER, **written}
-    for name in (PRECISION, COMPILE, MICRO_BATCH):
+    for name in (PRECISION, COMPILE, WINOGRAD, MICRO_BATCH):
         # none stood for what the device or the batch made of it
         if values.get(name) is None:
             values.pop(name, None)

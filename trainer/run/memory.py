@@ -77,18 +77,20 @@ def memory_need(
     checkpointed: bool | None = None,
 ) -> MemoryNeed:
     """The need of a run as it is set, or with other values of what is named here. `frozen`: type of the frozen
-    weights and the arithmetic."""
+    weights and the arithmetic, on a GPU."""
     encoders, stage = train_module.encoders, train_module.stage
     modules = (stage, encoders.vae, encoders.text_encoder)
     split = data.loader.split
     micro = micro_batch or split.micro_batch
     # the gradients of further processes are laid out beforehand, as those of an earlier pass are
     adds_up = split.world > 1 or split.batch_size > micro
-    with for_counting(stage, checkpointed=stage.unet.checkpointed if checkpointed is None else checkpointed):
+    checkpointed = stage.unet.checkpointed if checkpointed is None else checkpointed
+    with for_counting(stage, checkpointed=checkpointed, direct=frozen is not None):
         step = pass_bytes(stage, stage_inputs(train_module, data, micro), frozen=frozen, adds_up=adds_up)
+        weights = weight_bytes(*modules, frozen=frozen)
     trained = sum(parameter.numel() for parameter in train_module.trained.values())
     return MemoryNeed(
-        weights=weight_bytes(*modules, frozen=frozen),
+        weights=weights,
         moments=trained * MOMENT_BYTES,
         average=0 if settings.ema.decay is None else trained * AVERAGE_BYTES,
         kept=step.kept,

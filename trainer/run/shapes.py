@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.order import SampleRef
+from trainer.model.winograd import direct_form
 from trainer.run.data import RunData
 from trainer.run.train_module import TrainModule
 from trainer.stages import StageModel
@@ -37,14 +38,14 @@ def images_like(shape_FHWC: tuple[int, ...], batch: int) -> Tensor:
 
 
 @contextlib.contextmanager
-def for_counting(stage: StageModel, *, checkpointed: bool) -> Iterator[None]:
-    """Inside, the stage may be run on tensors without contents."""
+def for_counting(stage: StageModel, *, checkpointed: bool, direct: bool = False) -> Iterator[None]:
+    """Inside, the stage may be run on tensors without contents. direct: with convolutions as a GPU computes them."""
     before = stage.unet.checkpointed, stage.scheduler
     # diffusers moves a scheduler's tables to the device of its inputs; those of a copy may be lost
     stage.unet.checkpointed, stage.scheduler = checkpointed, copy.deepcopy(stage.scheduler)
     try:
         # a block that runs first under a counter is one that dynamo never compiles after
-        with torch.compiler.set_stance("force_eager"):
+        with torch.compiler.set_stance("force_eager"), direct_form(stage) if direct else contextlib.nullcontext():
             yield
     finally:
         stage.unet.checkpointed, stage.scheduler = before

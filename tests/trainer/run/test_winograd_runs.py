@@ -1,0 +1,134 @@
+"""Contract of runs whose frozen convolutions take Winograd's form: by default on a CPU in float32, kept when a run goes
+on, counted in its memory and not in its arithmetic, refused where it is not there."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lposekit.errors import UsageError
+from tests.support.train_runs import losses, make_older, settings_for
+from trainer.model import winograd
+from trainer.model.winograd import WinogradConv2d, direct_form
+from trainer.run.build import is_winograd, step_tflop
+from trainer.run.checkpoint import WEIGHTS, load_checkpoint, step_folder
+from trainer.run.continuing import computed_as_begun
+from trainer.run.cost import weight_bytes
+from trainer.run.distributed import World
+from trainer.run.memory import memory_need
+from trainer.settings import ComputeSettings, TrainSettings
+from trainer.train import Run, build_run, run
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def every_convolution_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "MIN_CHANNELS", 8)
+    monkeypatch.setattr(winograd, "MIN_TILES", 1)
+
+
+def computed(settings: TrainSettings, **changes: Any) -> TrainSettings:
+    return dataclasses.replace(settings, compute=dataclasses.replace(settings.compute, **changes))
+
+
+def built(settings: TrainSettings) -> tuple[Run, list[WinogradConv2d]]:
+    prepared = build_run(settings, World(CPU))
+    modules = prepared.train_module.stage.modules()
+    return prepared, [part for part in modules if isinstance(part, WinogradConv2d)]
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_run_learns_what_it_learns_by_direct_convolutions_and_goes_on_to_the_bit(stage: int, tmp_path: Path):
+    # mutations: the UNet left as it was; a resumed run without
+    whole = settings_for(stage, tmp_path / "whole", max_steps=4)
+    direct = computed(settings_for(stage, tmp_path / "direct", max_steps=4), winograd=False)
+    parts = settings_for(stage, tmp_path / "parts", max_steps=2)
+    for settings in (whole, direct, parts, dataclasses.replace(parts, max_steps=4)):
+        run(settings)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    of_whole, of_direct = ([float.fromhex(loss) for _, loss in losses(tmp_path / name)] for name in ("whole", "direct"))
+    assert of_whole == pytest.approx(of_direct, rel=1e-4)
+    trained, others = (
+        load_checkpoint(step_folder(tmp_path / name, 4)).tensors[WEIGHTS] for name in ("whole", "direct")
+    )
+    assert trained.keys() == others.keys()
+    # within float32's rounding, yet not the same
+    assert not all(torch.equal(trained[name], others[name]) for name in trained)
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["without", "older"])
+def test_a_run_that_was_begun_without_goes_on_without_unless_it_is_asked_for(
+    older: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    # mutations: the default for every run; runs of older versions left out; the wish ignored
+    settings = settings_for(2, tmp_path / "run", max_steps=1)
+    run(computed(settings, winograd=False))
+    if older:
+        make_older(tmp_path / "run", 1)
+    for asked, expected in ((None, False), (False, False), (True, True)):
+        with caplog.at_level("INFO"):
+            _, found = built(computed(dataclasses.replace(settings, max_steps=2), winograd=asked))
+        assert bool(found) is expected
+        assert ("convolves directly, as it was begun (--compute.winograd" in caplog.text) == (asked is None)
+        caplog.clear()
+
+
+def test_a_change_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    # mutation: not recorded
+    settings = settings_for(2, tmp_path / "run", max_steps=1)
+    run(settings)
+    run(computed(dataclasses.replace(settings, max_steps=2), winograd=False))
+    assert "from step 2 on, the run has other settings than before: compute.winograd: True -> False" in caplog.text
+
+
+def test_it_is_there_in_float32_on_a_cpu_without_compilation():
+    # mutation: any one condition left out
+    def there(device: torch.device, **compute: Any) -> bool:
+        return is_winograd(TrainSettings(compute=ComputeSettings(**compute)), device)
+
+    assert there(CPU)
+    assert there(CPU, winograd=True)
+    assert not there(CPU, winograd=False)
+    assert not there(CPU, precision="bf16")
+    assert not there(CPU, compile=True)
+    assert not there(GPU)
+    assert not there(GPU, precision="fp32", compile=False)
+    refused = "--compute.winograd is for float32 on a CPU, without --compute.compile, and this run is on "
+    for device, compute, words in (
+        (GPU, {}, "cuda, in bf16, compiled: leave it out"),
+        (GPU, {"compile": False}, "cuda, in bf16: leave it out"),
+        (CPU, {"precision": "bf16"}, "cpu, in bf16: leave it out"),
+        (CPU, {"compile": True}, "cpu, in fp32, compiled: leave it out"),
+    ):
+        with pytest.raises(UsageError, match=refused + words):
+            there(device, winograd=True, **compute)
+
+
+def test_a_run_begun_with_it_on_a_cpu_goes_on_without_it_on_a_gpu():
+    settings, before = TrainSettings(), {"compute.winograd": True, "compute.compile": True}
+    assert is_winograd(computed_as_begun(settings, before, CPU), CPU)
+    assert not is_winograd(computed_as_begun(settings, before, GPU), GPU)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_its_memory_is_counted_here_and_not_on_a_gpu_and_its_arithmetic_is_that_of_the_direct_form(
+    stage: int, tmp_path: Path
+):
+    # mutations: counted for a GPU as well; left out here; arithmetic as it is computed
+    settings = settings_for(stage, tmp_path / "run")
+    quick, convolutions = built(settings)
+    direct, none = built(computed(settings, winograd=False))
+    assert not none
+    of_quick, of_direct = (memory_need(one.settings, one.train_module, one.data) for one in (quick, direct))
+    assert of_quick.weights - of_direct.weights == sum(one.weight.nbytes * 16 // 9 for one in convolutions) > 0
+    assert of_quick.kept < of_direct.kept
+    on_gpu = [memory_need(one.settings, one.train_module, one.data, torch.bfloat16) for one in (quick, direct)]
+    assert on_gpu[0] == on_gpu[1]
+    assert step_tflop(quick.train_module, quick.data) == step_tflop(direct.train_module, direct.data)
+    with direct_form(quick.train_module.stage):
+        assert weight_bytes(quick.train_module.stage) == weight_bytes(direct.train_module.stage)
