@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from lposekit.recipe import Claim, ShardReport
 from lposekit.records import ImageRow
+from lposekit.sandbox.sandbox import SandboxError
 from lposekit.shards.layout import DatasetLayout
 from lposekit.shards.rows import ShardKind
 from lposekit.stage_times import StageTimes
@@ -78,6 +80,7 @@ class ImageWorker:
 def load_download(settings: BuildImagesSettings, allowed_local: frozenset[str] = frozenset()) -> Download:
     """The fetch and decode stage of a worker: opener, decoder children, img2dataset; loaded once a process."""
     from pipelines.fetch.polite import polite_opener
+    from pipelines.image import engine
     from pipelines.image.decode import ImageDecoder
     from pipelines.image.decode_budget import DecodeBudget
     from pipelines.image.download import download_rows
@@ -87,6 +90,10 @@ def load_download(settings: BuildImagesSettings, allowed_local: frozenset[str] =
         settings.fetch, allow_private_addresses=settings.allow_private_addresses, allowed_local=allowed_local
     )
     decoder, budget = ImageDecoder(settings.image), DecodeBudget()
+    # while the models load, rather than within the first shard
+    engine.load()
+    with contextlib.suppress(SandboxError):  # every image will tell
+        decoder.start()
 
     def download(
         rows: Sequence[ImageRow], work_dir: Path, times: StageTimes, cancel: threading.Event | None = None

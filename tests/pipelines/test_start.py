@@ -24,3 +24,32 @@ print([importlib.util.find_spec(name).loader is not None for name in ("torch", "
 def test_a_worker_loads_neither_torch_nor_what_is_unused_of_img2dataset() -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", WORKER], capture_output=True, text=True, timeout=150)
     assert done.stdout.splitlines() == ["[]", "[True, True, True]"], done.stderr[-2000:]
+
+
+READY = """
+import sys
+import psutil
+from lposekit.sandbox.sandbox import Sandbox, SandboxCrashed
+from pipelines.image.settings import BuildImagesSettings, ImageSettings
+from pipelines.image.worker import load_download
+
+def load():
+    download = load_download(BuildImagesSettings(image=ImageSettings(decode_processes=2)))
+    commands = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    print("img2dataset.downloader" in sys.modules, sum("lposekit.sandbox.child" in command for command in commands))
+    return download
+
+def crashes(self):
+    raise SandboxCrashed("no memory for another process")
+
+kept = load()
+Sandbox.start = crashes
+other = load()
+"""
+
+
+# Mutations tried: no engine.load, no decoder.start (one line "False 2", "True 0"); SandboxError let through (no second
+# line: a worker that cannot be made takes the build down, where each image would tell).
+def test_a_worker_that_waits_for_its_first_shard_has_loaded_what_fetches_and_decodes() -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", READY], capture_output=True, text=True, timeout=150)
+    assert done.stdout.splitlines() == ["True 2", "True 2"], done.stderr[-2000:]

@@ -49,8 +49,7 @@ def same_to_float32(conv: nn.Conv2d, x: Tensor) -> None:
     [(1, 8, 8), (3, 2, 12), (2, 64, 4), (1, 66, 70), (9, 16, 16), (600, 2, 2), (1, 2, 1200)],
 )
 def test_numbers_and_gradients_are_those_of_the_direct_form(images: int, height: int, width: int):
-    # mutations: gradients in STRAIGHT order; rows and columns exchanged; a piece's last row of inputs left out;
-    # pieces of whole images only -> each red
+    # mutations: gradients in STRAIGHT order; rows and columns exchanged; a piece's last row of inputs left out -> each red
     torch.manual_seed(1)
     same_to_float32(frozen(WIDE, WIDE + 8), torch.randn(images, WIDE, height, width))
 
