@@ -23,7 +23,7 @@ from trainer.model.base import Base, load_base
 from trainer.model.kernels import Kernel, use_kernels
 from trainer.run.attention_choice import FACT, choose_kernels
 from trainer.run.background import CheckpointWriter
-from trainer.run.build import build, is_compiled, model_switches, prepare_torch
+from trainer.run.build import build, is_compiled, is_winograd, model_switches, prepare_torch
 from trainer.run.checkpoint import (
     Checkpoint,
     list_steps,
@@ -137,6 +137,7 @@ def make_room(run: Run) -> None:
 
 def build_run(settings: TrainSettings, world: World) -> Run:
     """Choose the checkpoint (the same one on all processes), open the data, load the base, put the model together."""
+    is_winograd(settings, world.device)  # refuses what is not available before anything is loaded
     name, output = settings.base, settings.output
     assert name is not None
     assert output is not None

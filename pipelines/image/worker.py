@@ -90,9 +90,10 @@ def load_download(settings: BuildImagesSettings, allowed_local: frozenset[str] =
         settings.fetch, allow_private_addresses=settings.allow_private_addresses, allowed_local=allowed_local
     )
     decoder, budget = ImageDecoder(settings.image), DecodeBudget()
-    # while the models load, rather than within the first shard
+    # now rather than within the first shard: where the models run in processes of their own, those load meanwhile
     engine.load()
-    with contextlib.suppress(SandboxError):  # every image will tell
+    # each image tells if it goes on; an error here would end this process without a word
+    with contextlib.suppress(SandboxError, OSError, RuntimeError):
         decoder.start()
 
     def download(

@@ -148,7 +148,7 @@ class Steps:
 
     def counted_tflop(self, batch: Batch) -> float:
         module, encoders = self.module, self.module.encoders
-        with for_counting(module.stage, checkpointed=False, direct=True):
+        with for_counting(module.stage, checkpointed=False):
             tflop = pass_tflop(module.stage, module.inputs(batch))
             ids = torch.empty(len(batch), encoders.text_encoder.config.max_position_embeddings, dtype=torch.int64)
             tflop += forward_tflop(encode_text, encoders.text_encoder, ids)

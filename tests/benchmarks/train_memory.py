@@ -26,6 +26,7 @@ from tests.support.fixtures import fixtures_root
 from tests.support.train_data import write_dataset
 from trainer.cache_latents import run as cache_latents
 from trainer.model.base import random_base
+from trainer.model.winograd import winograd_convolutions
 from trainer.run.outcome import DryRunReport
 from trainer.run.train_module import TrainModule
 from trainer.settings import (
@@ -118,19 +119,21 @@ def measure(case: Case, root: Path) -> dict[str, float]:
             return outcome
 
         def watched_forward(self: StageModel, *args: torch.Tensor) -> torch.Tensor:
-            weights = {tensor.untyped_storage().data_ptr() for tensor in (*self.parameters(), *self.buffers())}
             saved: dict[int, int] = {}
 
             def note(tensor: torch.Tensor) -> torch.Tensor:
-                storage = tensor.untyped_storage()
-                if storage.data_ptr() not in weights:
-                    saved[storage.data_ptr()] = storage.nbytes()
+                owner = tensor if tensor._base is None else tensor._base
+                if not isinstance(owner, torch.nn.Parameter):
+                    saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
                 return tensor
 
             if "saved" in found:
                 return forward(self, *args)
             with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
                 losses = forward(self, *args)
+            for part in winograd_convolutions(self):
+                if part.transformed_KOI is not None:
+                    saved.pop(part.transformed_KOI.untyped_storage().data_ptr(), None)
             found["saved"] = sum(saved.values())
             return losses
 

@@ -36,7 +36,7 @@ from tests.benchmarks.step_report import (
 from trainer.model.base import Base, draw_latents, encode_images, encode_text, load_base, random_base, tokenize
 from trainer.model.switches import OFFICIAL
 from trainer.model.unet import compile_blocks
-from trainer.model.winograd import WinogradConv2d, direct_form, use_winograd
+from trainer.model.winograd import direct_form, use_direct, use_winograd, winograd_convolutions
 from trainer.run.cost import flop_counter
 from trainer.run.metrics import measure_peak_tflops
 from trainer.stages import StageModel, StageNumber, build_stage, lower_frozen_precision
@@ -183,10 +183,7 @@ def set_convolutions(stage: StageModel, arguments: argparse.Namespace, *, winogr
     if winograd and arguments.device == "cpu" and not arguments.compile:
         use_winograd(stage.unet)
     elif not winograd:
-        for part in stage.modules():
-            if isinstance(part, WinogradConv2d):
-                part.__class__ = torch.nn.Conv2d  # pyright: ignore
-                del part.transformed_KOI
+        use_direct(stage)
 
 
 def update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -222,13 +219,12 @@ def timed_form(form: Form) -> Timing:
 
 def count(form: Form, stage: StageModel) -> Counted:
     """Of the step as it is before compilation; its arithmetic with direct convolutions, as a run counts it."""
-    buffers = {buffer.untyped_storage().data_ptr() for buffer in stage.buffers()}
     saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         # what is saved lives until the backward pass, so no address comes up twice
         storage = tensor.untyped_storage()
-        if not is_parameter(tensor) and storage.data_ptr() not in buffers:
+        if not is_parameter(tensor):
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -238,6 +234,9 @@ def count(form: Form, stage: StageModel) -> Counted:
             form.step()
         with direct_form(stage), flop_counter() as counter:
             form.step()
+    for part in winograd_convolutions(stage):
+        if part.transformed_KOI is not None:
+            saved.pop(part.transformed_KOI.untyped_storage().data_ptr(), None)
     return Counted(counter.get_total_flops() / 1e12, sum(saved.values()) / 2**30)
 
 

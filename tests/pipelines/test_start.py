@@ -33,23 +33,24 @@ from lposekit.sandbox.sandbox import Sandbox, SandboxCrashed
 from pipelines.image.settings import BuildImagesSettings, ImageSettings
 from pipelines.image.worker import load_download
 
-def load():
-    download = load_download(BuildImagesSettings(image=ImageSettings(decode_processes=2)))
+def load(processes):
+    download = load_download(BuildImagesSettings(image=ImageSettings(decode_processes=processes)))
     commands = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
     print("img2dataset.downloader" in sys.modules, sum("lposekit.sandbox.child" in command for command in commands))
     return download
 
-def crashes(self):
-    raise SandboxCrashed("no memory for another process")
-
-kept = load()
-Sandbox.start = crashes
-other = load()
+kept = load(2)
+other = load(0)
+for error in (SandboxCrashed("it died"), BlockingIOError("no further process"), RuntimeError("no further thread")):
+    def fails(self, error=error):
+        raise error
+    Sandbox.start = fails
+    load(1)
 """
 
 
-# Mutations tried: no engine.load, no decoder.start (one line "False 2", "True 0"); SandboxError let through (no second
-# line: a worker that cannot be made takes the build down, where each image would tell).
+# Mutations tried: no engine.load, no decoder.start ("False 2", "True 0"); an error let through (fewer
+# lines: a worker that cannot be made takes the build down, where each image would tell).
 def test_a_worker_that_waits_for_its_first_shard_has_loaded_what_fetches_and_decodes() -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", READY], capture_output=True, text=True, timeout=150)
-    assert done.stdout.splitlines() == ["True 2", "True 2"], done.stderr[-2000:]
+    assert done.stdout.splitlines() == ["True 2"] * 5, done.stderr[-2000:]

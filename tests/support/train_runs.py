@@ -195,7 +195,7 @@ def make_older(run_dir: Path, step: int) -> None:
     from trainer.run.checkpoint import load_checkpoint, save_checkpoint, step_folder
 
     later = ("clip.short", "clip.start", "images", "loader.held_out", "loader.image_share", "optim.micro_batch", "init")
-    later += ("watch.wandb", "watch.validation_samples")
+    later += ("watch.wandb", "watch.validation_samples", "compute.winograd")
     old = load_checkpoint(step_folder(run_dir, step))
     unknown = ("schema", "step", "files", "settings", "micro_batch", "attention")
     facts = {name: value for name, value in old.facts.items() if name not in unknown}

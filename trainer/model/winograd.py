@@ -1,11 +1,11 @@
 """Frozen 3x3 convolutions by Winograd's minimal filtering F(2x2, 3x3), for float32 on a CPU.
 
 A tile of 2x2 outputs takes 16 products of transformed inputs and weights where the direct form takes 36 (Lavin and Gray
-2016, "Fast Algorithms for Convolutional Neural Networks", section 4.1). The weights' transforms are made once, which
-is why they must be frozen, and take 16/9 of the weights' memory on top of it. The products are 16 matrix products, so
-the gradient by the input is the same function with the matrices transposed.
+2016, "Fast Algorithms for Convolutional Neural Networks", section 4.1). The weights are transformed once, which is why
+they must be frozen; the transforms take 16/9 of the weights' memory on top of it. The products are 16 matrix products,
+so the gradient with respect to the input is the same function with the matrices transposed.
 
-Shape letters: N images, I and O channels in and out, H and W; T tiles; 4 by 4 positions within a tile.
+Shape letters: N images, H and W, I and O channels in and out, K the 16 positions of a transformed kernel.
 """
 
 from __future__ import annotations
@@ -33,19 +33,36 @@ which swaps the first with the last and leaves the others."""
 
 
 class WinogradConv2d(nn.Conv2d):
-    """A convolution that `use_winograd` has changed. Its weights keep their names; `transformed_KOI`, 16 matrices, is
-    no part of its state."""
+    """A convolution that `use_winograd` has changed. Parameters and state are those of the convolution.
 
-    transformed_KOI: Tensor
+    The weights are transformed when they are first needed, and must not change after that.
+    """
+
+    transformed_KOI: Tensor | None
+    """Plain attributes, not buffers: nothing copies, casts or sends them."""
+    sizes_KOI: Tensor
+    """Without contents, for counting."""
+    counted: bool
+    """Whether a pass on tensors without contents has used the transforms (see `transformed_bytes`)."""
 
     def forward(self, x_NIHW: Tensor) -> Tensor:  # pyright: ignore
         """NIHW -> NOHW."""
         images, _, height, width = x_NIHW.shape
         if height % 2 or width % 2 or images * height * width < 4 * MIN_TILES:
             return super().forward(x_NIHW)
-        out = _Convolution.apply(x_NIHW, self.transformed_KOI, self.bias)
+        out = _Convolution.apply(x_NIHW, self._transformed(x_NIHW), self.bias)
         assert isinstance(out, Tensor)
         return out
+
+    def _transformed(self, x_NIHW: Tensor) -> Tensor:
+        if x_NIHW.is_meta:
+            self.counted = True
+            return self.sizes_KOI
+        if self.transformed_KOI is None:
+            # the first images may be validation images: what inference mode makes is of no use to a later step
+            with torch.inference_mode(False), torch.no_grad():
+                self.transformed_KOI = transform_weights(self.weight)
+        return self.transformed_KOI
 
 
 def use_winograd(module: nn.Module) -> None:
@@ -53,29 +70,47 @@ def use_winograd(module: nn.Module) -> None:
     for part in module.modules():
         if type(part) is nn.Conv2d and _gains(part):
             part.__class__ = WinogradConv2d
-            part.register_buffer("transformed_KOI", transform_weights(part.weight), persistent=False)
+            assert isinstance(part, WinogradConv2d)
+            part.transformed_KOI, part.counted = None, False
+            part.sizes_KOI = torch.empty(16, part.out_channels, part.in_channels, device="meta")
+
+
+def use_direct(module: nn.Module) -> None:
+    """Undoes `use_winograd`, and frees the transforms."""
+    for part in winograd_convolutions(module):
+        del part.transformed_KOI, part.sizes_KOI, part.counted
+        part.__class__ = nn.Conv2d  # pyright: ignore
 
 
 @contextlib.contextmanager
 def direct_form(module: nn.Module) -> Iterator[None]:
-    """Inside, the module's convolutions are the direct ones, and hold no transformed weights."""
-    changed = [part for part in module.modules() if isinstance(part, WinogradConv2d)]
-    transformed = [part._buffers.pop("transformed_KOI") for part in changed]
+    """Inside, the module's convolutions are the direct ones; the transforms are kept for later."""
+    changed = winograd_convolutions(module)
     for part in changed:
         part.__class__ = nn.Conv2d  # pyright: ignore
     try:
         yield
     finally:
-        for part, matrices in zip(changed, transformed, strict=True):
+        for part in changed:
             part.__class__ = WinogradConv2d
-            part.register_buffer("transformed_KOI", matrices, persistent=False)
+
+
+def winograd_convolutions(module: nn.Module) -> list[WinogradConv2d]:
+    """Those that `use_winograd` has changed, unless they are direct at the moment."""
+    return [part for part in module.modules() if isinstance(part, WinogradConv2d)]
+
+
+def transformed_bytes(module: nn.Module) -> int:
+    """Memory of the transforms that passes on tensors without contents have used, whether they are made already or
+    not: a convolution of images with odd sides needs none."""
+    return sum(part.sizes_KOI.nbytes for part in winograd_convolutions(module) if part.counted)
 
 
 def transform_weights(weight_OI33: Tensor) -> Tensor:
     """G w G^T of each kernel w, as one matrix for each of the 16 positions: KOI."""
     outputs, inputs = weight_OI33.shape[:2]
     along_a_side = weight_OI33.new_tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-    return (torch.kron(along_a_side, along_a_side) @ weight_OI33.detach().reshape(-1, 9).T).view(16, outputs, inputs)
+    return (torch.kron(along_a_side, along_a_side) @ weight_OI33.reshape(-1, 9).T).view(16, outputs, inputs)
 
 
 def _gains(conv: nn.Conv2d) -> bool:
@@ -89,7 +124,7 @@ def _gains(conv: nn.Conv2d) -> bool:
 
 
 class _Convolution(torch.autograd.Function):
-    """Keeps nothing of its input for the backward pass, which the direct form does."""
+    """Unlike the direct form, it keeps nothing of its input for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x_NIHW: Tensor, transformed_KOI: Tensor, bias_O: Tensor | None) -> Tensor:
@@ -115,7 +150,8 @@ def _convolve(x_NIHW: Tensor, transformed_KOI: Tensor, bias_O: Tensor | None, or
         x_NIHW.new_empty(size * most)
         for size in (4 * inputs * (width + 2), 16 * inputs * columns, 16 * outputs * columns)
     )
-    for which, tall in pieces:
+    # without contents, one piece tells the memory of all
+    for which, tall in pieces[:1] if x_NIHW.is_meta else pieces:
         grid = len(which), len(tall)
         windows = padded_INHW[:, which.start : which.stop, 2 * tall.start : 2 * tall.stop + 2].unfold(2, 4, 2)
         rows_mixed = _start_of(halfway, 4, inputs, *grid, width + 2)
@@ -128,9 +164,9 @@ def _convolve(x_NIHW: Tensor, transformed_KOI: Tensor, bias_O: Tensor | None, or
             # this one enters all four outputs once
             product[order[1], order[1]] += bias_O.view(-1, 1, 1, 1)
         by_column = [product[:, i] for i in order]
-        _mix_outputs(by_column, by_column)
+        _mix_outputs(by_column, by_column[:2])
         target = out[which.start : which.stop, :, tall.start : tall.stop].permute(5, 3, 1, 0, 2, 4)
-        for column, by_row in zip(target, by_column, strict=False):
+        for column, by_row in zip(target, by_column[:2], strict=True):
             _mix_outputs([by_row[i] for i in order], column.unbind(0))
     return out.view(images, outputs, height, width)
 

@@ -63,19 +63,22 @@ def is_compiled(settings: TrainSettings, device: torch.device) -> bool:
 
 
 def is_winograd(settings: TrainSettings, device: torch.device) -> bool:
-    """Whether a run's frozen convolutions take Winograd's form: as the settings say, else wherever it is there.
+    """Whether a run's frozen convolutions use Winograd's algorithm: as set, by default wherever it is
+    available.
 
     Raises:
         UsageError: it is asked for where it is not.
     """
-    there = device.type == "cpu" and choose_precision(settings, device) == "fp32" and not is_compiled(settings, device)
-    if settings.compute.winograd and not there:
+    available = (
+        device.type == "cpu" and choose_precision(settings, device) == "fp32" and not is_compiled(settings, device)
+    )
+    if settings.compute.winograd and not available:
         raise UsageError(
             "--compute.winograd is for float32 on a CPU, without --compute.compile, and this run is on "
             f"{device.type}, in {choose_precision(settings, device)}"
             f"{', compiled' if is_compiled(settings, device) else ''}: leave it out."
         )
-    return there if settings.compute.winograd is None else settings.compute.winograd
+    return available if settings.compute.winograd is None else settings.compute.winograd
 
 
 def model_switches(settings: ModelSettings) -> ModelSwitches:
@@ -122,12 +125,13 @@ def step_tflop(train_module: TrainModule, data: RunData, ref: SampleRef | None =
     """Arithmetic of one step on one process, in TFLOP, from the shapes of samples like that of `ref` (None: the first);
     nothing is computed.
 
-    What gradient checkpointing does again is not counted: it is not progress. Nor is what Winograd's form saves.
+    What gradient checkpointing does again is not counted: it is not progress. Convolutions count as direct ones,
+    however they are computed.
     """
     split, encoders, reader = data.loader.split, train_module.encoders, data.loader.reader
     ref = ref or reader.ref(0, 0)
     sample = reader.read(ref)
-    with for_counting(train_module.stage, checkpointed=False, direct=True):
+    with for_counting(train_module.stage, checkpointed=False):
         tflop = pass_tflop(train_module.stage, stage_inputs(train_module, data, split.micro_batch, ref))
     ids = torch.empty(split.micro_batch, encoders.text_encoder.config.max_position_embeddings, dtype=torch.int64)
     tflop += forward_tflop(encode_text, encoders.text_encoder, ids)

@@ -30,7 +30,7 @@ from trainer.settings import TrainSettings, batch_size, default_micro_batch, lar
 log = logging.getLogger(__name__)
 
 Values = dict[str, Any]
-CAME_LATER: Values = {"clip.start": "any"}
+CAME_LATER: Values = {"clip.start": "any", "compute.winograd": False}
 """What runs did before these settings were there."""
 
 COMPARED_BY_CONTENT = ("stage", "seed", "image.size", "pose.", "model.", "loader.")

@@ -45,8 +45,7 @@ class World:
         if self.size == 1:
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None
-        # no buffer changes in training: none is sent around before each step
-        return DistributedDataParallel(module, ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(module, ids, gradient_as_bucket_view=True)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place."""

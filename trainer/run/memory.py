@@ -15,6 +15,7 @@ import torch
 
 from lposekit.errors import LposekitError, UsageError
 from trainer.model.base import encode_images, encode_text, num_slices
+from trainer.model.winograd import transformed_bytes
 from trainer.run.cost import forward_bytes, pass_bytes, weight_bytes
 from trainer.run.data import RunData
 from trainer.run.distributed import World
@@ -37,12 +38,14 @@ GPU_GIB = (80, 24, 16)
 class MemoryNeed:
     """Bytes of a step on one process, from the second step on.
 
-    weights: of UNet, pose encoder, VAE and text encoder. moments: AdamW's. average: the EMA's. kept: by a forward pass
+    weights: of UNet, pose encoder, VAE and text encoder. transformed: the same convolutions' weights once more, as
+    Winograd's algorithm needs them on a CPU. moments: AdamW's. average: the EMA's. kept: by a forward pass
     for its backward pass. step: the most that forward and backward pass take at any moment, gradients included.
     encode: the most that VAE and text encoder take, beside gradients that wait for further passes.
     """
 
     weights: int
+    transformed: int
     moments: int
     average: int
     kept: int
@@ -51,7 +54,7 @@ class MemoryNeed:
 
     @property
     def peak(self) -> int:
-        return self.weights + self.moments + self.average + max(self.step, self.encode)
+        return self.weights + self.transformed + self.moments + self.average + max(self.step, self.encode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ def memory_need(
     checkpointed: bool | None = None,
 ) -> MemoryNeed:
     """The need of a run as it is set, or with other values of what is named here. `frozen`: type of the frozen
-    weights and the arithmetic, on a GPU."""
+    weights and the arithmetic on a GPU, whose memory is asked for."""
     encoders, stage = train_module.encoders, train_module.stage
     modules = (stage, encoders.vae, encoders.text_encoder)
     split = data.loader.split
@@ -87,10 +90,11 @@ def memory_need(
     checkpointed = stage.unet.checkpointed if checkpointed is None else checkpointed
     with for_counting(stage, checkpointed=checkpointed, direct=frozen is not None):
         step = pass_bytes(stage, stage_inputs(train_module, data, micro), frozen=frozen, adds_up=adds_up)
-        weights = weight_bytes(*modules, frozen=frozen)
+        transformed = transformed_bytes(stage)
     trained = sum(parameter.numel() for parameter in train_module.trained.values())
     return MemoryNeed(
-        weights=weights,
+        weights=weight_bytes(*modules, frozen=frozen),
+        transformed=transformed,
         moments=trained * MOMENT_BYTES,
         average=0 if settings.ema.decay is None else trained * AVERAGE_BYTES,
         kept=step.kept,
@@ -164,6 +168,7 @@ def refuse_too_large(settings: TrainSettings, train_module: TrainModule, data: R
                 f"the run needs about {need.peak / GIB:.1f} GiB on {world.device}, and may take {limit / GIB:.1f} GiB "
                 f"(weights {need.weights / GIB:.1f}, kept for the backward pass {need.kept / GIB:.1f}). "
                 + advice(best_way(settings, train_module, data, None, limit))
+                + less_without_winograd(need)
             )
     problems = [found for found in world.gather(problem) if found]
     if problems:
@@ -178,6 +183,13 @@ def advice(way: Way | None) -> str:
     return (
         f"It fits with {way.flags()} (about {way.peak / GIB:.1f} GiB; the batch stays the same). {others.capitalize()}"
     )
+
+
+def less_without_winograd(need: MemoryNeed) -> str:
+    """What else helps, where it does."""
+    if not need.transformed:
+        return ""
+    return f" With --compute.no-winograd it needs {need.transformed / GIB:.1f} GiB less, and a step takes longer."
 
 
 @contextlib.contextmanager

@@ -106,7 +106,12 @@ class DryRunReport:
 
     def summary_lines(self) -> list[str]:
         need, passes = self.memory, f"in micro-batches of {self.micro_batch}"
-        parts = {"AdamW": need.moments, "moving average": need.average, "forward and backward pass": need.step}
+        parts = {
+            "their transforms": need.transformed,
+            "AdamW": need.moments,
+            "moving average": need.average,
+            "forward and backward pass": need.step,
+        }
         return [
             f"stage {self.stage}: {counted(self.steps, 'step')} of {counted(self.batch_size, 'sample')}, {passes}",
             f"parameters: {self.parameters / 1e6:.2f} M, trained: {self.trained_parameters / 1e6:.2f} M",

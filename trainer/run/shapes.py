@@ -38,8 +38,9 @@ def images_like(shape_FHWC: tuple[int, ...], batch: int) -> Tensor:
 
 
 @contextlib.contextmanager
-def for_counting(stage: StageModel, *, checkpointed: bool, direct: bool = False) -> Iterator[None]:
-    """Inside, the stage may be run on tensors without contents. direct: with convolutions as a GPU computes them."""
+def for_counting(stage: StageModel, *, checkpointed: bool, direct: bool = True) -> Iterator[None]:
+    """Inside, the stage may be run on tensors without contents. direct: without Winograd's convolutions, as on a
+    GPU."""
     before = stage.unet.checkpointed, stage.scheduler
     # diffusers moves a scheduler's tables to the device of its inputs; those of a copy may be lost
     stage.unet.checkpointed, stage.scheduler = checkpointed, copy.deepcopy(stage.scheduler)

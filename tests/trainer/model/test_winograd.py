@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.model import winograd
-from trainer.model.winograd import WinogradConv2d, direct_form, use_winograd
+from trainer.model.winograd import WinogradConv2d, direct_form, transformed_bytes, use_direct, use_winograd
 
 WIDE = winograd.MIN_CHANNELS
 
@@ -34,8 +34,10 @@ def output_and_gradient(conv: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def same_to_float32(conv: nn.Conv2d, x: Tensor) -> None:
-    """Winograd's form is no further from float64 than 2e-6 of the largest value."""
+    """Winograd's algorithm is used, and is no further from float64 than 2e-6 of the largest value."""
+    direct = conv(x)
     assert changed(conv)
+    assert not torch.equal(conv(x), direct)
     exact = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None).double()
     exact.load_state_dict({name: tensor.double() for name, tensor in conv.state_dict().items()})
     expected = output_and_gradient(exact, x.double())
@@ -46,10 +48,10 @@ def same_to_float32(conv: nn.Conv2d, x: Tensor) -> None:
 
 @pytest.mark.parametrize(
     ("images", "height", "width"),
-    [(1, 8, 8), (3, 2, 12), (2, 64, 4), (1, 66, 70), (9, 16, 16), (600, 2, 2), (1, 2, 1200)],
+    [(2, 4, 4), (8, 2, 2), (3, 2, 12), (2, 64, 4), (2, 66, 70), (9, 16, 16), (600, 2, 2), (1, 2, 1200)],
 )
 def test_numbers_and_gradients_are_those_of_the_direct_form(images: int, height: int, width: int):
-    # mutations: gradients in STRAIGHT order; rows and columns exchanged; a piece's last row of inputs left out -> each red
+    # mutations: gradients in STRAIGHT order; rows and columns exchanged; a piece's last row of inputs left out
     torch.manual_seed(1)
     same_to_float32(frozen(WIDE, WIDE + 8), torch.randn(images, WIDE, height, width))
 
@@ -57,9 +59,11 @@ def test_numbers_and_gradients_are_those_of_the_direct_form(images: int, height:
 @pytest.mark.parametrize("bias", [True, False])
 def test_inputs_of_any_layout_and_convolutions_without_bias_do(bias: bool):
     # mutation: the bias added to another position -> red
-    conv = frozen(WIDE, WIDE, bias=bias)
-    same_to_float32(conv, torch.randn(2, WIDE, 6, 10).to(memory_format=torch.channels_last))
-    same_to_float32(conv, torch.randn(2, 6, WIDE, 10).transpose(1, 2))
+    for x in (
+        torch.randn(2, WIDE, 6, 10).to(memory_format=torch.channels_last),
+        torch.randn(2, 6, WIDE, 10).transpose(1, 2),
+    ):
+        same_to_float32(frozen(WIDE, WIDE, bias=bias), x)
 
 
 @pytest.mark.parametrize(
@@ -97,26 +101,61 @@ def test_only_frozen_wide_3x3_convolutions_in_float32_are_changed():
 
 
 def test_the_state_is_that_of_the_convolution_and_the_direct_form_can_be_had_back():
-    # mutations: a persistent buffer; the direct form kept; the matrices of another convolution given back
+    # mutations: the transforms a buffer; the direct form kept; the transforms of another convolution given back
     model = nn.Sequential(frozen(WIDE, WIDE), nn.ReLU(), frozen(WIDE, WIDE + 8))
     x, names = torch.randn(2, WIDE, 8, 8), list(model.state_dict())
     direct = output_and_gradient(model, x)
     use_winograd(model)
     quick = output_and_gradient(model, x)
     assert not torch.equal(quick[0], direct[0])
-    assert list(model.state_dict()) == names
+    assert (list(model.state_dict()), list(model.buffers())) == (names, [])
     with direct_form(model):
-        assert not list(model.buffers())
         assert all(map(torch.equal, output_and_gradient(model, x), direct))
     assert all(map(torch.equal, output_and_gradient(model, x), quick))
     use_winograd(model)
-    assert len(list(model.buffers())) == 2
+    assert all(map(torch.equal, output_and_gradient(model, x), quick))
+    use_direct(model)
+    assert [vars(part).keys() for part in model] == [
+        vars(part).keys() for part in (nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Conv2d(1, 1, 1))
+    ]
+    assert all(map(torch.equal, output_and_gradient(model, x), direct))
+
+
+def test_weights_are_transformed_once_and_only_where_images_need_it():
+    # mutations: made by use_winograd; made anew with each call; made in inference mode (an error in training)
+    conv = frozen(WIDE, WIDE)
+    use_winograd(conv)
+    assert isinstance(conv, WinogradConv2d)
+    conv(torch.randn(1, WIDE, 7, 8))
+    assert conv.transformed_KOI is None
+    x = torch.randn(1, WIDE, 8, 8)
+    with torch.inference_mode():
+        of_validation = conv(x)
+    made = conv.transformed_KOI
+    assert made is not None
+    assert torch.equal(output_and_gradient(conv, x)[0], of_validation)
+    assert conv.transformed_KOI is made
+
+
+def test_a_pass_without_contents_tells_whose_transforms_it_needs():
+    # mutations: all counted; none counted; contents made
+    model = nn.Sequential(frozen(WIDE, WIDE), nn.AvgPool2d(2), frozen(WIDE, WIDE + 8))
+    use_winograd(model)
+    assert transformed_bytes(model) == 0
+    weights = {name: weight.to("meta") for name, weight in model.named_parameters()}
+    for side, counted in ((14, 1), (16, 2)):
+        torch.func.functional_call(model, weights, torch.empty(1, WIDE, side, side, device="meta"))
+        expected = [16 * 4 * WIDE * WIDE, 16 * 4 * WIDE * (WIDE + 8)]
+        assert transformed_bytes(model) == sum(expected[:counted])
+    assert [vars(part)["transformed_KOI"] for part in (model[0], model[2])] == [None, None]
 
 
 def test_nothing_of_the_input_is_kept_for_the_backward_pass():
     # mutation: the input saved
     conv, kept = frozen(WIDE, WIDE), []
     use_winograd(conv)
+    assert isinstance(conv, WinogradConv2d)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda x: x):
         conv(torch.randn(2, WIDE, 8, 8).requires_grad_())
-    assert [tensor.data_ptr() for tensor in kept] == [conv.get_buffer("transformed_KOI").data_ptr()]
+    assert conv.transformed_KOI is not None
+    assert [tensor.data_ptr() for tensor in kept] == [conv.transformed_KOI.data_ptr()]

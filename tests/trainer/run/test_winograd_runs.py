@@ -1,5 +1,5 @@
-"""Contract of runs whose frozen convolutions take Winograd's form: by default on a CPU in float32, kept when a run goes
-on, counted in its memory and not in its arithmetic, refused where it is not there."""
+"""Contract of runs whose frozen convolutions use Winograd's algorithm: by default on a CPU in float32, kept when a run
+goes on, counted in its memory and not in its arithmetic, refused where it is not available."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import pytest
 import torch
 
 from lposekit.errors import UsageError
+from lposekit.setting_values import LOGGED
 from tests.support.train_runs import losses, make_older, settings_for
 from trainer.model import winograd
-from trainer.model.winograd import WinogradConv2d, direct_form
+from trainer.model.winograd import WinogradConv2d, winograd_convolutions
 from trainer.run.build import is_winograd, step_tflop
 from trainer.run.checkpoint import WEIGHTS, load_checkpoint, step_folder
-from trainer.run.continuing import computed_as_begun
-from trainer.run.cost import weight_bytes
+from trainer.run.continuing import changes, values_of_before
 from trainer.run.distributed import World
-from trainer.run.memory import memory_need
-from trainer.settings import ComputeSettings, TrainSettings
+from trainer.run.memory import less_without_winograd, memory_need
+from trainer.run.shapes import stage_inputs
+from trainer.settings import ComputeSettings, TrainSettings, WatchSettings
 from trainer.train import Run, build_run, run
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -38,8 +39,7 @@ def computed(settings: TrainSettings, **changes: Any) -> TrainSettings:
 
 def built(settings: TrainSettings) -> tuple[Run, list[WinogradConv2d]]:
     prepared = build_run(settings, World(CPU))
-    modules = prepared.train_module.stage.modules()
-    return prepared, [part for part in modules if isinstance(part, WinogradConv2d)]
+    return prepared, winograd_convolutions(prepared.train_module.stage)
 
 
 @pytest.mark.parametrize("stage", [1, 2])
@@ -70,6 +70,7 @@ def test_a_run_that_was_begun_without_goes_on_without_unless_it_is_asked_for(
     run(computed(settings, winograd=False))
     if older:
         make_older(tmp_path / "run", 1)
+        assert "winograd" not in (tmp_path / "run" / "settings.toml").read_text()
     for asked, expected in ((None, False), (False, False), (True, True)):
         with caplog.at_level("INFO"):
             _, found = built(computed(dataclasses.replace(settings, max_steps=2), winograd=asked))
@@ -79,11 +80,26 @@ def test_a_run_that_was_begun_without_goes_on_without_unless_it_is_asked_for(
 
 
 def test_a_change_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    # mutation: not recorded
+    # mutations: not recorded; unknown of a run of an older version
     settings = settings_for(2, tmp_path / "run", max_steps=1)
     run(settings)
     run(computed(dataclasses.replace(settings, max_steps=2), winograd=False))
     assert "from step 2 on, the run has other settings than before: compute.winograd: True -> False" in caplog.text
+    assert changes(values_of_before({"settings": {}}, tmp_path), {"compute.winograd": True}, LOGGED) == [
+        "compute.winograd: False -> True"
+    ]
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_validation_before_the_first_step_and_gradient_checkpoints_do(checkpointed: bool, tmp_path: Path):
+    # mutation: what inference mode made is used in the step -> an error
+    settings = computed(settings_for(1, tmp_path / "run", max_steps=2), gradient_checkpointing=checkpointed)
+    run(
+        dataclasses.replace(
+            settings, watch=WatchSettings(probe_every=1, probe_samples=2, sample_every=1, sample_steps=1)
+        )
+    )
+    assert [step for step, _ in losses(tmp_path / "run")] == [1, 2]
 
 
 def test_it_is_there_in_float32_on_a_cpu_without_compilation():
@@ -109,10 +125,11 @@ def test_it_is_there_in_float32_on_a_cpu_without_compilation():
             there(device, winograd=True, **compute)
 
 
-def test_a_run_begun_with_it_on_a_cpu_goes_on_without_it_on_a_gpu():
-    settings, before = TrainSettings(), {"compute.winograd": True, "compute.compile": True}
-    assert is_winograd(computed_as_begun(settings, before, CPU), CPU)
-    assert not is_winograd(computed_as_begun(settings, before, GPU), GPU)
+def test_a_wish_that_cannot_be_had_is_refused_before_anything_is_loaded(tmp_path: Path):
+    # mutation: refused where the model is built
+    settings = computed(settings_for(1, tmp_path / "run"), winograd=True, precision="bf16")
+    with pytest.raises(UsageError, match=r"^--compute\.winograd is for float32 on a CPU"):
+        run(dataclasses.replace(settings, base=str(tmp_path / "no base")))
 
 
 @pytest.mark.parametrize("stage", [1, 2])
@@ -125,10 +142,24 @@ def test_its_memory_is_counted_here_and_not_on_a_gpu_and_its_arithmetic_is_that_
     direct, none = built(computed(settings, winograd=False))
     assert not none
     of_quick, of_direct = (memory_need(one.settings, one.train_module, one.data) for one in (quick, direct))
-    assert of_quick.weights - of_direct.weights == sum(one.weight.nbytes * 16 // 9 for one in convolutions) > 0
+    assert 0 < of_quick.transformed < sum(one.weight.nbytes * 16 // 9 for one in convolutions)
+    assert of_quick.peak - of_quick.transformed < of_direct.peak
     assert of_quick.kept < of_direct.kept
     on_gpu = [memory_need(one.settings, one.train_module, one.data, torch.bfloat16) for one in (quick, direct)]
     assert on_gpu[0] == on_gpu[1]
     assert step_tflop(quick.train_module, quick.data) == step_tflop(direct.train_module, direct.data)
-    with direct_form(quick.train_module.stage):
-        assert weight_bytes(quick.train_module.stage) == weight_bytes(direct.train_module.stage)
+    assert all(one.transformed_KOI is None for one in convolutions)
+    inputs = stage_inputs(quick.train_module, quick.data, quick.data.loader.split.micro_batch)
+    quick.train_module.stage(*(None if one is None else torch.zeros_like(one, device="cpu") for one in inputs))
+    made = [one.transformed_KOI for one in convolutions if one.transformed_KOI is not None]
+    # the lowest level's images are 1 x 1
+    assert of_quick.transformed == sum(one.nbytes for one in made)
+
+
+def test_a_run_that_needs_too_much_is_told_what_it_takes(tmp_path: Path):
+    # mutations: not said; said where it is off
+    settings = computed(settings_for(1, tmp_path / "run"), memory_gib=1e-4)
+    with pytest.raises(UsageError, match=r"With --compute\.no-winograd it needs \d+\.\d GiB less"):
+        run(settings)
+    direct, _ = built(computed(settings, winograd=False))
+    assert less_without_winograd(memory_need(direct.settings, direct.train_module, direct.data)) == ""
