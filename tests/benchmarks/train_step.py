@@ -2,10 +2,10 @@
 
 Two comparisons of forms of our own step, in alternating rounds:
   stage1  with cached latents against un-cached (the VAE in the step); text is encoded in both
-  stage2  ours against the plain form of the same arithmetic (`tests/benchmarks/plain_unet.py`): a check of what the
-          savings bring, and a weak peer; the official code is the peer in `official_step`
+  stage2  ours against the same function written plainly, with direct convolutions (`tests/benchmarks/plain_unet.py`):
+          a check of what the savings bring, and a weak peer; the official code is the peer in `official_step`
 A step is forward and backward pass and AdamW (fused). Weights are random; the sizes come from the configuration files
-of SD 1.4. On a GPU the model runs in bfloat16, compiled by option.
+of SD 1.4. Convolutions count as direct ones in all arithmetic, however they are computed. On a GPU the model runs in bfloat16, compiled by option.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main() -> None:
     print(
         "ours against ours: cached latents against the VAE in the step (stage 1), and the model's savings against the"
     )
-    print("same arithmetic written plainly (stage 2, a weak peer); the official code is the peer in `official_step`")
+    print("same function written plainly (stage 2, a weak peer); the official code is the peer in `official_step`")
     print(versions("torch", "diffusers", "transformers"))
     cases = {"stage1": stage1, "stage2": stage2}
     print(json.dumps({name: run(arguments) for name, run in cases.items() if arguments.case in ("all", name)}))
