@@ -182,9 +182,9 @@ class ComputeSettings:
     """Compile each block of the UNet, the pose encoder and the VAE with torch.compile. Default: on a GPU only, and not
     if the run that is resumed was not compiled."""
     winograd: Annotated[bool | None, LOGGED] = None
-    """Use Winograd's algorithm for the UNet's wide frozen 3x3 convolutions: faster steps, and up to 3.5 GiB more memory
-    per process at Stable Diffusion 1.4. In float32 on a CPU, without `compile`. Default: on where available, unless the
-    run being resumed did not use it."""
+    """Use Winograd's algorithm for the UNet's wide frozen 3x3 convolutions: faster steps. Transforms take 3.5 GiB per
+    process at Stable Diffusion 1.4, and a pass keeps up to a tenth less. In float32 on a CPU, without
+    `compile`. Default: on where available, unless the run being resumed did not use it."""
     attention: Annotated[Literal["auto", "flash", "cudnn", "efficient", "math"], LOGGED] = "auto"
     """Attention kernel. `auto`: on a GPU, the fastest for each width of a head, measured before the first step and kept
     when the run is resumed; on a CPU or with `deterministic`, torch's choice. A CPU has `flash` and `math`."""

@@ -92,7 +92,7 @@ def load_download(settings: BuildImagesSettings, allowed_local: frozenset[str] =
     decoder, budget = ImageDecoder(settings.image), DecodeBudget()
     # now rather than within the first shard: where the models run in processes of their own, those load meanwhile
     engine.load()
-    # each image tells if it goes on; an error here would end this process without a word
+    # an error here would end this process without a word; if it goes on, the first shard tells
     with contextlib.suppress(SandboxError, OSError, RuntimeError):
         decoder.start()
 

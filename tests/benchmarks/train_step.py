@@ -200,7 +200,7 @@ def update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
 def measure(
     forms: list[Form], stage: StageModel, arguments: argparse.Namespace
 ) -> tuple[dict[str, Figures], dict[str, Counted]]:
-    """Counts each form in a first step, takes its peak in a second, then times them in turn."""
+    """Counts each form in two first steps, takes its peak in a third, then times them in turn."""
     counted: dict[str, Counted] = {}
     memory: dict[str, Memory] = {}
     for form in forms:

@@ -50,7 +50,7 @@ for error in (SandboxCrashed("it died"), BlockingIOError("no further process"), 
 
 
 # Mutations tried: no engine.load, no decoder.start ("False 2", "True 0"); an error let through (fewer
-# lines: a worker that cannot be made takes the build down, where each image would tell).
+# lines: a worker that cannot be made takes the build down, where the first shard would tell).
 def test_a_worker_that_waits_for_its_first_shard_has_loaded_what_fetches_and_decodes() -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", READY], capture_output=True, text=True, timeout=150)
     assert done.stdout.splitlines() == ["True 2"] * 5, done.stderr[-2000:]

@@ -39,7 +39,7 @@ class WinogradConv2d(nn.Conv2d):
     """
 
     transformed_KOI: Tensor | None
-    """Plain attributes, not buffers: nothing copies, casts or sends them."""
+    """A plain attribute, not a buffer: no part of the state, and not sent to other processes."""
     sizes_KOI: Tensor
     """Without contents, for counting."""
     counted: bool
@@ -48,7 +48,9 @@ class WinogradConv2d(nn.Conv2d):
     def forward(self, x_NIHW: Tensor) -> Tensor:  # pyright: ignore
         """NIHW -> NOHW."""
         images, _, height, width = x_NIHW.shape
-        if height % 2 or width % 2 or images * height * width < 4 * MIN_TILES:
+        # validation has batches of its own: what is counted does not depend on the number of images
+        few = images * height * width < 4 * MIN_TILES and not x_NIHW.is_meta
+        if height % 2 or width % 2 or few:
             return super().forward(x_NIHW)
         if x_NIHW.is_meta:
             self.counted = True
@@ -60,7 +62,7 @@ class WinogradConv2d(nn.Conv2d):
     def transform(self) -> Tensor:
         """The transformed weights, made by the first call."""
         if self.transformed_KOI is None:
-            # the first images may be validation images: what inference mode makes is of no use to a later step
+            # what inference mode makes could not be used in a step
             with torch.inference_mode(False), torch.no_grad():
                 self.transformed_KOI = transform_weights(self.weight)
         return self.transformed_KOI

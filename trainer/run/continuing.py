@@ -74,7 +74,7 @@ def computed_as_begun(settings: TrainSettings, before: Values, device: torch.dev
         log.info("the run is not compiled, as it was begun (--compute.compile compiles it from here on)")
         compute = dataclasses.replace(compute, compile=False)
     if is_winograd(settings, device) and compute.winograd is None and not before.get(WINOGRAD):
-        log.info("the run convolves directly, as it was begun (--compute.winograd for a faster step from here on)")
+        log.info("the run convolves directly, as before (--compute.winograd makes steps faster from here on)")
         compute = dataclasses.replace(compute, winograd=False)
     return dataclasses.replace(settings, compute=compute)
 
@@ -134,7 +134,7 @@ def values_of_before(facts: Mapping[str, Any], run_dir: Path) -> Values:
         written = {name.replace(f"{former}.", f"{group}.", 1): value for name, value in written.items()}
     none = {name: None for name, leaf in leaves(TrainSettings).items() if leaf.default is None}
     values = {**none, **CAME_LATER, **written}
-    for name in (PRECISION, COMPILE, WINOGRAD, MICRO_BATCH):
+    for name in (PRECISION, COMPILE, MICRO_BATCH):
         # none stood for what the device or the batch made of it
         if values.get(name) is None:
             values.pop(name, None)

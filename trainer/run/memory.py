@@ -38,10 +38,10 @@ GPU_GIB = (80, 24, 16)
 class MemoryNeed:
     """Bytes of a step on one process, from the second step on.
 
-    weights: of UNet, pose encoder, VAE and text encoder. transformed: the same convolutions' weights once more, as
-    Winograd's algorithm needs them on a CPU. moments: AdamW's. average: the EMA's. kept: by a forward pass
-    for its backward pass. step: the most that forward and backward pass take at any moment, gradients included.
-    encode: the most that VAE and text encoder take, beside gradients that wait for further passes.
+    weights: of UNet, pose encoder, VAE and text encoder. transformed: those of the UNet's wide convolutions as
+    Winograd's algorithm needs them, on a CPU. moments: AdamW's. average: the EMA's. kept: by a forward pass for its
+    backward pass. step: the most that forward and backward pass take at any moment, gradients included. encode: the
+    most that VAE and text encoder take, beside gradients that wait for further passes.
     """
 
     weights: int
@@ -78,9 +78,10 @@ def memory_need(
     micro_batch: int | None = None,
     *,
     checkpointed: bool | None = None,
+    direct: bool = False,
 ) -> MemoryNeed:
     """The need of a run as it is set, or with other values of what is named here. `frozen`: type of the frozen
-    weights and the arithmetic on a GPU, whose memory is asked for."""
+    weights and the arithmetic on a GPU, whose memory is asked for. `direct`: without Winograd's algorithm."""
     encoders, stage = train_module.encoders, train_module.stage
     modules = (stage, encoders.vae, encoders.text_encoder)
     split = data.loader.split
@@ -88,9 +89,9 @@ def memory_need(
     # the gradients of further processes are laid out beforehand, as those of an earlier pass are
     adds_up = split.world > 1 or split.batch_size > micro
     checkpointed = stage.unet.checkpointed if checkpointed is None else checkpointed
-    with for_counting(stage, checkpointed=checkpointed, direct=frozen is not None):
+    with for_counting(stage, checkpointed=checkpointed, direct=direct or frozen is not None):
         step = pass_bytes(stage, stage_inputs(train_module, data, micro), frozen=frozen, adds_up=adds_up)
-        transformed = transformed_bytes(stage)
+        transformed = transformed_bytes(stage)  # 0 where they are direct
     trained = sum(parameter.numel() for parameter in train_module.trained.values())
     return MemoryNeed(
         weights=weight_bytes(*modules, frozen=frozen),
@@ -168,7 +169,7 @@ def refuse_too_large(settings: TrainSettings, train_module: TrainModule, data: R
                 f"the run needs about {need.peak / GIB:.1f} GiB on {world.device}, and may take {limit / GIB:.1f} GiB "
                 f"(weights {need.weights / GIB:.1f}, kept for the backward pass {need.kept / GIB:.1f}). "
                 + advice(best_way(settings, train_module, data, None, limit))
-                + less_without_winograd(need)
+                + way_without_winograd(settings, train_module, data, need)
             )
     problems = [found for found in world.gather(problem) if found]
     if problems:
@@ -185,11 +186,14 @@ def advice(way: Way | None) -> str:
     )
 
 
-def less_without_winograd(need: MemoryNeed) -> str:
-    """What else helps, where it does."""
+def way_without_winograd(settings: TrainSettings, train_module: TrainModule, data: RunData, need: MemoryNeed) -> str:
+    """What the same run needs with direct convolutions, where that is less: they keep more for the backward pass."""
     if not need.transformed:
         return ""
-    return f" With --compute.no-winograd it needs {need.transformed / GIB:.1f} GiB less, and a step takes longer."
+    direct = memory_need(settings, train_module, data, direct=True).peak
+    if direct >= need.peak:
+        return ""
+    return f" With --compute.no-winograd it needs about {direct / GIB:.1f} GiB, and steps take longer."
 
 
 @contextlib.contextmanager

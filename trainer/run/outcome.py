@@ -107,7 +107,7 @@ class DryRunReport:
     def summary_lines(self) -> list[str]:
         need, passes = self.memory, f"in micro-batches of {self.micro_batch}"
         parts = {
-            "their transforms": need.transformed,
+            "their Winograd transforms": need.transformed,
             "AdamW": need.moments,
             "moving average": need.average,
             "forward and backward pass": need.step,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.order import SampleRef
-from trainer.model.winograd import direct_form, winograd_convolutions
+from trainer.model.winograd import direct_form
 from trainer.run.data import RunData
 from trainer.run.train_module import TrainModule
 from trainer.stages import StageModel
@@ -44,8 +44,6 @@ def for_counting(stage: StageModel, *, checkpointed: bool, direct: bool = True) 
     before = stage.unet.checkpointed, stage.scheduler
     # diffusers moves a scheduler's tables to the device of its inputs; those of a copy may be lost
     stage.unet.checkpointed, stage.scheduler = checkpointed, copy.deepcopy(stage.scheduler)
-    for part in winograd_convolutions(stage):
-        part.counted = False
     try:
         # a block that runs first under a counter is one that dynamo never compiles after
         with torch.compiler.set_stance("force_eager"), direct_form(stage) if direct else contextlib.nullcontext():

@@ -19,6 +19,7 @@ from tests.trainer.model.small import small_scheduler
 from trainer.model import base as base_module
 from trainer.model.base import decode_latents, encode_images, load_base
 from trainer.model.switches import OFFICIAL
+from trainer.model.winograd import use_winograd
 from trainer.run.checkpoint import read_facts, step_folder
 from trainer.run.cost import pass_bytes
 from trainer.run.distributed import World
@@ -71,13 +72,22 @@ def test_the_default_micro_batch_of_each_stage_fits_80_gb(number: StageNumber):
 
 @pytest.mark.more  # `test_cost.py` compares saved bytes with torch's own at small sizes
 @pytest.mark.parametrize(
-    ("number", "micro", "frames", "side", "saved_gib"), [(1, 1, 1, 64, 1.13), (1, 2, 1, 64, 2.26), (2, 1, 4, 32, 1.85)]
+    ("number", "micro", "frames", "side", "winograd", "saved_gib"),
+    [
+        (1, 1, 1, 64, False, 1.13),
+        (1, 2, 1, 64, False, 2.26),
+        (2, 1, 4, 32, False, 1.85),
+        (1, 1, 1, 64, True, 1.01),
+        (2, 1, 4, 32, True, 1.81),
+    ],
 )
 def test_what_a_pass_keeps_at_the_sizes_of_stable_diffusion_is_what_a_real_one_kept(
-    number: StageNumber, micro: int, frames: int, side: int, saved_gib: float
+    number: StageNumber, micro: int, frames: int, side: int, winograd: bool, saved_gib: float
 ):
     # measured by the benchmarks train_memory and train_step; the same call gives the estimate of a dry run
     stage, inputs = stable_diffusion(number, micro, frames, side)
+    if winograd:
+        use_winograd(stage.unet)
     assert pass_bytes(stage, inputs).kept / GIB == pytest.approx(saved_gib, rel=0.06)
 
 

@@ -4,6 +4,7 @@ goes on, counted in its memory and not in its arithmetic, refused where it is no
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from lposekit.setting_values import LOGGED
 from tests.support.train_runs import losses, make_older, settings_for
 from trainer.model import winograd
 from trainer.model.winograd import WinogradConv2d, winograd_convolutions
+from trainer.run import memory
 from trainer.run.build import is_winograd, step_tflop
 from trainer.run.checkpoint import WEIGHTS, load_checkpoint, step_folder
 from trainer.run.continuing import changes, values_of_before
 from trainer.run.distributed import World
-from trainer.run.memory import less_without_winograd, memory_need
+from trainer.run.memory import memory_need, way_without_winograd
+from trainer.run.outcome import describe_run
 from trainer.run.shapes import stage_inputs
-from trainer.settings import ComputeSettings, TrainSettings, WatchSettings
+from trainer.settings import ComputeSettings, OptimSettings, TrainSettings, WatchSettings
 from trainer.train import Run, build_run, run
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -75,7 +78,7 @@ def test_a_run_that_was_begun_without_goes_on_without_unless_it_is_asked_for(
         with caplog.at_level("INFO"):
             _, found = built(computed(dataclasses.replace(settings, max_steps=2), winograd=asked))
         assert bool(found) is expected
-        assert ("convolves directly, as it was begun (--compute.winograd" in caplog.text) == (asked is None)
+        assert ("convolves directly, as before (--compute.winograd" in caplog.text) == (asked is None)
         caplog.clear()
 
 
@@ -92,7 +95,7 @@ def test_a_change_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
 
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_validation_before_the_first_step_and_gradient_checkpoints_do(checkpointed: bool, tmp_path: Path):
-    # mutation: what inference mode made is used in the step -> an error
+    # mutation: transforms made for validation alone
     settings = computed(settings_for(1, tmp_path / "run", max_steps=2), gradient_checkpointing=checkpointed)
     run(
         dataclasses.replace(
@@ -156,10 +159,33 @@ def test_its_memory_is_counted_here_and_not_on_a_gpu_and_its_arithmetic_is_that_
     assert of_quick.transformed == sum(one.nbytes for one in made)
 
 
-def test_a_run_that_needs_too_much_is_told_what_it_takes(tmp_path: Path):
-    # mutations: not said; said where it is off
-    settings = computed(settings_for(1, tmp_path / "run"), memory_gib=1e-4)
-    with pytest.raises(UsageError, match=r"With --compute\.no-winograd it needs \d+\.\d GiB less"):
-        run(settings)
-    direct, _ = built(computed(settings, winograd=False))
-    assert less_without_winograd(memory_need(direct.settings, direct.train_module, direct.data)) == ""
+def test_a_run_that_needs_too_much_is_told_what_it_takes_without_where_that_is_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # mutations: the transforms named as what is saved; said where it is off, or no less
+    monkeypatch.setattr(memory, "GIB", 1)
+    settings = settings_for(1, tmp_path / "run", optim=OptimSettings(micro_batch=1))
+    (quick, _), (direct, _) = built(settings), built(computed(settings, winograd=False))
+    need, less = (memory_need(one.settings, one.train_module, one.data) for one in (quick, direct))
+    assert less.peak < need.peak < less.peak + need.transformed
+    words = f"With --compute.no-winograd it needs about {less.peak:.1f} GiB, and steps take longer."
+    with pytest.raises(UsageError, match=re.escape(words)):
+        run(computed(settings, memory_gib=need.peak - 1))
+    for one, of in ((direct, less), (quick, dataclasses.replace(need, step=0, encode=0))):
+        assert way_without_winograd(one.settings, one.train_module, one.data, of) == ""
+    report = describe_run(quick.settings, quick.train_module, quick.data)
+    assert any("their Winograd transforms" in line for line in report.summary_lines())
+
+
+def test_what_is_counted_of_the_transforms_does_not_depend_on_the_micro_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # mutation: few tiles counted as direct (what fits is reckoned from two micro-batches)
+    monkeypatch.setattr(winograd, "MIN_TILES", 100)
+    prepared, _ = built(settings_for(1, tmp_path / "run"))
+    counts = {
+        memory_need(prepared.settings, prepared.train_module, prepared.data, micro_batch=micro).transformed
+        for micro in (1, 4)
+    }
+    assert len(counts) == 1
+    assert counts != {0}
