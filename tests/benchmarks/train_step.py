@@ -226,9 +226,8 @@ def count(form: Form, stage: StageModel) -> Counted:
 
     def note(tensor: Tensor) -> Tensor:
         # what is saved lives until the backward pass, so no address comes up twice
-        storage = tensor.untyped_storage()
-        if not is_parameter(tensor):
-            saved[storage.data_ptr()] = storage.nbytes()
+        if not is_weight(tensor):
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     # a block that runs first under a counter is one that dynamo never compiles after
@@ -243,7 +242,7 @@ def count(form: Form, stage: StageModel) -> Counted:
     return Counted(counter.get_total_flops() / 1e12, sum(saved.values()) / 2**30)
 
 
-def is_parameter(tensor: Tensor) -> bool:
+def is_weight(tensor: Tensor) -> bool:
     base = tensor if tensor._base is None else tensor._base
     return isinstance(base, torch.nn.Parameter)
 

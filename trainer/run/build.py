@@ -63,8 +63,7 @@ def is_compiled(settings: TrainSettings, device: torch.device) -> bool:
 
 
 def is_winograd(settings: TrainSettings, device: torch.device) -> bool:
-    """Whether a run's frozen convolutions use Winograd's algorithm: as set, by default wherever it is
-    available.
+    """Whether a run's frozen convolutions use Winograd's algorithm: as set, by default where it is available.
 
     Raises:
         UsageError: it is asked for where it is not.
