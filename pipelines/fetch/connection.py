@@ -17,9 +17,10 @@ import certifi
 
 from lposekit.errors import Outcome, Rejected, UsageError
 from pipelines.fetch.addresses import AddressGuard
-from pipelines.fetch.deadline import Deadline, Pace
+from pipelines.fetch.deadline import Deadline, Pace, limit_wait
 from pipelines.fetch.response import GuardedResponse
 from pipelines.fetch.retry import TryAgain
+from pipelines.fetch.tls_sessions import TlsSessions
 from pipelines.fetch.urls import DEFAULT_PORTS, WebUrl
 
 MAX_DIALLED_ADDRESSES = 4
@@ -58,6 +59,7 @@ class GuardedConnection(http.client.HTTPConnection):
         url: WebUrl,
         guard: AddressGuard,
         tls: ssl.SSLContext | None,
+        sessions: TlsSessions,
         connect_timeout_s: float,
         min_bytes_per_s: float,
     ) -> None:
@@ -65,43 +67,75 @@ class GuardedConnection(http.client.HTTPConnection):
         self.url = url
         self.guard = guard
         self.tls = tls
+        self.sessions = sessions
         self.connect_timeout_s = connect_timeout_s
         self.min_bytes_per_s = min_bytes_per_s
         self.deadline: Deadline
         self.idle_since = 0.0
+        self._resumed: ssl.SSLSession | None = None
         self.default_port = DEFAULT_PORTS[url.scheme]  # http.client leaves it out of the Host header
 
     def connect(self) -> None:
         """Resolve, check and dial. The name stays in SNI and Host; nobody looks it up a second time."""
-        addresses = self.guard.addresses(self.url)
+        addresses = self.guard.addresses(self.url)[:MAX_DIALLED_ADDRESSES]
         dial_end = time.monotonic() + min(self.connect_timeout_s, self.deadline.remaining_s())
-        sock = _dial(addresses[:MAX_DIALLED_ADDRESSES], self.url.port, dial_end)
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.settimeout(max(0.001, dial_end - time.monotonic()))
-            self.sock = sock if self.tls is None else self._start_tls(self.tls, sock)
-        except BaseException:
-            sock.close()
-            raise
+        sock = _dial(addresses, self.url.port, dial_end)
+        self.sock = sock if self.tls is None else self._resume_or_start_tls(self.tls, sock, addresses, dial_end)
 
     def send_get(self, target: str, headers: dict[str, str]) -> GuardedResponse:
         """Send one GET and read the answer's header. Raises `OSError` or `http.client.HTTPException`."""
         if self.sock is not None:
-            self.sock.settimeout(self.deadline.next_wait_s())
+            limit_wait(self.sock, self.deadline.next_wait_s())
+            return self._exchange(target, headers)
+        self.connect()
+        sock = self.sock  # the answer's own from `getresponse` on, where the server closes
+        try:
+            response = self._exchange(target, headers)
+        except (http.client.HTTPException, OSError):
+            if self._resumed is not None:  # the next try is to differ from this one
+                self.sessions.drop(self.url.origin, self._resumed, for_good=True)
+            raise
+        if isinstance(sock, ssl.SSLSocket):
+            self.sessions.keep(self.url.origin, sock)
+        return response
+
+    def _exchange(self, target: str, headers: dict[str, str]) -> GuardedResponse:
         self.request("GET", target, headers=headers)
         response = self.getresponse()
         assert isinstance(response, GuardedResponse)
         return response
 
-    def _start_tls(self, tls: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:
+    def _resume_or_start_tls(
+        self, tls: ssl.SSLContext, sock: socket.socket, addresses: list[str], dial_end: float
+    ) -> ssl.SSLSocket:
+        session = self.sessions.find(self.url.origin)
+        if session is None:
+            return self._start_tls(tls, sock, None)
         try:
-            return tls.wrap_socket(sock, server_hostname=self.url.host)
+            secured = self._start_tls(tls, sock, session)
+        except (Rejected, OSError) as problem:
+            self.sessions.drop(self.url.origin, session, for_good=True)
+            if _is_timeout(problem):
+                raise
+            # a server, or one of several behind a name, that cannot resume is no reason to turn the row down
+            return self._start_tls(tls, _dial(addresses, self.url.port, dial_end), None)
+        if secured.session_reused:
+            self._resumed = session
+        else:
+            self.sessions.drop(self.url.origin, session, for_good=False)
+        return secured
+
+    def _start_tls(self, tls: ssl.SSLContext, sock: socket.socket, session: ssl.SSLSession | None) -> ssl.SSLSocket:
+        try:
+            return tls.wrap_socket(sock, server_hostname=self.url.host, session=session)
         except TimeoutError as problem:
             raise Rejected(Outcome.TIMEOUT, f"{self.url.authority}: TLS handshake took too long") from problem
         except ssl.SSLCertVerificationError as problem:
             raise Rejected(Outcome.TLS, f"{self.url.authority}: {problem.verify_message}") from problem
         except ssl.SSLError as problem:
             raise Rejected(Outcome.TLS, f"{self.url.authority}: {problem.reason or problem}") from problem
+        finally:
+            sock.close()  # the wrapped one goes on
 
     def response_class(  # pyright: ignore[reportIncompatibleVariableOverride]
         self, sock: socket.socket, *args: object, **kwargs: object
@@ -110,6 +144,10 @@ class GuardedConnection(http.client.HTTPConnection):
         return GuardedResponse(
             sock, self.deadline, Pace(self.min_bytes_per_s, self.deadline.idle_timeout_s), *args, **kwargs
         )
+
+
+def _is_timeout(problem: Exception) -> bool:
+    return isinstance(problem, Rejected) and problem.outcome is Outcome.TIMEOUT
 
 
 def _dial(addresses: list[str], port: int, dial_end: float) -> socket.socket:
@@ -128,6 +166,8 @@ def _dial(addresses: list[str], port: int, dial_end: float) -> socket.socket:
             sock.close()
             problem = failure
         else:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            limit_wait(sock, max(0.001, dial_end - time.monotonic()))
             return sock
     where = f"{', '.join(addresses)} port {port}"
     if problem is None or isinstance(problem, TimeoutError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ class Deadline:
 
     def next_wait_s(self) -> float:
         """How long the next single wait may last. Raises `Rejected(TIMEOUT)` once the time is over."""
-        remaining_s = self.remaining_s()
+        remaining_s = self.ends_at - time.monotonic()
         if remaining_s <= 0:
             raise Rejected(Outcome.TIMEOUT, "total time is over")
         return min(self.idle_timeout_s, remaining_s)
@@ -64,3 +65,14 @@ class Pace:
         if self._num_bytes < self.min_bytes_per_s * passed_s:
             raise Rejected(Outcome.TIMEOUT, f"{self._num_bytes} bytes in {passed_s:.1f} s")
         self._since, self._num_bytes = now, 0
+
+
+_NEARLY = 0.02
+
+
+def limit_wait(sock: socket.socket, wait_s: float) -> None:
+    """Let a wait on the socket last `wait_s`, give or take 2 %: to set it is a system call, at which threads change
+    places, and between two reads it is mostly the same."""
+    present_s = sock.gettimeout()
+    if present_s is None or abs(present_s - wait_s) > _NEARLY * wait_s:
+        sock.settimeout(wait_s)

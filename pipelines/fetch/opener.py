@@ -129,7 +129,8 @@ class GuardedOpener:
         """Fetch one URL, following redirects and trying again where that may help.
 
         `max_body_bytes` replaces the settings' cap. With `into` (a seekable file) the body is written there as it
-        arrives; after a failure the file holds what had come. `cut_at_cap`: of a larger body, take the beginning.
+        arrives; after a failure the file holds the beginning of what had come. `cut_at_cap`: of a larger body, take the
+        beginning.
         `deadline`: the clock of a row that this fetch is part of; default: a new one.
         Raises `Rejected` with one of the outcomes of `lposekit.errors`; after a failure that is tried again
         (`TryAgain`) the detail counts the attempts.

@@ -14,9 +14,11 @@ import socket
 from typing import Any
 
 from lposekit.errors import Outcome, Rejected
-from pipelines.fetch.deadline import Deadline, Pace
+from pipelines.fetch.deadline import Deadline, Pace, limit_wait
 
-READ_BYTES = 64 * 1024
+BUFFER_BYTES = 16 * 1024
+"""One TLS record: what is read beyond it goes to its place without a stay in the buffer."""
+READ_BYTES = 256 * 1024
 MAX_HEAD_BYTES = 256 * 1024
 """What may come before the body is asked for: interim answers and the header; rests of an error page too."""
 _MAX_LINE = 4096
@@ -32,13 +34,13 @@ class GuardedResponse(http.client.HTTPResponse):
         super().__init__(sock, *args, **kwargs)
         raw = self.fp.detach()
         self._counted = _CountedReader(raw, sock, deadline, pace)
-        self.fp = io.BufferedReader(self._counted, READ_BYTES)  # pyright: ignore[reportArgumentType]
+        self.fp = io.BufferedReader(self._counted, BUFFER_BYTES)  # pyright: ignore[reportArgumentType]
         self._chunk_left = 0
         self._has_chunk = False
 
     def allow(self, num_bytes: int) -> None:
         """Let `num_bytes` more come from the socket, and as much again for the sizes of chunks."""
-        self._counted.left_bytes += 2 * num_bytes + READ_BYTES
+        self._counted.left_bytes += 2 * num_bytes + BUFFER_BYTES
 
     def begin(self) -> None:
         """Read the header. Interim answers (103 Early Hints) are passed over.
@@ -104,24 +106,20 @@ class _CountedReader(io.RawIOBase):
     """Counts every byte of the socket; asks the deadline before each read, and how fast they come after it."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: Deadline, pace: Pace) -> None:
-        self._raw = raw
+        self._raw = raw  # keeps the socket open until the answer is closed
         self._sock = sock
         self._deadline = deadline
         self._pace = pace
-        self._wait_s = 0.0  # what the socket was told last
         self.left_bytes = MAX_HEAD_BYTES
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: bytearray) -> int | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def readinto(self, buffer: bytearray) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.left_bytes <= 0:
             raise Rejected(Outcome.TOO_BIG, "more bytes than its header and its body may have")
-        wait_s = self._deadline.next_wait_s()
-        if wait_s != self._wait_s:  # a system call, at which threads change places; between reads it is mostly the same
-            self._sock.settimeout(wait_s)
-            self._wait_s = wait_s
-        num_bytes = self._raw.readinto(buffer)
+        limit_wait(self._sock, self._deadline.next_wait_s())
+        num_bytes = self._sock.recv_into(buffer)
         if num_bytes:
             self.left_bytes -= num_bytes
             self._pace.note(num_bytes)

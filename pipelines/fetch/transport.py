@@ -19,6 +19,7 @@ from pipelines.fetch.response import GuardedResponse
 from pipelines.fetch.resting import RestingHosts
 from pipelines.fetch.retry import TryAgain, describe
 from pipelines.fetch.settings import FetchSettings
+from pipelines.fetch.tls_sessions import TlsSessions
 from pipelines.fetch.urls import WebUrl
 
 _DRAIN_BYTES = 16 * 1024
@@ -34,6 +35,7 @@ class Transport:
     idle: IdleConnections
     resting: RestingHosts
     tls: ssl.SSLContext | None = None
+    sessions: TlsSessions = field(default_factory=TlsSessions)
     _tls_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextmanager
@@ -86,7 +88,9 @@ class Transport:
             except TryAgain:
                 pass  # the server closed the connection while it rested: that is no failed attempt
         tls = self._tls_context() if url.scheme == "https" else None
-        fresh = GuardedConnection(url, self.guard, tls, self.settings.connect_timeout_s, self.settings.min_bytes_per_s)
+        fresh = GuardedConnection(
+            url, self.guard, tls, self.sessions, self.settings.connect_timeout_s, self.settings.min_bytes_per_s
+        )
         return fresh, self._send(fresh, url, deadline)
 
     def _send(self, connection: GuardedConnection, url: WebUrl, deadline: Deadline) -> GuardedResponse:

@@ -24,9 +24,8 @@ class DecodeBudget:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextmanager
-    def image_of(self, url: str) -> Iterator[None]:
-        """Count the time of this block. Raises `Rejected(WORKER_CRASH)` if the host of the URL has used up its own."""
-        host = host_of(url)
+    def image_of(self, host: str) -> Iterator[None]:
+        """Count the time of this block. Raises `Rejected(WORKER_CRASH)` if the host has used up its own."""
         with self._lock:
             left_s = self._left_s.get(host, self.first_s)
         if left_s < 0:

@@ -26,7 +26,7 @@ from pipelines.fetch.opener import Fetched
 from pipelines.fetch.settings import FetchSettings
 from pipelines.image import engine
 from pipelines.image.decode import DecodedImage, TooSmall
-from pipelines.image.decode_budget import DecodeBudget, host_of
+from pipelines.image.decode_budget import DecodeBudget
 from pipelines.image.turns import RowTurns
 
 _MAX_WAITING_BYTES = 256 * 2**20
@@ -167,7 +167,7 @@ class _Shard:
         row = self._rows[turn]
         if row.url is None:
             raise Rejected(Outcome.BAD_URL, "the row has no URL")
-        with self._times.stage("fetch", f"{row.key} {host_of(row.url)}"):
+        with self._times.stage("fetch", f"{row.key} {self._turns.hosts[turn]}"):
             fetched = self._opener.fetch(row.url)
         self._facts[turn] = hashlib.sha256(fetched.body).hexdigest(), len(fetched.body), fetched.http_status
         expected = listed_hash(row.extra) if self._verify_hash else None
@@ -209,7 +209,7 @@ class _Shard:
             if self.stopped.is_set():
                 raise Rejected(Outcome.WORKER_CRASH, "the download was stopped")
             row = self._rows[index]
-            with self._times.stage("decode", row.key), self._budget.image_of(row.url or ""):
+            with self._times.stage("decode", row.key), self._budget.image_of(self._turns.hosts[index]):
                 image = self._decode(body)
             return self._row(index, image=image)
         except TooSmall as rejected:

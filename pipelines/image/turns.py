@@ -24,7 +24,7 @@ class RowTurns:
     def __init__(
         self, urls: Sequence[str | None], per_host: int, look_ahead: int, is_doubtful: Callable[[str], bool]
     ) -> None:
-        self._hosts = [host_of(url) for url in urls]
+        self.hosts = [host_of(url) for url in urls]
         self._per_host = per_host
         self._look_ahead = look_ahead
         self._is_doubtful = is_doubtful
@@ -41,7 +41,7 @@ class RowTurns:
             while not stopped.is_set():
                 index = self._find()
                 if index is not None:
-                    self._busy[self._hosts[index]] += 1
+                    self._busy[self.hosts[index]] += 1
                     self._changed.notify()  # one thread wakes the next, as long as there are rows for them
                     return index
                 self._changed.wait(_POLL_S)
@@ -50,7 +50,7 @@ class RowTurns:
     def end(self, index: int) -> None:
         """The row's fetch is over."""
         with self._changed:
-            host = self._hosts[index]
+            host = self.hosts[index]
             self._busy[host] -= 1
             if not self._busy[host]:
                 del self._busy[host]
@@ -63,7 +63,7 @@ class RowTurns:
         for place, index in enumerate(self._passed_over):
             if self._has_room(index):
                 return self._passed_over.pop(place)
-        while self._next < min(len(self._hosts), self._oldest + self._look_ahead):
+        while self._next < min(len(self.hosts), self._oldest + self._look_ahead):
             index = self._next
             self._next += 1
             if self._has_room(index):
@@ -72,6 +72,6 @@ class RowTurns:
         return None
 
     def _has_room(self, index: int) -> bool:
-        host = self._hosts[index]
+        host = self.hosts[index]
         num_busy = self._busy[host] if host else 0
         return num_busy < self._per_host and not (num_busy and self._is_doubtful(host))

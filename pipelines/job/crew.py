@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +114,8 @@ def run_on_ray(
         pool = recipe.pool(resources)
         progress.waiting_for("the workers to start" if pool is None else "the models to load")
         actors = None if pool is None else _start(pool)
-        num_workers = settings.workers or resources.cpus
+        first = _first(plans, settings.workers or resources.cpus, interrupts)
+        num_workers = len(first)  # not more workers than shards
         worker_class = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy="SPREAD")(ShardWorker)
         numbers = itertools.count()
 
@@ -138,10 +140,24 @@ def run_on_ray(
                 watch=watch,
             )
             try:
-                return runner.run(plans)
+                return runner.run(_all(first, plans))
             finally:
                 for actor in actors or ():
                     ray.kill(actor)
+
+
+def _first(plans: Iterator[Plan], count: int, interrupts: Interrupts) -> deque[Plan]:
+    first: deque[Plan] = deque()
+    while len(first) < count and not interrupts.stop.is_set() and (plan := next(plans, None)) is not None:
+        first.append(plan)
+    return first
+
+
+def _all(first: deque[Plan], plans: Iterator[Plan]) -> Iterator[Plan]:
+    """Lets go of each plan as it hands it out."""
+    while first:
+        yield first.popleft()
+    yield from plans
 
 
 def _loaded(actors: Sequence[ActorHandle], watch: CrewWatch, interrupts: Interrupts) -> JsonObject:

@@ -11,6 +11,7 @@ from typing import Any
 from tests.benchmarks.fetch_forms import FORMS, OURS, Pass, Stored
 from tests.benchmarks.rounds import Spread, ratio, table, versions
 
+KINDS = ("ours new", "ours resumed", "ours kept")
 SAME_CPU = 1.03
 """Thread counts whose CPU time is within this factor of the lowest count as equal; then wall time decides."""
 
@@ -97,8 +98,11 @@ def headline(passes: Mapping[str, Sequence[Pass]], threads: Mapping[str, int], f
     lines = ["Ratios of CPU time, stock / ours (above 1: ours is faster), against the strongest stock of each kind:"]
     for skips in (False, True):
         peer = peers_by_strength(passes, skips_reencode=skips)[0]
-        new, kept = (ratio(_cpu(passes, peer), _cpu(passes, name)) for name in OURS)
-        told = f"{FORMS[peer].label}, {threads[peer]} threads: {new} against new connections, {kept} against kept ones"
+        new, resumed, kept = (ratio(_cpu(passes, peer), _cpu(passes, name)) for name in OURS)
+        told = (
+            f"{FORMS[peer].label}, {threads[peer]} threads: {new} against new connections, {resumed} against those that"
+        )
+        told += f" resume a TLS session, {kept} against kept ones"
         kind = "less work than ours" if skips else "every image coded anew, as ours"
         lines.append(f"- {kind}: {told}.")
     as_they_came = counts(passes, file_bytes)["stored_as_it_came_stock_skip"]
@@ -112,15 +116,15 @@ def headline(passes: Mapping[str, Sequence[Pass]], threads: Mapping[str, int], f
 
 
 def ratios(passes: Mapping[str, Sequence[Pass]]) -> str:
-    headings = ["stock / ours", "CPU, new connections", "CPU, kept", "wall, new connections", "wall, kept"]
+    headings = ["stock / ours", *(f"{figure}, {kind}" for figure in ("CPU", "wall") for kind in KINDS)]
     rows, lines = [], []
     for skips in (False, True):
         for peer in peers_by_strength(passes, skips_reencode=skips):
             by_cpu = [ratio(_cpu(passes, peer), _cpu(passes, name)) for name in OURS]
             by_wall = [ratio(_wall(passes, peer), _wall(passes, name)) for name in OURS]
             rows.append([_label(peer), *by_cpu, *by_wall])
-            kinds = zip(("new", "kept"), by_wall, by_cpu, strict=True)
-            lines += [f"{_label(peer)}, {kind} / ours: wall {wall}, CPU {cpu}" for kind, wall, cpu in kinds]
+            kinds = zip(KINDS, by_wall, by_cpu, strict=True)
+            lines += [f"{_label(peer)} ({kind}) / ours: wall {wall}, CPU {cpu}" for kind, wall, cpu in kinds]
     return "\n".join([table(headings, rows), *lines])
 
 

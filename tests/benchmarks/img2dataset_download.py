@@ -1,6 +1,6 @@
 """The download half of the hand-made pipeline: `img2dataset.download` into tars, with two processes.
 
-    python -m tests.benchmarks.img2dataset_download WORK LIST [--stock]
+    python -m tests.benchmarks.img2dataset_download WORK LIST [--rows-per-shard 50] [--stock]
 
 One TLS context a process: under Python 3.11 urllib reads the whole bundle of certificates again for every request
 unless an opener is installed. img2dataset has no option for it and starts its processes with "spawn", but each of these
@@ -36,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", help="folder; the tars go to WORK/tars")
     parser.add_argument("list", help="jsonl with url and caption")
+    parser.add_argument("--rows-per-shard", type=int, default=50)
     parser.add_argument("--stock", action="store_true")
     options = parser.parse_args()
     import img2dataset
@@ -52,7 +53,7 @@ def main() -> None:
         resize_mode="keep_ratio",
         resize_only_if_bigger=True,
         encode_quality=95,
-        number_sample_per_shard=50,
+        number_sample_per_shard=options.rows_per_shard,
         enable_wandb=False,
         **({} if options.stock else TUNED),
     )

@@ -1,6 +1,6 @@
 """A whole run from a list of URLs to kept images with poses: a hand-made pipeline against `lposekit build-laion-pose`.
 
-    python -m tests.benchmarks.whole_run [FOLDER] [--rows 300] [--rounds 3] [--weak-rounds 1] [--weights DIR]
+    python -m tests.benchmarks.whole_run [FOLDER] [--shapes 300x50 1000x250] [--rounds 3] [--weak-rounds 1]
 
 The photos of FOLDER (default: the fixtures' data/images) are served over loopback HTTPS under opaque names by another
 process. Same models, thresholds and number of threads on all sides:
@@ -16,7 +16,7 @@ process. Same models, thresholds and number of threads on all sides:
 Each form runs as a command of its own. "work" begins when the models are loaded (in a download: with the first shard
 of the process that is last to begin) and ends with the last image; what is before and after (imports, Ray, the child
 processes of img2dataset, our report) is start-up and end. CPU time is that of all processes, Ray's included
-(`process_tree.py`). The last line is one line of JSON.
+(`process_tree.py`). The last line of each shape is one line of JSON.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.support.bad_server import separate_server
 from tests.support.fixtures import fixtures_root
 from tests.support.photo_list import serve_folder, write_list
 
-ROWS_PER_SHARD, SEARCH_ROWS = 50, 48
+SEARCH_ROWS = 48
 DETECTOR, POSE_MODEL = "rtmdet-nano-rebuilt", "tinypose"
 PHASES = ("work", "whole")
 FIGURES = ("wall_s", "cpu_s")
@@ -85,6 +85,8 @@ class Setting:
     list_path: Path
     weights: Path
     trusted: Path
+    rows: int
+    rows_per_shard: int
 
     def measured(self, work: Path, *command: str) -> tuple[str, Timeline]:
         """What a command printed, and its timeline."""
@@ -94,7 +96,8 @@ class Setting:
     def download(self, work: Path, *flags: str, list_path: Path | None = None) -> Run:
         """img2dataset into `work`; its own statistics say when each shard began and ended."""
         source = str(list_path or self.list_path)
-        _, timeline = self.measured(work, "tests.benchmarks.img2dataset_download", str(work), source, *flags)
+        arguments = [str(work), source, "--rows-per-shard", str(self.rows_per_shard), *flags]
+        _, timeline = self.measured(work, "tests.benchmarks.img2dataset_download", *arguments)
         shards = [json.loads(path.read_text()) for path in (work / "tars").glob("*_stats.json")]
         begun = sorted(shard["start_time"] for shard in shards)[:PROCESSES][-1]
         return Run.of(timeline, begun, max(shard["end_time"] for shard in shards))
@@ -130,7 +133,7 @@ class Setting:
 
     def _our_flags(self, output: Path) -> list[str]:
         flags = ["build-laion-pose", "--input", str(self.list_path), "--output", str(output), "--json"]
-        flags += ["--rows-per-shard", str(ROWS_PER_SHARD), "--workers", str(PROCESSES)]
+        flags += ["--rows-per-shard", str(self.rows_per_shard), "--workers", str(PROCESSES)]
         flags += ["--weights-dir", str(self.weights), "--detector", DETECTOR, "--pose-model", POSE_MODEL]
         return [*flags, "--allow-private-addresses", "--pose.actors", str(PROCESSES), "--pose.threads", "1"]
 
@@ -138,11 +141,16 @@ class Setting:
         """The strong peer's forms over some images, fastest first by CPU time."""
         with tempfile.TemporaryDirectory() as name:
             work = Path(name)
-            some = work / "some.jsonl"
-            some.write_text("".join(self.list_path.read_text().splitlines(keepends=True)[:SEARCH_ROWS]))
-            self.download(work, list_path=some)
+            self.download(work, list_path=first_rows(self.list_path, SEARCH_ROWS))
             output, _ = self.measured(work, "tests.benchmarks.mmpose_script", str(work), str(self.weights), "--search")
         return json.loads(output.splitlines()[-1])
+
+
+def first_rows(list_path: Path, rows: int) -> Path:
+    """A list of the first rows, beside the list."""
+    some = list_path.with_name(f"first-{rows}.jsonl")
+    some.write_text("".join(list_path.read_text().splitlines(keepends=True)[:rows]))
+    return some
 
 
 def _write_trusted(ca_file: Path, target: Path) -> Path:
@@ -199,9 +207,10 @@ def _ratios(peer: Sequence[Run], ours: Sequence[Run]) -> list[Spread]:
     return [ratio(_seconds(peer, *pair), _seconds(ours, *pair)) for pair in pairs]
 
 
-def report(runs: dict[str, list[Run]], rows: int) -> str:
+def report(runs: dict[str, list[Run]], setting: Setting) -> str:
     """Speeds, start-up and end, ratios; the last line is JSON."""
-    runs = {name: values for name, values in runs.items() if values}
+    runs, rows = {name: values for name, values in runs.items() if values}, setting.rows
+    shape = f"{rows} rows, {setting.rows_per_shard} a shard"
     ratios = {name: _ratios(values, runs["ours"]) for name, values in runs.items() if name != "ours"}
     speed = [
         "",
@@ -216,16 +225,17 @@ def report(runs: dict[str, list[Run]], rows: int) -> str:
     heads = ["work, wall", "work, CPU", "whole, wall", "whole, CPU"]
     counts = {name: [values[0].images, values[0].kept] for name, values in runs.items()}
     tables = [
+        f"{shape}:",
         table(speed, [[NAMES[name], *_speed(values, rows), *counts[name]] for name, values in runs.items()]),
         table(edges, [[NAMES[name], *_edges(values)] for name, values in runs.items()]),
         table(["peer / ours", *heads], [[NAMES[name], *values] for name, values in ratios.items()]),
-        "\n".join(f"{NAMES[name]} / ours: wall {wall}, CPU {cpu}" for name, (wall, cpu, *_) in ratios.items()),
+        "\n".join(f"{shape}, {NAMES[name]} / ours: wall {wall}, CPU {cpu}" for name, (wall, cpu, *_) in ratios.items()),
     ]
     middle = {
         name: dict(zip(heads, (spread.middle for spread in spreads), strict=True)) for name, spreads in ratios.items()
     }
     raw = {name: [asdict(run) for run in values] for name, values in runs.items()}
-    data = {"benchmark": "whole_run", "rows": rows, "ratios": middle, "runs": raw}
+    data = {"benchmark": "whole_run", "shape": shape, "ratios": middle, "runs": raw}
     return "\n\n".join(tables) + "\n\n" + json.dumps(data)
 
 
@@ -255,7 +265,9 @@ def introduction(best: Sequence[Form], found: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=fixtures_root() / "data" / "images")
-    parser.add_argument("--rows", type=int, default=300, help="of hundreds, so that both halves of the tars are alike")
+    parser.add_argument(
+        "--shapes", nargs="+", default=["300x50", "1000x250"], help="rows x rows a shard, at least four shards"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--weak-rounds", type=int, default=1, help="rounds of the weak peer, at most --rounds")
     parser.add_argument("--weights", type=Path, default=fixtures_root() / "weights")
@@ -263,18 +275,24 @@ def main() -> None:
     for needed in (options.folder, options.weights):
         if not needed.is_dir():
             skip(f"{needed.name}: no such folder; it comes with the fixtures (LPOSEKIT_FIXTURES)")
+    shapes = [tuple(map(int, shape.split("x"))) for shape in options.shapes]
     with tempfile.TemporaryDirectory() as name:
-        served = serve_folder(options.folder.resolve(), Path(name) / "served", options.rows)
+        served = serve_folder(options.folder.resolve(), Path(name) / "served", max(rows for rows, _ in shapes))
         with separate_server(served, https=True) as (url, ca_file):
             assert ca_file is not None
             list_path = write_list(Path(name) / "list.jsonl", served, url)
             trusted = _write_trusted(ca_file, Path(name) / "trusted.pem")
-            setting = Setting(list_path, options.weights.resolve(), trusted)
-            found = setting.search()
+            settings = [
+                Setting(first_rows(list_path, rows), options.weights.resolve(), trusted, rows, rows_per_shard)
+                for rows, rows_per_shard in shapes
+            ]
+            found = settings[0].search()
             forms = [Form(entry["batch"], entry["layout"]) for entry in found]
             best = [next(form for form in forms if (form.layout == ENGINE) is engine) for engine in (False, True)]
             print(introduction(best, found), flush=True)
-            print(report(compare(setting, best, options.rounds, options.weak_rounds), options.rows))
+            for place, setting in enumerate(settings):
+                runs = compare(setting, best, options.rounds, 0 if place else options.weak_rounds)
+                print(report(runs, setting), flush=True)
 
 
 if __name__ == "__main__":

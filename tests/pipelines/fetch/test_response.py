@@ -83,15 +83,15 @@ def test_an_answer_of_any_form_ends_at_its_allowance(answer: bytes, endless: byt
 @pytest.mark.case(58)
 def test_bytes_are_counted_where_they_leave_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = 0
-    receive = socket.SocketIO.readinto
+    receive = socket.socket.recv_into
 
-    def counting(self: socket.SocketIO, buffer: bytearray) -> int | None:
+    def counting(self: socket.socket, buffer: bytearray) -> int:
         nonlocal taken
         num_bytes = receive(self, buffer)
-        taken += num_bytes or 0
+        taken += num_bytes
         return num_bytes
 
-    monkeypatch.setattr(socket.SocketIO, "readinto", counting)
+    monkeypatch.setattr(socket.socket, "recv_into", counting)
     padded = b"1;" + b"x" * 4000 + b"\r\nx\r\n"
     assert refusal(CHUNKED, padded, max_body_bytes=MIB) is Outcome.TOO_BIG
     assert MIB < taken < 2 * MIB + MAX_HEAD_BYTES + 3 * 65536
@@ -133,7 +133,8 @@ class ToldSocket:
     """A socket that remembers what it was told to wait."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.makefile, self._sock = sock.makefile, sock
+        self.makefile, self.recv_into, self.gettimeout = sock.makefile, sock.recv_into, sock.gettimeout
+        self._sock = sock
         self.told_s: list[float] = []
 
     def settimeout(self, seconds: float) -> None:
@@ -142,15 +143,15 @@ class ToldSocket:
 
 
 def test_a_read_waits_no_longer_than_is_left_of_the_rows_time() -> None:
-    # Mutations tried: the socket told at the first read alone; at none.
+    # Mutations tried: the socket told at the first read alone; at none; at each; within 4 % not.
     ours, theirs = socket.socketpair()
     with ours, theirs:
         told, deadline = ToldSocket(ours), Deadline.start(100.0, 10.0)
         response = GuardedResponse(cast(socket.socket, told), deadline, Pace(0, 100.0))
-        theirs.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+        theirs.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
         response.begin()
-        for left_s in (50.0, 50.0, 3.0):
+        for left_s in (50.0, 50.0, 9.9, 9.7, 3.0):
             deadline.ends_at = time.monotonic() + left_s
             theirs.sendall(b"ab")
             assert response.read(2) == b"ab"
-    assert told.told_s == [10.0, pytest.approx(3.0, abs=1.0)]
+    assert told.told_s == [10.0, pytest.approx(9.7, abs=0.05), pytest.approx(3.0, abs=0.05)]

@@ -115,6 +115,7 @@ class Recipe:
         return Pool(Model, (self.model_fails,), size=1, num_cpus=0, num_gpus=0, calls_at_once=calls_at_once)
 
     def worker(self, claim: Claim, pool: Sequence[Any] | None = None, number: int = 0) -> Worker:
+        (claim.root / f"worker-{number}").touch()
         if self.worker_fails:
             raise UsageError(self.worker_fails)
         kills = pool[0] if pool and self.kills_its_model else None
@@ -134,6 +135,13 @@ def test_a_crew_builds_every_plan_once_and_writes_the_models_card(tmp_path: Path
     result, progress = _run(Recipe(), tmp_path / "d", iter([OneShard(0), OneShard(1), OneShard(2)]))
     assert (result.reports, result.failures, progress.new_rows) == (3, {}, 3)
     assert '"name": "model"' in DatasetLayout(tmp_path / "d").card.read_text()
+
+
+def test_no_more_workers_are_started_than_there_are_shards(tmp_path: Path) -> None:
+    # Mutation: `num_workers = settings.workers or resources.cpus`.
+    result, _ = _run(Recipe(workers=3), tmp_path / "d", iter([OneShard(0), OneShard(1)]))
+    assert (result.reports, result.failures) == (2, {})
+    assert {path.name for path in (tmp_path / "d").glob("worker-*")} == {"worker-0", "worker-1"}
 
 
 def test_a_worker_that_cannot_be_made_ends_the_run_with_its_own_error(tmp_path: Path) -> None:
