@@ -54,6 +54,8 @@ class GuardedConnection(http.client.HTTPConnection):
     a kept connection serves many.
     """
 
+    auto_open = 0  # http.client must not connect by itself
+
     def __init__(
         self,
         url: WebUrl,
@@ -93,10 +95,10 @@ class GuardedConnection(http.client.HTTPConnection):
             response = self._exchange(target, headers)
         except (http.client.HTTPException, OSError):
             if self._resumed is not None:  # the next try is to differ from this one
-                self.sessions.drop(self.url.origin, self._resumed, for_good=True)
+                self.sessions.failed(self.url.origin, self._resumed)
             raise
         if isinstance(sock, ssl.SSLSocket):
-            self.sessions.keep(self.url.origin, sock)
+            self.sessions.answered(self.url.origin, sock)
         return response
 
     def _exchange(self, target: str, headers: dict[str, str]) -> GuardedResponse:
@@ -114,7 +116,7 @@ class GuardedConnection(http.client.HTTPConnection):
         try:
             secured = self._start_tls(tls, sock, session)
         except (Rejected, OSError) as problem:
-            self.sessions.drop(self.url.origin, session, for_good=True)
+            self.sessions.failed(self.url.origin, session)
             if _is_timeout(problem):
                 raise
             # a server, or one of several behind a name, that cannot resume is no reason to turn the row down
@@ -122,7 +124,7 @@ class GuardedConnection(http.client.HTTPConnection):
         if secured.session_reused:
             self._resumed = session
         else:
-            self.sessions.drop(self.url.origin, session, for_good=False)
+            self.sessions.refused(self.url.origin, session)
         return secured
 
     def _start_tls(self, tls: ssl.SSLContext, sock: socket.socket, session: ssl.SSLSession | None) -> ssl.SSLSocket:
@@ -161,12 +163,12 @@ def _dial(addresses: list[str], port: int, dial_end: float) -> socket.socket:
         sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
         sock.settimeout(left_s if is_last else left_s / 2)
         try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.connect((address, port))
         except OSError as failure:
             sock.close()
             problem = failure
         else:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             limit_wait(sock, max(0.001, dial_end - time.monotonic()))
             return sock
     where = f"{', '.join(addresses)} port {port}"

@@ -71,8 +71,8 @@ _NEARLY = 0.02
 
 
 def limit_wait(sock: socket.socket, wait_s: float) -> None:
-    """Let a wait on the socket last `wait_s`, give or take 2 %: to set it is a system call, at which threads change
-    places, and between two reads it is mostly the same."""
+    """Let a wait on the socket last `wait_s`, give or take 2 %: setting a timeout is a system call, at which threads
+    change places, and between two reads it is mostly the same."""
     present_s = sock.gettimeout()
     if present_s is None or abs(present_s - wait_s) > _NEARLY * wait_s:
         sock.settimeout(wait_s)

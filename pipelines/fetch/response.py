@@ -119,7 +119,7 @@ class _CountedReader(io.RawIOBase):
         if self.left_bytes <= 0:
             raise Rejected(Outcome.TOO_BIG, "more bytes than its header and its body may have")
         limit_wait(self._sock, self._deadline.next_wait_s())
-        num_bytes = self._sock.recv_into(buffer)
+        num_bytes = self._sock.recv_into(buffer, min(len(buffer), self.left_bytes))
         if num_bytes:
             self.left_bytes -= num_bytes
             self._pace.note(num_bytes)

@@ -19,7 +19,7 @@ and under Python 3.12, whose urllib keeps one context by itself, with and withou
 
 Ours is GuardedOpener, download_rows, ImageDecoder with one killable child, encode_jpeg of every image: with kept
 connections; with a new one for each image, since stock keeps none and a list of the web has many hosts; and with a new
-one that resumes the host's TLS session, as all but the first two to a host do that closes each connection.
+one that resumes the host's TLS session: of a host that closes each connection, all but the first ones do.
 
 Each form runs with the number of threads that suits it best, found in a short search before the rounds.
 

@@ -11,7 +11,7 @@ from typing import Any
 from tests.benchmarks.fetch_forms import FORMS, OURS, Pass, Stored
 from tests.benchmarks.rounds import Spread, ratio, table, versions
 
-KINDS = ("ours new", "ours resumed", "ours kept")
+KINDS = ("new", "resumed", "kept")
 SAME_CPU = 1.03
 """Thread counts whose CPU time is within this factor of the lowest count as equal; then wall time decides."""
 
@@ -124,7 +124,10 @@ def ratios(passes: Mapping[str, Sequence[Pass]]) -> str:
             by_wall = [ratio(_wall(passes, peer), _wall(passes, name)) for name in OURS]
             rows.append([_label(peer), *by_cpu, *by_wall])
             kinds = zip(KINDS, by_wall, by_cpu, strict=True)
-            lines += [f"{_label(peer)} ({kind}) / ours: wall {wall}, CPU {cpu}" for kind, wall, cpu in kinds]
+            lines += [
+                f"{_label(peer)}, against {kind} connections / ours: wall {wall}, CPU {cpu}"
+                for kind, wall, cpu in kinds
+            ]
     return "\n".join([table(headings, rows), *lines])
 
 

@@ -266,10 +266,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=fixtures_root() / "data" / "images")
     parser.add_argument(
-        "--shapes", nargs="+", default=["300x50", "1000x250"], help="rows x rows a shard, at least four shards"
+        "--shapes", nargs="+", default=["300x50", "1000x250"], help="rows x rows a shard, an even number of shards"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--weak-rounds", type=int, default=1, help="rounds of the weak peer, at most --rounds")
+    parser.add_argument("--weak-rounds", type=int, default=1, help="of the weak peer, in the first shape")
     parser.add_argument("--weights", type=Path, default=fixtures_root() / "weights")
     options = parser.parse_args()
     for needed in (options.folder, options.weights):

@@ -92,7 +92,7 @@ def test_a_body_of_exactly_the_cap_is_taken() -> None:
         assert opener.fetch(f"{server.url}/over", max_body_bytes=2 * MIB).num_bytes == MIB + 1
 
 
-# Mutation: in `_TimedReader.readinto`, wait `idle_timeout_s` whatever remains.
+# Mutation: in `_CountedReader.readinto`, wait `idle_timeout_s` whatever remains.
 @pytest.mark.parametrize("path", ["/drip/0.2", "/drip/0.2/header"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.case(8)
@@ -104,7 +104,7 @@ def test_a_dripping_server_holds_a_thread_no_longer_than_the_total_time(path: st
         assert 1.3 < time.monotonic() - started_at < 3.5
 
 
-# Mutation: no `settimeout` in `_TimedReader.readinto` and `connect`.
+# Mutation: no `limit_wait` in `_CountedReader.readinto` and `_dial`.
 @pytest.mark.parametrize("path", ["/silent", "/mute"])
 @pytest.mark.case(8)
 def test_a_silent_server_is_left_after_the_idle_time(server: BadServer, path: str) -> None:

@@ -38,8 +38,9 @@ def opener_of(server: BadServer, authority: CertificateAuthority, *hosts: str) -
     )
 
 
-# Mutations: no session in `wrap_socket`; no `keep` in `send_get`; `sock = self.sock` after `getresponse` (then a server
-# that announces its close is never resumed); `keep` before the answer (TLS 1.3 brings its session with it).
+# Mutations: no session in `wrap_socket`; no `answered` in `send_get`; `sock = self.sock` after `getresponse` (then a
+# server that announces its close is never resumed); `answered` before the answer (TLS 1.3 brings its session with it); no
+# `is_wanted = False`.
 @pytest.mark.parametrize("path", [CLOSES, "/says-so"])
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_from_the_third_on_connections_resume_the_session_of_the_second(
@@ -49,12 +50,17 @@ def test_from_the_third_on_connections_resume_the_session_of_the_second(
     context.minimum_version = context.maximum_version = version
     with BadServer({"/says-so": SAYS_SO}, tls=context) as server:
         opener = opener_for(server, ca_file=authority.ca_file)
-        assert [opener.fetch(f"{server.url}{path}").body for _ in range(20)] == [tiny_jpeg()] * 20
+        known = []
+        for _ in range(20):
+            assert opener.fetch(f"{server.url}{path}").body == tiny_jpeg()
+            known.append(opener.transport.sessions.find(server.url))
         assert server.num_connections == 20
+        assert known[0] is None
+        assert all(session is known[1] for session in known[1:])
     assert resumed(context) == 18
 
 
-# Mutation: sessions by port alone (`find(str(self.url.port))`, `keep` alike).
+# Mutation: sessions by port alone (`find(str(self.url.port))`, the others alike).
 def test_a_name_that_the_certificate_does_not_have_gains_nothing_from_another_ones_session(
     authority: CertificateAuthority,
 ) -> None:
@@ -68,19 +74,20 @@ def test_a_name_that_the_certificate_does_not_have_gains_nothing_from_another_on
     assert resumed(context) == 2
 
 
-# Mutation: `sock.session` kept although there was no ticket is no fault; that `_start_tls` insists on it would be one.
+# Mutation: `_session_of` without `session.id` (a session that cannot be resumed is copied, and offered for nothing).
 def test_a_server_that_resumes_nothing_is_fetched_from_all_the_same(authority: CertificateAuthority) -> None:
     context = authority.server_context("127.0.0.1")
     context.num_tickets = 0
     with BadServer(tls=context) as server:
         opener = opener_for(server, ca_file=authority.ca_file, retries=0)
-        for _ in range(3):
-            fetch_thrice(opener, server)
-        assert server.num_connections == 9
+        for _ in range(6):
+            assert opener.fetch(f"{server.url}{CLOSES}").attempts == 1
+            assert opener.transport.sessions.find(server.url) is None
+        assert server.num_connections == 6
     assert resumed(context) == 0
 
 
-# Mutations: no `drop` where a session was not resumed, or one for good (then the renewed server resumes none).
+# Mutations: no `refused` (then the renewed server resumes none), or `failed` in its place.
 def test_a_server_that_forgot_the_session_shows_its_certificate_again(
     authority: CertificateAuthority, tmp_path: Path
 ) -> None:
@@ -88,13 +95,13 @@ def test_a_server_that_forgot_the_session_shows_its_certificate_again(
     with BadServer(tls=authority.server_context("127.0.0.1")) as server:
         opener = opener_for(server, ca_file=authority.ca_file)
         fetch_thrice(opener, server)
-    with BadServer(tls=renewed, port=server.port) as again:
-        fetch_thrice(opener, again)
-        fetch_thrice(opener, again)
-    assert resumed(renewed) == 4
-    with BadServer(tls=stranger.server_context("127.0.0.1"), port=server.port) as other:
-        assert outcome(opener, f"{other.url}{CLOSES}") is Outcome.TLS
-        assert other.hits == []
+        server.running.tls = renewed
+        fetch_thrice(opener, server)
+        fetch_thrice(opener, server)
+        assert resumed(renewed) == 4
+        server.running.tls, num_hits = stranger.server_context("127.0.0.1"), len(server.hits)
+        assert outcome(opener, f"{server.url}{CLOSES}") is Outcome.TLS
+        assert len(server.hits) == num_hits
 
 
 def fetch_thrice(opener: GuardedOpener, server: BadServer) -> None:
@@ -134,7 +141,7 @@ def treat_third(context: ssl.SSLContext, treat: Callable[[socket.socket], None])
     return wrap
 
 
-# Mutations: `raise` whatever the problem; `except Rejected` alone; `for_good=False` (then it resumes again).
+# Mutations: `raise` whatever the problem; `except Rejected` alone; `refused` in place of `failed` (it resumes again).
 @pytest.mark.parametrize("treat", [hang_up, reset, speak_plain])
 def test_a_server_that_breaks_off_a_resumed_handshake_is_asked_anew_within_the_attempt(
     authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch, treat: Callable[[socket.socket], None]
@@ -148,7 +155,7 @@ def test_a_server_that_breaks_off_a_resumed_handshake_is_asked_anew_within_the_a
     assert resumed(context) == 0
 
 
-# Mutations: no `drop` in `send_get` (all further rows need a second attempt); `for_good=False` (each third one does).
+# Mutations: no `failed` in `send_get` (all further rows need a second attempt); `refused` in its place (some do).
 def test_a_server_that_hangs_up_once_a_session_is_resumed_is_offered_none_again(
     authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,20 +176,35 @@ def test_a_server_that_hangs_up_once_a_session_is_resumed_is_offered_none_again(
     assert resumed(context) == 1
 
 
+# Mutation: `is_wanted=False` in `failed`.
+def test_a_server_that_resumed_and_then_fails_once_is_resumed_again(authority: CertificateAuthority) -> None:
+    context = authority.server_context("127.0.0.1")
+    with BadServer(tls=context) as server:
+        opener = opener_for(server, ca_file=authority.ca_file)
+        fetch_thrice(opener, server)
+        assert opener.fetch(f"{server.url}/reset/once").attempts == 2
+        fetch_thrice(opener, server)
+    assert (
+        resumed(context) == 4
+    )  # the third, the one that was reset, and two after the one that its second try left open
+
+
 # Mutation: `except ValueError` left out.
 def test_a_session_that_cannot_be_copied_is_none() -> None:
     class Huge:
+        session_reused = False
+
         @property
         def session(self) -> ssl.SSLSession:
             raise ValueError("i2d() failed.")
 
     sessions = TlsSessions()
     for _ in range(3):
-        sessions.keep("https://h.test:443", cast(ssl.SSLSocket, Huge()))
+        sessions.answered("https://h.test:443", cast(ssl.SSLSocket, Huge()))
         assert sessions.find("https://h.test:443") is None
 
 
-# Mutation: `drop` after the test for a timeout.
+# Mutation: `failed` after the test for a timeout.
 def test_a_server_that_never_answers_a_resumed_handshake_gets_a_full_one_from_the_next_row(
     authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lposekit.errors import LposekitError, UsageError
+from lposekit.errors import Interrupted, LposekitError, UsageError
 from lposekit.interrupts import Interrupts
 from lposekit.recipe import Claim, Machine, Pool, SetupFailed, ShardReport
 from lposekit.shards.card import DatasetCard, claim_folder
@@ -123,12 +123,12 @@ class Recipe:
         return Worker(self.greedy_shard, self.worker_lacks, self.worker_threads, kills, meets_at)
 
 
-def _run(recipe: Any, folder: Path, plans: Iterator[OneShard]) -> Any:
+def _run(recipe: Any, folder: Path, plans: Iterator[OneShard], interrupts: Interrupts | None = None) -> Any:
     layout = DatasetLayout(folder)
     layout.meta.mkdir(parents=True)
     claim_folder(layout, DatasetCard(fixed={}))
     progress = BuildProgress(layout.log, None, {})
-    return run_on_ray(recipe, Claim(folder, "run"), plans, progress, Interrupts()), progress
+    return run_on_ray(recipe, Claim(folder, "run"), plans, progress, interrupts or Interrupts()), progress
 
 
 def test_a_crew_builds_every_plan_once_and_writes_the_models_card(tmp_path: Path) -> None:
@@ -142,6 +142,21 @@ def test_no_more_workers_are_started_than_there_are_shards(tmp_path: Path) -> No
     result, _ = _run(Recipe(workers=3), tmp_path / "d", iter([OneShard(0), OneShard(1)]))
     assert (result.reports, result.failures) == (2, {})
     assert {path.name for path in (tmp_path / "d").glob("worker-*")} == {"worker-0", "worker-1"}
+
+
+def test_a_stop_while_the_first_plans_are_read_reads_no_more(tmp_path: Path) -> None:
+    # Mutation: `_first` does not look at `stop`.
+    read, interrupts = list[int](), Interrupts()
+
+    def plans() -> Iterator[OneShard]:
+        for shard in range(3):
+            read.append(shard)
+            interrupts.stop.set()
+            yield OneShard(shard)
+
+    with pytest.raises(Interrupted):
+        _run(Recipe(workers=3), tmp_path / "d", plans(), interrupts)
+    assert read == [0]
 
 
 def test_a_worker_that_cannot_be_made_ends_the_run_with_its_own_error(tmp_path: Path) -> None:
