@@ -39,8 +39,8 @@ def opener_of(server: BadServer, authority: CertificateAuthority, *hosts: str) -
 
 
 # Mutations: no session in `wrap_socket`; no `answered` in `send_get`; `sock = self.sock` after `getresponse` (then a
-# server that announces its close is never resumed); `answered` before the answer (TLS 1.3 brings its session with it); no
-# `is_wanted = False`.
+# server that announces its close is never resumed); `answered` before the answer (TLS 1.3 brings its session with it);
+# no `is_wanted = False`.
 @pytest.mark.parametrize("path", [CLOSES, "/says-so"])
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_from_the_third_on_connections_resume_the_session_of_the_second(
