@@ -32,7 +32,7 @@ class Deadline:
 
     def next_wait_s(self) -> float:
         """How long the next single wait may last. Raises `Rejected(TIMEOUT)` once the time is over."""
-        remaining_s = self.ends_at - time.monotonic()
+        remaining_s = self.remaining_s()
         if remaining_s <= 0:
             raise Rejected(Outcome.TIMEOUT, "total time is over")
         return min(self.idle_timeout_s, remaining_s)
