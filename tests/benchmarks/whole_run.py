@@ -15,7 +15,8 @@ process. Same models, thresholds and number of threads on all sides:
 
 Each form runs as a command of its own. "work" begins when the models are loaded (in a download: with the first shard
 of the process that is last to begin) and ends with the last image; what is before and after (imports, Ray, the child
-processes of img2dataset, our report) is start-up and end. CPU time is that of all processes, Ray's included
+processes of img2dataset, our report) is start-up and end. A shape is rows x rows a shard, on all sides (our default is
+1000 rows a shard); the weak form takes part in the first alone. CPU time is that of all processes, Ray's included
 (`process_tree.py`). The last line of each shape is one line of JSON.
 """
 
