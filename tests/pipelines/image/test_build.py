@@ -29,6 +29,7 @@ from lposekit.shards.verify import verify_dataset
 from pipelines.fetch.settings import FetchSettings
 from pipelines.image.settings import FilterSettings, ImageSettings
 from pipelines.job.runner import RunResult
+from pipelines.pose.pool import LocalPoses
 from pipelines.recipes import build_images as run
 from pipelines.recipes import retry
 from tests.support.build_process import content_digest
@@ -133,6 +134,23 @@ def test_the_same_command_resumes_and_fetches_only_what_is_missing(tmp_path: Pat
         assert run(settings, execute=execute_here).num_samples == 12
         assert len(server.hits) == before
     assert content_digest(layout) == content_digest(DatasetLayout(tmp_path / "whole"))
+
+
+def test_the_batches_of_a_shard_are_about_equally_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutations tried: runs of `batch_size` in `image_rows` -> 8, 8, 8, 1; rounded down in `run_length` -> 6 five times.
+    batches: list[int] = []
+    submit = LocalPoses.submit
+
+    def noted(poses: LocalPoses, images: list[Any]) -> Any:
+        batches.append(len(images))
+        return submit(poses, images)
+
+    monkeypatch.setattr(LocalPoses, "submit", noted)
+    with served(stub_pages(25), tmp_path) as (_, path):
+        settings = stub_settings(path, tmp_path / "d", rows_per_shard=25)
+        settings = replace(settings, pose=replace(settings.pose, batch_size=8))
+        assert run(settings, execute=execute_here).num_samples == 25
+    assert sorted(batches) == [4, 7, 7, 7]
 
 
 @pytest.mark.case(32)
