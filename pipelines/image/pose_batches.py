@@ -1,7 +1,7 @@
 """Rows come in any order and go to the pose model in fixed batches.
 
-The images of a fixed run of neighbouring rows are one batch. So batches depend on the list alone, and the model's last
-digits with them.
+The images of a fixed run of neighbouring rows are one batch. So batches depend on the list and the settings alone, and
+the model's last digits with them.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ class PosedRow:
     poses: Poses | None
 
 
-def run_length(num_rows: int, batch_size: int) -> int:
-    """Rows of a run, so that all runs of a shard are about equally long: of 50 rows in batches of at most 16, four
-    times 13 rather than 16, 16, 16 and 2. Then the models share the work evenly, and end together."""
-    num_runs = -(-num_rows // batch_size)
-    return -(-num_rows // num_runs) if num_runs else batch_size
-
-
-def in_runs(fetched: Iterable[FetchedRow], positions: Mapping[str, int], size: int) -> Iterator[list[FetchedRow]]:
+def in_runs(
+    fetched: Iterable[FetchedRow], positions: Mapping[str, int], num_rows: int, batch_size: int
+) -> Iterator[list[FetchedRow]]:
     """The rows of one run of neighbours at a time, sorted, as soon as the last of them is there.
+
+    Runs are as few as `batch_size` allows, and equally long but for one row: no model works on a full batch while
+    another has the two images that were left.
 
     Args:
         positions: place in the shard, by key, of every row that `fetched` will bring.
-        size: rows of a run, those that were never fetched among them.
+        num_rows: rows of the shard, those that were never fetched among them.
+        batch_size: most rows of a run.
     """
-    missing = Counter(position // size for position in positions.values())
+    num_runs = -(-num_rows // batch_size)
+    run_of = {key: position * num_runs // num_rows for key, position in positions.items()}
+    missing = Counter(run_of.values())
     waiting: dict[int, dict[int, FetchedRow]] = {run: {} for run in missing}
     for row in fetched:
-        position = positions[row.row.key]
-        run = position // size
+        position, run = positions[row.row.key], run_of[row.row.key]
         assert position not in waiting[run], f"row {row.row.key} came back twice"
         waiting[run][position] = row
         missing[run] -= 1

@@ -64,7 +64,7 @@ class PoseSettings:
     threads: Positive = 1
     """Threads per pose model process. With torch, the thread count changes the last digits of the results."""
     batch_size: Positive = 16
-    """Images per batch, at most: the batches of a shard are about equally large, and never cross shards."""
+    """Images per batch, at most: the rows of a shard are divided evenly. Batches never cross shards."""
     crop_batch_size: Positive = 32
     """Persons per forward pass of the pose model, with torch."""
     duplicate_oks: Fraction | None = 0.7

@@ -22,7 +22,7 @@ from pipelines.fetch.removals import DETAIL, Removals, traits
 from pipelines.image.breaker import CircuitBreaker
 from pipelines.image.download import FetchedRow
 from pipelines.image.plan import ShardPlan
-from pipelines.image.pose_batches import PosedRow, in_runs, run_length, with_poses
+from pipelines.image.pose_batches import PosedRow, in_runs, with_poses
 from pipelines.image.rows import ImageRules, posed_row, unposed_row
 from pipelines.job.shard import NetworkDown
 from pipelines.pose.pool import PoseClient
@@ -93,8 +93,8 @@ def image_rows(
     decided = _decided_rows(plan, earlier, stages.removals)
     wanted = [planned.row for planned in plan.rows if planned.row.key not in decided]
     with contextlib.closing(stages.download(wanted, work_dir, times, cancel)) as fetched:
-        length = run_length(len(plan.rows), stages.batch_size)
-        runs = in_runs(fetched, {row.key: positions[row.key] for row in wanted}, length)
+        places = {row.key: positions[row.key] for row in wanted}
+        runs = in_runs(fetched, places, len(plan.rows), stages.batch_size)
         posed = with_poses(runs, stages.poses, times, earlier.known)
         stored = (_stored(row, earlier.known.get(row.fetched.row.key), stages, times) for row in posed)
         rows = _in_row_order(itertools.chain(decided.values(), stored), positions)

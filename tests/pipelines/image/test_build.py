@@ -136,8 +136,15 @@ def test_the_same_command_resumes_and_fetches_only_what_is_missing(tmp_path: Pat
     assert content_digest(layout) == content_digest(DatasetLayout(tmp_path / "whole"))
 
 
-def test_the_batches_of_a_shard_are_about_equally_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Mutations tried: runs of `batch_size` in `image_rows` -> 8, 8, 8, 1; rounded down in `run_length` -> 6 five times.
+@pytest.mark.parametrize(
+    ("num_rows", "filtered", "sizes"),
+    [(1, [], [1]), (8, [], [8]), (9, [], [4, 5]), (25, [], [6, 6, 6, 7]), (9, [0, 1], [3, 4])],
+)
+def test_the_rows_of_a_shard_are_divided_evenly_into_batches(
+    num_rows: int, filtered: list[int], sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutations tried in `in_runs`: runs of `batch_size` -> 8 and 1 of 9; one run more -> red.
+    # In `image_rows`: without the rows that are not fetched -> 7.
     batches: list[int] = []
     submit = LocalPoses.submit
 
@@ -146,11 +153,12 @@ def test_the_batches_of_a_shard_are_about_equally_large(tmp_path: Path, monkeypa
         return submit(poses, images)
 
     monkeypatch.setattr(LocalPoses, "submit", noted)
-    with served(stub_pages(25), tmp_path) as (_, path):
-        settings = stub_settings(path, tmp_path / "d", rows_per_shard=25)
+    unsafe = [0.9 if row in filtered else 0.1 for row in range(num_rows)]
+    with served(stub_pages(num_rows), tmp_path, punsafe=unsafe) as (_, path):
+        settings = stub_settings(path, tmp_path / "d", rows_per_shard=25, filter=FilterSettings(max_punsafe=0.5))
         settings = replace(settings, pose=replace(settings.pose, batch_size=8))
-        assert run(settings, execute=execute_here).num_samples == 25
-    assert sorted(batches) == [4, 7, 7, 7]
+        assert run(settings, execute=execute_here).num_samples == num_rows - len(filtered)
+    assert sorted(batches) == sizes
 
 
 @pytest.mark.case(32)
