@@ -138,12 +138,13 @@ def test_the_same_command_resumes_and_fetches_only_what_is_missing(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("num_rows", "filtered", "sizes"),
-    [(1, [], [1]), (8, [], [8]), (9, [], [4, 5]), (25, [], [6, 6, 6, 7]), (9, [0, 1], [3, 4])],
+    [(1, [], [1]), (8, [], [8]), (9, [], [4, 5]), (23, [], [7, 8, 8]), (25, [], [6, 6, 6, 7]), (9, [0, 1], [3, 4])],
 )
 def test_the_rows_of_a_shard_are_divided_evenly_into_batches(
     num_rows: int, filtered: list[int], sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Mutations tried in `in_runs`: runs of `batch_size` -> 8 and 1 of 9; one run more -> red.
+    # Mutations tried in `in_runs`: runs of `batch_size` -> 8 and 1 of 9; one run more; all runs but the last of one
+    # length, rounded down (9 of 23) or up (4 of 25) -> red.
     # In `image_rows`: without the rows that are not fetched -> 7.
     batches: list[int] = []
     submit = LocalPoses.submit
